@@ -1,0 +1,173 @@
+//! The one error type: what was attempted, on what, why it failed, and what to do about it.
+//!
+//! An error is read by an operator and, in part, by engines. It prints on one line as
+//! `context: context: message: meaning of the errno`; a hint is kept apart so that a log record can carry it
+//! in a line of its own. The same type travels from init to the runtime ([`crate::wire`]).
+
+use std::fmt::{self, Display, Write as _};
+
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What a caller may need to know to act on an error, beyond its text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    #[default]
+    Other,
+    /// The container does not exist.
+    NoContainer,
+    /// The executable of the process does not exist: shells and engines answer 127.
+    CommandNotFound,
+    /// The executable of the process exists but cannot be executed: shells and engines answer 126.
+    CommandNotExecutable,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Error {
+    /// Outermost first.
+    context: Vec<String>,
+    message: String,
+    errno: Option<i32>,
+    hint: Option<String>,
+    kind: Kind,
+}
+
+impl Error {
+    pub fn new(message: impl Display) -> Self {
+        Self { message: message.to_string(), ..Self::default() }
+    }
+
+    /// A failed syscall: `call` is its name with its arguments, as in `open_tree("/srv/data")`.
+    pub fn sys(call: impl Display, errno: Errno) -> Self {
+        Self { message: call.to_string(), errno: Some(errno.raw_os_error()), ..Self::default() }
+    }
+
+    /// A value of the configuration that cannot be honoured; `pointer` is its JSON pointer (RFC 6901).
+    pub fn config(pointer: impl Display, message: impl Display) -> Self {
+        Self::new(format_args!("{pointer}: {message}"))
+    }
+
+    /// Says, once and by whoever knows why, in the course of what this happened.
+    #[must_use]
+    pub fn context(mut self, context: impl Display) -> Self {
+        self.context.insert(0, context.to_string());
+        self
+    }
+
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Display) -> Self {
+        self.hint = Some(hint.to_string());
+        self
+    }
+
+    #[must_use]
+    pub fn with_kind(mut self, kind: Kind) -> Self {
+        self.kind = kind;
+        self
+    }
+
+    pub fn errno(&self) -> Option<Errno> {
+        self.errno.map(Errno::from_raw_os_error)
+    }
+
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+}
+
+/// The kernel's meaning of an errno in the field's usual spelling: `no such file or directory`.
+pub fn describe(errno: Errno) -> String {
+    let text = std::io::Error::from(errno).to_string();
+    let text = text.split(" (os error").next().unwrap_or(&text);
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())
+}
+
+impl Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for context in &self.context {
+            write!(f, "{context}: ")?;
+        }
+        f.write_str(&self.message)?;
+        if let Some(errno) = self.errno() {
+            write!(f, ": {}", describe(errno))?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Context for a result; the closure form costs nothing on success.
+pub trait Context<T> {
+    fn context(self, context: impl Display) -> Result<T>;
+    fn with_context<D: Display>(self, context: impl FnOnce() -> D) -> Result<T>;
+    fn hint(self, hint: impl Display) -> Result<T>;
+}
+
+impl<T> Context<T> for Result<T> {
+    fn context(self, context: impl Display) -> Result<T> {
+        self.map_err(|e| e.context(context))
+    }
+
+    fn with_context<D: Display>(self, context: impl FnOnce() -> D) -> Result<T> {
+        self.map_err(|e| e.context(context()))
+    }
+
+    fn hint(self, hint: impl Display) -> Result<T> {
+        self.map_err(|e| e.with_hint(hint))
+    }
+}
+
+/// Names the syscall behind a bare errno: `open(path).call(|| format!("open({path:?})"))`.
+pub trait Call<T> {
+    fn call<D: Display>(self, call: impl FnOnce() -> D) -> Result<T>;
+}
+
+impl<T> Call<T> for std::result::Result<T, Errno> {
+    fn call<D: Display>(self, call: impl FnOnce() -> D) -> Result<T> {
+        self.map_err(|errno| Error::sys(call(), errno))
+    }
+}
+
+impl<T> Call<T> for std::io::Result<T> {
+    fn call<D: Display>(self, call: impl FnOnce() -> D) -> Result<T> {
+        self.map_err(|e| match Errno::from_io_error(&e) {
+            Some(errno) => Error::sys(call(), errno),
+            None => Error::new(format_args!("{}: {e}", call())),
+        })
+    }
+}
+
+/// Appends `segment` to a JSON pointer, escaped as RFC 6901 asks.
+pub fn push_pointer(pointer: &mut String, segment: impl Display) {
+    let _ = write!(pointer, "/{}", segment.to_string().replace('~', "~0").replace('/', "~1"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prints_context_call_and_meaning() {
+        let e = Error::sys("open_tree(\"/srv/data\")", Errno::NOENT)
+            .context("mounts[3] /data")
+            .context("create web")
+            .with_hint("the source of a bind mount must exist on the host");
+        assert_eq!(e.to_string(), "create web: mounts[3] /data: open_tree(\"/srv/data\"): no such file or directory");
+        assert_eq!(e.hint(), Some("the source of a bind mount must exist on the host"));
+    }
+
+    #[test]
+    fn pointer_segments_are_escaped() {
+        let mut pointer = String::from("/linux/sysctl");
+        push_pointer(&mut pointer, "a/b~c");
+        assert_eq!(pointer, "/linux/sysctl/a~1b~0c");
+    }
+}

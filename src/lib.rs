@@ -1,0 +1,6 @@
+//! berth: an OCI container runtime.
+//!
+//! `docs/architecture.md` shows how the modules fit together and which of them may use which.
+
+pub mod error;
+pub mod spec;

@@ -1,0 +1,98 @@
+//! Where in a JSON document a parser stopped.
+//!
+//! `serde_json` says line and column. A person wants the place in the document, and a deserializer that keeps track of
+//! it would double the code for every type, and cost time on every field of every document that is right. So the way
+//! is found only afterwards, by one more look at the text.
+
+use crate::error::push_pointer;
+
+/// The JSON pointer (RFC 6901) of the value at, or just before, the end of `text`, the part of a document that a parser
+/// has read; empty for the document itself.
+pub fn of_end(text: &[u8]) -> String {
+    let mut open: Vec<Container> = Vec::new();
+    let mut bytes = text.iter().enumerate();
+    // Of the last value that was closed: a complaint about it comes after its end.
+    let mut last = Vec::new();
+    while let Some((at, byte)) = bytes.next() {
+        match byte {
+            b'{' => open.push(Container::Object(None)),
+            b'[' => open.push(Container::Array(0)),
+            b'}' | b']' => {
+                open.pop();
+                last.clone_from(&open);
+            }
+            b',' => match open.last_mut() {
+                Some(Container::Array(index)) => *index += 1,
+                Some(Container::Object(key)) => *key = None,
+                None => {}
+            },
+            b'"' => {
+                let length = string_length(&text[at + 1..]);
+                if let Some(Container::Object(key @ None)) = open.last_mut() {
+                    let name = text.get(at..at + length + 2).and_then(|quoted| serde_json::from_slice(quoted).ok());
+                    let raw = || String::from_utf8_lossy(&text[at + 1..at + 1 + length]).into_owned();
+                    *key = Some(name.unwrap_or_else(raw));
+                }
+                if length > 0 {
+                    bytes.nth(length - 1);
+                }
+                bytes.next();
+            }
+            _ => {}
+        }
+        if !byte.is_ascii_whitespace() && !matches!(byte, b'}' | b']') {
+            last.clone_from(&open);
+        }
+    }
+    let mut pointer = String::new();
+    for container in last {
+        match container {
+            Container::Object(Some(key)) => push_pointer(&mut pointer, key),
+            Container::Array(index) => push_pointer(&mut pointer, index),
+            Container::Object(None) => {}
+        }
+    }
+    pointer
+}
+
+/// What is open at a place, and where in it that is.
+#[derive(Clone)]
+enum Container {
+    Array(usize),
+    /// The member's name, once it is known.
+    Object(Option<String>),
+}
+
+/// Up to the closing quotation mark.
+fn string_length(text: &[u8]) -> usize {
+    let mut escaped = false;
+    text.iter()
+        .position(|byte| {
+            let end = *byte == b'"' && !escaped;
+            escaped = *byte == b'\\' && !escaped;
+            end
+        })
+        .unwrap_or(text.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::of_end;
+
+    #[test]
+    fn the_way_to_the_end() {
+        for (text, pointer) in [
+            ("", ""),
+            ("{", ""),
+            (r#"{"a":1"#, "/a"),
+            (r#"{"a":1,"b"#, "/b"),
+            (r#"{"a":[1,{"x":2},"#, "/a/2"),
+            (r#"{"a":[1,{"x":2}"#, "/a/1"),
+            (r#"{"a":[1,{"x":2}]"#, "/a"),
+            (r#"{"a,}\"]/~":{"b":"}","c":[[],"#, "/a,}\"]~1~0/c/1"),
+            (r#"{"a":{"b":{"c":true"#, "/a/b/c"),
+        ] {
+            assert_eq!(of_end(text.as_bytes()), pointer, "{text}");
+        }
+    }
+}
