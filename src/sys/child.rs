@@ -1,0 +1,36 @@
+//! What a child does between fork and exec.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use super::signal::{SignalSet, sigmask};
+
+/// Makes the child of `command` begin in the directory `cwd`, with no signal blocked, and pass on no descriptor beyond
+/// its standard streams, not even one that our caller left open without `O_CLOEXEC`.
+pub fn confine(command: &mut Command, cwd: Option<OwnedFd>) {
+    let unblocked = SignalSet::empty();
+    let setup = move || {
+        sigmask(&unblocked);
+        if let Some(cwd) = &cwd {
+            // SAFETY: fchdir takes no pointer.
+            if unsafe { libc::fchdir(cwd.as_raw_fd()) } != 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+        }
+        // SAFETY: close_range takes no pointer, and CLOEXEC closes nothing before exec.
+        if unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) } == 0 {
+            return Ok(());
+        }
+        let error = std::io::Error::last_os_error();
+        match error.raw_os_error() {
+            // Linux 5.11 and later know the call, so this is a seccomp filter's answer, and ours is the child of an
+            // init that marked all its descriptors before it loaded the filter.
+            Some(libc::ENOSYS | libc::EPERM) => Ok(()),
+            _ => Err(error),
+        }
+    };
+    // SAFETY: the closure makes syscalls only: it neither allocates nor takes a lock that a thread of ours may have
+    // held at the time of the fork.
+    unsafe { command.pre_exec(setup) };
+}

@@ -1,0 +1,168 @@
+//! clone3(2), and a child that goes straight on to a program.
+
+use std::ffi::CStr;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use rustix::io::{Errno, Result};
+
+use super::check;
+
+/// linux/sched.h; the constant of `libc` is too narrow for it.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// A child of this process: its pid in our PID namespace, and a descriptor that cannot come to mean another process.
+#[derive(Debug)]
+pub struct Process {
+    pub pid: i32,
+    pub pidfd: OwnedFd,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CloneOptions<'a> {
+    /// `CLONE_NEW*` and `CLONE_PARENT`.
+    pub flags: u64,
+    /// The cgroup v2 directory to be born in (`CLONE_INTO_CGROUP`).
+    pub cgroup: Option<BorrowedFd<'a>>,
+    /// No signal tells the parent of the child's end, and only `__WALL` waits for it.
+    pub silent: bool,
+}
+
+/// Returns `None` in the child.
+///
+/// # Safety
+/// The child of a process with several threads may only make syscalls until it execs: it shares none of the other
+/// threads but all the locks that they held.
+pub unsafe fn clone3(options: CloneOptions) -> Result<Option<Process>> {
+    let mut pidfd: RawFd = -1;
+    // clone3 refuses an exit signal together with CLONE_PARENT: the sibling gets its parent's.
+    let has_signal = !options.silent && options.flags & libc::CLONE_PARENT as u64 == 0;
+    let mut args = libc::clone_args {
+        flags: options.flags | libc::CLONE_PIDFD as u64,
+        pidfd: &raw mut pidfd as u64,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: if has_signal { libc::SIGCHLD as u64 } else { 0 },
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup: 0,
+    };
+    if let Some(cgroup) = options.cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    // SAFETY: `args` is a complete clone_args of the size given; no CLONE_VM, so the child has its own memory.
+    let pid = check(unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) })?;
+    if pid == 0 {
+        return Ok(None);
+    }
+    // SAFETY: CLONE_PIDFD made this descriptor for us.
+    Ok(Some(Process { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }))
+}
+
+/// Forks a single-threaded process, which may go on as it likes; `None` in the child.
+pub fn fork(options: CloneOptions) -> Result<Option<Process>> {
+    debug_assert!(single_threaded());
+    // SAFETY: with one thread there is no lock that another one could hold.
+    unsafe { clone3(options) }
+}
+
+fn single_threaded() -> bool {
+    std::fs::read_dir("/proc/self/task").map_or(true, |tasks| tasks.count() == 1)
+}
+
+/// Ends a forked child at once, without running what its parent has registered for its own end.
+pub fn exit(status: i32) -> ! {
+    // SAFETY: _exit(2) takes a number and does not return.
+    unsafe { libc::_exit(status) }
+}
+
+/// What [`spawn`] runs.
+pub struct Spawn<'a> {
+    pub executable: BorrowedFd<'a>,
+    pub argv: &'a [&'a CStr],
+    /// A child that does not get to exec says so here: see [`Stillborn`].
+    pub report: BorrowedFd<'a>,
+    /// Survive the exec, under the same numbers.
+    pub keep: &'a [BorrowedFd<'a>],
+    /// Files of cgroups, `tasks` in v1, by which a process brings itself in.
+    pub cgroups: &'a [BorrowedFd<'a>],
+    /// `CLONE_NEW*` that the child makes for itself, while we do other things.
+    pub unshare: u64,
+    /// Both ends of a pipe: the child waits for a byte before it execs, or for the end of whoever was to write it.
+    pub gate: (BorrowedFd<'a>, BorrowedFd<'a>),
+    /// Then it becomes root of its user namespace: without an identity there, exec would take the capabilities that
+    /// clone gave it.
+    pub become_root: bool,
+    pub clone: CloneOptions<'a>,
+}
+
+/// Where a child failed before it could exec.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Step {
+    Cgroup,
+    Unshare,
+    Gate,
+    Identity,
+    Exec,
+}
+
+/// What such a child writes: a byte that is always 0, the [`Step`], which of the cgroups, and the errno.
+pub type Stillborn = [u8; 4];
+
+/// Clones a child that execs at once, so that it is safe whatever other threads do.
+pub fn spawn(spawn: &Spawn) -> Result<Process> {
+    const MAX_ARGS: usize = 4;
+    let mut argv = [std::ptr::null(); MAX_ARGS + 1];
+    for (slot, arg) in argv[..MAX_ARGS].iter_mut().zip(spawn.argv) {
+        *slot = arg.as_ptr();
+    }
+    // SAFETY: the child only makes syscalls on descriptors and memory that it inherited.
+    if let Some(process) = unsafe { clone3(spawn.clone) }? {
+        return Ok(process);
+    }
+    let (step, index, errno) = exec_child(spawn, &argv);
+    let report: Stillborn = [0, step as u8, index, errno.raw_os_error() as u8];
+    // SAFETY: plain syscalls on memory of this frame.
+    unsafe {
+        libc::write(spawn.report.as_raw_fd(), report.as_ptr().cast(), report.len());
+        libc::_exit(1)
+    }
+}
+
+/// Returns only if it failed. Makes nothing but syscalls.
+fn exec_child(spawn: &Spawn, argv: &[*const libc::c_char]) -> (Step, u8, Errno) {
+    let envp = [std::ptr::null::<libc::c_char>()];
+    // SAFETY: every pointer is to live memory of this frame or the caller's, with a NUL or a null pointer at its end.
+    unsafe {
+        for (index, cgroup) in spawn.cgroups.iter().enumerate() {
+            if libc::write(cgroup.as_raw_fd(), c"0".as_ptr().cast(), 1) != 1 {
+                return (Step::Cgroup, index as u8, super::last_errno());
+            }
+        }
+        if spawn.unshare != 0 && libc::syscall(libc::SYS_unshare, spawn.unshare) != 0 {
+            return (Step::Unshare, 0, super::last_errno());
+        }
+        let (gate, open_gate) = spawn.gate;
+        libc::close(open_gate.as_raw_fd());
+        let mut byte = 0u8;
+        if libc::read(gate.as_raw_fd(), (&raw mut byte).cast(), 1) != 1 {
+            return (Step::Gate, 0, Errno::PIPE);
+        }
+        if spawn.become_root {
+            for call in [libc::SYS_setresgid, libc::SYS_setresuid] {
+                if libc::syscall(call, 0, 0, 0) != 0 {
+                    return (Step::Identity, 0, super::last_errno());
+                }
+            }
+        }
+        if spawn.keep.iter().all(|fd| libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) == 0) {
+            let (executable, empty) = (spawn.executable.as_raw_fd(), c"".as_ptr());
+            libc::syscall(libc::SYS_execveat, executable, empty, argv.as_ptr(), envp.as_ptr(), libc::AT_EMPTY_PATH);
+        }
+    }
+    (Step::Exec, 0, super::last_errno())
+}

@@ -1,0 +1,100 @@
+//! Children that live for a moment, to hold a user namespace or to be in a mount namespace that their parent is not in.
+//!
+//! The parent may have other threads, so the child only makes syscalls: it has its own memory but everybody's locks.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::io::Errno;
+
+use super::clone::{self, CloneOptions, Process};
+use super::last_errno;
+use super::signal::{SignalSet, pidfd_send_signal, sigmask};
+
+/// A child that is killed and reaped when dropped. It sends no signal when it ends.
+pub struct Helper(Process);
+
+impl Helper {
+    /// In the parent's PID namespace.
+    pub fn pid(&self) -> i32 {
+        self.0.pid
+    }
+
+    /// Until it ends by itself.
+    fn wait(&self) {
+        // SAFETY: the descriptor is ours, and the kernel writes the information into a buffer of its type.
+        unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            let pidfd = self.0.pidfd.as_raw_fd() as libc::id_t;
+            while libc::waitid(libc::P_PIDFD, pidfd, &raw mut info, libc::WEXITED | libc::__WALL) != 0
+                && last_errno() == Errno::INTR
+            {}
+        }
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        // Failure means that the child is gone.
+        let _ = pidfd_send_signal(self.0.pidfd.as_fd(), libc::SIGKILL);
+        self.wait();
+    }
+}
+
+/// # Safety
+/// `child` may make syscalls only. When it returns, the child ends.
+unsafe fn run(flags: libc::c_int, child: impl FnOnce()) -> Result<Helper, Errno> {
+    // No handler of the embedder's may run in the child.
+    let before = sigmask(&SignalSet::full());
+    // SAFETY: the child makes syscalls only, as the caller promises for `child`.
+    let cloned =
+        unsafe { clone::clone3(CloneOptions { flags: flags as u64, silent: true, ..CloneOptions::default() }) };
+    if let Ok(None) = cloned {
+        // SAFETY: the call takes numbers only.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+        child();
+        clone::exit(0);
+    }
+    sigmask(&before);
+    cloned.map(|process| Helper(process.expect("the child does not get here")))
+}
+
+/// A child in a new user namespace without mappings.
+pub fn user_namespace() -> Result<Helper, Errno> {
+    // SAFETY: the child only waits.
+    unsafe {
+        run(libc::CLONE_NEWUSER, || {
+            loop {
+                libc::pause();
+            }
+        })
+    }
+}
+
+/// open_tree(2) inside the mount namespace `namespace`, with the caller's own privileges.
+pub fn open_tree_in(namespace: BorrowedFd<'_>, path: &CStr, flags: u32) -> Result<OwnedFd, Errno> {
+    let (reader, writer) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK)?;
+    // SAFETY: the child makes syscalls only; all pointers are to memory that it inherited a copy of.
+    let helper = unsafe {
+        run(libc::CLONE_FILES, || {
+            let mut result = libc::syscall(libc::SYS_setns, namespace.as_raw_fd(), libc::CLONE_NEWNS);
+            if result == 0 {
+                result = libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags);
+            }
+            let answer: i32 = if result < 0 { -*libc::__errno_location() } else { result as i32 };
+            libc::write(writer.as_raw_fd(), (&raw const answer).cast(), size_of::<i32>());
+        })
+    }?;
+    // With the table of descriptors shared, the end of the child closes nothing: it shows on its pidfd only. The
+    // pipe holds the answer meanwhile, and does not block if there is none.
+    helper.wait();
+    let mut answer = [0; 4];
+    let length = rustix::io::read(&reader, &mut answer)?;
+    match i32::from_ne_bytes(answer) {
+        _ if length != answer.len() => Err(Errno::IO),
+        errno @ ..0 => Err(Errno::from_raw_os_error(-errno)),
+        // SAFETY: the child opened it in the table that it shares with us, for us.
+        fd => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+    }
+}

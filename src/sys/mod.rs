@@ -1,0 +1,33 @@
+//! Thin typed wrappers over the syscalls that `rustix` lacks: the only place for `unsafe`.
+//!
+//! A wrapper bears its syscall's name and returns the bare [`rustix::io::Errno`]; whoever calls it knows why, and
+//! says so with [`crate::error::Call`].
+#![allow(unsafe_code)]
+
+pub mod bpf;
+pub mod child;
+pub mod clone;
+pub mod fd;
+pub mod helper;
+pub mod loader;
+pub mod mount;
+pub mod namespace;
+pub mod network;
+pub mod process;
+pub mod procfs;
+pub mod seccomp;
+pub mod signal;
+pub mod start;
+pub mod unmount;
+
+use rustix::io::Errno;
+
+/// The errno of the syscall that just failed on this thread.
+fn last_errno() -> Errno {
+    Errno::from_raw_os_error(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
+}
+
+/// The raw syscall convention of `libc`: -1 and errno, or a value.
+fn check(result: libc::c_long) -> rustix::io::Result<libc::c_long> {
+    if result == -1 { Err(last_errno()) } else { Ok(result) }
+}

@@ -1,0 +1,22 @@
+//! Questions about namespaces that rustix does not ask.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use rustix::io::Result;
+
+use super::check;
+
+/// `_IO(0xb7, 3)`, ioctl_ns(2).
+const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
+
+/// The `CLONE_NEW*` flag of the namespace behind `fd`; `ENOTTY` if it is not one.
+pub fn ns_get_nstype(fd: BorrowedFd) -> Result<u64> {
+    // SAFETY: the ioctl takes no argument and returns a number.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_NSTYPE) }.into()).map(|flag| flag as u64)
+}
+
+/// Makes new namespaces for the calling process, which must have one thread only.
+pub fn unshare(flags: u64) -> Result<()> {
+    // SAFETY: no flag given here (`CLONE_NEW*`) takes anything away that other code of this process relies on.
+    check(unsafe { libc::syscall(libc::SYS_unshare, flags) }).map(drop)
+}

@@ -1,0 +1,23 @@
+//! Interfaces by ioctl(2).
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use rustix::io::Errno;
+
+use super::check;
+
+/// `ioctl(SIOCSIFFLAGS)` with `IFF_UP` alone, on any socket of the namespace: the kernel keeps the flags that describe
+/// the device.
+pub fn siocsifflags_up(socket: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+    // SAFETY: an all-zero ifreq is a valid value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if name.len() >= request.ifr_name.len() {
+        return Err(Errno::NODEV);
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name) {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads an ifreq, which lives through the call; its name ends with a NUL byte.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &request) }.into()).map(drop)
+}

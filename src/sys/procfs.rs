@@ -1,0 +1,153 @@
+//! A procfs that nothing can be mounted over.
+//!
+//! A container can share mounts with a running one, which may cover files below `/proc` or make `/proc` something
+//! else, so that what init writes (labels, sysctls) goes astray: CVE-2019-16884, CVE-2025-52881. A detached mount is
+//! in nobody's reach.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{self, CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::mount::{self, FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
+
+use crate::error::{Call, Error, Result};
+
+/// The inode number of the root of every procfs, and of nothing else in it (`<linux/proc_ns.h>`).
+const ROOT_INODE: u64 = 1;
+
+pub struct ProcFs {
+    root: OwnedFd,
+    detached: bool,
+}
+
+impl ProcFs {
+    /// Of the caller's PID namespace.
+    pub fn private() -> Result<Self> {
+        match detached() {
+            Ok(root) => Ok(Self { root, detached: true }),
+            // A user namespace may mount a procfs only where it sees one without anything mounted over parts of it.
+            Err(Errno::PERM) => Self::inherited(),
+            Err(errno) => Err(Error::sys("fsmount(\"proc\")", errno)),
+        }
+    }
+
+    /// For a process that has joined a container: what is mounted on its `/proc`, if that is the root of a procfs which
+    /// knows us, else a private one. The first costs no RCU grace period when it is closed, which would delay the exec;
+    /// and [`ProcFs::open`] crosses nothing that the container has mounted over files of it.
+    pub fn joined() -> Result<Self> {
+        match Self::mounted() {
+            Ok(proc) if proc.has("self/stat") => Ok(proc),
+            _ => Self::private(),
+        }
+    }
+
+    fn mounted() -> Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let root = fs::open(c"/proc", flags, Mode::empty()).call(|| "open(\"/proc\")")?;
+        Self::verified(root, false)
+    }
+
+    fn inherited() -> Result<Self> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        match mount::open_tree(CWD, c"/proc", flags) {
+            // What covers parts of it is locked to it: it cannot be copied without. Then the crossing of mounts,
+            // which `open` forbids, is what shows that something is covered.
+            Err(Errno::INVAL) => Self::mounted(),
+            copy => Self::verified(copy.call(|| "open_tree(\"/proc\")")?, true),
+        }
+    }
+
+    fn verified(root: OwnedFd, detached: bool) -> Result<Self> {
+        verify(root.as_fd(), "/proc")?;
+        match fs::fstat(&root).call(|| "fstat(\"/proc\")")?.st_ino {
+            ROOT_INODE => Ok(Self { root, detached }),
+            inode => Err(Error::new(format_args!("/proc is not the root of a procfs: its inode is {inode}"))),
+        }
+    }
+
+    /// The mount, if it is one of our own. When its last descriptor is closed before it is attached anywhere, the
+    /// kernel waits for an RCU grace period, also when that is by an exec.
+    pub fn detached(&self) -> Option<BorrowedFd<'_>> {
+        self.detached.then(|| self.root.as_fd())
+    }
+
+    /// `path` is relative to the procfs, as in `self/attr/exec`.
+    pub fn open(&self, path: &str, flags: OFlags) -> Result<OwnedFd> {
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
+        let file = fs::openat2(&self.root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+            .call(|| format!("open(\"/proc/{path}\")"))?;
+        verify(file.as_fd(), path)?;
+        Ok(file)
+    }
+
+    /// Opens again what `file`, which may be an `O_PATH` descriptor, refers to.
+    pub fn reopen(&self, file: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd> {
+        let number = std::os::fd::AsRawFd::as_raw_fd(&file).to_string();
+        let dir = self.open("thread-self/fd", OFlags::PATH | OFlags::DIRECTORY)?;
+        let call = || format!("open(\"/proc/thread-self/fd/{number}\")");
+        // The one link that is to be followed: it leads to our own descriptor, whatever its path has become.
+        let again = fs::openat(&dir, &number, flags | OFlags::CLOEXEC, Mode::empty()).call(call)?;
+        let (meant, found) = (fs::fstat(file).call(call)?, fs::fstat(&again).call(call)?);
+        if (meant.st_dev, meant.st_ino) != (found.st_dev, found.st_ino) {
+            return Err(Error::new(format_args!("{}: it is not what the descriptor refers to", call())));
+        }
+        Ok(again)
+    }
+
+    pub fn has(&self, path: &str) -> bool {
+        fs::accessat(&self.root, path, fs::Access::EXISTS, fs::AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    }
+
+    /// In one write, as the files of procfs want it.
+    pub fn write(&self, path: &str, bytes: &[u8]) -> Result<()> {
+        let file = self.open(path, OFlags::WRONLY)?;
+        let shown = || format!("write(\"/proc/{path}\", {:?})", String::from_utf8_lossy(bytes));
+        match rustix::io::write(&file, bytes).call(shown)? {
+            written if written == bytes.len() => Ok(()),
+            written => Err(Error::new(format_args!("{}: only {written} bytes were taken", shown()))),
+        }
+    }
+
+    pub fn read(&self, path: &str) -> Result<Vec<u8>> {
+        let file = self.open(path, OFlags::RDONLY)?;
+        let (mut content, mut chunk) = (Vec::new(), [0; 4096]);
+        loop {
+            match rustix::io::read(&file, &mut chunk).call(|| format!("read(\"/proc/{path}\")"))? {
+                0 => return Ok(content),
+                count => content.extend_from_slice(&chunk[..count]),
+            }
+        }
+    }
+}
+
+fn detached() -> std::result::Result<OwnedFd, Errno> {
+    let context = mount::fsopen(c"proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    mount::fsconfig_create(&context)?;
+    let attrs =
+        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attrs)
+}
+
+fn verify(file: BorrowedFd<'_>, path: &str) -> Result<()> {
+    let kind = fs::fstatfs(file).call(|| format!("fstatfs({path:?})"))?.f_type;
+    if kind == fs::PROC_SUPER_MAGIC {
+        return Ok(());
+    }
+    Err(Error::new(format_args!("{path} is not on a procfs: the filesystem's type is {kind:#x}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_and_refuses_to_leave() {
+        let Ok(proc) = ProcFs::private() else { return };
+        assert!(
+            String::from_utf8(proc.read("self/stat").unwrap()).unwrap().starts_with(&std::process::id().to_string())
+        );
+        assert_eq!(proc.open("../etc", OFlags::PATH).unwrap_err().errno(), Some(Errno::XDEV));
+        assert_eq!(proc.open("self/root", OFlags::PATH).unwrap_err().errno(), Some(Errno::LOOP));
+        assert_eq!(proc.open("self/nothing", OFlags::PATH).unwrap_err().errno(), Some(Errno::NOENT));
+    }
+}
