@@ -3,5 +3,6 @@
 //! `docs/architecture.md` shows how the modules fit together and which of them may use which.
 
 pub mod error;
+pub mod plan;
 pub mod spec;
 pub mod sys;

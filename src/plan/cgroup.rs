@@ -1,0 +1,289 @@
+//! Where the container's cgroup is and what is written to it.
+
+use std::path::{Component, Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::devices::{self, DeviceWrites};
+use super::resources::{self, MemoryCheck, Write};
+use crate::error::{Error, Result};
+use crate::spec::{Spec, User};
+
+/// The cgroup hierarchies of the host. Pure v2: `v1` is empty. Hybrid: `unified` exists but holds no controllers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layout {
+    pub v1: Vec<Hierarchy>,
+    pub unified: Option<Hierarchy>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hierarchy {
+    pub mountpoint: PathBuf,
+    /// As in `/proc/self/cgroup`: `["cpu", "cpuacct"]`, `["name=systemd"]`; for v2 the contents of `cgroup.controllers`.
+    pub controllers: Vec<String>,
+    /// The cgroup of the calling process, relative to the hierarchy's root as it is mounted; begins with `/`.
+    pub own: PathBuf,
+}
+
+impl Layout {
+    pub fn is_pure_v2(&self) -> bool {
+        self.v1.is_empty()
+    }
+}
+
+/// The v1 hierarchies that a container joins. Others, such as those of other service managers, are left alone.
+const JOINED: &[&str] = &[
+    "cpuset",
+    "devices",
+    "memory",
+    "cpu",
+    "cpuacct",
+    "pids",
+    "blkio",
+    "hugetlb",
+    "net_cls",
+    "net_prio",
+    "perf_event",
+    "freezer",
+    "rdma",
+    "misc",
+    "name=systemd",
+];
+
+/// The container's cgroup in one hierarchy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Directory {
+    pub mountpoint: PathBuf,
+    /// Relative to the mount point.
+    pub path: PathBuf,
+    pub controllers: Vec<String>,
+    /// cgroup v2.
+    pub unified: bool,
+}
+
+impl Directory {
+    pub fn absolute(&self) -> PathBuf {
+        self.mountpoint.join(&self.path)
+    }
+
+    pub fn has(&self, controller: &str) -> bool {
+        self.controllers.iter().any(|c| c == controller)
+    }
+}
+
+/// All that is decided about a container's cgroup.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CgroupPlan {
+    pub directories: Vec<Directory>,
+    /// The configuration names the cgroup.
+    pub explicit: bool,
+    /// Permission may be missing: what nobody asked for is then done without.
+    pub rootless: bool,
+    pub writes: Vec<Write>,
+    pub memory_check: Option<MemoryCheck>,
+    pub devices: Option<DeviceWrites>,
+    /// The user of the host to whom the cgroup is given (config-linux.md, "Cgroup ownership").
+    pub owner: Option<u32>,
+}
+
+impl CgroupPlan {
+    /// Whether the container may run without a cgroup that cannot be had for want of permission.
+    pub fn is_dispensable(&self) -> bool {
+        self.rootless && !self.explicit
+    }
+
+    /// The container's directory in `hierarchy`, if the container joins it.
+    pub fn directory(&self, hierarchy: &Hierarchy) -> Option<PathBuf> {
+        self.directories.iter().find(|d| d.mountpoint == hierarchy.mountpoint).map(Directory::absolute)
+    }
+}
+
+/// Whether [`Hierarchy::own`] matters: the path is relative to the cgroup of the caller.
+pub fn is_relative(spec: &Spec) -> bool {
+    !spec.linux.cgroups_path.starts_with('/')
+}
+
+pub fn plan(spec: &Spec, id: &str, layout: &Layout, rootless: bool) -> Result<CgroupPlan> {
+    let linux = &spec.linux;
+    let directories = directories(&linux.cgroups_path, id, layout)?;
+    let resources = linux.resources.clone().unwrap_or_default();
+    let writes = resources::writes(&resources, &directories)?;
+    let memory_check = resources::memory_check(&resources, &directories);
+    let devices = devices::plan(&resources.devices, &directories)?;
+    Ok(CgroupPlan {
+        explicit: !linux.cgroups_path.is_empty(),
+        rootless,
+        writes,
+        memory_check,
+        devices,
+        owner: owner(spec, layout),
+        directories,
+    })
+}
+
+/// An absolute `cgroupsPath` is below each hierarchy's root. A relative one is below the caller's own cgroup in v1
+/// and beside it in v2, where a cgroup that has processes cannot have children with controllers. The container's id
+/// stands in for an absent path. A path of systemd's form (`slice:prefix:name`) is a file name like any other here.
+fn directories(path: &str, id: &str, layout: &Layout) -> Result<Vec<Directory>> {
+    let absolute = path.starts_with('/');
+    let inner = clean(Path::new(if path.is_empty() { id } else { path }));
+    if inner.as_os_str().is_empty() {
+        return Err(Error::config("/linux/cgroupsPath", format_args!("{path:?} names the root of the hierarchy"))
+            .with_hint("a container needs a cgroup of its own"));
+    }
+    let directory = |hierarchy: &Hierarchy, unified: bool| {
+        let parent = match (absolute, unified && layout.is_pure_v2()) {
+            (true, _) => PathBuf::new(),
+            (false, true) => clean(hierarchy.own.parent().unwrap_or(Path::new("/"))),
+            (false, false) => clean(&hierarchy.own),
+        };
+        Directory {
+            mountpoint: hierarchy.mountpoint.clone(),
+            path: parent.join(&inner),
+            controllers: hierarchy.controllers.clone(),
+            unified,
+        }
+    };
+    let joined = |h: &&Hierarchy| h.controllers.iter().any(|c| JOINED.contains(&c.as_str()));
+    let mut all: Vec<_> = layout.v1.iter().filter(joined).map(|h| directory(h, false)).collect();
+    all.extend(layout.unified.iter().map(|h| directory(h, true)));
+    Ok(all)
+}
+
+/// Takes `..` away lexically, as if the path began at the root: cgroup file systems have no symbolic links.
+fn clean(path: &Path) -> PathBuf {
+    let mut clean = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => drop(clean.pop()),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    clean
+}
+
+/// config-linux.md, "Cgroup ownership": v2 only, with a new cgroup namespace, and a writable /sys/fs/cgroup. Then the
+/// cgroup belongs to the user whom the container's process is on the host.
+fn owner(spec: &Spec, layout: &Layout) -> Option<u32> {
+    let namespaces = &spec.linux.namespaces;
+    let new = |kind: &str| namespaces.iter().any(|n| n.kind == kind && n.path.is_empty());
+    let writable = spec.mounts.iter().any(|m| {
+        m.source == "cgroup" && clean(Path::new(&m.destination)) == Path::new("sys/fs/cgroup") && !read_only(&m.options)
+    });
+    if !layout.is_pure_v2() || !new("cgroup") || !writable {
+        return None;
+    }
+    let User { uid, .. } = spec.process.as_ref().map(|p| p.user.clone()).unwrap_or_default();
+    let host = if namespaces.iter().any(|n| n.kind == "user") {
+        spec.linux.uid_mappings.iter().find_map(|m| {
+            let offset = uid.checked_sub(m.container_id).filter(|offset| *offset < m.size)?;
+            m.host_id.checked_add(offset)
+        })
+    } else {
+        Some(uid)
+    };
+    host.filter(|uid| *uid != 0)
+}
+
+fn read_only(options: &[String]) -> bool {
+    options.iter().rev().find(|o| matches!(o.as_str(), "ro" | "rw")).is_some_and(|o| o == "ro")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hierarchy(mountpoint: &str, controllers: &[&str], own: &str) -> Hierarchy {
+        let controllers = controllers.iter().map(ToString::to_string).collect();
+        Hierarchy { mountpoint: mountpoint.into(), controllers, own: own.into() }
+    }
+
+    fn v2() -> Layout {
+        Layout { v1: vec![], unified: Some(hierarchy("/sys/fs/cgroup", &["memory", "pids"], "/user.slice/a.scope")) }
+    }
+
+    fn hybrid() -> Layout {
+        Layout {
+            v1: vec![
+                hierarchy("/sys/fs/cgroup/cpu,cpuacct", &["cpu", "cpuacct"], "/own"),
+                hierarchy("/sys/fs/cgroup/devices", &["devices"], "/"),
+                hierarchy("/sys/fs/cgroup/elogind", &["name=elogind"], "/"),
+                hierarchy("/sys/fs/cgroup/systemd", &["name=systemd"], "/s"),
+            ],
+            unified: Some(hierarchy("/sys/fs/cgroup/unified", &[], "/u")),
+        }
+    }
+
+    fn spec(linux: &str) -> Spec {
+        Spec::parse(format!(r#"{{"ociVersion":"1.2.0",{linux}}}"#).as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn where_the_cgroup_is() {
+        let at = |path: &str, layout: &Layout| -> Vec<String> {
+            let spec = spec(&format!(r#""linux":{{"cgroupsPath":"{path}"}}"#));
+            let plan = plan(&spec, "web", layout, false).unwrap();
+            assert_eq!(plan.explicit, !path.is_empty());
+            plan.directories.iter().map(|d| d.absolute().to_str().unwrap().to_owned()).collect()
+        };
+        for (path, expected) in [
+            ("/docker/abc", "/sys/fs/cgroup/docker/abc"),
+            ("/../../docker/./abc/", "/sys/fs/cgroup/docker/abc"),
+            ("docker/abc", "/sys/fs/cgroup/user.slice/docker/abc"),
+            ("../docker", "/sys/fs/cgroup/user.slice/docker"),
+            ("", "/sys/fs/cgroup/user.slice/web"),
+            ("system.slice:runc:abc", "/sys/fs/cgroup/user.slice/system.slice:runc:abc"),
+        ] {
+            assert_eq!(at(path, &v2()), [expected]);
+        }
+        let below = |a: &str, b: &str, c: &str, d: &str| {
+            [("cpu,cpuacct", a), ("devices", b), ("systemd", c), ("unified", d)]
+                .map(|(mount, path)| format!("/sys/fs/cgroup/{mount}{path}"))
+        };
+        assert_eq!(at("/a/b", &hybrid()), below("/a/b", "/a/b", "/a/b", "/a/b"));
+        assert_eq!(at("a", &hybrid()), below("/own/a", "/a", "/s/a", "/u/a"));
+        assert_eq!(at("", &hybrid()), below("/own/web", "/web", "/s/web", "/u/web"));
+        assert_eq!(at("/a", &Layout::default()), [""; 0]);
+    }
+
+    #[test]
+    fn the_root_is_not_a_containers_cgroup() {
+        for path in ["/", "/..", "."] {
+            let spec = spec(&format!(r#""linux":{{"cgroupsPath":"{path}"}}"#));
+            let error = plan(&spec, "web", &v2(), false).unwrap_err().to_string();
+            assert!(error.starts_with("/linux/cgroupsPath: "), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_hierarchy_leads_to_its_directory() {
+        let layout = hybrid();
+        let plan = plan(&spec(r#""linux":{"cgroupsPath":"/a"}"#), "web", &layout, false).unwrap();
+        assert_eq!(plan.directory(&layout.v1[0]), Some("/sys/fs/cgroup/cpu,cpuacct/a".into()));
+        assert_eq!(plan.directory(&layout.v1[2]), None);
+    }
+
+    #[test]
+    fn who_owns_the_cgroup() {
+        let owner = |namespaces: &str, options: &str, uid: u32, layout: &Layout| {
+            let spec = spec(&format!(
+                r#""process":{{"user":{{"uid":{uid},"gid":0}},"cwd":"/"}},
+                   "mounts":[{{"destination":"/sys/fs/cgroup/","type":"cgroup","source":"cgroup","options":[{options}]}}],
+                   "linux":{{"namespaces":[{namespaces}],
+                             "uidMappings":[{{"containerID":0,"hostID":100000,"size":10}}]}}"#
+            ));
+            plan(&spec, "web", layout, false).unwrap().owner
+        };
+        let both = r#"{"type":"cgroup"},{"type":"user"}"#;
+        assert_eq!(owner(both, r#""rw""#, 0, &v2()), Some(100_000));
+        assert_eq!(owner(both, r#""nosuid","relatime""#, 7, &v2()), Some(100_007));
+        assert_eq!(owner(both, r#""rw""#, 10, &v2()), None, "not mapped");
+        assert_eq!(owner(both, r#""rw","ro""#, 0, &v2()), None, "mounted read-only");
+        assert_eq!(owner(r#"{"type":"cgroup"}"#, r#""rw""#, 5, &v2()), Some(5));
+        assert_eq!(owner(r#"{"type":"cgroup"}"#, r#""rw""#, 0, &v2()), None, "root has it already");
+        assert_eq!(owner(r#"{"type":"cgroup","path":"/proc/1/ns/cgroup"}"#, "", 5, &v2()), None);
+        assert_eq!(owner(r#"{"type":"user"}"#, r#""rw""#, 0, &v2()), None, "no cgroup namespace");
+        assert_eq!(owner(both, r#""rw""#, 0, &hybrid()), None, "not v1");
+    }
+}

@@ -1,0 +1,107 @@
+//! `hooks` (runtime-spec, config.md#posix-platform-hooks).
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::spec;
+
+/// The hooks of a container, by the point of its life at which they run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hooks {
+    /// Runtime namespaces, before pivot_root.
+    pub prestart: Vec<Hook>,
+    /// Runtime namespaces, before pivot_root, after `prestart`.
+    pub create_runtime: Vec<Hook>,
+    /// Container namespaces, before pivot_root.
+    pub create_container: Vec<Hook>,
+    /// Container namespaces, right before the process is executed.
+    pub start_container: Vec<Hook>,
+    /// Runtime namespaces, after the process was executed.
+    pub poststart: Vec<Hook>,
+    /// Runtime namespaces, after the container was deleted.
+    pub poststop: Vec<Hook>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hook {
+    /// Absolute.
+    pub path: PathBuf,
+    /// With `argv[0]`; empty: the path alone.
+    pub args: Vec<String>,
+    /// `NAME=VALUE`; nothing is inherited.
+    pub env: Vec<String>,
+    pub timeout: Option<Duration>,
+}
+
+pub fn plan(hooks: &spec::Hooks) -> Result<Hooks> {
+    Ok(Hooks {
+        prestart: stage("prestart", &hooks.prestart)?,
+        create_runtime: stage("createRuntime", &hooks.create_runtime)?,
+        create_container: stage("createContainer", &hooks.create_container)?,
+        start_container: stage("startContainer", &hooks.start_container)?,
+        poststart: stage("poststart", &hooks.poststart)?,
+        poststop: stage("poststop", &hooks.poststop)?,
+    })
+}
+
+fn stage(name: &str, hooks: &[spec::Hook]) -> Result<Vec<Hook>> {
+    hooks.iter().enumerate().map(|(index, hook)| check(&format!("/hooks/{name}/{index}"), hook)).collect()
+}
+
+fn check(pointer: &str, hook: &spec::Hook) -> Result<Hook> {
+    if !hook.path.starts_with('/') {
+        return Err(Error::config(format_args!("{pointer}/path"), format_args!("{:?} is not absolute", hook.path)));
+    }
+    let texts = [("path", std::slice::from_ref(&hook.path)), ("args", &hook.args), ("env", &hook.env)];
+    for (field, values) in texts {
+        if values.iter().any(|text| text.contains('\0')) {
+            return Err(Error::config(format_args!("{pointer}/{field}"), "a NUL byte cannot be passed to a program"));
+        }
+    }
+    let timeout = match hook.timeout {
+        None => None,
+        Some(seconds) => Some(
+            u64::try_from(seconds)
+                .ok()
+                .filter(|seconds| *seconds > 0)
+                .map(Duration::from_secs)
+                .ok_or_else(|| Error::config(format_args!("{pointer}/timeout"), "must be greater than zero"))?,
+        ),
+    };
+    Ok(Hook { path: hook.path.clone().into(), args: hook.args.clone(), env: hook.env.clone(), timeout })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn planned(path: &str, arg: &str, timeout: Option<i64>) -> Result<Hooks> {
+        let good = spec::Hook { path: "/a".into(), ..Default::default() };
+        let hook = spec::Hook { path: path.into(), args: vec![arg.into()], timeout, ..Default::default() };
+        plan(&spec::Hooks { create_runtime: vec![good, hook], ..Default::default() })
+    }
+
+    #[test]
+    fn complaints_name_the_hook() {
+        for (path, arg, timeout, wanted) in [
+            ("a", "", None, "/hooks/createRuntime/1/path: "),
+            ("", "", None, "/hooks/createRuntime/1/path: "),
+            ("/a", "", Some(0), "/hooks/createRuntime/1/timeout: "),
+            ("/a", "", Some(-1), "/hooks/createRuntime/1/timeout: "),
+            ("/a", "\0", None, "/hooks/createRuntime/1/args: "),
+        ] {
+            let e = planned(path, arg, timeout).unwrap_err().to_string();
+            assert!(e.starts_with(wanted), "{e}");
+        }
+    }
+
+    #[test]
+    fn a_good_hook_is_kept_as_given() {
+        let hook = &planned("/b/../c", "name", Some(2)).unwrap().create_runtime[1];
+        assert_eq!(hook.path, PathBuf::from("/b/../c"));
+        assert_eq!((hook.args.as_slice(), hook.timeout), (&["name".to_owned()][..], Some(Duration::from_secs(2))));
+    }
+}

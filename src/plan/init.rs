@@ -1,0 +1,68 @@
+//! All that init is told.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::plan::hooks::Hook;
+use crate::plan::namespaces::Namespaces;
+use crate::plan::process::ProcessPlan;
+use crate::plan::rootfs::RootfsPlan;
+use crate::plan::seccomp::Filter;
+use crate::spec::{State, Status};
+
+/// How one process comes into a container: its first, or one more.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct InitPlan {
+    pub namespaces: Namespaces,
+    /// `None`: the container exists, and the process joins it.
+    pub container: Option<ContainerPlan>,
+    pub process: ProcessPlan,
+    pub seccomp: Option<Filter>,
+    /// The `CLONE_NEW*` flags of the namespaces to join by the pidfd of the container's init.
+    pub join: u64,
+    /// The container's session keyring, for which the caller's is left; `None` where that stays.
+    pub keyring: Option<String>,
+    pub preserve_fds: u32,
+}
+
+/// What the first process of a container sets up.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ContainerPlan {
+    pub rootfs: RootfsPlan,
+    pub hostname: Option<String>,
+    pub domainname: Option<String>,
+    /// Paths below `/proc/sys`, and values.
+    pub sysctls: Vec<(String, String)>,
+    /// A new network namespace has a loopback interface, which is down.
+    pub loopback: bool,
+    /// Whether the runtime has hooks to run while the container is being created.
+    pub host_hooks: bool,
+    pub create_container: Vec<Hook>,
+    pub start_container: Vec<Hook>,
+    /// What hooks are told of the container.
+    pub id: String,
+    pub bundle: PathBuf,
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl ContainerPlan {
+    pub fn state(&self, status: Status, pid: i32) -> State {
+        State {
+            oci_version: crate::spec::VERSION.to_owned(),
+            id: self.id.clone(),
+            status,
+            pid,
+            bundle: self.bundle.clone(),
+            annotations: self.annotations.clone(),
+        }
+    }
+}
+
+impl InitPlan {
+    /// Whether a process comes between the runtime and the one that goes on: see [`Namespaces::need_stage`].
+    pub fn is_staged(&self) -> bool {
+        self.container.is_none() || self.namespaces.need_stage()
+    }
+}

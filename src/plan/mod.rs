@@ -1,0 +1,209 @@
+//! All decisions: the spec and facts about the host become a validated plan. Nothing here does I/O, so the same
+//! input always gives the same plan; nothing that does syscalls looks at the spec.
+
+pub mod cgroup;
+pub mod devices;
+pub mod hooks;
+pub mod idmap;
+pub mod init;
+pub mod intel_rdt;
+pub mod mounts;
+pub mod namespaces;
+pub mod network;
+pub mod process;
+pub mod resources;
+pub mod rootfs;
+pub mod seccomp;
+pub mod sysctl;
+
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::spec::{Process, Spec};
+
+use self::cgroup::{CgroupPlan, Layout};
+use self::init::{ContainerPlan, InitPlan};
+use self::namespaces::{Kind, Namespaces};
+use self::process::ProcessPlan;
+use self::rootfs::RootfsPlan;
+
+/// What a plan depends on beside the spec.
+#[derive(Clone, Debug)]
+pub struct Facts<'a> {
+    pub id: &'a str,
+    pub bundle: &'a Path,
+    pub layout: &'a Layout,
+    /// Permission on cgroups may be missing.
+    pub rootless: bool,
+    pub lsm: Lsm,
+    pub no_pivot: bool,
+    pub new_keyring: bool,
+    pub preserve_fds: u32,
+}
+
+/// Everything about one container, decided and validated.
+#[derive(Debug)]
+pub struct Plan {
+    pub init: InitPlan,
+    pub cgroup: CgroupPlan,
+    /// Those of the host's side; init is told the others.
+    pub hooks: hooks::Hooks,
+    pub net_devices: Vec<network::Device>,
+    pub intel_rdt: Option<intel_rdt::IntelRdt>,
+    /// What is wrong with the configuration, but ignored as the spec asks.
+    pub warnings: Vec<String>,
+}
+
+impl Plan {
+    pub fn new(spec: &Spec, facts: &Facts) -> Result<Self> {
+        let linux = &spec.linux;
+        check_version(&spec.oci_version)?;
+        let namespaces = Namespaces::plan(linux)?;
+        let hooks = hooks::plan(&spec.hooks)?;
+        let mut warnings = Vec::new();
+        let mut process = match &spec.process {
+            Some(process) => plan_process(process, "/process", spec, &namespaces, facts.lsm, &mut warnings)?,
+            None => plan_no_process(spec, &namespaces, facts.lsm)?,
+        };
+        // "This setting is not applicable to the container's init process."
+        process.exec_affinity = None;
+        check_mount_label(&linux.mount_label, facts.lsm)?;
+        let cgroup = cgroup::plan(spec, facts.id, facts.layout, facts.rootless)?;
+        let rootfs_facts = rootfs::Facts {
+            layout: facts.layout,
+            cgroup: &|hierarchy| cgroup.directory(hierarchy),
+            no_pivot: facts.no_pivot,
+            rootless: facts.rootless,
+        };
+        let rootfs = rootfs::plan(spec, facts.bundle, &rootfs_facts, &mut warnings)?;
+        let container = ContainerPlan {
+            rootfs,
+            hostname: in_namespace(&spec.hostname, "/hostname", &namespaces)?,
+            domainname: in_namespace(&spec.domainname, "/domainname", &namespaces)?,
+            sysctls: sysctl::plan(&linux.sysctl, &namespaces)?,
+            loopback: namespaces.is_new(Kind::Network),
+            host_hooks: !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty(),
+            create_container: hooks.create_container.clone(),
+            start_container: hooks.start_container.clone(),
+            id: facts.id.to_owned(),
+            bundle: facts.bundle.to_owned(),
+            annotations: spec.annotations.clone(),
+        };
+        let init = InitPlan {
+            container: Some(container),
+            process,
+            seccomp: plan_seccomp(spec)?,
+            join: 0,
+            keyring: facts.new_keyring.then(|| keyring(facts.id)),
+            preserve_fds: facts.preserve_fds,
+            namespaces,
+        };
+        Ok(Self {
+            cgroup,
+            net_devices: network::plan(&linux.net_devices, init.namespaces.has(Kind::Network))?,
+            intel_rdt: linux.intel_rdt.as_ref().map(|rdt| intel_rdt::plan(rdt, facts.id)).transpose()?,
+            hooks,
+            init,
+            warnings,
+        })
+    }
+
+    pub fn rootfs(&self) -> Option<&RootfsPlan> {
+        self.init.container.as_ref().map(|container| &container.rootfs)
+    }
+}
+
+/// The security modules that are enabled on the host.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lsm {
+    pub apparmor: bool,
+    pub selinux: bool,
+}
+
+/// The name that runc gives it as well.
+pub fn keyring(id: &str) -> String {
+    format!("_ses.{id}")
+}
+
+/// One more process in a container that exists. `join`: the `CLONE_NEW*` flags of the namespaces to enter.
+pub fn exec(
+    spec: &Spec,
+    process: &Process,
+    pointer: &str,
+    lsm: Lsm,
+    join: u64,
+    keyring: Option<String>,
+    preserve_fds: u32,
+) -> Result<(InitPlan, Vec<String>)> {
+    let mut warnings = Vec::new();
+    let namespaces = Namespaces::plan(&spec.linux)?;
+    let process = plan_process(process, pointer, spec, &namespaces, lsm, &mut warnings)?;
+    let seccomp = plan_seccomp(spec)?;
+    Ok((InitPlan { namespaces, container: None, process, seccomp, join, keyring, preserve_fds }, warnings))
+}
+
+fn plan_process(
+    process: &Process,
+    pointer: &str,
+    spec: &Spec,
+    namespaces: &Namespaces,
+    lsm: Lsm,
+    warnings: &mut Vec<String>,
+) -> Result<ProcessPlan> {
+    let facts = process::Facts {
+        uid_mappings: &namespaces.uid_mappings,
+        gid_mappings: &namespaces.gid_mappings,
+        apparmor: lsm.apparmor,
+        selinux: lsm.selinux,
+    };
+    process::plan(process, pointer, &spec.linux, &facts, warnings)
+}
+
+/// `process` "is REQUIRED when `start` is called": until then a container can do without.
+fn plan_no_process(spec: &Spec, namespaces: &Namespaces, lsm: Lsm) -> Result<ProcessPlan> {
+    let idle = Process { args: vec!["-".into()], cwd: "/".into(), ..Process::default() };
+    let mut plan = plan_process(&idle, "/process", spec, namespaces, lsm, &mut Vec::new())?;
+    plan.args.clear();
+    Ok(plan)
+}
+
+/// Without SELinux file systems refuse the label in words of their own, or take it for an option of another meaning.
+fn check_mount_label(label: &str, lsm: Lsm) -> Result<()> {
+    if label.is_empty() || lsm.selinux {
+        return Ok(());
+    }
+    let message = "selinux label is specified in config, but selinux is disabled or not supported";
+    Err(Error::config("/linux/mountLabel", message))
+}
+
+fn plan_seccomp(spec: &Spec) -> Result<Option<seccomp::Filter>> {
+    match &spec.linux.seccomp {
+        Some(seccomp) => seccomp::compile(seccomp),
+        None => Ok(None),
+    }
+}
+
+/// "MUST be in SemVer v2.0.0 format": another major version means another meaning.
+fn check_version(version: &str) -> Result<()> {
+    match version.split('.').next() {
+        Some("1") => Ok(()),
+        _ => Err(Error::config("/ociVersion", format_args!("{version:?} is not a version 1 of the runtime-spec"))),
+    }
+}
+
+/// Names that would be the host's, were there no UTS namespace.
+fn in_namespace(name: &Option<String>, pointer: &str, namespaces: &Namespaces) -> Result<Option<String>> {
+    const UTS_LEN: usize = 64;
+    match name {
+        Some(name) if !name.is_empty() => {
+            if !namespaces.has(Kind::Uts) {
+                return Err(Error::config(pointer, "would change the host's: it needs a uts namespace"));
+            }
+            if name.len() > UTS_LEN {
+                return Err(Error::config(pointer, "is longer than 64 bytes"));
+            }
+            Ok(Some(name.clone()))
+        }
+        _ => Ok(None),
+    }
+}

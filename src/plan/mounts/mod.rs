@@ -1,0 +1,434 @@
+//! `mounts` of `config.json`: option strings become attributes, superblock parameters and propagation.
+
+mod options;
+
+use std::path::{Component, Path};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::options::KNOWN_OPTIONS;
+use self::options::Options;
+use super::idmap::{self, UserNamespace};
+use crate::error::{Error, Result};
+use crate::spec::{IdMapping, Mount};
+
+/// Attributes of a mount, as `mount_setattr(2)` and `fsmount(2)` number them (`<linux/mount.h>`).
+pub mod attr {
+    pub const RDONLY: u64 = 0x1;
+    pub const NOSUID: u64 = 0x2;
+    pub const NODEV: u64 = 0x4;
+    pub const NOEXEC: u64 = 0x8;
+    /// The field of access-time modes: an enumeration whose zero is `relatime`.
+    pub const ATIME: u64 = 0x70;
+    pub const NOATIME: u64 = 0x10;
+    pub const STRICTATIME: u64 = 0x20;
+    pub const NODIRATIME: u64 = 0x80;
+    pub const NOSYMFOLLOW: u64 = 0x20_0000;
+    /// What a bind mount with options has only if they ask for it. Access times are kept unless they are named.
+    pub const CLEARABLE: u64 = RDONLY | NOSUID | NODEV | NOEXEC | NOSYMFOLLOW;
+}
+
+/// A change of attributes: first `clear`, then `set`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attrs {
+    pub set: u64,
+    pub clear: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Propagation {
+    Private,
+    Slave,
+    Shared,
+    Unbindable,
+}
+
+/// A change of propagation, of the mount alone or of all below it too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PropagationChange {
+    pub kind: Propagation,
+    pub recursive: bool,
+}
+
+impl PropagationChange {
+    pub fn parse(word: &str) -> Option<Self> {
+        let (word, recursive) = match word.strip_prefix('r') {
+            Some(rest) => (rest, true),
+            None => (word, false),
+        };
+        let kind = match word {
+            "private" => Propagation::Private,
+            "slave" => Propagation::Slave,
+            "shared" => Propagation::Shared,
+            "unbindable" => Propagation::Unbindable,
+            _ => return None,
+        };
+        Some(Self { kind, recursive })
+    }
+}
+
+/// Where the source of a bind mount is opened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BindSource {
+    /// On the host's side of the mount namespace.
+    Host(String),
+    /// Below the root filesystem, so among the mounts made before this one: resolved inside the container's root,
+    /// for what is in there belongs to the image.
+    Rootfs(String),
+}
+
+/// The owners that a mount shows: `None` means those of the container's user namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMap {
+    pub mappings: Option<Mappings>,
+    pub recursive: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mappings {
+    pub uid: Vec<IdMapping>,
+    pub gid: Vec<IdMapping>,
+}
+
+/// A filesystem to be made by `fsopen(2)`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filesystem {
+    pub kind: String,
+    pub source: String,
+    /// Parameters of the superblock: `size=64k` or a bare word.
+    pub data: Vec<(String, Option<String>)>,
+    /// Copy into the new tmpfs what it covers.
+    pub copy_up: bool,
+    /// A tmpfs takes the mode of the directory that it covers, unless `mode=` was given.
+    pub inherit_mode: bool,
+    /// Idmapped in a user namespace: one made there would have its owners already, so the runtime makes it.
+    pub by_runtime: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountKind {
+    Bind {
+        source: BindSource,
+        recursive: bool,
+    },
+    Filesystem(Filesystem),
+    /// `remount`: changes the mount that is there already.
+    Remount {
+        bind: bool,
+        data: Vec<(String, Option<String>)>,
+    },
+    /// The mounts of the control groups, as [`super::rootfs`] lays them out for the host.
+    Cgroup(super::rootfs::CgroupMount),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountPlan {
+    /// The place in `mounts`, for messages.
+    pub index: u32,
+    /// As configured, for messages.
+    pub source: String,
+    /// As configured; resolved inside the container's root.
+    pub destination: String,
+    pub kind: MountKind,
+    /// For a filesystem what it is made with; for a bind mount what is changed on it.
+    pub attrs: Attrs,
+    /// The attributes that options name: where a source's flags are locked, these may not be dropped silently.
+    pub cleared: u64,
+    /// The options name an access-time mode.
+    pub atime: bool,
+    /// Applied to the mount and to all below it.
+    pub recursive: Attrs,
+    pub propagation: Vec<PropagationChange>,
+    pub idmap: Option<IdMap>,
+    /// Made read-only only when all is in place: `tmpfs` and `/dev` are filled first.
+    pub late_readonly: bool,
+}
+
+/// Facts that the plan of one mount needs.
+pub struct Context<'a> {
+    pub bundle: &'a Path,
+    /// Absolute.
+    pub rootfs: &'a Path,
+    pub userns: UserNamespace<'a>,
+    pub label: &'a str,
+}
+
+pub fn plan(index: usize, mount: &Mount, context: &Context, warnings: &mut Vec<String>) -> Result<MountPlan> {
+    let pointer = format!("/mounts/{index}");
+    refuse_nul(&pointer, mount)?;
+    let options = Options::parse(&mount.options);
+    let idmap = idmap::plan(&pointer, mount, options.idmap.as_ref(), context.userns)?;
+    let mut plan = MountPlan {
+        index: index.try_into().map_err(|_| Error::config(&pointer, "too many mounts"))?,
+        source: mount.source.clone(),
+        destination: strip_rootfs(&mount.destination, context.rootfs),
+        kind: MountKind::Remount { bind: false, data: Vec::new() },
+        attrs: Attrs { set: options.set | options.atime.mode(), clear: 0 },
+        cleared: options.cleared | options.atime.cleared,
+        atime: options.atime.named(),
+        recursive: options.recursive,
+        propagation: options.propagation.clone(),
+        idmap,
+        late_readonly: false,
+    };
+    if options.bind.is_some() || options.remount {
+        plan.attrs = changed_attrs(&options);
+    }
+    if options.bind.is_some() && !options.remount {
+        check_bind_data(&pointer, &options.data, warnings)?;
+    }
+    plan.kind = match options.bind {
+        bind if options.remount => MountKind::Remount {
+            bind: bind.is_some(),
+            data: superblock_data(&options, mount, options.set & attr::RDONLY != 0, ""),
+        },
+        Some(recursive) => MountKind::Bind { source: bind_source(mount, context), recursive },
+        None => filesystem(&pointer, mount, &options, context, &mut plan)?,
+    };
+    Ok(plan)
+}
+
+/// What is bound keeps the options it has. Parameters are ignored, as by mount(8); a word may be a misspelt flag, and
+/// nobody shall believe in a protection that is none.
+fn check_bind_data(pointer: &str, data: &[(String, Option<String>)], warnings: &mut Vec<String>) -> Result<()> {
+    for (key, value) in data {
+        if value.is_none() {
+            let message = "bind mounts cannot have any filesystem-specific options applied";
+            return Err(Error::config(format_args!("{pointer}/options"), message)
+                .with_hint(format_args!("not an option of bind mounts: {key}")));
+        }
+        warnings.push(format!("{pointer}/options: a bind mount ignores filesystem-specific options: {key}"));
+    }
+    Ok(())
+}
+
+fn refuse_nul(pointer: &str, mount: &Mount) -> Result<()> {
+    let fields = [("destination", &mount.destination), ("source", &mount.source), ("type", &mount.kind)];
+    for (name, value) in fields.into_iter().chain(mount.options.iter().map(|option| ("options", option))) {
+        if value.contains('\0') {
+            return Err(Error::config(format_args!("{pointer}/{name}"), "contains a null byte"));
+        }
+    }
+    if mount.destination.is_empty() {
+        return Err(Error::config(format_args!("{pointer}/destination"), "is empty"));
+    }
+    Ok(())
+}
+
+/// With no option at all, a bind mount keeps the flags of its source; with any, it has those that are named.
+/// Access times are kept unless a mode of them is named.
+fn changed_attrs(options: &Options) -> Attrs {
+    if !options.any_flag {
+        return Attrs::default();
+    }
+    let mut attrs = Attrs { set: options.set, clear: attr::CLEARABLE & !options.set };
+    if options.atime.named() {
+        attrs.set |= options.atime.mode();
+        attrs.clear |= attr::ATIME | attr::NODIRATIME;
+    }
+    attrs
+}
+
+fn bind_source(mount: &Mount, context: &Context) -> BindSource {
+    let path = context.bundle.join(&mount.source);
+    match path.strip_prefix(context.rootfs) {
+        Ok(inside) if !inside.components().any(|c| c == Component::ParentDir) && !inside.as_os_str().is_empty() => {
+            BindSource::Rootfs(inside.to_string_lossy().into_owned())
+        }
+        _ => BindSource::Host(path.to_string_lossy().into_owned()),
+    }
+}
+
+/// Some engines write destinations as paths of the host, with the root filesystem's path in front.
+fn strip_rootfs(destination: &str, rootfs: &Path) -> String {
+    match Path::new(destination).strip_prefix(rootfs) {
+        Ok(inside) if rootfs != Path::new("/") => format!("/{}", inside.display()),
+        _ => destination.to_owned(),
+    }
+}
+
+/// Flags and parameters of the superblock, flags first.
+fn superblock_data(options: &Options, mount: &Mount, readonly: bool, label: &str) -> Vec<(String, Option<String>)> {
+    // `silent` only keeps the kernel's log quiet, and has no parameter.
+    let flags = options.superblock.iter().filter(|&&flag| flag != "silent").map(|&flag| (flag.to_owned(), None));
+    let mut data: Vec<_> = flags.chain(options.data.iter().cloned()).collect();
+    // The superblock is read-only too, as a device may demand. Not where files are made first, nor that of control
+    // groups, which the host may come to share.
+    if readonly && !["cgroup", "cgroup2"].contains(&&*mount.kind) {
+        data.insert(0, ("ro".to_owned(), None));
+    }
+    if !label.is_empty() && !["proc", "sysfs", "mqueue"].contains(&&*mount.kind) {
+        data.push(("context".to_owned(), Some(label.to_owned())));
+    }
+    data
+}
+
+fn filesystem(
+    pointer: &str,
+    mount: &Mount,
+    options: &Options,
+    context: &Context,
+    plan: &mut MountPlan,
+) -> Result<MountKind> {
+    if mount.kind.is_empty() || mount.kind == "bind" || mount.kind == "none" {
+        return Err(Error::config(format_args!("{pointer}/type"), "a mount without a type is not a bind mount either")
+            .with_hint("a bind mount has \"bind\" or \"rbind\" among its options"));
+    }
+    let is_dev = clean(&plan.destination) == "dev";
+    if plan.attrs.set & attr::RDONLY != 0 && (mount.kind == "tmpfs" || is_dev) {
+        plan.attrs.set &= !attr::RDONLY;
+        plan.late_readonly = true;
+    }
+    let tmpfs = mount.kind == "tmpfs";
+    Ok(MountKind::Filesystem(Filesystem {
+        kind: mount.kind.clone(),
+        source: mount.source.clone(),
+        data: superblock_data(options, mount, plan.attrs.set & attr::RDONLY != 0, context.label),
+        copy_up: options.copy_up && tmpfs,
+        by_runtime: plan.idmap.is_some() && context.userns.exists,
+        inherit_mode: tmpfs && !options.data.iter().any(|(key, _)| key == "mode"),
+    }))
+}
+
+/// `/a/./b/../c/` becomes `a/c`: what a path means from the root if none of its components is a symbolic link.
+pub fn clean(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn planned(kind: &str, options: &[&str]) -> Result<MountPlan> {
+        planned_at(kind, "/srv", "/dst", options)
+    }
+
+    fn planned_at(kind: &str, source: &str, destination: &str, options: &[&str]) -> Result<MountPlan> {
+        let mount = Mount {
+            destination: destination.to_owned(),
+            kind: kind.to_owned(),
+            source: source.to_owned(),
+            options: options.iter().map(|&o| o.to_owned()).collect(),
+            ..Mount::default()
+        };
+        let context = Context {
+            bundle: Path::new("/b"),
+            rootfs: Path::new("/b/rootfs"),
+            userns: UserNamespace::default(),
+            label: "",
+        };
+        plan(0, &mount, &context, &mut Vec::new())
+    }
+
+    #[test]
+    fn a_bind_mount_ignores_parameters_of_filesystems() {
+        let mut warnings = Vec::new();
+        let data = [("mode".to_owned(), Some("755".to_owned()))];
+        check_bind_data("/mounts/3", &data, &mut warnings).unwrap();
+        assert_eq!(warnings, ["/mounts/3/options: a bind mount ignores filesystem-specific options: mode"]);
+    }
+
+    #[test]
+    fn a_bind_mount_changes_only_what_its_options_say() {
+        use attr::*;
+        let all = CLEARABLE;
+        for (options, set, clear) in [
+            (&["bind"][..], 0, 0),
+            (&["rbind", "rprivate"], 0, 0),
+            (&["bind", "ro"], RDONLY, all & !RDONLY),
+            (&["bind", "rw"], 0, all),
+            (&["bind", "ro", "rw"], 0, all),
+            (&["bind", "dev"], 0, all),
+            (&["bind", "nosuid", "nodev", "rprivate"], NOSUID | NODEV, all & !(NOSUID | NODEV)),
+            (&["bind", "silent"], 0, all),
+            // Words that only take an access-time mode back leave access times as they are.
+            (&["bind", "atime"], 0, all),
+            (&["bind", "norelatime"], 0, all),
+            (&["bind", "relatime"], 0, all | ATIME | NODIRATIME),
+            (&["bind", "noatime"], NOATIME, all | ATIME | NODIRATIME),
+            (&["bind", "nodiratime"], NODIRATIME, all | ATIME | NODIRATIME),
+            (&["bind", "nodiratime", "strictatime"], NODIRATIME | STRICTATIME, all | ATIME | NODIRATIME),
+            (&["bind", "noatime", "strictatime"], STRICTATIME, all | ATIME | NODIRATIME),
+        ] {
+            assert_eq!(planned("none", options).unwrap().attrs, Attrs { set, clear }, "{options:?}");
+        }
+    }
+
+    #[test]
+    fn recursive_options() {
+        use attr::*;
+        for (options, set, clear) in [
+            (&["rbind", "rro"][..], RDONLY, 0),
+            (&["rbind", "rro", "rrw", "rnosuid"], NOSUID, RDONLY),
+            (&["rbind", "rnoatime"], NOATIME, ATIME),
+            (&["rbind", "ratime"], 0, ATIME),
+            (&["rbind", "rrelatime"], 0, ATIME),
+            (&["rbind", "rnodiratime"], NODIRATIME, 0),
+        ] {
+            assert_eq!(planned("none", options).unwrap().recursive, Attrs { set, clear }, "{options:?}");
+        }
+        assert_eq!(planned("none", &["rbind", "rro"]).unwrap().attrs, Attrs::default());
+    }
+
+    #[test]
+    fn a_filesystem_has_attributes_and_parameters() {
+        let plan =
+            planned("tmpfs", &["nosuid", "strictatime", "mode=755", "size=64k,huge=never", "sync", "ro"]).unwrap();
+        assert_eq!((plan.attrs.set, plan.late_readonly), (attr::NOSUID | attr::STRICTATIME, true));
+        let MountKind::Filesystem(filesystem) = plan.kind else { panic!() };
+        let data: Vec<_> = filesystem.data.iter().map(|(key, value)| (key.as_str(), value.as_deref())).collect();
+        let expected = [("sync", None), ("mode", Some("755")), ("size", Some("64k")), ("huge", Some("never"))];
+        assert_eq!((data.as_slice(), filesystem.inherit_mode), (&expected[..], false));
+        let MountKind::Filesystem(ext4) = planned("ext4", &["ro"]).unwrap().kind else { panic!() };
+        assert_eq!(ext4.data, [("ro".to_owned(), None)]);
+        let MountKind::Filesystem(cgroup) = planned("cgroup2", &["ro"]).unwrap().kind else { panic!() };
+        assert_eq!(cgroup.data, []);
+    }
+
+    #[test]
+    fn sources_and_destinations() {
+        let source = |path| match planned_at("", path, "/d", &["bind"]).unwrap().kind {
+            MountKind::Bind { source, .. } => source,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(source("/srv/x"), BindSource::Host("/srv/x".into()));
+        assert_eq!(source("data"), BindSource::Host("/b/data".into()));
+        assert_eq!(source("rootfs/mnt"), BindSource::Rootfs("mnt".into()));
+        assert_eq!(source("/b/rootfs/../x"), BindSource::Host("/b/rootfs/../x".into()));
+        assert_eq!(source("/b/rootfs2"), BindSource::Host("/b/rootfs2".into()));
+        for (written, meant) in [("/d", "/d"), ("d/e", "d/e"), ("/b/rootfs/d", "/d"), ("/b/rootfs2", "/b/rootfs2")] {
+            assert_eq!(planned_at("", "/s", written, &["bind"]).unwrap().destination, meant);
+        }
+    }
+
+    #[test]
+    fn wrong_mounts_are_named() {
+        for (kind, options, pointer) in [
+            ("bind", &["bind", "nosiud"][..], "/mounts/0/options"),
+            ("bind", &["ro"], "/mounts/0/type"),
+            ("", &[], "/mounts/0/type"),
+            ("bind", &["bind", "idmap"], "/mounts/0/options"),
+            ("tmp\0fs", &[], "/mounts/0/type"),
+        ] {
+            let error = planned(kind, options).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{pointer}: ")), "{error}");
+        }
+    }
+
+    #[test]
+    fn cleaned_paths() {
+        for (path, cleaned) in [("/", ""), ("/a//b/", "a/b"), ("../../x/./y/..", "x"), ("a", "a")] {
+            assert_eq!(clean(path), cleaned);
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! Which namespaces are new, which are joined, and which process does so at what moment.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::spec::{IdMapping, Linux, TimeOffset};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    User,
+    Mount,
+    Pid,
+    Network,
+    Ipc,
+    Uts,
+    Cgroup,
+    Time,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 8] =
+        [Kind::User, Kind::Mount, Kind::Pid, Kind::Network, Kind::Ipc, Kind::Uts, Kind::Cgroup, Kind::Time];
+
+    /// The name in `config.json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::User => "user",
+            Kind::Mount => "mount",
+            Kind::Pid => "pid",
+            Kind::Network => "network",
+            Kind::Ipc => "ipc",
+            Kind::Uts => "uts",
+            Kind::Cgroup => "cgroup",
+            Kind::Time => "time",
+        }
+    }
+
+    /// The name in `/proc/PID/ns`.
+    pub fn proc_name(self) -> &'static str {
+        match self {
+            Kind::Mount => "mnt",
+            Kind::Network => "net",
+            other => other.name(),
+        }
+    }
+
+    pub fn clone_flag(self) -> u64 {
+        let flag = match self {
+            Kind::User => libc::CLONE_NEWUSER,
+            Kind::Mount => libc::CLONE_NEWNS,
+            Kind::Pid => libc::CLONE_NEWPID,
+            Kind::Network => libc::CLONE_NEWNET,
+            Kind::Ipc => libc::CLONE_NEWIPC,
+            Kind::Uts => libc::CLONE_NEWUTS,
+            Kind::Cgroup => libc::CLONE_NEWCGROUP,
+            Kind::Time => 0x80,
+        };
+        flag as u32 as u64
+    }
+}
+
+/// A namespace that exists, by the path of its file on the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Join {
+    pub kind: Kind,
+    pub path: PathBuf,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Namespaces {
+    pub new: Vec<Kind>,
+    pub join: Vec<Join>,
+    /// Of a new user namespace.
+    pub uid_mappings: Vec<IdMapping>,
+    pub gid_mappings: Vec<IdMapping>,
+    /// Lines for `/proc/self/timens_offsets`.
+    pub time_offsets: Option<String>,
+}
+
+impl Namespaces {
+    pub fn plan(linux: &Linux) -> Result<Self> {
+        let mut plan = Self::default();
+        for (i, namespace) in linux.namespaces.iter().enumerate() {
+            let pointer = format!("/linux/namespaces/{i}");
+            let kind = Kind::ALL.into_iter().find(|kind| kind.name() == namespace.kind).ok_or_else(|| {
+                Error::config(format_args!("{pointer}/type"), format_args!("unknown namespace {:?}", namespace.kind))
+            })?;
+            if plan.is_new(kind) || plan.joins(kind) {
+                return Err(Error::config(
+                    format_args!("{pointer}/type"),
+                    format_args!("duplicate namespace {:?}", namespace.kind),
+                ));
+            }
+            match Path::new(&namespace.path) {
+                path if path.as_os_str().is_empty() => plan.new.push(kind),
+                path if path.is_absolute() => plan.join.push(Join { kind, path: path.to_owned() }),
+                _ => return Err(Error::config(format_args!("{pointer}/path"), "must be absolute")),
+            }
+        }
+        plan.user(linux)?;
+        plan.time(linux)?;
+        Ok(plan)
+    }
+
+    fn user(&mut self, linux: &Linux) -> Result<()> {
+        let mapped = [("uidMappings", &linux.uid_mappings), ("gidMappings", &linux.gid_mappings)];
+        if self.is_new(Kind::User) {
+            for (field, mappings) in mapped {
+                let pointer = format!("/linux/{field}");
+                if mappings.is_empty() {
+                    return Err(Error::config(pointer, "a new user namespace needs at least one mapping"));
+                }
+                check_mappings(&pointer, mappings)?;
+                if !mappings.iter().any(|m| m.container_id == 0) {
+                    return Err(Error::config(pointer, "no mapping for id 0")
+                        .with_hint("the root of the user namespace sets the container up, so it must exist"));
+                }
+            }
+            self.uid_mappings.clone_from(&linux.uid_mappings);
+            self.gid_mappings.clone_from(&linux.gid_mappings);
+        } else if !self.joins(Kind::User)
+            && let Some((field, _)) = mapped.iter().find(|(_, mappings)| !mappings.is_empty())
+        {
+            return Err(Error::config(format_args!("/linux/{field}"), "id mappings need a user namespace")
+                .with_hint("add {\"type\": \"user\"} to /linux/namespaces"));
+        }
+        Ok(())
+    }
+
+    fn time(&mut self, linux: &Linux) -> Result<()> {
+        if linux.time_offsets.is_empty() {
+            return Ok(());
+        }
+        if !self.is_new(Kind::Time) {
+            return Err(Error::config("/linux/timeOffsets", "time offsets need a new time namespace"));
+        }
+        let mut lines = String::new();
+        for (clock, TimeOffset { secs, nanosecs }) in &linux.time_offsets {
+            if clock != "monotonic" && clock != "boottime" {
+                return Err(Error::config(
+                    format_args!("/linux/timeOffsets/{clock}"),
+                    "the clock must be \"monotonic\" or \"boottime\"",
+                ));
+            }
+            lines += &format!("{clock} {secs} {nanosecs}\n");
+        }
+        self.time_offsets = Some(lines);
+        Ok(())
+    }
+
+    pub fn is_new(&self, kind: Kind) -> bool {
+        self.new.contains(&kind)
+    }
+
+    pub fn joins(&self, kind: Kind) -> bool {
+        self.join.iter().any(|join| join.kind == kind)
+    }
+
+    /// New or joined: not the runtime's own.
+    pub fn has(&self, kind: Kind) -> bool {
+        self.is_new(kind) || self.joins(kind)
+    }
+
+    /// Whether a process must come between the runtime and the container's.
+    ///
+    /// setns(2) moves into a PID namespace only the children of the caller; and a namespace that is joined must be
+    /// joined before the user namespace is left, or one that is new made after the user namespace was entered.
+    pub fn need_stage(&self) -> bool {
+        self.joins(Kind::Pid)
+            || self.joins(Kind::User) && self.is_new(Kind::Pid)
+            || self.is_new(Kind::User) && !self.join.is_empty()
+    }
+
+    /// The flags for the clone that makes the container's first process.
+    ///
+    /// A cgroup namespace shows the cgroup that its maker was in, so it is made later, by the process itself. The same
+    /// goes for a time namespace: it is entered by exec only.
+    pub fn clone_flags(&self) -> u64 {
+        if self.joins(Kind::User) && !self.need_stage() {
+            return 0;
+        }
+        self.flags(|kind| !matches!(kind, Kind::Cgroup | Kind::Time))
+    }
+
+    /// The flags for unshare(2) by init before anything else: what must belong to a joined user namespace.
+    pub fn unshare_flags(&self) -> u64 {
+        if self.joins(Kind::User) && !self.need_stage() {
+            return self.flags(|kind| !matches!(kind, Kind::Cgroup | Kind::Time));
+        }
+        0
+    }
+
+    /// The flags for setns(2) by whoever joins the container.
+    pub fn flags_to_join(&self) -> u64 {
+        Kind::ALL.into_iter().filter(|&kind| self.has(kind)).fold(0, |flags, kind| flags | kind.clone_flag())
+    }
+
+    /// Whether the processes of the container survive its init.
+    pub fn shares_pids(&self) -> bool {
+        !self.is_new(Kind::Pid)
+    }
+
+    fn flags(&self, filter: impl Fn(Kind) -> bool) -> u64 {
+        self.new.iter().copied().filter(|&kind| filter(kind)).fold(0, |flags, kind| flags | kind.clone_flag())
+    }
+}
+
+/// The ranges of one map must not overlap, on either side, nor run past the last id.
+pub fn check_mappings(pointer: &str, mappings: &[IdMapping]) -> Result<()> {
+    const IDS: u64 = 1 << 32;
+    let overlap = |a: (u32, u32), b: (u32, u32)| {
+        u64::from(a.0) < u64::from(b.0) + u64::from(b.1) && u64::from(b.0) < u64::from(a.0) + u64::from(a.1)
+    };
+    for (i, m) in mappings.iter().enumerate() {
+        let complain = |text: &str| Err(Error::config(format_args!("{pointer}/{i}"), text));
+        if m.size == 0 {
+            return complain("size must not be 0");
+        }
+        if u64::from(m.container_id) + u64::from(m.size) > IDS || u64::from(m.host_id) + u64::from(m.size) > IDS {
+            return complain("the range runs past the last id, 4294967295");
+        }
+        for other in &mappings[..i] {
+            if overlap((m.container_id, m.size), (other.container_id, other.size))
+                || overlap((m.host_id, m.size), (other.host_id, other.size))
+            {
+                return complain("overlaps an earlier mapping");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(json: &str) -> Result<Namespaces> {
+        Namespaces::plan(&crate::spec::parse(json.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn bad_values_are_named() {
+        for (json, expected) in [
+            (r#"{"namespaces":[{"type":"net"}]}"#, "/linux/namespaces/0/type: unknown namespace \"net\""),
+            (r#"{"namespaces":[{"type":"pid"},{"type":"pid"}]}"#, "/linux/namespaces/1/type: duplicate"),
+            (r#"{"namespaces":[{"type":"pid","path":"x"}]}"#, "/linux/namespaces/0/path: must be absolute"),
+            (r#"{"namespaces":[{"type":"user"}]}"#, "/linux/uidMappings: a new user namespace needs"),
+            (
+                r#"{"namespaces":[{"type":"user"}],"uidMappings":[{"containerID":1,"hostID":0,"size":1}]}"#,
+                "/linux/uidMappings: no mapping for id 0",
+            ),
+            (
+                r#"{"namespaces":[{"type":"user"}],"uidMappings":[{"containerID":0,"hostID":0,"size":2},{"containerID":1,"hostID":5,"size":1}]}"#,
+                "/linux/uidMappings/1: overlaps",
+            ),
+            (r#"{"uidMappings":[{"containerID":0,"hostID":0,"size":1}]}"#, "/linux/uidMappings: id mappings need"),
+            (r#"{"timeOffsets":{"monotonic":{"secs":1}}}"#, "/linux/timeOffsets: time offsets need"),
+            (
+                r#"{"namespaces":[{"type":"time"}],"timeOffsets":{"realtime":{"secs":1}}}"#,
+                "/linux/timeOffsets/realtime: the clock",
+            ),
+        ] {
+            let error = plan(json).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{json}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_stage_comes_between_only_where_it_must() {
+        let map = r#""uidMappings":[{"containerID":0,"hostID":9,"size":1}],"gidMappings":[{"containerID":0,"hostID":9,"size":1}]"#;
+        for (namespaces, stage) in [
+            (r#"{"type":"pid"},{"type":"mount"}"#.to_owned(), false),
+            (r#"{"type":"pid"},{"type":"network","path":"/n"}"#.to_owned(), false),
+            (r#"{"type":"pid","path":"/p"}"#.to_owned(), true),
+            (r#"{"type":"user","path":"/u"},{"type":"mount"}"#.to_owned(), false),
+            (r#"{"type":"user","path":"/u"},{"type":"pid"}"#.to_owned(), true),
+        ] {
+            assert_eq!(
+                plan(&format!(r#"{{"namespaces":[{namespaces}]}}"#)).unwrap().need_stage(),
+                stage,
+                "{namespaces}"
+            );
+        }
+        let joined =
+            plan(&format!(r#"{{"namespaces":[{{"type":"user"}},{{"type":"network","path":"/n"}}],{map}}}"#)).unwrap();
+        assert!(joined.need_stage());
+    }
+
+    #[test]
+    fn cgroup_and_time_are_never_cloned() {
+        let all = plan(r#"{"namespaces":[{"type":"cgroup"},{"type":"time"},{"type":"uts"}]}"#).unwrap();
+        assert_eq!(all.clone_flags(), libc::CLONE_NEWUTS as u64);
+    }
+}

@@ -1,0 +1,457 @@
+//! The container's root filesystem: what is mounted where, which devices it has, what is hidden.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::cgroup::{Hierarchy, Layout};
+use super::idmap::UserNamespace;
+use super::mounts::{self, Attrs, MountKind, MountPlan, Propagation, PropagationChange, attr, clean};
+use crate::error::{Error, Result};
+use crate::spec::{Device, Mount, Spec};
+
+/// What the plan must know of the host and of the other plans.
+pub struct Facts<'a> {
+    pub layout: &'a Layout,
+    /// The container's directory in a hierarchy, absolute, on the host; `None` where it has no cgroup of its own.
+    pub cgroup: &'a dyn Fn(&Hierarchy) -> Option<PathBuf>,
+    pub no_pivot: bool,
+    /// Permission on cgroups may be missing, so the container's may be out of reach.
+    pub rootless: bool,
+}
+
+/// Everything that init does to the root filesystem.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootfsPlan {
+    /// Absolute.
+    pub path: String,
+    pub readonly: bool,
+    /// Applied to the mount namespace before anything else.
+    pub namespace_propagation: PropagationChange,
+    /// Applied to the container's own "/" at the end.
+    pub root_propagation: Option<PropagationChange>,
+    pub mounts: Vec<MountPlan>,
+    /// `None` where `/dev` is a bind mount: then it is the host's, and nothing is made in it.
+    pub dev: Option<DevPlan>,
+    pub masked_paths: Vec<String>,
+    pub readonly_paths: Vec<String>,
+    pub mount_label: String,
+    pub switch: Switch,
+    /// The process's working directory, which is made if the image lacks it.
+    pub cwd: String,
+}
+
+/// How the process changes to the container's root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Switch {
+    Pivot,
+    /// `--no-pivot`: the rootfs is moved over "/" and the host's mounts stay below it.
+    Move,
+    /// No mount namespace of its own.
+    Chroot,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DevPlan {
+    pub devices: Vec<DevicePlan>,
+    /// Nobody may make device nodes in a user namespace: the host's are bound instead.
+    pub bind: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DevicePlan {
+    pub path: String,
+    pub kind: DeviceKind,
+    pub major: u32,
+    pub minor: u32,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeviceKind {
+    Char,
+    Block,
+    Fifo,
+}
+
+/// The control groups as the container sees them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CgroupMount {
+    Unified {
+        data: Vec<(String, Option<String>)>,
+        /// Bound where the kernel refuses a new mount: the container's own cgroup if it sees itself as the root,
+        /// else the whole hierarchy.
+        fallback: String,
+        fallback_attrs: Attrs,
+        /// Without privileges the fallback may be out of reach: then nothing of it is shown.
+        hide_if_missing: bool,
+    },
+    Legacy {
+        hierarchies: Vec<LegacyHierarchy>,
+        /// `cpu` -> `cpu,cpuacct`.
+        links: Vec<(String, String)>,
+        readonly: bool,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LegacyHierarchy {
+    /// Of its directory.
+    pub name: String,
+    pub content: LegacyContent,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LegacyContent {
+    /// In a cgroup namespace: a new mount of these controllers, whose root is the container's cgroup.
+    Controllers(Vec<String>),
+    /// Else: the container's cgroup on the host or, where it may do without one and has none, the runtime's own, which
+    /// is then what the container is in.
+    Bind { cgroup: String, own: Option<String> },
+}
+
+/// runtime-spec, config-linux.md, "Default Devices".
+const DEFAULT_DEVICES: [(&str, u32, u32); 6] = [
+    ("/dev/null", 1, 3),
+    ("/dev/zero", 1, 5),
+    ("/dev/full", 1, 7),
+    ("/dev/random", 1, 8),
+    ("/dev/urandom", 1, 9),
+    ("/dev/tty", 5, 0),
+];
+
+/// `bundle` is absolute and has no symbolic link in it; `warnings` takes what is ignored.
+pub fn plan(spec: &Spec, bundle: &Path, facts: &Facts, warnings: &mut Vec<String>) -> Result<RootfsPlan> {
+    let root = spec.root.as_ref().ok_or_else(|| Error::config("/root", "must be specified"))?;
+    if root.path.is_empty() || root.path.contains('\0') {
+        return Err(Error::config("/root/path", "is not a path"));
+    }
+    let path = PathBuf::from(format!("/{}", clean(&bundle.join(&root.path).to_string_lossy())));
+    let has = |kind: &str| spec.linux.namespaces.iter().any(|ns| ns.kind == kind);
+    let userns = UserNamespace { exists: has("user"), uid: &spec.linux.uid_mappings, gid: &spec.linux.gid_mappings };
+    let context = mounts::Context { bundle, rootfs: &path, userns, label: &spec.linux.mount_label };
+    let mut planned = Vec::with_capacity(spec.mounts.len());
+    for (index, mount) in spec.mounts.iter().enumerate() {
+        planned.push(if mount.kind == "cgroup" && !is_bind(mount) {
+            cgroup(index, mount, &context, has("cgroup"), facts)?
+        } else {
+            mounts::plan(index, mount, &context, warnings)?
+        });
+    }
+    let switch = switch(spec, has("mount"), facts)?;
+    let asked = propagation(&spec.linux.rootfs_propagation, switch)?;
+    let dev_is_bound = spec.mounts.iter().any(|m| is_bind(m) && clean(&m.destination) == "dev");
+    Ok(RootfsPlan {
+        path: path.to_string_lossy().into_owned(),
+        readonly: root.readonly,
+        namespace_propagation: asked.unwrap_or(PropagationChange { kind: Propagation::Slave, recursive: true }),
+        root_propagation: asked,
+        mounts: planned,
+        dev: if dev_is_bound { None } else { Some(DevPlan { devices: devices(spec)?, bind: has("user") }) },
+        masked_paths: distinct("/linux/maskedPaths", &spec.linux.masked_paths)?,
+        readonly_paths: distinct("/linux/readonlyPaths", &spec.linux.readonly_paths)?,
+        mount_label: spec.linux.mount_label.clone(),
+        switch,
+        cwd: spec.process.as_ref().map(|process| process.cwd.clone()).unwrap_or_default(),
+    })
+}
+
+fn is_bind(mount: &Mount) -> bool {
+    mount.options.iter().any(|option| option == "bind" || option == "rbind")
+}
+
+fn switch(spec: &Spec, mount_namespace: bool, facts: &Facts) -> Result<Switch> {
+    let restricted = [("maskedPaths", &spec.linux.masked_paths), ("readonlyPaths", &spec.linux.readonly_paths)];
+    if mount_namespace {
+        return Ok(if facts.no_pivot { Switch::Move } else { Switch::Pivot });
+    }
+    match restricted.into_iter().find(|(_, paths)| !paths.is_empty()) {
+        Some((field, _)) => Err(Error::config(
+            format_args!("/linux/{field}"),
+            "unable to restrict sys entries without a private MNT namespace",
+        )),
+        None => Ok(Switch::Chroot),
+    }
+}
+
+fn propagation(word: &str, switch: Switch) -> Result<Option<PropagationChange>> {
+    const POINTER: &str = "/linux/rootfsPropagation";
+    if word.is_empty() {
+        return Ok(None);
+    }
+    let change = PropagationChange::parse(word)
+        .ok_or_else(|| Error::config(POINTER, format_args!("rootfsPropagation={word} is not supported")))?;
+    if switch == Switch::Move && change.kind == Propagation::Private {
+        return Err(Error::config(POINTER, "rootfsPropagation of [r]private is not safe without pivot_root"));
+    }
+    Ok(Some(change))
+}
+
+fn distinct(pointer: &str, paths: &[String]) -> Result<Vec<String>> {
+    let mut seen: Vec<String> = Vec::with_capacity(paths.len());
+    for (i, path) in paths.iter().enumerate() {
+        if !path.starts_with('/') {
+            return Err(Error::config(format_args!("{pointer}/{i}"), format_args!("{path:?} is not absolute")));
+        }
+        let path = clean(path);
+        if !path.is_empty() && !seen.contains(&path) {
+            seen.push(path);
+        }
+    }
+    Ok(seen)
+}
+
+fn devices(spec: &Spec) -> Result<Vec<DevicePlan>> {
+    let configured = &spec.linux.devices;
+    let mut devices: Vec<_> = DEFAULT_DEVICES
+        .into_iter()
+        .filter(|(path, ..)| !configured.iter().any(|d| d.path == *path))
+        .map(|(path, major, minor)| DevicePlan {
+            path: path.to_owned(),
+            kind: DeviceKind::Char,
+            major,
+            minor,
+            mode: 0o666,
+            uid: 0,
+            gid: 0,
+        })
+        .collect();
+    for (index, configured) in configured.iter().enumerate() {
+        // `/dev/ptmx` belongs to the container's own devpts and is a link to it.
+        if clean(&configured.path) != "dev/ptmx" {
+            devices.push(device(index, configured)?);
+        }
+    }
+    Ok(devices)
+}
+
+fn device(index: usize, device: &Device) -> Result<DevicePlan> {
+    let pointer = |field| format!("/linux/devices/{index}/{field}");
+    let kind = match device.kind.as_str() {
+        "c" | "u" => DeviceKind::Char,
+        "b" => DeviceKind::Block,
+        "p" => DeviceKind::Fifo,
+        other => return Err(Error::config(pointer("type"), format_args!("invalid device type {other:?}"))),
+    };
+    let number = |field, value: i64| match kind {
+        DeviceKind::Fifo => Ok(0),
+        _ => value.try_into().map_err(|_| Error::config(pointer(field), "is not a device number")),
+    };
+    if clean(&device.path).is_empty() || !device.path.starts_with('/') || device.path.contains('\0') {
+        return Err(Error::config(pointer("path"), "is not the path of a device"));
+    }
+    Ok(DevicePlan {
+        path: device.path.clone(),
+        kind,
+        major: number("major", device.major)?,
+        minor: number("minor", device.minor)?,
+        // Engines copy `st_mode` here, with the type of the file in it.
+        mode: device.file_mode.unwrap_or(0o666) & 0o7777,
+        uid: device.uid.unwrap_or(0),
+        gid: device.gid.unwrap_or(0),
+    })
+}
+
+fn cgroup(
+    index: usize,
+    mount: &Mount,
+    context: &mounts::Context,
+    namespaced: bool,
+    facts: &Facts,
+) -> Result<MountPlan> {
+    let mut plan = mounts::plan(index, mount, context, &mut Vec::new())?;
+    let MountKind::Filesystem(filesystem) = plan.kind else { return Ok(plan) };
+    // The same options on a bind mount, which is what the fallbacks and the hierarchies without a namespace are.
+    let bound = mounts::plan(
+        index,
+        &Mount { options: bind_options(&mount.options), ..mount.clone() },
+        context,
+        &mut Vec::new(),
+    )?;
+    let readonly = plan.attrs.set & attr::RDONLY != 0;
+    plan.kind = MountKind::Cgroup(match (&facts.layout.unified, facts.layout.is_pure_v2()) {
+        (Some(unified), true) => CgroupMount::Unified {
+            data: filesystem.data,
+            fallback: if namespaced { (facts.cgroup)(unified) } else { None }
+                .unwrap_or_else(|| unified.mountpoint.clone())
+                .to_string_lossy()
+                .into_owned(),
+            fallback_attrs: bound.attrs,
+            hide_if_missing: facts.rootless,
+        },
+        _ => {
+            let legacy = legacy(namespaced, readonly, facts);
+            plan.attrs = match namespaced {
+                true => Attrs { set: HARMLESS | plan.attrs.set & attr::RDONLY, clear: 0 },
+                false => bound.attrs,
+            };
+            legacy
+        }
+    });
+    Ok(plan)
+}
+
+/// Nothing in a filesystem of the kernel's own is to be run, to be set-user-ID or to be a device.
+pub const HARMLESS: u64 = attr::NOSUID | attr::NODEV | attr::NOEXEC;
+
+fn bind_options(options: &[String]) -> Vec<String> {
+    let known = options.iter().filter(|option| mounts::KNOWN_OPTIONS.contains(&option.as_str()));
+    known.cloned().chain(["rbind".to_owned()]).collect()
+}
+
+fn legacy(namespaced: bool, readonly: bool, facts: &Facts) -> CgroupMount {
+    let (mut hierarchies, mut links) = (Vec::new(), Vec::new());
+    for hierarchy in &facts.layout.v1 {
+        let Some(name) = hierarchy.mountpoint.file_name().map(|name| name.to_string_lossy().into_owned()) else {
+            continue;
+        };
+        let content = if namespaced {
+            LegacyContent::Controllers(hierarchy.controllers.clone())
+        } else {
+            let dir = (facts.cgroup)(hierarchy).unwrap_or_else(|| hierarchy.mountpoint.clone());
+            let text = |path: &Path| path.to_string_lossy().into_owned();
+            let own = hierarchy.mountpoint.join(hierarchy.own.strip_prefix("/").unwrap_or(&hierarchy.own));
+            LegacyContent::Bind { cgroup: text(&dir), own: facts.rootless.then(|| text(&own)) }
+        };
+        if name.contains(',') {
+            links.extend(name.split(',').map(|controller| (controller.to_owned(), name.clone())));
+        }
+        hierarchies.push(LegacyHierarchy { name, content });
+    }
+    CgroupMount::Legacy { hierarchies, links, readonly }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn planned(config: &str, layout: &Layout, no_pivot: bool) -> Result<RootfsPlan> {
+        let spec = Spec::parse(config.as_bytes()).unwrap();
+        let cgroup = |hierarchy: &Hierarchy| Some(hierarchy.mountpoint.join("c1"));
+        let facts = Facts { layout, cgroup: &cgroup, no_pivot, rootless: false };
+        plan(&spec, Path::new("/b"), &facts, &mut Vec::new())
+    }
+
+    const NAMESPACE: &str = r#""namespaces":[{"type":"mount"}]"#;
+
+    fn with_linux(linux: &str) -> String {
+        format!(r#"{{"root":{{"path":"r/./x/.."}},"linux":{{{linux}}}}}"#)
+    }
+
+    #[test]
+    fn the_usual() {
+        let plan = planned(&with_linux(NAMESPACE), &Layout::default(), false).unwrap();
+        assert_eq!((plan.path.as_str(), plan.switch), ("/b/r", Switch::Pivot));
+        assert_eq!(plan.namespace_propagation, PropagationChange { kind: Propagation::Slave, recursive: true });
+        assert_eq!(plan.root_propagation, None);
+        assert_eq!(plan.dev.unwrap().devices.len(), DEFAULT_DEVICES.len());
+    }
+
+    #[test]
+    fn survives_the_way_to_init() {
+        let plan = planned(&with_linux(NAMESPACE), &hybrid(), false).unwrap();
+        let bytes = postcard::to_stdvec(&plan).unwrap();
+        assert_eq!(postcard::from_bytes::<RootfsPlan>(&bytes).unwrap(), plan);
+    }
+
+    #[test]
+    fn every_propagation_is_known() {
+        for word in ["private", "slave", "shared", "unbindable"] {
+            for word in [word.to_owned(), format!("r{word}")] {
+                let config = with_linux(&format!(r#"{NAMESPACE},"rootfsPropagation":"{word}""#));
+                let plan = planned(&config, &Layout::default(), false).unwrap();
+                assert_eq!(Some(plan.namespace_propagation), plan.root_propagation, "{word}");
+                assert_eq!(planned(&config, &Layout::default(), true).is_err(), word.ends_with("private"), "{word}");
+            }
+        }
+        let unknown = with_linux(&format!(r#"{NAMESPACE},"rootfsPropagation":"sharedish""#));
+        assert!(planned(&unknown, &Layout::default(), false).is_err());
+    }
+
+    #[test]
+    fn paths_are_restricted_only_in_a_mount_namespace_and_once() {
+        let config = with_linux(r#""maskedPaths":["/proc/kcore"]"#);
+        assert!(planned(&config, &Layout::default(), false).is_err());
+        let config = with_linux(&format!(r#"{NAMESPACE},"maskedPaths":["/proc/kcore","/proc//kcore/","/a"]"#));
+        assert_eq!(planned(&config, &Layout::default(), false).unwrap().masked_paths, ["proc/kcore", "a"]);
+    }
+
+    #[test]
+    fn devices_of_the_configuration_replace_default_ones() {
+        let config = with_linux(&format!(
+            r#"{NAMESPACE},"devices":[{{"path":"/dev/null","type":"c","major":1,"minor":3,"fileMode":8624,"gid":7}},
+            {{"path":"/dev/ptmx","type":"c","major":5,"minor":2}},{{"path":"/dev/f","type":"p"}}]"#
+        ));
+        let devices = planned(&config, &Layout::default(), false).unwrap().dev.unwrap().devices;
+        let null: Vec<_> = devices.iter().filter(|device| device.path == "/dev/null").collect();
+        assert_eq!((null.len(), null[0].mode, null[0].gid), (1, 0o660, 7));
+        assert_eq!(devices.last().unwrap().kind, DeviceKind::Fifo);
+        assert!(!devices.iter().any(|device| device.path == "/dev/ptmx"));
+        for (device, field) in [
+            (r#"{"path":"/dev/x","type":"x"}"#, "type"),
+            (r#"{"path":"/dev/x","type":"c","major":-1}"#, "major"),
+            (r#"{"path":"/","type":"p"}"#, "path"),
+        ] {
+            let config = with_linux(&format!(r#"{NAMESPACE},"devices":[{device}]"#));
+            let error = planned(&config, &Layout::default(), false).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("/linux/devices/0/{field}: ")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_bound_dev_is_left_alone() {
+        let config = r#"{"root":{"path":"r"},"mounts":[{"destination":"/dev/","source":"/dev","options":["rbind"]}]}"#;
+        assert_eq!(planned(config, &Layout::default(), false).unwrap().dev, None);
+    }
+
+    fn hybrid() -> Layout {
+        let hierarchy = |name: &str, controllers: &[&str]| Hierarchy {
+            mountpoint: format!("/sys/fs/cgroup/{name}").into(),
+            controllers: controllers.iter().map(|&c| c.to_owned()).collect(),
+            own: "/".into(),
+        };
+        let v1 = vec![hierarchy("cpu,cpuacct", &["cpu", "cpuacct"]), hierarchy("systemd", &["name=systemd"])];
+        Layout { v1, unified: Some(hierarchy("unified", &[])) }
+    }
+
+    fn cgroup_mount(layout: &Layout, namespaces: &str, options: &str) -> MountPlan {
+        let config = format!(
+            r#"{{"root":{{"path":"r"}},"linux":{{"namespaces":[{namespaces}]}},
+            "mounts":[{{"destination":"/sys/fs/cgroup","type":"cgroup","source":"cgroup","options":[{options}]}}]}}"#
+        );
+        planned(&config, layout, false).unwrap().mounts.remove(0)
+    }
+
+    #[test]
+    fn legacy_hierarchies_are_bound_or_mounted() {
+        let plan = cgroup_mount(&hybrid(), r#"{"type":"mount"}"#, r#""ro","nosuid""#);
+        let MountKind::Cgroup(CgroupMount::Legacy { hierarchies, links, readonly }) = plan.kind else { panic!() };
+        assert!(readonly);
+        assert_eq!(links, [("cpu".into(), "cpu,cpuacct".into()), ("cpuacct".into(), "cpu,cpuacct".into())]);
+        assert_eq!(
+            hierarchies[1].content,
+            LegacyContent::Bind { cgroup: "/sys/fs/cgroup/systemd/c1".into(), own: None }
+        );
+        assert_eq!(plan.attrs.set, attr::RDONLY | attr::NOSUID);
+        let plan = cgroup_mount(&hybrid(), r#"{"type":"mount"},{"type":"cgroup"}"#, r#""ro""#);
+        let MountKind::Cgroup(CgroupMount::Legacy { hierarchies, .. }) = plan.kind else { panic!() };
+        assert_eq!(hierarchies[1].content, LegacyContent::Controllers(vec!["name=systemd".into()]));
+        assert_eq!(plan.attrs, Attrs { set: attr::RDONLY | HARMLESS, clear: 0 });
+    }
+
+    #[test]
+    fn the_unified_hierarchy_has_a_fallback() {
+        let layout =
+            Layout { v1: Vec::new(), unified: Some(Hierarchy { mountpoint: "/c".into(), ..Default::default() }) };
+        for (namespaces, expected) in
+            [(r#"{"type":"mount"}"#, "/c"), (r#"{"type":"mount"},{"type":"cgroup"}"#, "/c/c1")]
+        {
+            let plan = cgroup_mount(&layout, namespaces, r#""ro","nodev""#);
+            let MountKind::Cgroup(CgroupMount::Unified { fallback, fallback_attrs, .. }) = plan.kind else { panic!() };
+            assert_eq!(fallback, expected);
+            assert_eq!(fallback_attrs.set, attr::RDONLY | attr::NODEV);
+        }
+    }
+}
