@@ -2,7 +2,9 @@
 //!
 //! `docs/architecture.md` shows how the modules fit together and which of them may use which.
 
+pub mod cgroup;
 pub mod error;
+pub mod host;
 pub mod plan;
 pub mod spec;
 pub mod sys;

@@ -1,0 +1,84 @@
+//! Device rules put in force.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::{Slot, dir};
+use crate::error::{Call, Context, Error, Result};
+use crate::plan::devices::{DeviceWrites, Instruction};
+use crate::sys::bpf;
+
+/// Index of the directory they are for.
+pub fn directory(writes: &DeviceWrites) -> usize {
+    let (DeviceWrites::Lines { directory, .. } | DeviceWrites::Program { directory, .. }) = writes;
+    *directory
+}
+
+pub fn apply(slot: &Slot, writes: &DeviceWrites) -> Result<()> {
+    match writes {
+        DeviceWrites::Lines { lines, .. } => write_lines(slot, lines),
+        DeviceWrites::Program { program, .. } => attach(slot, program.as_deref()),
+    }
+}
+
+/// v1: one line per write.
+fn write_lines(slot: &Slot, lines: &[(bool, String)]) -> Result<()> {
+    let mut open: Option<(bool, OwnedFd)> = None;
+    for (deny, line) in lines {
+        let file = if *deny { "devices.deny" } else { "devices.allow" };
+        let fd = match open.take().filter(|(which, _)| which == deny) {
+            Some((_, fd)) => fd,
+            None => slot.open(file, OFlags::WRONLY).call(|| format!("open({:?})", slot.path().join(file)))?,
+        };
+        dir::write_open(fd.as_fd(), line).map_err(|errno| {
+            let error = Error::sys(slot.call(file, line), errno);
+            match errno {
+                Errno::PERM => error.with_hint("the devices cgroup above this one does not allow it either"),
+                Errno::INVAL => error.with_hint("there are cgroups below this one"),
+                _ => error,
+            }
+        })?;
+        open = Some((*deny, fd));
+    }
+    Ok(())
+}
+
+/// v2: attaches `program`, in the place of what an earlier container left on the same cgroup. No program allows all.
+fn attach(slot: &Slot, program: Option<&[Instruction]>) -> Result<()> {
+    let cgroup = slot.dir().call(|| format!("open({:?})", slot.path()))?;
+    let old = if slot.fresh { Vec::new() } else { attached(cgroup)? };
+    let Some(program) = program else {
+        return old.iter().try_for_each(|old| detach(cgroup, old));
+    };
+    let instructions: Vec<_> =
+        program.iter().map(|i| bpf::Instruction::new(i.code, i.dst, i.src, i.offset, i.immediate)).collect();
+    let new = bpf::bpf_prog_load(&instructions)
+        .call(|| "bpf(BPF_PROG_LOAD)")
+        .hint("device rules need CAP_BPF or CAP_SYS_ADMIN in the initial user namespace")?;
+    // With one program before, there is no moment without a rule; with more, the new one comes first.
+    let replace = (old.len() == 1).then(|| old[0].as_fd());
+    bpf::bpf_prog_attach(cgroup, new.as_fd(), replace).call(|| format!("bpf(BPF_PROG_ATTACH, {:?})", slot.path()))?;
+    if replace.is_none() {
+        old.iter().try_for_each(|old| detach(cgroup, old))?;
+    }
+    Ok(())
+}
+
+fn detach(cgroup: BorrowedFd<'_>, program: &OwnedFd) -> Result<()> {
+    bpf::bpf_prog_detach(cgroup, program.as_fd()).call(|| "bpf(BPF_PROG_DETACH)")
+}
+
+/// The programs on this cgroup that we may touch: another's can only forbid more.
+fn attached(cgroup: BorrowedFd<'_>) -> Result<Vec<OwnedFd>> {
+    let mut programs = Vec::new();
+    for id in bpf::bpf_prog_query(cgroup).call(|| "bpf(BPF_PROG_QUERY)")? {
+        match bpf::bpf_prog_get_fd_by_id(id) {
+            Ok(fd) => programs.push(fd),
+            Err(Errno::PERM | Errno::ACCESS | Errno::NOENT) => {}
+            Err(e) => return Err(Error::sys(format_args!("bpf(BPF_PROG_GET_FD_BY_ID, {id})"), e)),
+        }
+    }
+    Ok(programs)
+}

@@ -1,0 +1,157 @@
+//! Freezing, and signals to all processes at once.
+
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+
+use super::{Cgroup, Slot, dir, is_gone};
+use crate::error::{Call, Error, Result};
+use crate::sys::signal::kill;
+
+/// How long a freezer may take.
+const FREEZE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same, when it only serves to signal all processes before they multiply.
+const SIGNAL_FREEZE_TIMEOUT: Duration = Duration::from_millis(500);
+
+impl Cgroup {
+    /// The v1 freezer where there is one: v2's is no other way to the same processes then.
+    fn freezer(&self) -> Option<&Slot> {
+        self.v1("freezer").or_else(|| self.unified())
+    }
+
+    /// Stops all processes of the container; on failure they run on.
+    pub fn freeze(&self) -> Result<()> {
+        self.freeze_within(FREEZE_TIMEOUT)
+    }
+
+    fn freeze_within(&self, timeout: Duration) -> Result<()> {
+        let slot =
+            self.freezer().ok_or_else(|| Error::new("cannot toggle freezer: cgroups not configured for container"))?;
+        let deadline = Instant::now() + timeout;
+        let frozen = if slot.directory.unified { freeze_v2(slot, deadline) } else { freeze_v1(slot, deadline) };
+        match frozen {
+            Ok(true) => Ok(()),
+            // Half frozen is worse than either.
+            Ok(false) => {
+                self.thaw()?;
+                Err(Error::new(format_args!("unable to freeze {:?} within {timeout:?}", slot.path()))
+                    .with_hint("a process in it waits in the kernel without interruption"))
+            }
+            Err(e) => {
+                let _ = self.thaw();
+                Err(e)
+            }
+        }
+    }
+
+    /// Lets all processes go on. What has no cgroup (any more) is not frozen.
+    pub fn thaw(&self) -> Result<()> {
+        let Some(slot) = self.freezer() else { return Ok(()) };
+        let unified = slot.directory.unified;
+        let (file, value) = if unified { ("cgroup.freeze", "0") } else { ("freezer.state", "THAWED") };
+        match slot.write(file, value) {
+            Err(e) if e.errno().is_some_and(is_gone) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Whether the container itself was frozen; what is done to cgroups above it does not count.
+    pub fn is_frozen(&self) -> Result<bool> {
+        let Some(slot) = self.freezer() else { return Ok(false) };
+        let file = if slot.directory.unified { "cgroup.freeze" } else { "freezer.self_freezing" };
+        match slot.read(file) {
+            Err(e) if e.errno().is_some_and(is_gone) => Ok(false),
+            text => Ok(text?.trim() == "1"),
+        }
+    }
+
+    /// Sends `signal` to every process of the container; 0 only asks. A container without processes is no error.
+    ///
+    /// Until [`Cgroup::create`] has succeeded the processes are not the container's, and none is signalled.
+    pub fn kill(&self, signal: i32) -> Result<()> {
+        if !self.owned {
+            return Ok(());
+        }
+        if signal != libc::SIGKILL {
+            return self.signal_frozen(signal);
+        }
+        let Some(slot) = self.unified() else { return self.signal_frozen(signal) };
+        // Atomic: whatever forks meanwhile is killed as well, frozen or not.
+        match slot.write("cgroup.kill", "1") {
+            Err(e) if e.errno().is_some_and(is_gone) => {}
+            // A threaded cgroup, whose processes belong to a domain above it.
+            Err(e) if e.errno() == Some(Errno::OPNOTSUPP) => self.signal_until_none_is_new(signal)?,
+            other => other?,
+        }
+        if self.v1("freezer").is_some() {
+            // v1's freezer holds back even the killed.
+            self.thaw()?;
+        }
+        if self.slots.iter().any(|s| !s.directory.unified) {
+            // What some other tool put only into v1.
+            self.signal_until_none_is_new(signal)?;
+        }
+        Ok(())
+    }
+
+    /// Frozen processes do not fork, and their numbers are not given to others.
+    fn signal_frozen(&self, signal: i32) -> Result<()> {
+        if self.freezer().is_none() {
+            return self.signal_until_none_is_new(signal);
+        }
+        let paused = self.is_frozen()?;
+        // What does not freeze in time is signalled all the same.
+        let frozen = paused || self.freeze_within(SIGNAL_FREEZE_TIMEOUT).is_ok();
+        let result =
+            if frozen { self.signal_each(signal, &self.pids()?) } else { self.signal_until_none_is_new(signal) };
+        // A paused container stays so, unless it would not die.
+        if !paused || signal == libc::SIGKILL {
+            self.thaw()?;
+        }
+        result
+    }
+
+    fn signal_each(&self, signal: i32, pids: &[u32]) -> Result<()> {
+        for pid in pids {
+            match kill(*pid, signal) {
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(e) => return Err(Error::sys(format_args!("kill({pid}, {signal})"), e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Against processes that fork as they are signalled; bounded, since they may be faster.
+    fn signal_until_none_is_new(&self, signal: i32) -> Result<()> {
+        let mut seen = Vec::new();
+        for _ in 0..1000 {
+            let new: Vec<_> = self.pids()?.into_iter().filter(|pid| !seen.contains(pid)).collect();
+            if new.is_empty() {
+                break;
+            }
+            self.signal_each(signal, &new)?;
+            seen.extend(new);
+        }
+        Ok(())
+    }
+}
+
+fn freeze_v2(slot: &Slot, deadline: Instant) -> Result<bool> {
+    slot.write("cgroup.freeze", "1")?;
+    let dir = slot.dir().call(|| format!("open({:?})", slot.path()))?;
+    dir::wait_event(dir, "frozen", 1, deadline).call(|| format!("read({:?})", slot.path().join("cgroup.events")))
+}
+
+/// v1's freezer misses processes that appear while it freezes, and is then stuck in FREEZING until told again.
+fn freeze_v1(slot: &Slot, deadline: Instant) -> Result<bool> {
+    let mut backoff = dir::Backoff::until(deadline);
+    loop {
+        slot.write("freezer.state", "FROZEN")?;
+        if slot.read("freezer.state")?.trim() == "FROZEN" {
+            return Ok(true);
+        }
+        if !backoff.pause() {
+            return Ok(false);
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! Processes that join the cgroup, or one below it.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::{Cgroup, dir, is_denied, is_gone};
+use crate::error::{Call, Context, Error, Result};
+
+/// Where a further process of the container goes.
+#[derive(Debug)]
+pub struct Join {
+    v1: Vec<Target>,
+    unified: Option<Target>,
+}
+
+#[derive(Debug)]
+struct Target {
+    path: PathBuf,
+    fd: OwnedFd,
+    required: bool,
+}
+
+/// Open files by which a process of one thread brings itself into every v1 hierarchy.
+///
+/// Moving another process, or a whole one, takes a lock that waits until no processor is in a fork: five to twenty
+/// milliseconds. A thread that moves just itself (`0` written to `tasks`) needs no such lock: some microseconds.
+#[derive(Debug)]
+pub struct Entry(Vec<(PathBuf, OwnedFd)>);
+
+impl Entry {
+    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.0.iter().map(|(_, fd)| fd.as_fd())
+    }
+
+    /// The error of a process that could not bring itself in: by which of [`Entry::fds`], and why.
+    pub fn explain(&self, pid: i32, index: usize, errno: Errno) -> Error {
+        let file = self.0.get(index).map_or(Path::new(""), |(path, _)| path).join("tasks");
+        cannot_add(pid, &file, "0", errno)
+    }
+}
+
+/// For a process that could not be born in the v2 cgroup, which an ordinary user may do without. `required` is false then.
+fn add_unified(pid: i32, path: &Path, required: bool) -> Result<()> {
+    let file = path.join("cgroup.procs");
+    let opened = dir::open_file(rustix::fs::CWD, &file.to_string_lossy(), OFlags::WRONLY);
+    match opened.and_then(|procs| dir::write_open(procs.as_fd(), &pid.to_string())) {
+        Err(e) if !required && is_denied(e) => Ok(()),
+        other => other.map_err(|errno| cannot_add(pid, &file, &pid.to_string(), errno)),
+    }
+}
+
+fn cannot_add(pid: i32, file: &Path, value: &str, errno: Errno) -> Error {
+    let error = Error::sys(format_args!("write({file:?}, {value:?})"), errno);
+    let error = error.context(format_args!("error adding pid {pid} to cgroups"));
+    match errno {
+        Errno::BUSY => error.with_hint("controllers are enabled for the cgroups below it: name one of those"),
+        Errno::OPNOTSUPP => error.with_hint("the cgroup is threaded: it takes threads, not processes"),
+        Errno::ACCESS | Errno::PERM => error.with_hint(
+            "it takes a delegated cgroup above both this one and the caller's, such as `systemd-run --user --scope` gives",
+        ),
+        Errno::NOSPC => error.with_hint("the cpuset has no processors or no memory nodes"),
+        _ => error,
+    }
+}
+
+impl Cgroup {
+    /// For a new process of the container to join v1 by itself; v2 is joined by `clone3(CLONE_INTO_CGROUP)`.
+    pub fn entry(&self) -> Result<Entry> {
+        let mut files = Vec::new();
+        for slot in self.present().filter(|s| !s.directory.unified) {
+            match slot.open("tasks", OFlags::WRONLY) {
+                Err(e) if !slot.required && is_denied(e) => {}
+                other => files.push((slot.path(), other.call(|| format!("open({:?})", slot.path().join("tasks")))?)),
+            }
+        }
+        Ok(Entry(files))
+    }
+
+    /// Adds a process that clone3(2) could not place.
+    pub fn add_unified(&self, pid: i32) -> Result<()> {
+        self.unified().map_or(Ok(()), |slot| add_unified(pid, &slot.path(), slot.required))
+    }
+
+    /// The target of `exec --cgroup`: `paths` are `PATH`, or on v1 `CONTROLLER[,CONTROLLER]:PATH`; none is the
+    /// container's own cgroup. What is named must exist.
+    ///
+    /// On v2 without `paths`, the cgroup of the container's init stands in for the container's own when that is gone:
+    /// a container may move itself about below it.
+    pub fn join(&self, paths: &[String], init: Option<u32>) -> Result<Join> {
+        let sub = SubPaths::parse(paths)?;
+        for (controller, _) in &sub.by_controller {
+            if !self.present().any(|s| !s.directory.unified && s.directory.has(controller)) {
+                return Err(Error::new(format_args!("unknown controller {controller} in --cgroup")));
+            }
+        }
+        let mut join = Join { v1: Vec::new(), unified: None };
+        for slot in self.present() {
+            let path = slot.path().join(sub.of(&slot.directory.controllers));
+            let opened = match dir::open_directory(&path) {
+                Err(e) if is_gone(e) && slot.directory.unified && paths.is_empty() => match self.cgroup_of(init) {
+                    Some(found) => Ok(found),
+                    None => Err(e),
+                },
+                opened => opened.map(|fd| (path.clone(), fd)),
+            };
+            let (path, fd) = opened.call(|| format!("open({path:?})")).context("error adding pid to cgroups")?;
+            let target = Target { path, fd, required: slot.required };
+            if slot.directory.unified {
+                join.unified = Some(target);
+            } else {
+                join.v1.push(target);
+            }
+        }
+        Ok(join)
+    }
+
+    /// Instead of [`Cgroup::join`] when the kernel refuses (EBUSY) a process in the container's own v2 cgroup, because
+    /// the container enabled controllers below it: where init is.
+    pub fn join_init(&self, init: u32) -> Result<Option<Join>> {
+        if self.slots.iter().any(|s| !s.directory.unified) {
+            return Ok(None);
+        }
+        let found = self.cgroup_of(Some(init));
+        let target = found.map(|(path, fd)| Target { path, fd, required: true });
+        Ok(target.map(|target| Join { v1: Vec::new(), unified: Some(target) }))
+    }
+
+    /// The v2 cgroup of a process.
+    fn cgroup_of(&self, pid: Option<u32>) -> Option<(PathBuf, OwnedFd)> {
+        let text = std::fs::read_to_string(format!("/proc/{}/cgroup", pid?)).ok()?;
+        let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
+        if Path::new(path).components().any(|c| c == Component::ParentDir) {
+            return None;
+        }
+        let path = self.unified()?.directory.mountpoint.join(path);
+        let fd = dir::open_directory(&path).ok()?;
+        Some((path, fd))
+    }
+}
+
+impl Join {
+    /// For `clone3(CLONE_INTO_CGROUP)`.
+    pub fn dirfd(&self) -> Option<BorrowedFd<'_>> {
+        self.unified.as_ref().map(|target| target.fd.as_fd())
+    }
+
+    /// As [`Cgroup::add_unified`].
+    pub fn add_unified(&self, pid: i32) -> Result<()> {
+        self.unified.as_ref().map_or(Ok(()), |target| add_unified(pid, &target.path, target.required))
+    }
+
+    /// As [`Cgroup::entry`].
+    pub fn entry(&self) -> Result<Entry> {
+        let mut files = Vec::new();
+        for Target { path, fd, required } in &self.v1 {
+            match dir::open_file(fd.as_fd(), "tasks", OFlags::WRONLY) {
+                Err(e) if !required && is_denied(e) => {}
+                other => files.push((path.clone(), other.call(|| format!("open({:?})", path.join("tasks")))?)),
+            }
+        }
+        Ok(Entry(files))
+    }
+}
+
+#[derive(Debug, Default)]
+struct SubPaths {
+    all: PathBuf,
+    by_controller: Vec<(String, PathBuf)>,
+}
+
+impl SubPaths {
+    fn parse(paths: &[String]) -> Result<Self> {
+        let mut sub = Self::default();
+        for text in paths {
+            let Some((controllers, path)) = text.split_once(':') else {
+                if paths.len() != 1 {
+                    let message = format_args!("invalid --cgroup argument: {text} (missing <controller>: prefix)");
+                    return Err(Error::new(message));
+                }
+                sub.all = relative(text)?;
+                continue;
+            };
+            for controller in controllers.split(',') {
+                if controller.is_empty() {
+                    let message = format_args!("invalid --cgroup argument: {text} (empty <controller> prefix)");
+                    return Err(Error::new(message));
+                }
+                if sub.by_controller.iter().any(|(c, _)| c == controller) {
+                    return Err(Error::new(format_args!(
+                        "invalid --cgroup argument(s): controller {controller} specified multiple times"
+                    )));
+                }
+                sub.by_controller.push((controller.to_owned(), relative(path)?));
+            }
+        }
+        Ok(sub)
+    }
+
+    fn of(&self, controllers: &[String]) -> &Path {
+        let named = self.by_controller.iter().find(|(c, _)| controllers.contains(c));
+        named.map_or(&self.all, |(_, path)| path)
+    }
+}
+
+/// Below the container's cgroup, whether it begins with `/` or not.
+fn relative(path: &str) -> Result<PathBuf> {
+    let mut clean = PathBuf::new();
+    for component in Path::new(path).components() {
+        match component {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => return Err(Error::new(format_args!("bad sub cgroup path: {path}"))),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    Ok(clean)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(paths: &[&str]) -> Result<SubPaths> {
+        SubPaths::parse(&paths.iter().map(ToString::to_string).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn where_exec_goes() {
+        let of = |paths: &[&str], controllers: &[&str]| {
+            let controllers: Vec<_> = controllers.iter().map(ToString::to_string).collect();
+            parse(paths).unwrap().of(&controllers).to_str().unwrap().to_owned()
+        };
+        assert_eq!(of(&[], &["cpu"]), "");
+        assert_eq!(of(&["/"], &[]), "");
+        assert_eq!(of(&["/a//b/"], &[]), "a/b");
+        let several = ["cpu,cpuset:a", "memory:b"];
+        assert_eq!(of(&several, &["cpu", "cpuacct"]), "a");
+        assert_eq!(of(&several, &["memory"]), "b");
+        assert_eq!(of(&several, &["pids"]), "");
+    }
+
+    #[test]
+    fn paths_that_lead_elsewhere_are_refused() {
+        for (paths, message) in [
+            (&[".."][..], "bad sub cgroup path: .."),
+            (&["a/../../b"], "bad sub cgroup path: a/../../b"),
+            (&["cpu:.."], "bad sub cgroup path: .."),
+            (&["a", "b"], "invalid --cgroup argument: a (missing <controller>: prefix)"),
+            (&["cpu,:a"], "invalid --cgroup argument: cpu,:a (empty <controller> prefix)"),
+            (&["cpu:a", "cpu:b"], "invalid --cgroup argument(s): controller cpu specified multiple times"),
+        ] {
+            assert_eq!(parse(paths).unwrap_err().to_string(), message);
+        }
+    }
+}

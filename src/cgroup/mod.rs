@@ -1,0 +1,198 @@
+//! The container's cgroup: made, limited, joined, frozen, signalled and removed.
+//!
+//! [`Cgroup`] is what the state record keeps: where the directories are. It is on disk before the first of them is
+//! made, so that a runtime that dies half-way leaves nothing that `delete` does not find; until [`Cgroup::create`]
+//! has succeeded, though, what is there may be somebody else's, and only what is empty is ever removed.
+
+mod create;
+mod devices;
+mod dir;
+mod freeze;
+mod join;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{AtFlags, CWD, OFlags, unlinkat};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Call, Error, Result};
+use crate::plan::cgroup::{CgroupPlan, Directory};
+
+pub use join::{Entry, Join};
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Cgroup {
+    slots: Vec<Slot>,
+    /// Made by [`Cgroup::create`], or found empty by it: all that is inside belongs to the container.
+    owned: bool,
+}
+
+/// The cgroup in one hierarchy.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Slot {
+    directory: Directory,
+    /// Could not be made for want of permission, and the container does without.
+    absent: bool,
+    /// The container may not do without it.
+    required: bool,
+    #[serde(skip)]
+    fresh: bool,
+    #[serde(skip)]
+    fd: OnceLock<OwnedFd>,
+}
+
+impl Slot {
+    fn path(&self) -> PathBuf {
+        self.directory.absolute()
+    }
+
+    /// The directory, opened once.
+    fn dir(&self) -> std::result::Result<BorrowedFd<'_>, Errno> {
+        if let Some(fd) = self.fd.get() {
+            return Ok(fd.as_fd());
+        }
+        let fd = dir::open_directory(&self.path())?;
+        Ok(self.fd.get_or_init(|| fd).as_fd())
+    }
+
+    fn read(&self, file: &str) -> Result<String> {
+        let read = self.dir().and_then(|dir| dir::read_file(dir, file));
+        read.call(|| format!("read({:?})", self.path().join(file)))
+    }
+
+    /// The file, opened by way of the directory's descriptor if there is one: where only one file is needed, opening
+    /// the directory first would double the work.
+    fn open(&self, file: &str, access: OFlags) -> std::result::Result<OwnedFd, Errno> {
+        match self.fd.get() {
+            Some(fd) => dir::open_file(fd.as_fd(), file, access),
+            None => dir::open_file(CWD, &self.path().join(file).to_string_lossy(), access),
+        }
+    }
+
+    fn write(&self, file: &str, value: &str) -> Result<()> {
+        let written = self.open(file, OFlags::WRONLY).and_then(|fd| dir::write_open(fd.as_fd(), value));
+        written.call(|| self.call(file, value))
+    }
+
+    /// How a write to `file` is told in errors.
+    fn call(&self, file: &str, value: &str) -> String {
+        format!("write({:?}, {value:?})", self.path().join(file))
+    }
+}
+
+/// Which errors mean that a cgroup is not there (any more).
+fn is_gone(errno: Errno) -> bool {
+    matches!(errno, Errno::NOENT | Errno::NODEV)
+}
+
+/// Which errors mean that we may not have it: a hierarchy is mounted read-only where it is not to be changed.
+fn is_denied(errno: Errno) -> bool {
+    matches!(errno, Errno::ACCESS | Errno::PERM | Errno::ROFS)
+}
+
+impl Cgroup {
+    /// What will be made, for the record that is written before it is made.
+    pub fn planned(plan: &CgroupPlan) -> Self {
+        let slot = |(index, directory): (usize, &Directory)| Slot {
+            directory: directory.clone(),
+            required: !plan.is_dispensable() || plan.writes.iter().any(|w| w.directory == index),
+            ..Slot::default()
+        };
+        Self { slots: plan.directories.iter().enumerate().map(slot).collect(), owned: false }
+    }
+
+    fn present(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.iter().filter(|s| !s.absent)
+    }
+
+    /// The container runs without any cgroup of its own.
+    pub fn is_empty(&self) -> bool {
+        self.present().next().is_none()
+    }
+
+    fn unified(&self) -> Option<&Slot> {
+        self.present().find(|s| s.directory.unified)
+    }
+
+    fn v1(&self, controller: &str) -> Option<&Slot> {
+        self.present().find(|s| !s.directory.unified && s.directory.has(controller))
+    }
+
+    /// The hierarchy that is asked which processes there are; in v1 all list the same.
+    fn main(&self) -> Option<&Slot> {
+        let v1 = ["devices", "freezer", "pids"].iter().find_map(|controller| self.v1(controller));
+        v1.or_else(|| self.unified()).or_else(|| self.present().next())
+    }
+
+    /// The v2 directory for `clone3(CLONE_INTO_CGROUP)`, also where v2 stands beside v1.
+    pub fn dirfd(&self) -> Result<Option<BorrowedFd<'_>>> {
+        self.unified().map(|slot| slot.dir().call(|| format!("open({:?})", slot.path()))).transpose()
+    }
+
+    /// Every process in the cgroup and in those below it, by its number in our PID namespace.
+    pub fn pids(&self) -> Result<Vec<u32>> {
+        let Some(slot) = self.main() else { return Ok(Vec::new()) };
+        match slot.dir().and_then(dir::pids) {
+            Err(e) if is_gone(e) => Ok(Vec::new()),
+            pids => pids.call(|| format!("read({:?})", slot.path().join("cgroup.procs"))),
+        }
+    }
+
+    /// Removes the cgroup and those below it in every hierarchy, waiting for dying processes to leave it.
+    pub fn remove(&self, timeout: Duration) -> Result<()> {
+        let deadline = Instant::now() + timeout;
+        let mut result = Ok(());
+        for slot in self.present() {
+            if let Err(e) = self.remove_slot(slot, deadline) {
+                result = result.and(Err(e));
+            }
+        }
+        result
+    }
+
+    fn remove_slot(&self, slot: &Slot, deadline: Instant) -> Result<()> {
+        let path = slot.path();
+        let remove = || unlinkat(CWD, &path, AtFlags::REMOVEDIR);
+        let mut backoff = dir::Backoff::until(deadline);
+        loop {
+            match remove() {
+                Ok(()) | Err(Errno::NOENT) => return Ok(()),
+                // A read-only mount answers so whether the cgroup exists or not.
+                Err(Errno::ROFS) if slot.dir().is_err_and(is_gone) => return Ok(()),
+                // Never ours: what is in there is not our business.
+                Err(Errno::BUSY | Errno::ACCESS | Errno::PERM) if !self.owned => return Ok(()),
+                Err(Errno::BUSY) => {}
+                Err(e) => return Err(Error::sys(format_args!("rmdir({path:?})"), e)),
+            }
+            match slot.dir().and_then(dir::remove_children) {
+                // Nothing is left below, so only processes can be in the way now.
+                Ok(()) if remove().is_ok() => return Ok(()),
+                Ok(()) | Err(Errno::BUSY) => {}
+                Err(e) if is_gone(e) => return Ok(()),
+                Err(e) => return Err(Error::sys(format_args!("rmdir({:?})", path.join("*")), e)),
+            }
+            if slot.directory.unified {
+                let dir = slot.dir().call(|| format!("open({path:?})"))?;
+                let empty = dir::wait_event(dir, "populated", 0, deadline);
+                empty.call(|| format!("read({:?})", path.join("cgroup.events")))?;
+            }
+            if !backoff.pause() {
+                return Err(Error::sys(format_args!("rmdir({path:?})"), Errno::BUSY)
+                    .with_hint(format_args!("processes are left in the cgroup: {:?}", self.pids()?)));
+            }
+        }
+    }
+
+    /// How many processes of the container the kernel killed for want of memory; `None` where nobody counts.
+    pub fn oom_kills(&self) -> Option<u64> {
+        let (slot, file) = match self.v1("memory") {
+            Some(slot) => (slot, "memory.oom_control"),
+            None => (self.unified()?, "memory.events"),
+        };
+        dir::keyed(&slot.read(file).ok()?, "oom_kill")
+    }
+}
