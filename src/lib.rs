@@ -6,5 +6,6 @@ pub mod cgroup;
 pub mod error;
 pub mod host;
 pub mod plan;
+pub mod rootfs;
 pub mod spec;
 pub mod sys;

@@ -1,0 +1,139 @@
+//! The steps, in the order that the kernel and the hooks demand.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{self, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::host::Host;
+use super::mounts::{attach_at, clone_tree, set_propagation};
+use super::pivot::OldRoot;
+use super::resolve::{self, Make};
+use super::{devices, mask, pivot};
+use crate::error::{Call, Context, Error, Result};
+use crate::plan::mounts::{Attrs, Propagation, PropagationChange, attr};
+use crate::plan::rootfs::{RootfsPlan, Switch};
+use crate::sys::procfs::ProcFs;
+
+/// The container's root while it is being filled.
+pub(super) struct Builder<'a> {
+    pub plan: &'a RootfsPlan,
+    pub host: Host<'a>,
+    pub root: OwnedFd,
+    pub late_readonly: Vec<OwnedFd>,
+}
+
+/// A root filesystem with everything in place, of which nothing is read-only or hidden yet.
+pub struct Rootfs<'a> {
+    pub(super) plan: &'a RootfsPlan,
+    pub(super) root: OwnedFd,
+    late_readonly: Vec<OwnedFd>,
+    /// The container's `/dev/null`, known to be the null device.
+    pub(super) null: Option<OwnedFd>,
+}
+
+impl AsFd for Rootfs<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+}
+
+impl<'a> Rootfs<'a> {
+    /// Mounts everything below the container's root, which stays where it is on the host's side: hooks that enter
+    /// this mount namespace find it there. Leaves the process's umask at 0.
+    pub fn prepare(plan: &'a RootfsPlan, proc: &ProcFs, host: Host<'_>) -> Result<Self> {
+        rustix::process::umask(Mode::empty());
+        if plan.switch != Switch::Chroot {
+            isolate(plan)?;
+        }
+        let root = overlay_root(plan)?;
+        let mut builder = Builder { plan, host, root, late_readonly: Vec::new() };
+        for mount in &plan.mounts {
+            builder.mount(mount)?;
+        }
+        let Builder { root, late_readonly, .. } = builder;
+        let null = match &plan.dev {
+            Some(dev) => devices::populate(root.as_fd(), dev, proc).context("error creating device nodes")?,
+            None => None,
+        };
+        Ok(Self { plan, root, late_readonly, null })
+    }
+
+    /// The container's own null device, opened for reading and writing: what stood for standard input, output or
+    /// error on the host's is to be replaced by it. `None` where `/dev` is the host's.
+    pub fn open_null(&self, proc: &ProcFs) -> Result<Option<OwnedFd>> {
+        let opened = self.null.as_ref().map(|null| proc.reopen(null.as_fd(), OFlags::RDWR)).transpose();
+        opened.context("/dev/null").map_err(|e| match e.errno() {
+            Some(Errno::ACCESS) => e.with_hint("/dev is on a file system that is mounted nodev"),
+            _ => e,
+        })
+    }
+
+    /// Makes it "/" and the working directory, and restricts what is to be restricted. The host's tree is out of
+    /// reach once the answer has been waited for, which is best done late.
+    pub fn enter(self, proc: &ProcFs) -> Result<OldRoot> {
+        let old_root = match self.plan.switch {
+            Switch::Pivot => pivot::pivot(self.root.as_fd(), proc),
+            Switch::Move => pivot::move_over(self.root.as_fd(), &self.plan.path, proc).map(|()| OldRoot::default()),
+            Switch::Chroot => pivot::chroot(self.root.as_fd()).map(|()| OldRoot::default()),
+        }
+        .context("error jailing process inside rootfs")?;
+        if !self.plan.cwd.is_empty() {
+            resolve::open_or_make(self.root.as_fd(), &self.plan.cwd, Make::Dir).context("/process/cwd")?;
+        }
+        let readonly = Attrs { set: attr::RDONLY, clear: 0 };
+        for mount in &self.late_readonly {
+            super::mounts::change(mount.as_fd(), false, readonly)?;
+        }
+        if self.plan.readonly {
+            super::mounts::change(self.root.as_fd(), false, readonly).context("setting rootfs as readonly")?;
+        }
+        mask::restrict(&self)?;
+        // Only now: the parent of a root to pivot to must not be shared, and from unbindable mounts no mask is made.
+        if let Some(change) = self.plan.root_propagation
+            && !matches!(change.kind, Propagation::Private | Propagation::Slave)
+        {
+            set_propagation(self.root.as_fd(), change).context("unable to apply root propagation flags")?;
+        }
+        Ok(old_root)
+    }
+}
+
+/// Keeps what happens in this mount namespace from reaching the host's.
+fn isolate(plan: &RootfsPlan) -> Result<()> {
+    let wanted = plan.namespace_propagation;
+    let root = fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).call(|| "open(\"/\")")?;
+    set_propagation(root.as_fd(), wanted)?;
+    if wanted.recursive && matches!(wanted.kind, Propagation::Slave | Propagation::Private) {
+        return Ok(());
+    }
+    // Mounts below the rootfs would show on the host if what holds it is shared, and pivot_root would refuse.
+    let kind = if wanted.kind == Propagation::Slave { Propagation::Slave } else { Propagation::Private };
+    let mut path = std::path::Path::new(&plan.path);
+    loop {
+        let dir = fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).call(|| format!("open({path:?})"))?;
+        match (set_propagation(dir.as_fd(), PropagationChange { kind, recursive: false }), path.parent()) {
+            // Not the root of a mount: the one that holds it is further up.
+            (Err(error), Some(parent)) if error.errno() == Some(Errno::INVAL) => path = parent,
+            (result, _) => return result.with_context(|| path.display()),
+        }
+    }
+}
+
+/// Covers the rootfs with a copy of its own mount, which can be pivoted to, whose propagation is ours to choose and
+/// whose attributes are not the host's.
+fn overlay_root(plan: &RootfsPlan) -> Result<OwnedFd> {
+    let path = plan.path.as_str();
+    let below = fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| {
+        let error = Error::sys(format_args!("open({path:?})"), errno).context("invalid rootfs");
+        if errno == Errno::NOTDIR { error.with_hint("the root filesystem must be a directory") } else { error }
+    })?;
+    let root = clone_tree(below.as_fd(), "", true).call(|| format!("open_tree({path:?})"))?;
+    let kind = match plan.root_propagation {
+        Some(PropagationChange { kind: Propagation::Slave, .. }) => Propagation::Slave,
+        _ => Propagation::Private,
+    };
+    set_propagation(root.as_fd(), PropagationChange { kind, recursive: false })?;
+    attach_at(root.as_fd(), below.as_fd()).call(|| format!("move_mount({path:?})"))?;
+    Ok(root)
+}

@@ -1,0 +1,113 @@
+//! The control groups as the container sees them.
+
+use std::os::fd::AsFd;
+
+use rustix::fs;
+use rustix::io::Errno;
+
+use super::build::Builder;
+use super::fscontext;
+use super::mask::hidden_directory;
+use super::mounts::{attach, attach_at, check_proc, clone_tree};
+use super::resolve::{self, Make};
+use crate::error::{Call, Error, Result};
+use crate::plan::mounts::{Attrs, MountPlan};
+use crate::plan::rootfs::{CgroupMount, HARMLESS, LegacyContent, LegacyHierarchy};
+
+impl Builder<'_> {
+    pub(super) fn cgroup(&mut self, plan: &MountPlan, cgroup: &CgroupMount) -> Result<()> {
+        match cgroup {
+            CgroupMount::Unified { data, fallback, fallback_attrs, hide_if_missing } => {
+                self.unified(plan, data, fallback, *fallback_attrs, *hide_if_missing)
+            }
+            CgroupMount::Legacy { hierarchies, links, readonly } => self.legacy(plan, hierarchies, links, *readonly),
+        }
+    }
+
+    fn unified(
+        &mut self,
+        plan: &MountPlan,
+        data: &[(String, Option<String>)],
+        fallback: &str,
+        fallback_attrs: Attrs,
+        hide_if_missing: bool,
+    ) -> Result<()> {
+        let place = resolve::open_or_make(self.root.as_fd(), &plan.destination, Make::Dir)?;
+        check_proc(&place.path, None)?;
+        let refused = match fscontext::make("cgroup2", &plan.source, data, plan.attrs.set) {
+            Ok(mount) => {
+                attach(&mount, &place)?;
+                return self.propagate(plan, &mount);
+            }
+            Err(error) => error,
+        };
+        // A user namespace may mount the hierarchy only together with a cgroup namespace of its own.
+        if !matches!(refused.errno(), Some(Errno::PERM | Errno::BUSY)) {
+            return Err(refused);
+        }
+        match clone_tree(fs::CWD, fallback, false) {
+            Ok(tree) => {
+                attach(&tree, &place)?;
+                self.adjust(&MountPlan { attrs: fallback_attrs, ..plan.clone() }, &tree)
+            }
+            Err(Errno::NOENT) if hide_if_missing => attach(&hidden_directory(&self.plan.mount_label)?, &place),
+            Err(errno) => Err(Error::sys(format_args!("open_tree({fallback:?})"), errno)),
+        }
+    }
+
+    /// A directory for each hierarchy, in a tmpfs that is read-only at the end if the mount is.
+    fn legacy(
+        &mut self,
+        plan: &MountPlan,
+        hierarchies: &[LegacyHierarchy],
+        links: &[(String, String)],
+        readonly: bool,
+    ) -> Result<()> {
+        let place = resolve::open_or_make(self.root.as_fd(), &plan.destination, Make::Dir)?;
+        check_proc(&place.path, None)?;
+        let mode = [("mode".to_owned(), Some("755".to_owned()))];
+        let tmpfs = fscontext::make("tmpfs", "tmpfs", &mode, HARMLESS)?;
+        for (name, target) in links {
+            fs::symlinkat(target, &tmpfs, name).call(|| format!("symlink({target:?}, {name:?})"))?;
+        }
+        for hierarchy in hierarchies {
+            fs::mkdirat(&tmpfs, &hierarchy.name, fs::Mode::from_raw_mode(0o755))
+                .call(|| format!("mkdir({:?})", hierarchy.name))?;
+        }
+        attach(&tmpfs, &place)?;
+        for hierarchy in hierarchies {
+            let (mount, bound) = match &hierarchy.content {
+                LegacyContent::Controllers(controllers) => {
+                    let data: Vec<_> = controllers.iter().map(|controller| parameter(controller)).collect();
+                    (fscontext::make("cgroup", "cgroup", &data, plan.attrs.set)?, false)
+                }
+                LegacyContent::Bind { cgroup, own } => {
+                    let tree = match (clone_tree(fs::CWD, cgroup, true), own) {
+                        (Err(Errno::NOENT), Some(own)) => {
+                            clone_tree(fs::CWD, own, true).call(|| format!("open_tree({own:?})"))
+                        }
+                        (tree, _) => tree.call(|| format!("open_tree({cgroup:?})")),
+                    };
+                    (tree?, true)
+                }
+            };
+            let dir = resolve::open_plain(tmpfs.as_fd(), &hierarchy.name, fs::OFlags::PATH)
+                .call(|| format!("open({:?})", hierarchy.name))?;
+            attach_at(mount.as_fd(), dir.as_fd()).call(|| format!("move_mount({:?})", hierarchy.name))?;
+            if bound { self.adjust(plan, &mount)? } else { self.propagate(plan, &mount)? }
+        }
+        self.propagate(plan, &tmpfs)?;
+        if readonly {
+            self.late_readonly.push(tmpfs);
+        }
+        Ok(())
+    }
+}
+
+/// `cpu`, or `name=systemd` for a hierarchy without controllers.
+fn parameter(controller: &str) -> (String, Option<String>) {
+    match controller.split_once('=') {
+        Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
+        None => (controller.to_owned(), None),
+    }
+}

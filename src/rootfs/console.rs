@@ -1,0 +1,64 @@
+//! The terminal of the container's process.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{self, Mode, OFlags, ResolveFlags, Uid};
+use rustix::pty::{self, OpenptFlags};
+
+use super::build::Rootfs;
+use super::mounts::{attach_at, clone_tree};
+use super::{devices, resolve};
+use crate::error::{Call, Error, Result};
+
+/// `DEVPTS_SUPER_MAGIC` of `<linux/magic.h>`.
+const DEVPTS_MAGIC: u32 = 0x1cd1;
+
+/// Both ends of a pseudoterminal.
+pub struct Console {
+    pub master: OwnedFd,
+    pub slave: OwnedFd,
+}
+
+impl Rootfs<'_> {
+    /// A new terminal on the container's own devpts, also mounted on its `/dev/console`. It belongs to `uid`; its
+    /// group is what the devpts was mounted with.
+    pub fn console(&self, uid: u32) -> Result<Console> {
+        let console = Console::allocate(self.as_fd(), uid)?;
+        // A link there would have us create and cover whatever it leads to (CVE-2026-88264).
+        let dev = devices::directory(self.as_fd())?;
+        let place = devices::place(dev.as_fd(), "console").map_err(|e| e.context("/dev/console"))?;
+        let bound = clone_tree(console.slave.as_fd(), "", false).call(|| "open_tree(terminal)")?;
+        attach_at(bound.as_fd(), place.as_fd()).call(|| "move_mount(\"/dev/console\")")?;
+        Ok(console)
+    }
+}
+
+impl Console {
+    /// A new terminal for one more process of a container, whose root is ours.
+    pub fn in_root(uid: u32) -> Result<Self> {
+        let root =
+            fs::open(c"/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).call(|| "open(\"/\")")?;
+        Self::allocate(root.as_fd(), uid)
+    }
+
+    fn allocate(root: BorrowedFd<'_>, uid: u32) -> Result<Self> {
+        let pts = resolve::open_plain(root, "dev/pts", OFlags::PATH | OFlags::DIRECTORY)
+            .call(|| "open(\"/dev/pts\")")
+            .map_err(|e| e.with_hint("a terminal needs a devpts mounted on /dev/pts"))?;
+        let kind = fs::fstatfs(&pts).call(|| "fstatfs(\"/dev/pts\")")?.f_type;
+        if u32::try_from(kind) != Ok(DEVPTS_MAGIC) {
+            return Err(Error::new(format_args!("/dev/pts is not a devpts: the filesystem's type is {kind:#x}"))
+                .with_hint("a terminal needs a devpts mounted on /dev/pts"));
+        }
+        // Nothing but its ptmx and its terminals can be on a devpts, and nothing mounted over them is crossed.
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
+        let master = fs::openat2(&pts, c"ptmx", flags, Mode::empty(), resolve).call(|| "open(\"/dev/pts/ptmx\")")?;
+        pty::unlockpt(&master).call(|| "ioctl(TIOCSPTLCK)")?;
+        // Not by its name, which may mean something else by now (CVE-2025-52565).
+        let slave = pty::ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)
+            .call(|| "ioctl(TIOCGPTPEER)")?;
+        fs::fchown(&slave, Some(Uid::from_raw(uid)), None).call(|| format!("fchown(terminal, {uid})"))?;
+        Ok(Self { master, slave })
+    }
+}

@@ -1,0 +1,74 @@
+//! Making a filesystem: `fsopen(2)`, its parameters, and a mount of it that is attached nowhere yet.
+
+use std::fmt::Display;
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+use rustix::mount::{self, FsMountFlags, FsOpenFlags, MountAttrFlags};
+
+use crate::error::{Error, Result};
+
+/// fsconfig(2) takes no longer strings.
+pub const MAX_VALUE: usize = 255;
+
+/// `attrs` in the encoding of [`crate::plan::mounts::attr`].
+pub fn make(kind: &str, source: &str, data: &[(String, Option<String>)], attrs: u64) -> Result<OwnedFd> {
+    let context = mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(|errno| {
+        let error = Error::sys(format_args!("fsopen({kind:?})"), errno);
+        if errno == Errno::NODEV { error.with_hint("the kernel has no such filesystem") } else { error }
+    })?;
+    if !source.is_empty() {
+        mount::fsconfig_set_string(&context, c"source", source)
+            .map_err(|errno| explain(&context, format_args!("fsconfig(\"source\", {source:?})"), errno))?;
+    }
+    for (key, value) in data {
+        set(&context, key, value.as_deref())?;
+    }
+    mount::fsconfig_create(&context).map_err(|errno| explain(&context, format_args!("mount({kind:?})"), errno))?;
+    let attrs = MountAttrFlags::from_bits_retain(attrs.try_into().unwrap_or(u32::MAX));
+    mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attrs)
+        .map_err(|errno| explain(&context, format_args!("fsmount({kind:?})"), errno))
+}
+
+pub fn reconfigure(context: &OwnedFd, data: &[(String, Option<String>)]) -> Result<()> {
+    for (key, value) in data {
+        set(context, key, value.as_deref())?;
+    }
+    mount::fsconfig_reconfigure(context).map_err(|errno| explain(context, "fsconfig(reconfigure)", errno))
+}
+
+fn set(context: &OwnedFd, key: &str, value: Option<&str>) -> Result<()> {
+    let (result, call) = match value {
+        Some(value) => (mount::fsconfig_set_string(context, key, value), format!("fsconfig({key:?}, {value:?})")),
+        None => (mount::fsconfig_set_flag(context, key), format!("fsconfig({key:?})")),
+    };
+    match result {
+        // Filesystems that keep versions of inodes do so always nowadays, and do not know the word any more.
+        Err(Errno::INVAL) if key == "iversion" => Ok(()),
+        Err(errno) => {
+            let error = explain(context, call, errno);
+            Err(match (key, errno) {
+                ("uid" | "gid", Errno::INVAL) => {
+                    error.with_hint("the id must have a mapping in the container's user namespace")
+                }
+                _ => error,
+            })
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+/// What the filesystem itself has to say about a failure waits in the context, one message for each read.
+fn explain(context: &OwnedFd, call: impl Display, errno: Errno) -> Error {
+    let mut said = Vec::new();
+    let mut line = [0; 512];
+    while let Ok(length) = rustix::io::read(context, &mut line) {
+        let text = String::from_utf8_lossy(&line[..length]);
+        // "e " error, "w " warning, "i " information
+        said.push(text.trim_end().trim_start_matches(['e', 'w', 'i']).trim_start().to_owned());
+    }
+    match said.is_empty() {
+        true => Error::sys(call, errno),
+        false => Error::sys(format_args!("{call}: {}", said.join("; ")), errno),
+    }
+}

@@ -1,0 +1,96 @@
+//! Paths that are read-only or hidden.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{self, FileType, OFlags};
+use rustix::io::Errno;
+
+use super::build::Rootfs;
+use super::mounts::{attach_at, change, clone_tree};
+use super::{devices, fscontext, resolve};
+use crate::error::{Call, Context, Error, Result};
+use crate::plan::mounts::{Attrs, attr};
+use crate::plan::rootfs::HARMLESS;
+
+/// Read-only first: a path may be below one that is hidden, and is then not reachable any more.
+pub fn restrict(rootfs: &Rootfs) -> Result<()> {
+    for path in &rootfs.plan.readonly_paths {
+        readonly(rootfs.as_fd(), path).with_context(|| format!("can't make \"/{path}\" read-only"))?;
+    }
+    let mut masks = Masks { rootfs, null: None, directory: None };
+    for path in &rootfs.plan.masked_paths {
+        masks.hide(path).with_context(|| format!("can't mask path \"/{path}\""))?;
+    }
+    Ok(())
+}
+
+/// Opens a path that may be missing in this kernel or image.
+fn open(root: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>> {
+    match resolve::open(root, path, OFlags::PATH) {
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        result => result.map(Some).call(|| "open"),
+    }
+}
+
+fn readonly(root: BorrowedFd<'_>, path: &str) -> Result<()> {
+    let Some(place) = open(root, path)? else { return Ok(()) };
+    let tree = clone_tree(place.as_fd(), "", true).call(|| "open_tree")?;
+    change(tree.as_fd(), false, Attrs { set: attr::RDONLY, clear: 0 })?;
+    attach_at(tree.as_fd(), place.as_fd()).call(|| "move_mount")
+}
+
+struct Masks<'a> {
+    rootfs: &'a Rootfs<'a>,
+    null: Option<OwnedFd>,
+    /// The one empty directory that hides all others, once it is mounted somewhere.
+    directory: Option<OwnedFd>,
+}
+
+impl Masks<'_> {
+    fn hide(&mut self, path: &str) -> Result<()> {
+        let Some(place) = open(self.rootfs.as_fd(), path)? else { return Ok(()) };
+        let kind = FileType::from_raw_mode(fs::fstat(&place).call(|| "fstat")?.st_mode);
+        if kind == FileType::Directory {
+            return self.hide_directory(&place);
+        }
+        let cover = clone_tree(self.null()?, "", false).call(|| "open_tree(\"/dev/null\")")?;
+        attach_at(cover.as_fd(), place.as_fd()).call(|| "move_mount(\"/dev/null\")")
+    }
+
+    fn hide_directory(&mut self, place: &OwnedFd) -> Result<()> {
+        // Kernels before 6.15 copy a mount only once it is attached.
+        let cover = match &self.directory {
+            Some(attached) => clone_tree(attached.as_fd(), "", false).call(|| "open_tree(tmpfs)")?,
+            None => hidden_directory(&self.rootfs.plan.mount_label)?,
+        };
+        attach_at(cover.as_fd(), place.as_fd()).call(|| "move_mount(tmpfs)")?;
+        self.directory.get_or_insert(cover);
+        Ok(())
+    }
+
+    /// A null device that an image put there would otherwise decide what a hidden file shows (CVE-2025-31133).
+    fn null(&mut self) -> Result<BorrowedFd<'_>> {
+        if let Some(made) = &self.rootfs.null {
+            return Ok(made.as_fd());
+        }
+        if self.null.is_none() {
+            let found =
+                resolve::open_plain(self.rootfs.as_fd(), "dev/null", OFlags::PATH).call(|| "open(\"/dev/null\")")?;
+            if !devices::is_null(found.as_fd())? {
+                return Err(Error::new("container's /dev/null is invalid"));
+            }
+            self.null = Some(found);
+        }
+        Ok(self.null.as_ref().map(AsFd::as_fd).expect("it was just put there"))
+    }
+}
+
+/// A detached, empty, read-only directory.
+pub fn hidden_directory(label: &str) -> Result<OwnedFd> {
+    let word = |key: &str, value: &str| (key.to_owned(), Some(value.to_owned()));
+    let mut data = vec![word("nr_blocks", "1"), word("nr_inodes", "1"), ("ro".to_owned(), None)];
+    if !label.is_empty() {
+        data.push(word("context", label));
+    }
+    fscontext::make("tmpfs", "tmpfs", &data, HARMLESS | attr::RDONLY)
+}

@@ -1,0 +1,21 @@
+//! The container's root filesystem, made by init inside the new mount namespace and, for what needs the host's
+//! privileges, by the runtime.
+//!
+//! All of it works on descriptors: see [`resolve`].
+
+mod build;
+mod cgroup;
+mod console;
+mod copyup;
+mod devices;
+mod fscontext;
+mod host;
+mod mask;
+mod mounts;
+mod pivot;
+mod resolve;
+
+pub use build::Rootfs;
+pub use console::Console;
+pub use host::{Ask, Host, id_map, open_source};
+pub use pivot::OldRoot;

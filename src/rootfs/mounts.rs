@@ -1,0 +1,389 @@
+//! The `mounts` of the configuration, one after the other.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{self, CWD, FileType, OFlags, StatVfsMountFlags};
+use rustix::io::Errno;
+use rustix::mount::{self, FsPickFlags, MountFlags, MoveMountFlags, OpenTreeFlags};
+
+use super::build::Builder;
+use super::host::Ask;
+use super::resolve::{self, Make, Place};
+use super::{copyup, fscontext};
+use crate::error::{Call, Context, Error, Result};
+use crate::plan::mounts::{
+    Attrs, BindSource, Filesystem, MountKind, MountPlan, Propagation, PropagationChange, attr, clean,
+};
+use crate::sys::mount::{MountAttr, mount_setattr};
+
+impl Builder<'_> {
+    pub(super) fn mount(&mut self, plan: &MountPlan) -> Result<()> {
+        self.mount_one(plan).with_context(|| {
+            // The words are runc's, which tests and people look for.
+            format!("error mounting {:?} to rootfs at {:?}: /mounts/{}", plan.source, plan.destination, plan.index)
+        })
+    }
+
+    fn mount_one(&mut self, plan: &MountPlan) -> Result<()> {
+        match &plan.kind {
+            MountKind::Bind { source, recursive } => self.bind(plan, source, *recursive),
+            MountKind::Filesystem(filesystem) => self.filesystem(plan, filesystem),
+            MountKind::Remount { bind, data } => self.remount(plan, *bind, data),
+            MountKind::Cgroup(cgroup) => self.cgroup(plan, cgroup),
+        }
+    }
+
+    pub(super) fn bind(&mut self, plan: &MountPlan, source: &BindSource, recursive: bool) -> Result<()> {
+        let tree = self.source_tree(plan, source, recursive)?;
+        let kind = FileType::from_raw_mode(fs::fstat(&tree).call(|| "fstat")?.st_mode);
+        let make = if kind == FileType::Directory { Make::Dir } else { Make::File };
+        let place = resolve::open_or_make(self.root.as_fd(), &plan.destination, make)?;
+        check_proc(&place.path, Some(tree.as_fd()))?;
+        attach(&tree, &place).map_err(|error| explain_kinds(error, &tree, &place))?;
+        self.adjust(plan, &tree)?;
+        self.took_place(&place, tree, false);
+        Ok(())
+    }
+
+    /// The source as a detached copy of its mount.
+    fn source_tree(&mut self, plan: &MountPlan, source: &BindSource, recursive: bool) -> Result<OwnedFd> {
+        let tree = match source {
+            BindSource::Host(path) => match clone_tree(CWD, path, recursive) {
+                // Root of a user namespace may lack the right to pass a directory; the runtime has it.
+                Err(Errno::ACCESS) => (self.host)(Ask::Source(plan))?,
+                result => Some(result.map_err(|errno| source_error(path, errno))?),
+            },
+            BindSource::Rootfs(path) => {
+                let place = resolve::open(self.root.as_fd(), path, OFlags::PATH).map_err(|e| source_error(path, e))?;
+                Some(clone_tree(place.as_fd(), "", recursive).map_err(|errno| source_error(path, errno))?)
+            }
+        };
+        let tree = tree.ok_or_else(|| Error::new("the runtime sent no mount for the source"))?;
+        if plan.idmap.is_some() {
+            (self.host)(Ask::IdMap(plan, tree.as_fd()))?;
+        }
+        Ok(tree)
+    }
+
+    fn filesystem(&mut self, plan: &MountPlan, filesystem: &Filesystem) -> Result<()> {
+        let place = match filesystem.kind.as_str() {
+            "proc" | "sysfs" => self.ordinary_directory(&filesystem.kind, &plan.destination)?,
+            _ => resolve::open_or_make(self.root.as_fd(), &plan.destination, Make::Dir)?,
+        };
+        if filesystem.kind != "proc" || place.path != "proc" {
+            check_proc(&place.path, None)?;
+        }
+        let mount = match self.make_filesystem(plan, filesystem, &place) {
+            // A network namespace that belongs to another user namespace: what the host shows of it is all there is.
+            Err(error) if filesystem.kind == "sysfs" && matches!(error.errno(), Some(Errno::PERM | Errno::BUSY)) => {
+                return self.host_sysfs(plan, &place, error);
+            }
+            result => result?,
+        };
+        let mount = match mount {
+            Made::Attached(mount) => mount,
+            Made::Detached(mount) => {
+                if filesystem.copy_up {
+                    copyup::copy(&place.fd, &mount).context("tmpcopyup")?;
+                }
+                if filesystem.kind == "mqueue" && !self.plan.mount_label.is_empty() {
+                    self.label(&mount)?;
+                }
+                attach(&mount, &place)?;
+                mount
+            }
+        };
+        self.propagate(plan, &mount)?;
+        self.took_place(&place, mount, plan.late_readonly);
+        Ok(())
+    }
+
+    fn make_filesystem(&mut self, plan: &MountPlan, filesystem: &Filesystem, place: &Place) -> Result<Made> {
+        if filesystem.by_runtime {
+            let mount = (self.host)(Ask::Source(plan))?.ok_or_else(|| Error::new("the runtime sent no mount"))?;
+            (self.host)(Ask::IdMap(plan, mount.as_fd()))?;
+            return Ok(Made::Detached(mount));
+        }
+        let mut data = filesystem.data.clone();
+        if filesystem.inherit_mode && !place.made {
+            let mode = fs::fstat(&place.fd).call(|| "fstat")?.st_mode & 0o7777;
+            data.insert(0, ("mode".to_owned(), Some(format!("{mode:o}"))));
+        }
+        if data.iter().any(|(_, value)| value.as_ref().is_some_and(|value| value.len() > fscontext::MAX_VALUE)) {
+            return Ok(Made::Attached(self.attach_long(plan, filesystem, &data, place)?));
+        }
+        let mount = fscontext::make(&filesystem.kind, &filesystem.source, &data, plan.attrs.set)?;
+        if plan.recursive != Attrs::default() {
+            change(mount.as_fd(), true, plan.recursive)?;
+        }
+        if plan.idmap.is_some() {
+            (self.host)(Ask::IdMap(plan, mount.as_fd()))?;
+        }
+        Ok(Made::Detached(mount))
+    }
+
+    /// With mount(2), for a parameter that is too long for fsconfig(2), such as overlayfs's list of directories. The
+    /// working directory is the one way for it to name a place by descriptor.
+    fn attach_long(
+        &self,
+        plan: &MountPlan,
+        filesystem: &Filesystem,
+        data: &[(String, Option<String>)],
+        place: &Place,
+    ) -> Result<OwnedFd> {
+        let word = |(key, value): &(String, Option<String>)| match value {
+            Some(value) => format!("{key}={value}"),
+            None => key.clone(),
+        };
+        let data = data.iter().map(word).collect::<Vec<_>>().join(",");
+        let data = CString::new(data).map_err(|_| Error::sys("mount", Errno::INVAL))?;
+        rustix::process::fchdir(&place.fd).call(|| "fchdir")?;
+        let kind = filesystem.kind.as_str();
+        let result = mount::mount(&filesystem.source, c".", kind, mount_flags(plan.attrs.set), Some(data.as_c_str()));
+        rustix::process::chdir(c"/").call(|| "chdir(\"/\")")?;
+        result.call(|| format!("mount({kind:?}, {data:?})"))?;
+        let mount = resolve::open_plain(self.root.as_fd(), &place.path, OFlags::PATH)
+            .call(|| format!("open(\"/{}\")", place.path))?;
+        let device = |fd: BorrowedFd<'_>| fs::fstat(fd).map(|stat| stat.st_dev).call(|| "fstat");
+        if device(mount.as_fd())? == device(place.fd.as_fd())? {
+            return Err(Error::new("the destination was moved meanwhile"));
+        }
+        Ok(mount)
+    }
+
+    /// For procfs and sysfs: with a link in the way, what is later written to them could be led elsewhere
+    /// (CVE-2019-19921, CVE-2023-27561, CVE-2025-54867).
+    fn ordinary_directory(&self, kind: &str, destination: &str) -> Result<Place> {
+        let refuse = || Err(Error::new(format_args!("filesystem {kind:?} must be mounted on ordinary directory")));
+        let path = clean(destination);
+        match resolve::open_plain(self.root.as_fd(), &path, OFlags::PATH | OFlags::DIRECTORY) {
+            Ok(fd) => Ok(Place { fd, path, made: false }),
+            Err(Errno::LOOP | Errno::NOTDIR) => refuse(),
+            Err(Errno::NOENT) => {
+                let place = resolve::open_or_make(self.root.as_fd(), &path, Make::Dir)?;
+                if place.path == path { Ok(place) } else { refuse() }
+            }
+            Err(errno) => Err(Error::sys(format_args!("open({destination:?})"), errno)),
+        }
+    }
+
+    fn host_sysfs(&mut self, plan: &MountPlan, place: &Place, refused: Error) -> Result<()> {
+        let tree = clone_tree(CWD, "/sys", true).map_err(|_| refused)?;
+        attach(&tree, place)?;
+        // With all that the host has mounted there, such as its control groups (CVE-2023-25809).
+        change(tree.as_fd(), true, Attrs { set: plan.attrs.set & attr::RDONLY, clear: 0 })?;
+        change(tree.as_fd(), false, plan.attrs)?;
+        self.propagate(plan, &tree)
+    }
+
+    fn remount(&mut self, plan: &MountPlan, bind: bool, data: &[(String, Option<String>)]) -> Result<()> {
+        let place = resolve::open(self.root.as_fd(), &plan.destination, OFlags::PATH)
+            .call(|| format!("open({:?})", plan.destination))?;
+        if !bind {
+            let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
+            let context = mount::fspick(&place, c"", flags).call(|| format!("fspick({:?})", plan.destination))?;
+            fscontext::reconfigure(&context, data)?;
+        }
+        self.adjust(plan, &place)
+    }
+
+    /// Attributes and propagation, which options of a bind mount change after it is attached: under a shared parent
+    /// it has become shared by that.
+    pub(super) fn adjust(&self, plan: &MountPlan, mount: &OwnedFd) -> Result<()> {
+        if plan.attrs != Attrs::default() {
+            match change(mount.as_fd(), false, plan.attrs) {
+                Err(error) if error.errno() == Some(Errno::PERM) => keep_locked(plan, mount, error)?,
+                result => result?,
+            }
+        }
+        self.propagate(plan, mount)?;
+        if plan.recursive != Attrs::default() {
+            change(mount.as_fd(), true, plan.recursive)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn propagate(&self, plan: &MountPlan, mount: &OwnedFd) -> Result<()> {
+        plan.propagation.iter().try_for_each(|&wanted| set_propagation(mount.as_fd(), wanted))
+    }
+
+    /// A mount over "/" is the new root; `/dev` and filesystems that are filled first become read-only at the end.
+    fn took_place(&mut self, place: &Place, mount: OwnedFd, late_readonly: bool) {
+        if place.path.is_empty() {
+            self.root = mount;
+        } else if late_readonly {
+            self.late_readonly.push(mount);
+        }
+    }
+
+    fn label(&self, mount: &OwnedFd) -> Result<()> {
+        let dir = fs::openat(mount, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, fs::Mode::empty())
+            .call(|| "open")?;
+        fs::fsetxattr(&dir, c"security.selinux", self.plan.mount_label.as_bytes(), fs::XattrFlags::empty())
+            .call(|| format!("setxattr(\"security.selinux\", {:?})", self.plan.mount_label))
+    }
+}
+
+/// A new filesystem's mount.
+enum Made {
+    Detached(OwnedFd),
+    Attached(OwnedFd),
+}
+
+/// Attributes as flags of mount(2).
+fn mount_flags(attrs: u64) -> MountFlags {
+    let mut flags = MountFlags::empty();
+    for (bit, flag) in [
+        (attr::RDONLY, MountFlags::RDONLY),
+        (attr::NOSUID, MountFlags::NOSUID),
+        (attr::NODEV, MountFlags::NODEV),
+        (attr::NOEXEC, MountFlags::NOEXEC),
+        (attr::NOATIME, MountFlags::NOATIME),
+        (attr::STRICTATIME, MountFlags::STRICTATIME),
+        (attr::NODIRATIME, MountFlags::NODIRATIME),
+        (attr::NOSYMFOLLOW, MountFlags::NOSYMFOLLOW),
+    ] {
+        flags.set(flag, attrs & bit != 0);
+    }
+    flags
+}
+
+/// A copy of the mount that shows `path` of `dir`, attached nowhere; an empty path means `dir` itself.
+pub fn clone_tree(dir: BorrowedFd<'_>, path: impl AsRef<Path>, recursive: bool) -> Result<OwnedFd, Errno> {
+    let path = path.as_ref();
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    if path.as_os_str().is_empty() {
+        flags |= OpenTreeFlags::AT_EMPTY_PATH;
+    }
+    mount::open_tree(dir, path, flags)
+}
+
+fn source_error(path: &str, errno: Errno) -> Error {
+    let error = Error::sys(format_args!("open_tree({path:?})"), errno);
+    match errno {
+        Errno::NOENT => error.with_hint("the source of a bind mount must exist on the host"),
+        Errno::INVAL => {
+            error.with_hint("the mount is unbindable, or parts of it are covered by mounts that only rbind may copy")
+        }
+        _ => error,
+    }
+}
+
+pub fn attach(mount: &OwnedFd, place: &Place) -> Result<()> {
+    attach_at(mount.as_fd(), place.fd.as_fd()).call(|| format!("move_mount(\"/{}\")", place.path))
+}
+
+/// Puts a detached mount on what `place` is.
+pub fn attach_at(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<(), Errno> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    mount::move_mount(mount, c"", place, c"", flags)
+}
+
+/// move_mount(2) says no more than `EINVAL` of a directory on a file or the other way round.
+fn explain_kinds(error: Error, source: &OwnedFd, place: &Place) -> Error {
+    let is_dir =
+        |fd: &OwnedFd| fs::fstat(fd).is_ok_and(|st| FileType::from_raw_mode(st.st_mode) == FileType::Directory);
+    let (from, to) = (is_dir(source), is_dir(&place.fd));
+    if from == to {
+        return error;
+    }
+    let kind = |is_dir| if is_dir { "a directory" } else { "not a directory" };
+    Error::sys(format_args!("move_mount(\"/{}\")", place.path), Errno::NOTDIR).with_hint(format_args!(
+        "the source is {} but the destination in the root filesystem is {}",
+        kind(from),
+        kind(to)
+    ))
+}
+
+pub fn change(mount: BorrowedFd<'_>, recursive: bool, attrs: Attrs) -> Result<()> {
+    let attr = MountAttr { attr_set: attrs.set, attr_clr: attrs.clear, ..MountAttr::default() };
+    mount_setattr(mount, recursive, &attr)
+        .call(|| format!("mount_setattr(set {:#x}, clear {:#x})", attrs.set, attrs.clear))
+}
+
+pub fn set_propagation(mount: BorrowedFd<'_>, wanted: PropagationChange) -> Result<()> {
+    let propagation = match wanted.kind {
+        Propagation::Private => libc::MS_PRIVATE,
+        Propagation::Slave => libc::MS_SLAVE,
+        Propagation::Shared => libc::MS_SHARED,
+        Propagation::Unbindable => libc::MS_UNBINDABLE,
+    };
+    mount_setattr(mount, wanted.recursive, &MountAttr { propagation, ..MountAttr::default() })
+        .call(|| format!("mount_setattr(propagation {:?})", wanted.kind))
+}
+
+/// In a user namespace the flags of the host's mounts are locked. Those that no option names are kept; an option that
+/// names one cannot be honoured.
+fn keep_locked(plan: &MountPlan, mount: &OwnedFd, refused: Error) -> Result<()> {
+    let has = locked_flags(mount)?;
+    let lockable = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
+    if has & plan.cleared & (lockable | attr::ATIME | attr::NODIRATIME) != 0 {
+        return Err(refused.context("cannot clear locked flags"));
+    }
+    if plan.atime && has & (attr::ATIME | attr::NODIRATIME) != plan.attrs.set & (attr::ATIME | attr::NODIRATIME) {
+        return Err(refused.context("cannot change locked atime flags"));
+    }
+    let clear = plan.attrs.clear & !(has & lockable) & !(attr::ATIME | attr::NODIRATIME);
+    change(mount.as_fd(), false, Attrs { set: plan.attrs.set & !(attr::ATIME | attr::NODIRATIME), clear })
+        .context("with locked flags kept")
+}
+
+/// The attributes of a mount, from `statfs(2)`.
+fn locked_flags(mount: &OwnedFd) -> Result<u64> {
+    let flags = fs::fstatvfs(mount).call(|| "fstatfs")?.f_flag;
+    let mut attrs = 0;
+    for (st, bit) in [
+        (StatVfsMountFlags::RDONLY, attr::RDONLY),
+        (StatVfsMountFlags::NOSUID, attr::NOSUID),
+        (StatVfsMountFlags::NODEV, attr::NODEV),
+        (StatVfsMountFlags::NOEXEC, attr::NOEXEC),
+        (StatVfsMountFlags::NOATIME, attr::NOATIME),
+        (StatVfsMountFlags::NODIRATIME, attr::NODIRATIME),
+    ] {
+        if flags.contains(st) {
+            attrs |= bit;
+        }
+    }
+    // strictatime has no flag: it is the absence of the others.
+    if !flags.intersects(StatVfsMountFlags::NOATIME | StatVfsMountFlags::RELATIME) {
+        attrs |= attr::STRICTATIME;
+    }
+    Ok(attrs)
+}
+
+/// Files below /proc that may be covered: what lxcfs emulates.
+const PROC_ALLOWED: [&str; 10] = [
+    "proc/cpuinfo",
+    "proc/diskstats",
+    "proc/meminfo",
+    "proc/stat",
+    "proc/swaps",
+    "proc/uptime",
+    "proc/loadavg",
+    "proc/slabinfo",
+    "proc/sys/kernel/ns_last_pid",
+    "proc/sys/crypto/fips_enabled",
+];
+
+/// Nothing but a procfs may be on /proc and, but for a few files, nothing in it: programs trust what they find there.
+pub fn check_proc(path: &str, source: Option<BorrowedFd<'_>>) -> Result<()> {
+    if path == "proc" {
+        let is_proc = match source {
+            Some(source) => fs::fstatfs(source).call(|| "fstatfs")?.f_type == fs::PROC_SUPER_MAGIC,
+            None => false,
+        };
+        return match is_proc {
+            true => Ok(()),
+            false => Err(Error::new("\"/proc\" cannot be mounted because it is not of type proc")),
+        };
+    }
+    if path.starts_with("proc/") && !PROC_ALLOWED.contains(&path) {
+        return Err(Error::new(format_args!("\"/{path}\" cannot be mounted because it is inside /proc")));
+    }
+    Ok(())
+}

@@ -1,0 +1,163 @@
+//! The change to the container's root.
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use rustix::fs::{self, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::process;
+
+use super::fscontext;
+use super::mounts::{attach_at, set_propagation};
+use crate::error::{Call, Error, Result};
+use crate::plan::mounts::{Propagation, PropagationChange};
+use crate::sys::procfs::ProcFs;
+use crate::sys::unmount::Unmounting;
+
+const SLAVE: PropagationChange = PropagationChange { kind: Propagation::Slave, recursive: true };
+
+/// The host's tree on its way out. It cannot be reached any more, but must be gone before anything of the container's
+/// runs.
+#[must_use]
+#[derive(Default)]
+pub struct OldRoot {
+    unmounting: Option<Unmounting>,
+}
+
+impl OldRoot {
+    pub fn wait_gone(self) -> Result<()> {
+        self.unmounting.map_or(Ok(()), Unmounting::finish).call(|| "umount2(old root)")
+    }
+}
+
+pub fn pivot(root: BorrowedFd<'_>, proc: &ProcFs) -> Result<OldRoot> {
+    let old = fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).call(|| "open(\"/\")")?;
+    process::fchdir(root).call(|| "fchdir(rootfs)")?;
+    // pivot_root(2): with "." twice, the old root ends up on top of the new one, and no directory is needed for it.
+    process::pivot_root(c".", c".").map_err(|errno| {
+        let error = Error::sys("pivot_root(\".\", \".\")", errno);
+        match errno {
+            Errno::INVAL => {
+                error.with_hint("if the host runs from an initramfs, it has no root to pivot from: use --no-pivot")
+            }
+            _ => error,
+        }
+    })?;
+    // Or the unmounting would reach the host. Not private: mounts that the host removes meanwhile would stay busy.
+    set_propagation(old.as_fd(), SLAVE)?;
+    leave_with(old.as_fd(), proc)?;
+    drop(old);
+    let unmounting = match Unmounting::start() {
+        Ok(unmounting) => Some(unmounting),
+        // The container's limit of processes does not even allow for this one.
+        Err(Errno::AGAIN) => {
+            unmount(c".", UnmountFlags::DETACH).call(|| "umount2(old root)")?;
+            None
+        }
+        Err(errno) => return Err(Error::sys("clone(CLONE_VM)", errno)),
+    };
+    process::chdir(c"/").call(|| "chdir(\"/\")")?;
+    Ok(OldRoot { unmounting })
+}
+
+/// Lets the private procfs go together with the old root, so that the kernel waits once for both. Our descriptor of it
+/// stays good.
+fn leave_with(old: BorrowedFd<'_>, proc: &ProcFs) -> Result<()> {
+    let Some(mount) = proc.detached() else { return Ok(()) };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match fs::openat(old, c"proc", flags, Mode::empty()) {
+        Ok(place) => attach_at(mount, place.as_fd()).call(|| "move_mount(procfs)"),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(()),
+        Err(errno) => Err(Error::sys("open(\"/proc\")", errno)),
+    }
+}
+
+pub fn chroot(root: BorrowedFd<'_>) -> Result<()> {
+    process::fchdir(root).call(|| "fchdir(rootfs)")?;
+    process::chroot(c".").call(|| "chroot(rootfs)")?;
+    process::chdir(c"/").call(|| "chdir(\"/\")")
+}
+
+/// Without pivot_root the host's mounts stay in the namespace. The kernel lets a container mount a procfs or sysfs
+/// of its own if it sees a full one anywhere, so those of the host go first.
+pub fn move_over(root: BorrowedFd<'_>, rootfs: &str, proc: &ProcFs) -> Result<()> {
+    for path in full_kernel_mounts(&proc.read("self/mountinfo")?, rootfs) {
+        hide(&path)?;
+    }
+    let slash = fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).call(|| "open(\"/\")")?;
+    attach_at(root, slash.as_fd()).call(|| "move_mount(rootfs, \"/\")")?;
+    chroot(root)
+}
+
+fn hide(path: &PathBuf) -> Result<()> {
+    let mount = match fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(mount) => mount,
+        // It went with the one that it was mounted in.
+        Err(Errno::NOENT) => return Ok(()),
+        Err(errno) => return Err(Error::sys(format_args!("open({path:?})"), errno)),
+    };
+    set_propagation(mount.as_fd(), SLAVE)?;
+    match unmount(path, UnmountFlags::DETACH) {
+        // Locked to the namespace: then it is covered.
+        Err(Errno::INVAL | Errno::PERM) => {
+            let cover = fscontext::make("tmpfs", "tmpfs", &[], 0)?;
+            attach_at(cover.as_fd(), mount.as_fd()).call(|| format!("move_mount({path:?})"))
+        }
+        result => result.call(|| format!("umount2({path:?})")),
+    }
+}
+
+/// The mount points of whole procfs and sysfs outside of `rootfs`, from `mountinfo` (proc_pid_mountinfo(5)).
+fn full_kernel_mounts(mountinfo: &[u8], rootfs: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for line in mountinfo.split(|&b| b == b'\n') {
+        let fields: Vec<&[u8]> = line.split(|&b| b == b' ').collect();
+        let (Some(&root), Some(&point)) = (fields.get(3), fields.get(4)) else { continue };
+        let kind = fields.iter().position(|&field| field == b"-").and_then(|dash| fields.get(dash + 1));
+        if root != b"/" || !matches!(kind, Some(&(b"proc" | b"sysfs"))) {
+            continue;
+        }
+        let point = PathBuf::from(OsString::from_vec(unescape(point)));
+        if !point.starts_with(rootfs) {
+            found.push(point);
+        }
+    }
+    found
+}
+
+/// `\040` and the like.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, tail)) = rest.split_first() {
+        match (first, tail) {
+            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..]) => {
+                plain.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
+                rest = after;
+            }
+            _ => {
+                plain.push(first);
+                rest = tail;
+            }
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_whole_procfs_and_sysfs_outside_of_the_rootfs() {
+        let table = b"22 1 0:5 / /proc rw,nosuid shared:12 - proc proc rw\n\
+            23 1 0:6 / /a\\040b rw - sysfs sysfs rw\n\
+            24 22 0:5 /sys /x rw - proc proc rw\n\
+            25 1 0:7 / /run rw - tmpfs tmpfs rw\n\
+            26 1 0:5 / /r/proc rw - proc proc rw\n";
+        assert_eq!(full_kernel_mounts(table, "/r"), [PathBuf::from("/proc"), PathBuf::from("/a b")]);
+    }
+}

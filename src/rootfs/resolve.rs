@@ -1,0 +1,187 @@
+//! Finding and making places below the container's root.
+//!
+//! What is there belongs to the image, and with shared volumes other containers may change it while we look. So a
+//! path is resolved by the kernel from the root's descriptor, or component by component with no link followed but
+//! by us, and what was found is a descriptor that is never turned into a path again (CVE-2021-30465, CVE-2024-45310).
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use crate::error::{Call, Error, Result};
+use crate::plan::mounts::clean;
+
+const DIR: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+const PATH: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// As many as the kernel follows (path_resolution(7)).
+const MAX_LINKS: u32 = 40;
+
+/// What to make where nothing is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Make {
+    Dir,
+    File,
+}
+
+/// A place below the root.
+pub struct Place {
+    /// Opened with `O_PATH`.
+    pub fd: OwnedFd,
+    /// From the root, without links and without a leading slash; "" is the root itself.
+    pub path: String,
+    /// It was not there before.
+    pub made: bool,
+}
+
+/// Opens what `path` means inside `root`; links are followed as if `root` were "/".
+pub fn open(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+    openat2(root, path, flags | OFlags::CLOEXEC, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
+}
+
+/// Opens `path` below `root` if no component of it is a link.
+pub fn open_plain(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+    openat2(root, path, flags | OFlags::CLOEXEC, ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS)
+}
+
+fn openat2(root: BorrowedFd<'_>, path: &str, flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
+    let path = if path.is_empty() { "." } else { path };
+    for _ in 0..64 {
+        match fs::openat2(root, path, flags, Mode::empty(), resolve) {
+            // Something was renamed or mounted while ".." was being resolved: the kernel could not be sure.
+            Err(Errno::AGAIN) => {}
+            result => return result,
+        }
+    }
+    Err(Errno::AGAIN)
+}
+
+/// Opens `path` inside `root`, and makes it, with the directories above it, where it is missing. Dangling links lead
+/// to where they point.
+pub fn open_or_make(root: BorrowedFd<'_>, path: &str, make: Make) -> Result<Place> {
+    let plain = clean(path);
+    match open_plain(root, &plain, OFlags::PATH) {
+        Ok(fd) => Ok(Place { fd, path: plain, made: false }),
+        Err(Errno::NOENT | Errno::LOOP) => Walk::new(root, path).finish(make),
+        Err(errno) => Err(Error::sys(format_args!("open({path:?})"), errno)),
+    }
+}
+
+/// The directory that holds `path`, made where it is missing, and the last component's name.
+pub fn parent(root: BorrowedFd<'_>, path: &str) -> Result<(OwnedFd, String)> {
+    let path = clean(path);
+    let (above, name) = path.rsplit_once('/').unwrap_or(("", &path));
+    Ok((open_or_make(root, above, Make::Dir)?.fd, name.to_owned()))
+}
+
+/// A descent from the root, one component at a time.
+struct Walk<'a> {
+    root: BorrowedFd<'a>,
+    asked: &'a str,
+    /// The directory reached, `None` for the root.
+    here: Option<OwnedFd>,
+    /// The way to it, without links.
+    done: Vec<String>,
+    todo: VecDeque<String>,
+    links: u32,
+    made: bool,
+}
+
+impl<'a> Walk<'a> {
+    fn new(root: BorrowedFd<'a>, path: &'a str) -> Self {
+        let todo = path.split('/').map(str::to_owned).collect();
+        Self { root, asked: path, here: None, done: Vec::new(), todo, links: 0, made: false }
+    }
+
+    fn here(&self) -> BorrowedFd<'_> {
+        self.here.as_ref().map_or(self.root, AsFd::as_fd)
+    }
+
+    fn error(&self, call: &str, name: &str, errno: Errno) -> Error {
+        Error::sys(format_args!("{call}({:?})", format!("/{}/{name}", self.done.join("/"))), errno)
+    }
+
+    fn finish(mut self, make: Make) -> Result<Place> {
+        while let Some(name) = self.todo.pop_front() {
+            match name.as_str() {
+                "" | "." => {}
+                ".." => self.ascend()?,
+                _ => {
+                    let last = self.todo.iter().all(|rest| rest.is_empty() || rest == ".");
+                    self.descend(name, if last { make } else { Make::Dir })?;
+                }
+            }
+        }
+        let fd = match self.here.take() {
+            Some(fd) => fd,
+            None => open_plain(self.root, "", DIR).call(|| format!("open({:?})", self.asked))?,
+        };
+        Ok(Place { fd, path: self.done.join("/"), made: self.made })
+    }
+
+    /// Not by "..", which a rename could lead out of the root.
+    fn ascend(&mut self) -> Result<()> {
+        self.done.pop();
+        let above = self.done.join("/");
+        self.here = Some(open_plain(self.root, &above, DIR).call(|| format!("open({above:?})"))?);
+        Ok(())
+    }
+
+    fn descend(&mut self, name: String, make: Make) -> Result<()> {
+        let next = match fs::openat(self.here(), &name, PATH, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => self.make(&name, make)?,
+            Err(errno) => return Err(self.error("open", &name, errno)),
+        };
+        let kind = FileType::from_raw_mode(fs::fstat(&next).map_err(|e| self.error("fstat", &name, e))?.st_mode);
+        if kind == FileType::Symlink {
+            return self.follow(&next, &name);
+        }
+        self.here = Some(next);
+        self.done.push(name);
+        Ok(())
+    }
+
+    fn follow(&mut self, link: &OwnedFd, name: &str) -> Result<()> {
+        self.links += 1;
+        if self.links > MAX_LINKS {
+            return Err(self.error("open", name, Errno::LOOP));
+        }
+        let target = fs::readlinkat(link, c"", Vec::new()).map_err(|e| self.error("readlink", name, e))?;
+        let target = target.into_string().map_err(|_| self.error("readlink", name, Errno::ILSEQ))?;
+        if target.starts_with('/') {
+            self.here = None;
+            self.done.clear();
+        }
+        for part in target.split('/').rev() {
+            self.todo.push_front(part.to_owned());
+        }
+        Ok(())
+    }
+
+    fn make(&mut self, name: &str, make: Make) -> Result<OwnedFd> {
+        let made = match make {
+            Make::Dir => fs::mkdirat(self.here(), name, Mode::from_raw_mode(0o755)),
+            Make::File => fs::mknodat(self.here(), name, FileType::RegularFile, Mode::from_raw_mode(0o644), 0),
+        };
+        match made {
+            Ok(()) => self.made = true,
+            // Somebody else made it meanwhile; what it is will show.
+            Err(Errno::EXIST) => {}
+            Err(errno) => {
+                let call = if make == Make::Dir { "mkdir" } else { "mknod" };
+                return Err(self.error(call, name, errno));
+            }
+        }
+        fs::openat(self.here(), name, PATH, Mode::empty()).map_err(|e| self.error("open", name, e))
+    }
+}
+
+/// Removes `name` from `dir`, if it is there and is no directory.
+pub fn unlink(dir: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
+    match fs::unlinkat(dir, name, AtFlags::empty()) {
+        Err(Errno::NOENT) => Ok(()),
+        result => result,
+    }
+}
