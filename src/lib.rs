@@ -4,8 +4,10 @@
 
 pub mod cgroup;
 pub mod error;
+pub mod hooks;
 pub mod host;
 pub mod plan;
 pub mod rootfs;
 pub mod spec;
 pub mod sys;
+pub mod wire;

@@ -1,0 +1,278 @@
+//! Running one hook, on the host as well as inside init.
+
+use std::io::{Read, Write};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::error::{Call, Error, Result};
+use crate::plan::hooks::Hook;
+use crate::sys;
+
+/// How much of a hook's output an error shows: its end, where the complaint usually is.
+const SHOWN: usize = 4096;
+
+/// Runs `hook` with `state` on its standard input and waits for it. `stage` and `index` (from 0) are for the error;
+/// `cwd` is its working directory, else the caller's.
+pub fn run(hook: &Hook, state: &[u8], stage: &str, index: usize, cwd: Option<BorrowedFd<'_>>) -> Result<()> {
+    let in_course = |e: Error| e.context(format_args!("error running {stage} hook #{index}"));
+    let mut child = spawn(hook, cwd).map_err(in_course)?;
+    let mut pipes = Pipes::take(&mut child, state);
+    let status = match supervise(&mut child, &mut pipes, hook) {
+        Ok(status) => status,
+        Err(e) => {
+            // Neither can fail for a child that was not waited for.
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(in_course(e));
+        }
+    };
+    if status.success() { Ok(()) } else { Err(in_course(failure(status, &pipes))) }
+}
+
+fn spawn(hook: &Hook, cwd: Option<BorrowedFd<'_>>) -> Result<Child> {
+    let mut command = Command::new(&hook.path);
+    if let Some((name, args)) = hook.args.split_first() {
+        command.arg0(name).args(args);
+    }
+    command.env_clear().envs(hook.env.iter().map(|variable| variable.split_once('=').unwrap_or((variable, ""))));
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let cwd = cwd.map(|cwd| cwd.try_clone_to_owned()).transpose().call(|| "dup(cwd)")?;
+    sys::child::confine(&mut command, cwd);
+    command.spawn().call(|| format!("exec {}", hook.path.display()))
+}
+
+/// Our ends of the hook's standard streams; an end is dropped once nothing more can come.
+struct Pipes<'a> {
+    stdin: Option<OwnedFd>,
+    /// What of the state is still to be written.
+    state: &'a [u8],
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+    out: Vec<u8>,
+    err: Vec<u8>,
+}
+
+impl<'a> Pipes<'a> {
+    fn take(child: &mut Child, state: &'a [u8]) -> Self {
+        let pipes = Self {
+            stdin: child.stdin.take().map(OwnedFd::from),
+            state,
+            stdout: child.stdout.take().map(OwnedFd::from),
+            stderr: child.stderr.take().map(OwnedFd::from),
+            out: Vec::new(),
+            err: Vec::new(),
+        };
+        for pipe in [&pipes.stdin, &pipes.stdout, &pipes.stderr].into_iter().flatten() {
+            // Of our end only: the hook has the other one, with flags of its own. A pipe cannot refuse it.
+            let _ = rustix::io::ioctl_fionbio(pipe, true);
+        }
+        pipes
+    }
+
+    /// Moves what can be moved without waiting.
+    fn pump(&mut self) {
+        if let Some(stdin) = self.stdin.take() {
+            self.stdin = feed(stdin, &mut self.state);
+        }
+        if let Some(stdout) = self.stdout.take() {
+            self.stdout = drain(stdout, &mut self.out);
+        }
+        if let Some(stderr) = self.stderr.take() {
+            self.stderr = drain(stderr, &mut self.err);
+        }
+    }
+}
+
+/// A hook need not read its state: EPIPE is no error.
+fn feed(stdin: OwnedFd, state: &mut &[u8]) -> Option<OwnedFd> {
+    let mut file = std::fs::File::from(stdin);
+    while !state.is_empty() {
+        match file.write(state) {
+            Ok(written) => *state = &state[written..],
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return Some(file.into()),
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => return None,
+        }
+    }
+    None
+}
+
+fn drain(pipe: OwnedFd, shown: &mut Vec<u8>) -> Option<OwnedFd> {
+    let mut file = std::fs::File::from(pipe);
+    let mut buffer = [0; SHOWN];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return None,
+            Ok(read) => {
+                shown.extend_from_slice(&buffer[..read]);
+                shown.drain(..shown.len().saturating_sub(SHOWN));
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return Some(file.into()),
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// How often to look for the hook's end where there is no pidfd.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Returns once the hook has ended, whoever else still holds its streams; an error once its time is over.
+fn supervise(child: &mut Child, pipes: &mut Pipes<'_>, hook: &Hook) -> Result<ExitStatus> {
+    let pidfd = pidfd(child)?;
+    let deadline = hook.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        wait(pidfd.as_ref(), pipes, left)?;
+        let ended = child.try_wait().call(|| "wait4()")?;
+        pipes.pump();
+        if let Some(status) = ended {
+            return Ok(status);
+        }
+        if let (Some(Duration::ZERO), Some(timeout)) = (left, hook.timeout) {
+            return Err(Error::new(format_args!("hook ran past specified timeout of {:.1}s", timeout.as_secs_f64())));
+        }
+    }
+}
+
+/// `None` below the container's seccomp filter, which a startContainer hook and its parent are subject to and which
+/// may answer either of two errnos: Linux 5.3 and later know the call.
+fn pidfd(child: &Child) -> Result<Option<OwnedFd>> {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or_else(|| Error::new("pid out of range"))?;
+    match pidfd_open(pid, PidfdFlags::empty()) {
+        Err(Errno::NOSYS | Errno::PERM) => Ok(None),
+        opened => opened.call(|| format!("pidfd_open({pid})")).map(Some),
+    }
+}
+
+/// Waits until the hook has ended or a stream is ready or `left` is over.
+fn wait(pidfd: Option<&OwnedFd>, pipes: &Pipes<'_>, left: Option<Duration>) -> Result<()> {
+    let mut fds: Vec<_> = pidfd.map(|fd| PollFd::new(fd, PollFlags::IN)).into_iter().collect();
+    fds.extend(pipes.stdin.as_ref().map(|fd| PollFd::new(fd, PollFlags::OUT)));
+    let outputs = [&pipes.stdout, &pipes.stderr].into_iter().flatten();
+    fds.extend(outputs.map(|fd| PollFd::new(fd, PollFlags::IN)));
+    let left = if pidfd.is_some() { left } else { Some(left.unwrap_or(TICK).min(TICK)) };
+    let left = left.and_then(|left| Timespec::try_from(left).ok());
+    match poll(&mut fds, left.as_ref()) {
+        Err(Errno::INTR) => Ok(()),
+        polled => polled.call(|| "poll()").map(drop),
+    }
+}
+
+fn failure(status: ExitStatus, pipes: &Pipes<'_>) -> Error {
+    let how = match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, signal) => format!("signal: {}", describe_signal(signal.unwrap_or_default())),
+    };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
+    Error::new(format_args!("{how}, stdout: {}, stderr: {}", text(&pipes.out), text(&pipes.err)))
+}
+
+/// The words of strsignal(3), in the case that the field uses.
+fn describe_signal(signal: i32) -> String {
+    let words = match signal {
+        libc::SIGHUP => "hangup",
+        libc::SIGINT => "interrupt",
+        libc::SIGQUIT => "quit",
+        libc::SIGILL => "illegal instruction",
+        libc::SIGTRAP => "trace/breakpoint trap",
+        libc::SIGABRT => "aborted",
+        libc::SIGBUS => "bus error",
+        libc::SIGFPE => "floating point exception",
+        libc::SIGKILL => "killed",
+        libc::SIGSEGV => "segmentation fault",
+        libc::SIGPIPE => "broken pipe",
+        libc::SIGALRM => "alarm clock",
+        libc::SIGTERM => "terminated",
+        libc::SIGXCPU => "cpu time limit exceeded",
+        libc::SIGXFSZ => "file size limit exceeded",
+        libc::SIGSYS => "bad system call",
+        other => return format!("signal {other}"),
+    };
+    words.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    fn sh(script: &str, timeout: Option<u64>) -> Hook {
+        Hook {
+            path: "/bin/sh".into(),
+            args: vec!["sh".into(), "-c".into(), script.into()],
+            env: vec!["A=1".into(), "PATH=/bin:/usr/bin".into()],
+            timeout: timeout.map(Duration::from_secs),
+        }
+    }
+
+    fn failed(script: &str, timeout: Option<u64>) -> String {
+        run(&sh(script, timeout), b"{}", "poststart", 1, None).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_state_comes_on_standard_input_and_the_environment_is_the_given_one() {
+        let script = r#"[ "$(cat)" = "{}" ] && [ "$A" = 1 ] && [ -z "$HOME$CARGO" ]"#;
+        run(&sh(script, None), b"{}", "poststart", 0, None).unwrap();
+    }
+
+    #[test]
+    fn failures_say_how_and_what() {
+        let e = failed("echo lost; echo cannot open >&2; exit 3", None);
+        assert_eq!(e, "error running poststart hook #1: exit status 3, stdout: lost, stderr: cannot open");
+        assert!(failed("kill -SYS $$", None).contains("bad system call"));
+        let absent = Hook { path: "/nonexistent/hook".into(), ..sh("", None) };
+        let e = run(&absent, b"", "prestart", 0, None).unwrap_err().to_string();
+        assert_eq!(e, "error running prestart hook #0: exec /nonexistent/hook: no such file or directory");
+    }
+
+    #[test]
+    fn a_hook_that_outlives_its_time_is_killed() {
+        let begin = Instant::now();
+        let e = failed("exec sleep 60", Some(1));
+        assert_eq!(e, "error running poststart hook #1: hook ran past specified timeout of 1.0s");
+        assert!(begin.elapsed() < Duration::from_secs(20));
+    }
+
+    #[test]
+    fn a_grandchild_with_the_pipes_does_not_hold_us() {
+        let begin = Instant::now();
+        run(&sh("sleep 5 & exit 0", None), b"{}", "poststart", 0, None).unwrap();
+        assert!(begin.elapsed() < Duration::from_secs(4));
+    }
+
+    #[test]
+    fn no_signal_is_blocked_in_the_hook() {
+        let before = sys::signal::sigmask(&sys::signal::SignalSet::full());
+        let result = run(&sh("grep -q 'SigBlk:.0000000000000000' /proc/self/status", None), b"", "prestart", 0, None);
+        sys::signal::sigmask(&before);
+        result.unwrap();
+    }
+
+    #[test]
+    fn much_input_and_output_block_nobody() {
+        let state = vec![b'x'; 1 << 20];
+        run(&sh("exit 0", None), &state, "poststart", 0, None).unwrap();
+        run(&sh("[ $(wc -c) = 1048576 ]", None), &state, "poststart", 0, None).unwrap();
+        let e = failed("head -c 1000000 /dev/zero | tr '\\0' y; exit 1", None);
+        assert!(e.len() < 2 * SHOWN, "{}", e.len());
+    }
+
+    #[test]
+    fn no_descriptor_reaches_the_hook_and_it_begins_in_its_directory() {
+        let leaked = std::fs::File::open("/etc/passwd").unwrap();
+        rustix::io::fcntl_setfd(&leaked, rustix::io::FdFlags::empty()).unwrap();
+        let dir = std::fs::File::open("/etc").unwrap();
+        let script = r#"[ "$(pwd)" = /etc ] || exit 1; [ ! -e /proc/$$/fd/$LEAKED ]"#;
+        let mut hook = sh(script, None);
+        hook.env.push(format!("LEAKED={}", std::os::fd::AsRawFd::as_raw_fd(&leaked)));
+        run(&hook, b"{}", "createRuntime", 0, Some(dir.as_fd())).unwrap();
+    }
+}

@@ -1,0 +1,211 @@
+//! Every message between the runtime and init, and the channel that carries them.
+//!
+//! The runtime (R) and init (I) share one `SOCK_SEQPACKET` pair. R serves I's requests until I is ready:
+//!
+//! ```text
+//!      R                                   I
+//!      | -- Plan (memfd) ----------------> |   what to become
+//!      | <------- Forked (pidfd) --------- |   only where joining namespaces takes a process in between
+//!      | <------- MapIds ----------------- |   only then, and with a new user namespace
+//!      | -- Done ------------------------> |
+//!      | -- Placed (pid) ----------------> |   I is in its cgroup
+//!      | <------- Source, IdMap * -------- |   mounts that take the host's privileges
+//!      | -- Mount, Done * ---------------> |
+//!      | <------- Hooks ------------------ |   prestart, createRuntime
+//!      | -- Done ------------------------> |
+//!      | <------- Console (pty) ---------- |
+//!      | <------- Listener (fd number) --- |   seccomp notification
+//!      | -- Done ------------------------> |
+//!      | <------- Ready ------------------ |
+//! ```
+//!
+//! After `Ready`, `Start` comes on the same channel (`run`, `exec`) or, from another process, on the start socket.
+//! From then on the end of the file means that exec succeeded. `Failed` may come in place of any message of I.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Call, Error, Result};
+
+/// From the runtime to init.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ToInit {
+    /// Comes with a memfd that holds the plan; then, where said so, with the pidfd of the container's init and with
+    /// the socket that `start` will connect to.
+    Plan {
+        target: bool,
+        listener: bool,
+    },
+    /// Init is in its cgroup; `pid` is its pid as the host sees it.
+    Placed {
+        pid: i32,
+    },
+    /// Comes with the mount that was asked for.
+    Mount,
+    /// What was asked for is done.
+    Done,
+    Start,
+}
+
+/// From init to the runtime.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FromInit {
+    /// Written by a child that could not even execute init ([`crate::sys::clone::Stillborn`]): the first variant, since
+    /// its number is the byte that is always 0.
+    Stillborn([u8; 3]),
+    /// The process that will go on; comes with its pidfd.
+    Forked {
+        pid: i32,
+    },
+    MapIds,
+    /// For a detached mount of what entry `index` of the plan's mounts names.
+    Source {
+        index: u32,
+    },
+    /// Comes with a detached mount, to be given the owners that entry `index` of the plan's mounts asks for.
+    IdMap {
+        index: u32,
+    },
+    Hooks,
+    /// Comes with the master side of the terminal.
+    Console,
+    /// A seccomp listener is about to be, or has been, opened in init under this number.
+    Listener {
+        fd: i32,
+    },
+    Warning(String),
+    Ready,
+    Failed(Error),
+}
+
+/// No message carries more.
+const MAX_FDS: usize = 3;
+/// Above all a hook's output, to which [`String::from_utf8_lossy`] may give three bytes for each.
+const MAX_MESSAGE: usize = 32 * 1024;
+
+/// One end of the socket pair.
+#[derive(Debug)]
+pub struct Channel(OwnedFd);
+
+impl Channel {
+    pub fn pair() -> Result<(Self, Self)> {
+        let (a, b) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .call(|| "socketpair(SOCK_SEQPACKET)")?;
+        Ok((Self(a), Self(b)))
+    }
+
+    pub fn send(&self, message: &impl Serialize) -> Result<()> {
+        self.send_with(message, &[])
+    }
+
+    pub fn send_with(&self, message: &impl Serialize, fds: &[BorrowedFd]) -> Result<()> {
+        let bytes = encode(message)?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+            return Err(Error::sys("sendmsg(SCM_RIGHTS)", Errno::TOOBIG));
+        }
+        rustix::net::sendmsg(&self.0, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)
+            .call(|| "sendmsg(channel)")
+            .map(drop)
+    }
+
+    /// By write(2), which every seccomp profile in force here lets through. A reader that has gone means SIGPIPE.
+    pub fn send_plainly(&self, message: &impl Serialize) -> Result<()> {
+        rustix::io::write(&self.0, &encode(message)?).call(|| "write(channel)").map(drop)
+    }
+
+    /// `None` once the other side has gone.
+    pub fn receive<T: DeserializeOwned>(&self) -> Result<Option<(T, Vec<OwnedFd>)>> {
+        let mut bytes = [0; MAX_MESSAGE];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let received = rustix::io::retry_on_intr(|| {
+            rustix::net::recvmsg(&self.0, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)
+        });
+        let received = match received {
+            // A peer that went with messages of ours unread resets the connection: said once, and then what it had
+            // sent before can still be read.
+            Err(Errno::CONNRESET) => return self.receive(),
+            other => other.call(|| "recvmsg(channel)")?,
+        };
+        let mut fds = Vec::new();
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(rights) = message {
+                fds.extend(rights);
+            }
+        }
+        if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+            return Err(Error::sys("recvmsg(channel)", Errno::MSGSIZE)
+                .with_hint("descriptors may have run out: see RLIMIT_NOFILE"));
+        }
+        if received.bytes == 0 {
+            return Ok(None);
+        }
+        decode(&bytes[..received.bytes]).map(|message| Some((message, fds)))
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl From<OwnedFd> for Channel {
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
+pub fn encode(message: &impl Serialize) -> Result<Vec<u8>> {
+    postcard::to_stdvec(message).map_err(|e| Error::new(format_args!("message to the other process: {e}")))
+}
+
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    postcard::from_bytes(bytes).map_err(|e| Error::new(format_args!("message from the other process: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stillborn_are_understood() {
+        assert_eq!(encode(&FromInit::Stillborn([1, 2, 3])).unwrap(), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn the_last_word_of_a_peer_that_did_not_listen_is_heard() {
+        let (a, b) = Channel::pair().unwrap();
+        a.send(&FromInit::Ready).unwrap();
+        b.send(&FromInit::Ready).unwrap();
+        drop(a);
+        assert!(matches!(b.receive::<FromInit>().unwrap(), Some((FromInit::Ready, _))));
+        assert!(b.receive::<FromInit>().unwrap().is_none());
+    }
+
+    #[test]
+    fn messages_carry_descriptors_and_the_end_is_seen() {
+        let (a, b) = Channel::pair().unwrap();
+        let null = std::fs::File::open("/dev/null").unwrap();
+        a.send_with(&FromInit::Forked { pid: 7 }, &[null.as_fd()]).unwrap();
+        let (message, fds) = b.receive::<FromInit>().unwrap().unwrap();
+        assert!(matches!(message, FromInit::Forked { pid: 7 }));
+        assert_eq!(fds.len(), 1);
+        a.send(&FromInit::Failed(Error::new("x").with_hint("y"))).unwrap();
+        let (message, _) = b.receive::<FromInit>().unwrap().unwrap();
+        assert!(matches!(message, FromInit::Failed(e) if e.hint() == Some("y")));
+        drop(a);
+        assert!(b.receive::<FromInit>().unwrap().is_none());
+    }
+}
