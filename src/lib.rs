@@ -6,6 +6,7 @@ pub mod cgroup;
 pub mod error;
 pub mod hooks;
 pub mod host;
+pub mod init;
 pub mod plan;
 pub mod rootfs;
 pub mod spec;

@@ -1,0 +1,86 @@
+//! `HOME` from the container's own user database.
+
+use std::ffi::CString;
+use std::io::Read;
+
+use rustix::fs::{self, CWD, FileType, Mode, OFlags, ResolveFlags};
+
+use crate::plan::process::Env;
+
+/// The image wrote the file: it is read no further, however long it is (CVE-2026-47262).
+const LONGEST: u64 = 1 << 20;
+
+/// The environment to exec with.
+pub fn complete(env: Env, uid: u32) -> Vec<CString> {
+    let Env { mut vars, home_missing } = env;
+    if home_missing {
+        let passwd = read("/etc/passwd").unwrap_or_default();
+        let home = [b"HOME=", lookup(&passwd, uid).unwrap_or(b"/")].concat();
+        vars.extend(CString::new(home));
+    }
+    vars
+}
+
+/// A file that is not there, not regular or not readable has no entries.
+fn read(path: &str) -> Option<Vec<u8>> {
+    // A FIFO in its place must not keep init waiting.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS).ok()?;
+    let kind = FileType::from_raw_mode(fs::fstat(&file).ok()?.st_mode);
+    let mut content = Vec::new();
+    (kind == FileType::RegularFile).then_some(())?;
+    std::fs::File::from(file).take(LONGEST).read_to_end(&mut content).ok()?;
+    Some(content)
+}
+
+/// The home of the first entry of `uid`; a relative or empty one is as good as none (passwd(5)).
+fn lookup(passwd: &[u8], uid: u32) -> Option<&[u8]> {
+    let home = passwd.split(|&byte| byte == b'\n').find_map(|line| {
+        let mut fields = line.trim_ascii().split(|&byte| byte == b':').skip(2);
+        let id: u32 = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+        (id == uid).then(|| fields.nth(2))?
+    })?;
+    (home.starts_with(b"/") && !home.contains(&0)).then_some(home)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn homes_are_looked_up_by_number() {
+        let passwd = b"root:x:0:0:root:/root:/bin/sh\n# comment\n\n  web:x:33:33::/var/www:/bin/sh\n\
+            33:x:7:7::/wrong:/x\nshort:x:8\nempty:x:9:9:::\nrel:x:10:10::home:\nroot2:x:0:0::/second:\nbad:x:+11:1::/b:\n\
+            last:x:12:12::/last";
+        let table: [(u32, Option<&[u8]>); 8] = [
+            (0, Some(b"/root")),
+            (33, Some(b"/var/www")),
+            (7, Some(b"/wrong")),
+            (8, None),
+            (9, None),
+            (10, None),
+            (12, Some(b"/last")),
+            (1000, None),
+        ];
+        for (uid, want) in table {
+            assert_eq!(lookup(passwd, uid), want, "{uid}");
+        }
+    }
+
+    #[test]
+    fn only_a_missing_home_is_added() {
+        let given = Env { vars: vec![c"HOME=/x".into()], home_missing: false };
+        assert_eq!(complete(given, 0), [c"HOME=/x".to_owned()]);
+        let missing = Env { vars: vec![c"A=1".into()], home_missing: true };
+        assert_eq!(complete(missing.clone(), u32::MAX - 1), [c"A=1".to_owned(), c"HOME=/".to_owned()]);
+        assert_eq!(complete(missing, 0)[1], c"HOME=/root".to_owned());
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_not_read() {
+        assert!(read("/dev/zero").is_none());
+        assert!(read("/").is_none());
+        assert!(read("/nonexistent").is_none());
+        assert!(read("/etc/passwd").is_some());
+    }
+}

@@ -1,0 +1,319 @@
+//! Who init becomes: user, groups, capabilities.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{self, FileType, Gid, Uid};
+use rustix::io::Errno;
+use rustix::thread::{self, CapabilitiesSecureBits, CapabilitySet, CapabilitySets};
+
+use super::process::setgroups_denied;
+use crate::error::{Call, Context, Error, Result};
+use crate::plan::process::{Capabilities, Capability, User};
+use crate::sys::procfs::ProcFs;
+
+/// What was the host's `/dev/null` as a standard stream becomes the container's: nothing of the host's mounts stays
+/// open. Without one, `/dev` is the host's anyway.
+pub fn replace_null(null: Option<OwnedFd>) -> Result<()> {
+    let Some(null) = null else { return Ok(()) };
+    for (number, stream) in
+        [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()].iter().enumerate()
+    {
+        if !is_null(&fs::fstat(stream).call(|| format!("fstat({number})"))?) {
+            continue;
+        }
+        match number {
+            0 => rustix::stdio::dup2_stdin(&null),
+            1 => rustix::stdio::dup2_stdout(&null),
+            _ => rustix::stdio::dup2_stderr(&null),
+        }
+        .call(|| format!("dup2(/dev/null, {number})"))?;
+    }
+    Ok(())
+}
+
+fn is_null(stat: &fs::Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == fs::makedev(1, 3)
+}
+
+/// Makes the standard streams the user's, so that it can open its terminal again by name. By descriptor, whatever
+/// their names are by now (CVE-2026-88265).
+pub fn own_stdio(uid: u32) -> Result<()> {
+    let streams = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+    for (number, stream) in streams.into_iter().enumerate() {
+        let stat = fs::fstat(stream).call(|| format!("fstat({number})"))?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        // A directory of the host's as a stream would be a way out of the container (CVE-2024-21626).
+        if kind == FileType::Directory {
+            return Err(Error::new(format_args!("standard stream {number} is a directory")));
+        }
+        // The host's /dev/null is everybody's.
+        if stat.st_uid == uid || is_null(&stat) {
+            continue;
+        }
+        match fs::fchown(stream, Some(Uid::from_raw(uid)), None) {
+            // EPERM: its owner is not mapped into the user namespace. EROFS: it is on a read-only mount.
+            Ok(()) | Err(Errno::PERM | Errno::ROFS) => {}
+            Err(errno) => return Err(Error::sys(format_args!("fchown({number}, {uid})"), errno)),
+        }
+    }
+    Ok(())
+}
+
+/// The host's ids mean nothing in a new user namespace: without this, files would be made in nobody's name.
+pub fn become_root() -> Result<()> {
+    let (uid, gid) = (Uid::ROOT, Gid::ROOT);
+    thread::set_thread_res_gid(gid, gid, gid).call(|| "setresgid(0, 0, 0)")?;
+    thread::set_thread_res_uid(uid, uid, uid).call(|| "setresuid(0, 0, 0)").context("root of the user namespace")
+}
+
+/// Changes to the user and its groups. The permitted capabilities stay; the effective ones go with user 0.
+///
+/// `proc` is the root of a procfs. What could not be done, but need not, becomes a warning.
+pub fn switch_user(user: &User, proc: &ProcFs, warnings: &mut Vec<String>) -> Result<()> {
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    if user.uid != 0 {
+        thread::set_keep_capabilities(true).call(|| "prctl(PR_SET_KEEPCAPS)")?;
+    }
+    set_groups(&user.additional_gids, proc, warnings)?;
+    thread::set_thread_res_gid(gid, gid, gid).map_err(|errno| unmapped("gid", user.gid, errno))?;
+    thread::set_thread_res_uid(uid, uid, uid).map_err(|errno| unmapped("uid", user.uid, errno))?;
+    if user.uid != 0 {
+        thread::set_keep_capabilities(false).call(|| "prctl(PR_SET_KEEPCAPS)")?;
+    }
+    Ok(())
+}
+
+/// In the user namespace of an unprivileged user setgroups(2) may be forbidden, since Linux 3.19; that user's groups
+/// stay then.
+fn set_groups(gids: &[u32], proc: &ProcFs, warnings: &mut Vec<String>) -> Result<()> {
+    let groups: Vec<Gid> = gids.iter().copied().map(Gid::from_raw).collect();
+    match thread::set_thread_groups(&groups) {
+        Err(Errno::PERM) if setgroups_denied(proc)? => {
+            if !gids.is_empty() {
+                warnings.push("ignoring additionalGids: the user namespace forbids setgroups".to_owned());
+            }
+            Ok(())
+        }
+        other => other.call(|| format!("setgroups({gids:?})")),
+    }
+}
+
+fn unmapped(what: &str, id: u32, errno: Errno) -> Error {
+    match errno {
+        Errno::INVAL => Error::new(format_args!("cannot set{what} to unmapped {what} {id} in user namespace")),
+        _ => Error::sys(format_args!("setres{what}({id}, {id}, {id})"), errno),
+    }
+}
+
+/// The capabilities that the user's process gets: those planned, as far as init has them itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Privileges {
+    sets: Capabilities,
+    /// Init's own permitted ones.
+    own: u64,
+}
+
+impl Privileges {
+    /// What init lacks becomes a warning, not an error, as the spec asks: the container gets less than it wanted.
+    pub fn limited_to_own(planned: &Capabilities, warnings: &mut Vec<String>) -> Result<Self> {
+        let own = thread::capabilities(None).call(|| "capget()")?.permitted.bits();
+        let mut sets = *planned;
+        sets.restrict(own, u64::MAX, warnings);
+        Ok(Self { sets, own })
+    }
+
+    /// The caller's could have root without capabilities, or a change of user that keeps them. Needs CAP_SETPCAP in
+    /// effect: before [`switch_user`].
+    pub fn reset_secure_bits(&self) -> Result<()> {
+        match thread::set_capabilities_secure_bits(CapabilitiesSecureBits::empty()) {
+            // Locked, by whoever wants them to hold for all that the caller starts, or not ours to change.
+            Err(Errno::PERM) => Ok(()),
+            result => result.call(|| "prctl(PR_SET_SECUREBITS, 0)"),
+        }
+    }
+
+    /// Needs CAP_SETPCAP in effect: before [`switch_user`].
+    pub fn drop_bounding_set(&self) -> Result<()> {
+        for capability in Capability::in_mask(!self.sets.bounding) {
+            let set = CapabilitySet::from_bits_retain(capability.bit());
+            match thread::remove_capability_from_bounding_set(set) {
+                Ok(()) => {}
+                // Past the last capability of this kernel.
+                Err(Errno::INVAL) => break,
+                Err(Errno::PERM) if thread::capability_is_in_bounding_set(set) == Ok(false) => {}
+                Err(errno) => return Err(Error::sys(format_args!("prctl(PR_CAPBSET_DROP, {capability})"), errno)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets all but the bounding and the ambient set. `held` stays permitted and effective until this is called
+    /// without it: the seccomp filter of a process that may gain privileges needs CAP_SYS_ADMIN.
+    pub fn apply(&self, held: Option<Capability>) -> Result<()> {
+        let held_bit = held.map_or(0, Capability::bit) & self.own;
+        let set = CapabilitySet::from_bits_retain;
+        let new = CapabilitySets {
+            effective: set(self.sets.effective | held_bit),
+            permitted: set(self.sets.permitted | held_bit),
+            inheritable: set(self.sets.inheritable),
+        };
+        thread::set_capabilities(None, new)
+            .call(|| format!("capset({:x?})", self.sets))
+            .context("can't apply capabilities")
+    }
+
+    /// After [`Privileges::apply`]: the kernel wants the set within the permitted and the inheritable one.
+    pub fn raise_ambient(&self) -> Result<()> {
+        thread::clear_ambient_capability_set().call(|| "prctl(PR_CAP_AMBIENT_CLEAR_ALL)")?;
+        for capability in Capability::in_mask(self.sets.ambient) {
+            let set = CapabilitySet::from_bits_retain(capability.bit());
+            thread::configure_capability_in_ambient_set(set, true)
+                .call(|| format!("prctl(PR_CAP_AMBIENT_RAISE, {capability})"))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::process::testing::{in_child, spoil};
+
+    fn proc() -> ProcFs {
+        ProcFs::private().unwrap()
+    }
+
+    fn user(uid: u32, gid: u32, additional_gids: &[u32]) -> User {
+        User { uid, gid, umask: 0o022, additional_gids: additional_gids.to_vec() }
+    }
+
+    fn field(status: &str, name: &str) -> String {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
+        line.unwrap_or_else(|| panic!("{name} in {status}")).split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    /// All steps in their order; then the status of the child, and its warnings.
+    fn become_user(user: &User, sets: Capabilities, held: Option<Capability>) -> String {
+        let proc = proc();
+        in_child(|| {
+            let mut warnings = Vec::new();
+            let privileges = Privileges::limited_to_own(&sets, &mut warnings).unwrap();
+            privileges.drop_bounding_set().unwrap();
+            switch_user(user, &proc, &mut warnings).unwrap();
+            privileges.apply(held).unwrap();
+            privileges.raise_ambient().unwrap();
+            if held.is_some() {
+                privileges.apply(None).unwrap();
+            }
+            std::fs::read_to_string("/proc/thread-self/status").unwrap() + &warnings.join("\n")
+        })
+        .0
+    }
+
+    const KILL: u64 = 1 << 5;
+    const CHOWN: u64 = 1;
+    const NET_RAW: u64 = 1 << 13;
+
+    #[test]
+    fn a_user_has_what_was_planned_and_nothing_else() {
+        let sets = Capabilities {
+            bounding: KILL | CHOWN | NET_RAW,
+            effective: KILL,
+            inheritable: CHOWN,
+            permitted: KILL | CHOWN,
+            ambient: CHOWN,
+        };
+        for held in [None, Some(Capability::SYS_ADMIN)] {
+            let status = become_user(&user(1234, 4321, &[5, 6]), sets, held);
+            let table = [
+                ("Uid", "1234 1234 1234 1234"),
+                ("Gid", "4321 4321 4321 4321"),
+                ("Groups", "5 6"),
+                ("CapInh", "0000000000000001"),
+                ("CapPrm", "0000000000000021"),
+                ("CapEff", "0000000000000020"),
+                ("CapBnd", "0000000000002021"),
+                ("CapAmb", "0000000000000001"),
+            ];
+            for (name, want) in table {
+                assert_eq!(field(&status, name), want, "{name} {held:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn root_without_capabilities_has_none() {
+        let status = become_user(&user(0, 0, &[]), Capabilities::default(), None);
+        for name in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+            assert_eq!(field(&status, name), "0000000000000000", "{name}");
+        }
+        assert_eq!(field(&status, "Groups"), "");
+    }
+
+    #[test]
+    fn what_init_lacks_is_warned_about() {
+        let all = Capabilities { bounding: u64::MAX, permitted: u64::MAX, effective: u64::MAX, ..Default::default() };
+        let status = become_user(&user(0, 0, &[]), all, None);
+        assert!(status.contains("ignoring unknown or unavailable capabilities: [") && status.contains("capability 63"));
+        assert_eq!(field(&status, "CapPrm"), field(&status, "CapEff"));
+    }
+
+    #[test]
+    fn a_filter_needs_what_is_held() {
+        let (output, _) = in_child(|| {
+            let privileges = Privileges::limited_to_own(&Capabilities::default(), &mut Vec::new()).unwrap();
+            switch_user(&user(1, 1, &[]), &proc(), &mut Vec::new()).unwrap();
+            privileges.apply(Some(Capability::SYS_ADMIN)).unwrap();
+            let held = thread::capabilities(None).unwrap();
+            privileges.apply(None).unwrap();
+            format!("{:x} {:x}", held.effective.bits(), thread::capabilities(None).unwrap().permitted.bits())
+        });
+        assert_eq!(output, "200000 0");
+    }
+
+    #[test]
+    fn groups_that_the_namespace_forbids_are_left() {
+        let proc = proc();
+        let (output, _) = in_child(|| {
+            let unshare = |flags| crate::sys::process::testing::unshare(flags);
+            unshare(libc::CLONE_NEWUSER);
+            std::fs::write("/proc/self/setgroups", "deny").unwrap();
+            std::fs::write("/proc/self/uid_map", "0 0 1").unwrap();
+            std::fs::write("/proc/self/gid_map", "0 0 1").unwrap();
+            let mut warnings = Vec::new();
+            switch_user(&user(0, 0, &[1]), &proc, &mut warnings).unwrap();
+            let unmapped = [user(7, 0, &[]), user(0, 8, &[])]
+                .map(|user| switch_user(&user, &proc, &mut Vec::new()).unwrap_err().to_string());
+            format!("{}|{}", warnings.join("\n"), unmapped.join("|"))
+        });
+        assert_eq!(
+            output,
+            "ignoring additionalGids: the user namespace forbids setgroups|\
+             cannot setuid to unmapped uid 7 in user namespace|\
+             cannot setgid to unmapped gid 8 in user namespace"
+        );
+    }
+
+    #[test]
+    fn files_become_the_users_but_the_null_device_does_not() {
+        let path = std::env::temp_dir().join(format!("berth-stdio-{}", std::process::id()));
+        let file = std::fs::File::create(&path).unwrap();
+        let null = std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
+        let owner = |fd: &std::fs::File| fs::fstat(fd).unwrap().st_uid;
+        let null_owner = owner(&null);
+        for stdout in [&file, &null] {
+            in_child(|| {
+                spoil(stdout);
+                own_stdio(77).map_or_else(|e| e.to_string(), |()| "done".into())
+            });
+        }
+        let _ = std::fs::remove_file(&path);
+        assert_eq!((owner(&file), owner(&null)), (77, null_owner));
+        let directory = std::fs::File::open("/").unwrap();
+        let (output, _) = in_child(|| {
+            spoil(&directory);
+            own_stdio(0).unwrap_err().to_string()
+        });
+        assert_eq!(output, "standard stream 1 is a directory");
+    }
+}

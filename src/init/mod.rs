@@ -1,0 +1,435 @@
+//! What runs in the child: from the clone to the user's process.
+//!
+//! [`create`] and [`exec`] list the steps, one line each, in the order that the kernel demands; `docs/architecture.md`
+//! gives the reasons.
+
+mod cwd;
+mod exec;
+mod explain;
+mod home;
+mod identity;
+mod namespaces;
+mod network;
+mod process;
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
+use rustix::process::{DumpableBehavior, WaitId, WaitIdOptions};
+
+use crate::error::{Call, Context, Error, Kind, Result};
+use crate::hooks;
+use crate::plan::hooks::Hook;
+use crate::plan::init::{ContainerPlan, InitPlan};
+use crate::plan::namespaces::Kind as NsKind;
+use crate::plan::process::{Capability, ProcessPlan};
+use crate::plan::seccomp::Filter;
+use crate::rootfs::{Ask, Console, OldRoot, Rootfs};
+use crate::spec::Status;
+use crate::sys;
+use crate::sys::clone::{CloneOptions, fork};
+use crate::sys::process::Execve;
+use crate::sys::procfs::ProcFs;
+use crate::wire::{Channel, FromInit, ToInit};
+
+use self::identity::Privileges;
+use self::process::KeyringSearch;
+
+/// The life of init, which ends in the user's process or in an error that is sent to whoever waits for it.
+///
+/// `fd` is the number of the channel's descriptor.
+pub fn main(fd: RawFd) -> ! {
+    let code = match sys::fd::inherit(fd) {
+        Ok(fd) => run(Channel::from(fd)),
+        Err(errno) => errno.raw_os_error(),
+    };
+    std::process::exit(code)
+}
+
+fn run(channel: Channel) -> i32 {
+    let mut init = Init { channel };
+    let error = match init.become_process() {
+        Ok(never) => match never {},
+        Err(error) => error,
+    };
+    let code = match error.kind() {
+        Kind::CommandNotFound => 127,
+        Kind::CommandNotExecutable => 126,
+        _ => 1,
+    };
+    // Plainly, as the filter may be in force. Whoever waited may be gone; then stderr, the container's own, is where an
+    // operator looks.
+    if init.channel.send_plainly(&FromInit::Failed(error.clone())).is_err() {
+        eprintln!("{error}");
+    }
+    code
+}
+
+struct Init {
+    /// To the runtime that made us; after the start of a created container, to the one that starts it.
+    channel: Channel,
+}
+
+struct Told {
+    plan: InitPlan,
+    target: Option<OwnedFd>,
+    listener: Option<OwnedFd>,
+}
+
+impl Init {
+    fn become_process(&mut self) -> Result<Infallible> {
+        let Told { plan, target, listener } = self.receive_plan()?;
+        // Before the fork that shows us to the processes of a PID namespace that we join. Whoever may trace them all
+        // finds no descriptor at least that the runtime's caller left open.
+        set_dumpable(false)?;
+        let kept = [Some(self.channel.as_fd()), target.as_ref().map(AsFd::as_fd), listener.as_ref().map(AsFd::as_fd)];
+        exec::close_descriptors(3 + plan.preserve_fds, kept.into_iter().flatten())?;
+        namespaces::enter(&self.channel, &plan, target)?;
+        let pid = self.expect_placed()?;
+        match &plan.container {
+            Some(container) => self.create(&plan, container, pid, listener),
+            None => self.exec(&plan),
+        }
+    }
+
+    /// The steps of a container's first process.
+    fn create(
+        &mut self,
+        plan: &InitPlan,
+        container: &ContainerPlan,
+        pid: i32,
+        listener: Option<OwnedFd>,
+    ) -> Result<Infallible> {
+        let process = &plan.process;
+        rustix::process::setsid().call(|| "setsid()")?;
+        let proc = ProcFs::private()?;
+        self.join_keyring(plan, &proc)?;
+        namespaces::unshare_late(&plan.namespaces)?;
+        if container.loopback {
+            network::loopback_up()?;
+        }
+        set_names(container)?;
+        let rootfs = Rootfs::prepare(&container.rootfs, &proc, &mut |ask| self.ask(ask))?;
+        if container.host_hooks {
+            self.request(&FromInit::Hooks)?;
+        }
+        run_hooks(
+            "createContainer",
+            &container.create_container,
+            container,
+            Status::Created,
+            pid,
+            Some(rootfs.as_fd()),
+        )?;
+        if process.terminal {
+            self.take_terminal(rootfs.console(process.user.uid)?, process)?;
+        }
+        identity::replace_null(rootfs.open_null(&proc)?)?;
+        let old_root = rootfs.enter(&proc)?;
+        for (name, value) in &container.sysctls {
+            proc.write(&format!("sys/{name}"), value.as_bytes()).with_context(|| format!("/linux/sysctl/{name}"))?;
+        }
+        let ready = self.assume(plan, proc, old_root, listener.as_ref())?;
+        self.await_start(listener)?;
+        start_container_hooks(plan, container, &ready, pid)?;
+        ready.exec(plan)
+    }
+
+    /// The steps of one more process in a running container.
+    fn exec(&mut self, plan: &InitPlan) -> Result<Infallible> {
+        let process = &plan.process;
+        rustix::process::setsid().call(|| "setsid()")?;
+        let proc = ProcFs::joined()?;
+        self.join_keyring(plan, &proc)?;
+        if process.terminal {
+            self.take_terminal(Console::in_root(process.user.uid)?, process)?;
+        }
+        let ready = self.assume(plan, proc, OldRoot::default(), None)?;
+        self.await_start(None)?;
+        ready.exec(plan)
+    }
+
+    /// Becomes the process as far as that is possible before exec: whatever can be known to fail fails here, while
+    /// the runtime listens.
+    fn assume(
+        &mut self,
+        plan: &InitPlan,
+        proc: ProcFs,
+        old_root: OldRoot,
+        listener: Option<&OwnedFd>,
+    ) -> Result<Ready> {
+        let process = &plan.process;
+        let mut warnings = Vec::new();
+        process::schedule(process)?;
+        process::label(process, &proc)?;
+        if process.no_new_privileges {
+            process::set_no_new_privileges()?;
+        }
+        let env = home::complete(process.env.clone(), process.user.uid);
+        identity::own_stdio(process.user.uid)?;
+        process::set_umask(process.user.umask);
+        let privileges = Privileges::limited_to_own(&process.capabilities, &mut warnings)?;
+        privileges.reset_secure_bits()?;
+        privileges.drop_bounding_set()?;
+        let in_cwd = cwd::enter_as_root(&process.cwd)?;
+        identity::switch_user(&process.user, &proc, &mut warnings)?;
+        // Without no_new_privs a filter takes CAP_SYS_ADMIN, which then goes with the last call before exec.
+        let held = (plan.seccomp.is_some() && !process.no_new_privileges).then_some(Capability::SYS_ADMIN);
+        privileges.apply(held)?;
+        privileges.raise_ambient()?;
+        if !in_cwd {
+            cwd::enter_as_user(&process.cwd)?;
+        }
+        cwd::verify()?;
+        drop(proc);
+        let kept = [self.channel.as_fd()].into_iter().chain(listener.map(AsFd::as_fd));
+        exec::close_descriptors(3 + plan.preserve_fds, kept)?;
+        let path = env.iter().find_map(|var| var.to_bytes().strip_prefix(b"PATH="));
+        let program = match process.args.first() {
+            Some(command) => exec::find(command, path)?,
+            None => CString::default(),
+        };
+        old_root.wait_gone()?;
+        for warning in warnings {
+            self.channel.send(&FromInit::Warning(warning))?;
+        }
+        let mut ready =
+            Ready { program: Execve::new(program, process.args.clone(), env), privileges, held, filtered: false };
+        if let Some(filter) = plan.seccomp.as_ref().filter(|filter| filter.listener.is_some()) {
+            self.hand_over_listener(filter)?;
+            ready.filtered = true;
+        }
+        self.channel.send_plainly(&FromInit::Ready)?;
+        Ok(ready)
+    }
+}
+
+/// All that is left to do is exec, and what must come right before it.
+struct Ready {
+    program: Execve,
+    privileges: Privileges,
+    held: Option<Capability>,
+    /// The seccomp filter is in force already.
+    filtered: bool,
+}
+
+impl Ready {
+    fn exec(&self, plan: &InitPlan) -> Result<Infallible> {
+        exec::reset_signals()?;
+        self.confine(plan)?;
+        exec::exec(&self.program).map_err(|e| {
+            if plan.seccomp.as_ref().is_some_and(|filter| filter.lethal) {
+                return e;
+            }
+            let hint = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+                .ok()
+                .and_then(|root| explain::explain(root.as_fd(), &plan.process.cwd, self.program.path(), e.errno()?));
+            match hint {
+                Some(hint) => e.with_hint(hint),
+                None => e,
+            }
+        })
+    }
+
+    /// Takes on what would hinder init. Between the filter and exec there is at most the call that gives CAP_SYS_ADMIN back: no profile need allow
+    /// more for our sake.
+    fn confine(&self, plan: &InitPlan) -> Result<()> {
+        process::set_rlimits(&plan.process.rlimits)?;
+        if let Some(filter) = plan.seccomp.as_ref().filter(|_| !self.filtered) {
+            load(filter)?;
+        }
+        if self.held.is_some() { self.privileges.apply(None) } else { Ok(()) }
+    }
+}
+
+fn load(filter: &Filter) -> Result<Option<OwnedFd>> {
+    sys::seccomp::set_mode_filter(filter.flags, filter.program.as_bytes())
+        .call(|| format!("seccomp(SECCOMP_SET_MODE_FILTER, {:#x})", filter.flags))
+        .context("/linux/seccomp")
+}
+
+/// The hooks run under the process's own restrictions, which must not take effect on init yet: so in a child of its.
+fn start_container_hooks(plan: &InitPlan, container: &ContainerPlan, ready: &Ready, pid: i32) -> Result<()> {
+    if container.start_container.is_empty() {
+        return Ok(());
+    }
+    let mut hooks = container.start_container.clone();
+    for hook in hooks.iter_mut().filter(|hook| hook.env.is_empty()) {
+        // As under runc: hooks without an environment have the process's.
+        hook.env = plan.process.env.vars.iter().map(|var| var.to_string_lossy().into_owned()).collect();
+    }
+    let (ours, theirs) = Channel::pair()?;
+    let Some(child) = fork(CloneOptions::default()).call(|| "clone3()")? else {
+        let run = || {
+            ready.confine(plan)?;
+            run_hooks("startContainer", &hooks, container, Status::Created, pid, None)
+        };
+        if let Err(e) = run() {
+            let _ = theirs.send(&FromInit::Failed(e));
+        }
+        sys::clone::exit(0)
+    };
+    drop(theirs);
+    let failed = ours.receive::<FromInit>()?;
+    let status =
+        rustix::process::waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED).call(|| "waitid()")?;
+    match failed {
+        Some((FromInit::Failed(e), _)) => Err(e),
+        _ => match status.and_then(|status| status.terminating_signal()) {
+            None => Ok(()),
+            Some(signal) => {
+                Err(Error::new(format_args!("error running startContainer hook: killed by signal {signal}"))
+                    .with_hint("the seccomp profile may not allow what running a hook takes"))
+            }
+        },
+    }
+}
+
+impl Init {
+    fn receive(&self) -> Result<(ToInit, Vec<OwnedFd>)> {
+        self.channel.receive()?.ok_or_else(|| Error::new("the runtime has gone"))
+    }
+
+    fn receive_plan(&self) -> Result<Told> {
+        let (ToInit::Plan { target, listener }, fds) = self.receive()? else { return Err(out_of_turn()) };
+        let mut fds = fds.into_iter();
+        let file = File::from(fds.next().ok_or_else(out_of_turn)?);
+        let length = file.metadata().call(|| "fstat(plan)")?.len();
+        let mut bytes = vec![0; length as usize];
+        file.read_exact_at(&mut bytes, 0).call(|| "read(plan)")?;
+        let mut next = |expected: bool| if expected { fds.next().ok_or_else(out_of_turn).map(Some) } else { Ok(None) };
+        Ok(Told { plan: crate::wire::decode(&bytes)?, target: next(target)?, listener: next(listener)? })
+    }
+
+    /// Returns the pid that the host knows us by.
+    fn expect_placed(&self) -> Result<i32> {
+        match self.receive()? {
+            (ToInit::Placed { pid }, _) => Ok(pid),
+            _ => Err(out_of_turn()),
+        }
+    }
+
+    /// Asks for something and waits until it is done.
+    fn request(&self, request: &FromInit) -> Result<()> {
+        self.channel.send(request)?;
+        expect_done(&self.channel)
+    }
+
+    /// What building the root file system takes of the host's privileges.
+    fn ask(&self, ask: Ask) -> Result<Option<OwnedFd>> {
+        match ask {
+            Ask::Source(mount) => {
+                self.channel.send(&FromInit::Source { index: mount.index })?;
+                let (ToInit::Mount, fds) = self.receive()? else { return Err(out_of_turn()) };
+                Ok(fds.into_iter().next())
+            }
+            Ask::IdMap(mount, fd) => {
+                self.channel.send_with(&FromInit::IdMap { index: mount.index }, &[fd])?;
+                expect_done(&self.channel).map(|()| None)
+            }
+        }
+    }
+
+    fn take_terminal(&self, console: Console, process: &ProcessPlan) -> Result<()> {
+        process::take_terminal(console.slave, process.console_size)?;
+        self.channel.send_with(&FromInit::Console, &[console.master.as_fd()])
+    }
+
+    /// A listener cannot be sent: sendmsg(2) may be the very call that it is asked about. The runtime takes it from us
+    /// by its number, which write(2) tells; a profile that asks about write(2) is refused.
+    fn hand_over_listener(&self, filter: &Filter) -> Result<()> {
+        let listener = load(filter)?.ok_or_else(|| Error::new("seccomp(2) returned no listener"))?;
+        self.channel.send_plainly(&FromInit::Listener { fd: listener.as_raw_fd() })?;
+        // Closed by exec, as it must stay open until the runtime has it.
+        let _ = listener.into_raw_fd();
+        Ok(())
+    }
+
+    /// Others connect to the start socket too, only to see whether we are still here; they say nothing.
+    fn await_start(&mut self, listener: Option<OwnedFd>) -> Result<()> {
+        let Some(listener) = listener else {
+            return match self.receive()? {
+                (ToInit::Start, _) => Ok(()),
+                _ => Err(out_of_turn()),
+            };
+        };
+        loop {
+            let connection = rustix::io::retry_on_intr(|| rustix::net::accept_with(&listener, SocketFlags::CLOEXEC))
+                .call(|| "accept(start socket)")?;
+            let channel = Channel::from(connection);
+            if let Ok(Some((ToInit::Start, _))) = channel.receive() {
+                self.channel = channel;
+                return Ok(());
+            }
+        }
+    }
+
+    fn join_keyring(&self, plan: &InitPlan, proc: &ProcFs) -> Result<()> {
+        let Some(name) = &plan.keyring else { return Ok(()) };
+        let search = plan.container.as_ref().map(|_| match plan.namespaces.has(NsKind::User) {
+            true => KeyringSearch::Other,
+            false => KeyringSearch::User,
+        });
+        match process::join_session_keyring(proc, name, plan.process.selinux_label.as_deref(), search) {
+            // "best effort": a kernel without keyrings has none to leave.
+            Err(e) if e.errno() == Some(Errno::NOSYS) => self.channel.send(&FromInit::Warning(e.to_string())),
+            result => result,
+        }
+    }
+}
+
+fn out_of_turn() -> Error {
+    Error::new("the runtime sent a message out of turn")
+}
+
+fn expect_done(channel: &Channel) -> Result<()> {
+    match channel.receive()? {
+        Some((ToInit::Done, _)) => Ok(()),
+        Some(_) => Err(out_of_turn()),
+        None => Err(Error::new("the runtime has gone")),
+    }
+}
+
+/// The host's ids mean nothing in a new user namespace, so files would be made in nobody's name.
+fn become_root() -> Result<()> {
+    identity::become_root()
+}
+
+/// CVE-2016-9962: a process of the container that could trace us could take our descriptors.
+fn set_dumpable(dumpable: bool) -> Result<()> {
+    let behavior = if dumpable { DumpableBehavior::Dumpable } else { DumpableBehavior::NotDumpable };
+    rustix::process::set_dumpable_behavior(behavior).call(|| format!("prctl(PR_SET_DUMPABLE, {behavior:?})"))
+}
+
+fn set_names(container: &ContainerPlan) -> Result<()> {
+    if let Some(name) = &container.hostname {
+        rustix::system::sethostname(name.as_bytes()).call(|| format!("sethostname({name:?})")).context("/hostname")?;
+    }
+    if let Some(name) = &container.domainname {
+        rustix::system::setdomainname(name.as_bytes())
+            .call(|| format!("setdomainname({name:?})"))
+            .context("/domainname")?;
+    }
+    Ok(())
+}
+
+fn run_hooks(
+    stage: &str,
+    hooks: &[Hook],
+    container: &ContainerPlan,
+    status: Status,
+    pid: i32,
+    cwd: Option<BorrowedFd>,
+) -> Result<()> {
+    if hooks.is_empty() {
+        return Ok(());
+    }
+    let json = serde_json::to_vec(&container.state(status, pid)).map_err(|e| Error::new(format_args!("state: {e}")))?;
+    hooks.iter().enumerate().try_for_each(|(i, hook)| hooks::run(hook, &json, stage, i, cwd))
+}

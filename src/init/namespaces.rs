@@ -1,0 +1,161 @@
+//! Joining and making namespaces, and the fork that some of them need.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType};
+
+use crate::error::{Call, Context, Error, Result};
+use crate::plan::init::InitPlan;
+use crate::plan::namespaces::{Join, Kind, Namespaces};
+use crate::sys::clone::{CloneOptions, fork};
+use crate::sys::namespace::ns_get_nstype;
+use crate::wire::{Channel, FromInit};
+
+/// Enters all namespaces but those that depend on the cgroup. In the staged form this returns in the child only.
+pub fn enter(channel: &Channel, plan: &InitPlan, target: Option<OwnedFd>) -> Result<()> {
+    let namespaces = &plan.namespaces;
+    let joins_target = target.is_some();
+    match target {
+        Some(init) => join_target(init, plan.join)?,
+        None => join_paths(&namespaces.join)?,
+    }
+    if plan.is_staged() {
+        return become_child(channel, if joins_target { 0 } else { namespaces.clone_flags() });
+    }
+    let flags = namespaces.unshare_flags();
+    if flags != 0 { unshare(flags) } else { Ok(()) }
+}
+
+/// All at once, so that the permissions of the user namespace count for the others.
+fn join_target(init: OwnedFd, flags: u64) -> Result<()> {
+    let kinds = ThreadNameSpaceType::from_bits_retain(flags as u32);
+    rustix::thread::move_into_thread_name_spaces(init.as_fd(), kinds).call(|| "setns(pidfd of the container's init)")
+}
+
+/// A namespace may belong to the host or to the user namespace that is joined as well: what cannot be joined with the
+/// host's privileges is tried again with those of the user namespace. The mount namespace comes last, since the
+/// other paths are the host's.
+fn join_paths(joins: &[Join]) -> Result<()> {
+    let mut files = Vec::with_capacity(joins.len());
+    for join in joins {
+        let path = &join.path;
+        let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .call(|| format!("open({path:?})"))
+            .with_context(|| pointer(join))?;
+        match ns_get_nstype(file.as_fd()) {
+            Ok(flag) if flag == join.kind.clone_flag() => files.push((join, file)),
+            Ok(_) | Err(Errno::NOTTY) => {
+                return Err(Error::config(
+                    pointer(join),
+                    format_args!("{path:?} is not a {} namespace", join.kind.name()),
+                ));
+            }
+            Err(errno) => {
+                return Err(Error::sys(format_args!("ioctl({path:?}, NS_GET_NSTYPE)"), errno).context(pointer(join)));
+            }
+        }
+    }
+    let has_user = joins.iter().any(|join| join.kind == Kind::User);
+    let mut later = Vec::new();
+    for (join, file) in files.iter().filter(|(join, _)| !matches!(join.kind, Kind::User | Kind::Mount)) {
+        match setns(join, file.as_fd()) {
+            Err(e) if has_user && e.errno() == Some(Errno::PERM) => later.push((join, file)),
+            result => result?,
+        }
+    }
+    for (join, file) in files.iter().filter(|(join, _)| join.kind == Kind::User) {
+        setns(join, file.as_fd())?;
+        super::become_root()?;
+    }
+    for (join, file) in later {
+        setns(join, file.as_fd())?;
+    }
+    for (join, file) in files.iter().filter(|(join, _)| join.kind == Kind::Mount) {
+        setns(join, file.as_fd())?;
+    }
+    Ok(())
+}
+
+fn setns(join: &Join, file: BorrowedFd) -> Result<()> {
+    let kind = match join.kind {
+        Kind::User => LinkNameSpaceType::User,
+        Kind::Mount => LinkNameSpaceType::Mount,
+        Kind::Pid => LinkNameSpaceType::ProcessID,
+        Kind::Network => LinkNameSpaceType::Network,
+        Kind::Ipc => LinkNameSpaceType::InterProcessCommunication,
+        Kind::Uts => LinkNameSpaceType::HostNameAndNISDomainName,
+        Kind::Cgroup => LinkNameSpaceType::ControlGroup,
+        Kind::Time => LinkNameSpaceType::Time,
+    };
+    match rustix::thread::move_into_link_name_space(file, Some(kind)) {
+        // The one that we are in already cannot be joined.
+        Err(Errno::INVAL) if join.kind == Kind::User => Ok(()),
+        result => result.call(|| format!("setns({:?})", join.path)).with_context(|| pointer(join)),
+    }
+}
+
+fn pointer(join: &Join) -> String {
+    format!("/linux/namespaces ({})", join.kind.name())
+}
+
+/// Goes on in a child, which the runtime adopts as a sibling of this process.
+fn become_child(channel: &Channel, flags: u64) -> Result<()> {
+    let options = CloneOptions { flags: flags | libc::CLONE_PARENT as u64, ..CloneOptions::default() };
+    if let Some(child) = fork(options).call(|| "clone3(CLONE_PARENT)")? {
+        channel.send_with(&FromInit::Forked { pid: child.pid }, &[child.pidfd.as_fd()])?;
+        std::process::exit(0);
+    }
+    if flags & Kind::User.clone_flag() != 0 {
+        channel.send(&FromInit::MapIds)?;
+        super::expect_done(channel)?;
+        super::become_root()?;
+    }
+    Ok(())
+}
+
+/// Makes the namespaces that show where their maker was: to be called once init is in its cgroup.
+pub fn unshare_late(namespaces: &Namespaces) -> Result<()> {
+    let flags = [Kind::Cgroup, Kind::Time].into_iter().filter(|&kind| namespaces.is_new(kind));
+    let flags = flags.fold(0, |flags, kind| flags | kind.clone_flag());
+    if flags == 0 {
+        return Ok(());
+    }
+    if namespaces.is_new(Kind::Time) {
+        check_time_namespace()?;
+    }
+    unshare(flags)?;
+    let Some(offsets) = &namespaces.time_offsets else { return Ok(()) };
+    let write = || std::fs::write("/proc/self/timens_offsets", offsets);
+    let mut written = write();
+    if written.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied) {
+        // In a user namespace that was joined: while we are not dumpable the file belongs to the root of the host.
+        super::set_dumpable(true)?;
+        written = write();
+        super::set_dumpable(false)?;
+    }
+    written
+        .call(|| format!("write(\"/proc/self/timens_offsets\", {offsets:?})"))
+        .map_err(|e| match e.errno() {
+            Some(Errno::RANGE) => e.with_hint("the clock plus its offset must be neither negative nor past 146 years"),
+            _ => e,
+        })
+        .context("/linux/timeOffsets")
+}
+
+/// Exec enters the time namespace that was made by unshare(2) since Linux 6.1; before, only a fork did.
+fn check_time_namespace() -> Result<()> {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse::<u32>().ok());
+    if (numbers.next(), numbers.next()) < (Some(6), Some(1)) {
+        return Err(Error::config("/linux/namespaces (time)", format_args!("needs Linux 6.1, this is {release}")));
+    }
+    Ok(())
+}
+
+fn unshare(flags: u64) -> Result<()> {
+    let kinds = Kind::ALL.into_iter().filter(|kind| flags & kind.clone_flag() != 0).map(Kind::name);
+    crate::sys::namespace::unshare(flags).call(|| format!("unshare({})", kinds.collect::<Vec<_>>().join(", ")))
+}

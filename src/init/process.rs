@@ -1,0 +1,349 @@
+//! What the user's process runs under: limits, scheduling, keyring, security labels.
+//!
+//! One function per step; each does what its part of the plan says. What needs a capability of the host's user
+//! namespace takes a pid, so that the runtime can do it for a container that has its own.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::termios::{Winsize, tcsetwinsize};
+
+use crate::error::{Call, Context, Error, Result};
+use crate::plan::process::{CpuMask, IoPriority, MemoryPolicy, ProcessPlan, Rlimit, Scheduler};
+use crate::sys::process as sys;
+use crate::sys::procfs::ProcFs;
+
+/// Where and how the process runs, in the order in which one of these is the condition of another.
+pub fn schedule(process: &ProcessPlan) -> Result<()> {
+    reset_affinity()?;
+    if let Some(last) = process.exec_affinity.as_ref().and_then(|affinity| affinity.last.as_ref()) {
+        set_affinity(last)?;
+    }
+    process.scheduler.as_ref().map_or(Ok(()), set_scheduler)?;
+    process.io_priority.map_or(Ok(()), set_io_priority)?;
+    process.memory_policy.as_ref().map_or(Ok(()), set_memory_policy)?;
+    process.personality.map_or(Ok(()), set_personality)
+}
+
+/// The security labels that exec will change to.
+pub fn label(process: &ProcessPlan, proc: &ProcFs) -> Result<()> {
+    if let Some(profile) = &process.apparmor_profile {
+        set_apparmor_profile(proc, profile)?;
+    }
+    if let Some(label) = &process.selinux_label {
+        set_selinux_label(proc, label)?;
+    }
+    Ok(())
+}
+
+/// Makes `terminal` the controlling terminal and all three standard streams.
+pub fn take_terminal(terminal: OwnedFd, size: Option<(u16, u16)>) -> Result<()> {
+    if let Some((rows, columns)) = size {
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&terminal, size).call(|| format!("ioctl(TIOCSWINSZ, {rows} rows, {columns} columns)"))?;
+    }
+    rustix::process::ioctl_tiocsctty(&terminal).call(|| "ioctl(TIOCSCTTY)")?;
+    rustix::stdio::dup2_stdin(&terminal).call(|| "dup2(terminal, 0)")?;
+    rustix::stdio::dup2_stdout(&terminal).call(|| "dup2(terminal, 1)")?;
+    rustix::stdio::dup2_stderr(&terminal).call(|| "dup2(terminal, 2)")
+}
+
+/// Allows every CPU that there is or will be: a caller that was bound to some CPUs must not bind the container.
+///
+/// The kernel keeps the whole mask and applies the cgroup's cpuset to it, also as that changes later.
+fn reset_affinity() -> Result<()> {
+    const EVERY_CPU: [u64; 1024] = [u64::MAX; 1024];
+    sys::sched_setaffinity(0, &EVERY_CPU).call(|| "sched_setaffinity(all CPUs)")
+}
+
+fn set_affinity(mask: &CpuMask) -> Result<()> {
+    sys::sched_setaffinity(0, mask.words()).call(|| format!("sched_setaffinity({:#x?})", mask.words())).map_err(|e| {
+        match e.errno() {
+            Some(Errno::INVAL) => e.with_hint("none of the CPUs of execCPUAffinity is online and in the cpuset"),
+            _ => e,
+        }
+    })
+}
+
+/// SCHED_DEADLINE wants the affinity of all CPUs: after [`reset_affinity`].
+fn set_scheduler(scheduler: &Scheduler) -> Result<()> {
+    let &Scheduler { policy, flags, nice, priority, runtime, deadline, period, cpus_limited } = scheduler;
+    let attr = sys::SchedAttr { policy, flags, nice, priority, runtime, deadline, period, ..Default::default() };
+    sys::sched_setattr(0, &attr).map_err(|errno| {
+        let error = Error::sys(format_args!("sched_setattr({scheduler:?})"), errno);
+        match errno {
+            Errno::PERM if cpus_limited => error.context("process scheduler can't be used together with AllowedCPUs"),
+            Errno::PERM => error.with_hint("the policy, or a nice value below 0, needs CAP_SYS_NICE on the host"),
+            Errno::BUSY => error.with_hint("the CPUs have not that much time left for SCHED_DEADLINE"),
+            _ => error,
+        }
+    })
+}
+
+fn set_io_priority(priority: IoPriority) -> Result<()> {
+    sys::ioprio_set(priority.0)
+        .call(|| format!("ioprio_set(class {}, level {})", priority.0 >> 13, priority.0 & 0x1fff))
+        .map_err(|e| match e.errno() {
+            Some(Errno::PERM) => e.with_hint("IOPRIO_CLASS_RT needs CAP_SYS_NICE or CAP_SYS_ADMIN on the host"),
+            _ => e,
+        })
+}
+
+fn set_memory_policy(policy: &MemoryPolicy) -> Result<()> {
+    sys::set_mempolicy(policy.mode, policy.nodes.words())
+        .call(|| format!("set_mempolicy({:#x}, {:x?})", policy.mode, policy.nodes.words()))
+        .map_err(|e| match e.errno() {
+            Some(Errno::INVAL) => e.with_hint("the nodes must be online and in the cgroup's cpuset.mems"),
+            _ => e,
+        })
+}
+
+/// Before the seccomp filter, which need not allow it.
+fn set_personality(domain: u32) -> Result<()> {
+    sys::personality(domain).call(|| format!("personality({domain:#x})"))
+}
+
+/// Leaves the session keyring of the caller, whose keys the container must not reach, for the container's, which is
+/// made with the first process of it. `Err` with ENOSYS where the kernel has no keyrings.
+///
+/// For the container's first process `searchable_by` says who may search the keyring.
+pub fn join_session_keyring(
+    proc: &ProcFs,
+    name: &str,
+    selinux_label: Option<&str>,
+    searchable_by: Option<KeyringSearch>,
+) -> Result<()> {
+    if let Some(label) = selinux_label {
+        proc.write("self/attr/keycreate", label.as_bytes()).context("label the session keyring")?;
+    }
+    let c_name = std::ffi::CString::new(name).map_err(|_| Error::new("the container's id contains NUL"))?;
+    let keyring = sys::keyctl_join_session_keyring(&c_name).map_err(|errno| {
+        let error = Error::sys(format_args!("keyctl(KEYCTL_JOIN_SESSION_KEYRING, {name:?})"), errno);
+        match errno {
+            Errno::DQUOT => {
+                error.with_hint("see kernel.keys.root_maxkeys and kernel.keys.maxkeys, or --no-new-keyring")
+            }
+            Errno::PERM | Errno::ACCESS => {
+                error.with_hint("a seccomp filter around the runtime may deny keyctl: --no-new-keyring")
+            }
+            _ => error,
+        }
+    });
+    let keyring = keyring.context("unable to join session keyring")?;
+    match searchable_by {
+        Some(who) => allow_search(keyring, who).context("unable to mod keyring permissions"),
+        None => Ok(()),
+    }
+}
+
+/// Who may search a container's session keyring: after the change to the container's user nobody possesses it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyringSearch {
+    /// The user who made it.
+    User,
+    /// Everybody: in a user namespace the container's users are others than who made it.
+    Other,
+}
+
+fn allow_search(keyring: sys::Keyring, who: KeyringSearch) -> Result<()> {
+    let bit = match who {
+        KeyringSearch::User => 0x0008_0000,
+        KeyringSearch::Other => 0x0000_0008,
+    };
+    let mut buffer = [0; 512];
+    let length = sys::keyctl_describe(keyring, &mut buffer).call(|| "keyctl(KEYCTL_DESCRIBE)")?;
+    let described = buffer.get(..length).unwrap_or_default();
+    let permissions = described.split(|&byte| byte == b';').nth(3).and_then(|field| std::str::from_utf8(field).ok());
+    let permissions = permissions.and_then(|field| u32::from_str_radix(field, 16).ok()).ok_or_else(|| {
+        Error::new(format_args!("a key's description without permissions: {:?}", String::from_utf8_lossy(described)))
+    })?;
+    sys::keyctl_setperm(keyring, permissions | bit).call(|| format!("keyctl(KEYCTL_SETPERM, {:#x})", permissions | bit))
+}
+
+/// The profile that exec will change to. Before the change of user: a process that is not dumpable owns none of its
+/// files in procfs.
+fn set_apparmor_profile(proc: &ProcFs, profile: &str) -> Result<()> {
+    proc.write("self/attr/apparmor/exec", format!("exec {profile}").as_bytes())
+        .map_err(|e| match e.errno() {
+            Some(Errno::NOENT) => e.with_hint("the profile must be loaded on the host: see aa-status"),
+            _ => e,
+        })
+        .with_context(|| format!("unable to apply apparmor profile {profile:?}"))
+}
+
+/// The label that exec will change to.
+fn set_selinux_label(proc: &ProcFs, label: &str) -> Result<()> {
+    proc.write("self/attr/exec", label.as_bytes()).with_context(|| format!("can't set process label {label:?}"))
+}
+
+/// Last, and after what must be raised has been: from here on every limit is there already, or is lowered.
+pub fn set_rlimits(rlimits: &[Rlimit]) -> Result<()> {
+    rlimits.iter().try_for_each(|limit| {
+        rustix::process::setrlimit(limit.resource.kernel(), limit.values())
+            .call(|| format!("setrlimit({}, soft {}, hard {})", limit.resource.name(), limit.soft, limit.hard))
+            .context("/process/rlimits")
+    })
+}
+
+pub fn set_no_new_privileges() -> Result<()> {
+    rustix::thread::set_no_new_privs(true).call(|| "prctl(PR_SET_NO_NEW_PRIVS)")
+}
+
+pub fn set_umask(umask: u32) {
+    rustix::process::umask(Mode::from_raw_mode(umask));
+}
+
+/// Whether the user namespace forbids setgroups(2) (user_namespaces(7)).
+pub(super) fn setgroups_denied(proc: &ProcFs) -> Result<bool> {
+    Ok(proc.read("self/setgroups")?.starts_with(b"deny"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::process::testing::in_child;
+
+    fn proc() -> ProcFs {
+        ProcFs::private().unwrap()
+    }
+
+    fn status(field: &str) -> String {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(":\t")).unwrap().to_owned()
+    }
+
+    /// What a step did, or why it did not.
+    fn after(step: impl FnOnce() -> Result<()>, look: impl FnOnce() -> String) -> String {
+        in_child(|| match step() {
+            Ok(()) => look(),
+            Err(e) => format!("error: {e}; {:?}", e.hint()),
+        })
+        .0
+    }
+
+    fn file(path: &'static str) -> impl FnOnce() -> String {
+        move || std::fs::read_to_string(path).unwrap().trim().to_owned()
+    }
+
+    #[test]
+    fn affinity_is_set_and_reset() {
+        let before = status("Cpus_allowed_list");
+        let first: CpuMask = postcard::from_bytes(&postcard::to_stdvec(&vec![1_u64]).unwrap()).unwrap();
+        assert_eq!(after(|| set_affinity(&first), || status("Cpus_allowed_list")), "0");
+        let got = after(
+            || {
+                set_affinity(&first)?;
+                reset_affinity()
+            },
+            || status("Cpus_allowed_list"),
+        );
+        assert_eq!(got, before);
+        let none: CpuMask = postcard::from_bytes(&postcard::to_stdvec(&vec![0_u64, 0, 1 << 63]).unwrap()).unwrap();
+        let got = after(|| set_affinity(&none), String::new);
+        assert!(got.contains("invalid argument; Some(\"none of the CPUs"), "{got}");
+    }
+
+    #[test]
+    fn scheduler_and_priorities_are_set() {
+        let batch = Scheduler {
+            policy: 3,
+            flags: 0,
+            nice: 7,
+            priority: 0,
+            runtime: 0,
+            deadline: 0,
+            period: 0,
+            cpus_limited: false,
+        };
+        // proc_pid_stat(5): nice is field 19, policy is field 41, counted here from the command's closing bracket on.
+        let look = || {
+            let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+            let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+            format!("{} {}", fields[16], fields[38])
+        };
+        assert_eq!(after(|| set_scheduler(&batch), look), "7 3");
+        assert_eq!(after(|| set_io_priority(IoPriority(2 << 13 | 4)), || "done".into()), "done");
+        let got = after(|| set_io_priority(IoPriority(7 << 13)), String::new);
+        assert!(got.starts_with("error: ioprio_set(class 7, level 0): invalid argument"), "{got}");
+    }
+
+    #[test]
+    fn a_deadline_on_some_cpus_is_explained() {
+        let deadline = Scheduler {
+            policy: 6,
+            flags: 0,
+            nice: 0,
+            priority: 0,
+            runtime: 42_000,
+            deadline: 1_000_000,
+            period: 1_000_000,
+            cpus_limited: true,
+        };
+        let first: CpuMask = postcard::from_bytes(&postcard::to_stdvec(&vec![1_u64]).unwrap()).unwrap();
+        let got = after(
+            || {
+                set_affinity(&first)?;
+                set_scheduler(&deadline)
+            },
+            || "set".into(),
+        );
+        assert!(got.starts_with("error: process scheduler can't be used together with AllowedCPUs: "), "{got}");
+    }
+
+    #[test]
+    fn personality_and_memory_policy_are_set() {
+        assert_eq!(after(|| set_personality(8), file("/proc/self/personality")), "00000008");
+        let bind = MemoryPolicy {
+            mode: 2 | 1 << 15,
+            nodes: postcard::from_bytes(&postcard::to_stdvec(&vec![1_u64]).unwrap()).unwrap(),
+        };
+        let got = after(
+            || set_memory_policy(&bind),
+            || std::fs::read_to_string("/proc/self/numa_maps").unwrap_or("bind=static:0".into()),
+        );
+        assert!(got.contains("bind=static:0"), "{got}");
+    }
+
+    #[test]
+    fn umask_and_no_new_privileges_are_set() {
+        let umask = || {
+            set_umask(0o027);
+            Ok(())
+        };
+        assert_eq!(after(umask, || status("Umask")), "0027");
+        assert_eq!(after(set_no_new_privileges, || status("NoNewPrivs")), "1");
+    }
+
+    #[test]
+    fn a_session_keyring_is_joined_and_searchable() {
+        let proc = proc();
+        let name = format!("_ses.berth-test-{}", std::process::id());
+        // `proc_keys(5)`: permissions are the fifth field; the name is in the ninth.
+        let look = || {
+            let keys = std::fs::read_to_string("/proc/keys").unwrap();
+            let line = keys.lines().find(|line| line.contains(&name)).unwrap_or_default();
+            line.split_whitespace().nth(4).unwrap_or_default().to_owned()
+        };
+        let join = |who| join_session_keyring(&proc, &name, None, who);
+        let permissions = |who| {
+            let got = after(|| join(Some(who)), look);
+            u32::from_str_radix(&got, 16).unwrap_or_else(|_| panic!("{got}"))
+        };
+        assert_eq!(permissions(KeyringSearch::User) & 0x0008_0000, 0x0008_0000);
+        assert_eq!(permissions(KeyringSearch::Other) & 0x0000_0008, 0x0000_0008);
+    }
+
+    #[test]
+    fn labels_of_an_absent_lsm_are_errors() {
+        let proc = proc();
+        if !std::path::Path::new("/sys/kernel/security/apparmor").exists() {
+            let got = after(|| set_apparmor_profile(&proc, "x"), || "set".into());
+            assert!(got.starts_with("error: unable to apply apparmor profile \"x\": "), "{got}");
+        }
+        if !std::path::Path::new("/sys/fs/selinux/enforce").exists() {
+            let got = after(|| set_selinux_label(&proc, "x"), || "set".into());
+            assert!(got.starts_with("error: can't set process label \"x\": "), "{got}");
+        }
+    }
+}
