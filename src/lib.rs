@@ -7,6 +7,7 @@ pub mod error;
 pub mod hooks;
 pub mod host;
 pub mod init;
+pub mod launch;
 pub mod plan;
 pub mod rootfs;
 pub mod spec;

@@ -1,0 +1,74 @@
+//! The id maps of a new user namespace (user_namespaces(7)).
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use rustix::io::Errno;
+
+use crate::error::{Call, Context, Error, Result};
+use crate::spec::IdMapping;
+
+/// Writes both maps for the process `pid`, a child that waits in its new user namespace.
+pub fn map(pid: i32, uids: &[IdMapping], gids: &[IdMapping]) -> Result<()> {
+    let euid = rustix::process::geteuid().as_raw();
+    let egid = rustix::process::getegid().as_raw();
+    write_map(pid, &Map { file: "uid_map", helper: "newuidmap", own: euid, mappings: uids })?;
+    let gids = Map { file: "gid_map", helper: "newgidmap", own: egid, mappings: gids };
+    if euid != 0 && gids.is_own() {
+        // Without CAP_SETGID a gid map can be written only once setgroups(2) is off for good: otherwise it could
+        // be used to leave a group that denies access.
+        let path = format!("/proc/{pid}/setgroups");
+        std::fs::write(&path, "deny").call(|| format!("write({path:?}, \"deny\")"))?;
+    }
+    write_map(pid, &gids)
+}
+
+struct Map<'a> {
+    file: &'static str,
+    helper: &'static str,
+    own: u32,
+    mappings: &'a [IdMapping],
+}
+
+impl Map<'_> {
+    /// The one map that an unprivileged process may write: its own id, alone.
+    fn is_own(&self) -> bool {
+        matches!(self.mappings, [IdMapping { host_id, size: 1, .. }] if *host_id == self.own)
+    }
+}
+
+fn write_map(pid: i32, map: &Map) -> Result<()> {
+    let mut text = String::new();
+    for m in map.mappings {
+        let _ = writeln!(text, "{} {} {}", m.container_id, m.host_id, m.size);
+    }
+    let path = format!("/proc/{pid}/{}", map.file);
+    // The kernel takes a map in one write only.
+    let written =
+        std::fs::OpenOptions::new().write(true).open(&path).and_then(|mut file| file.write_all(text.as_bytes()));
+    match written.call(|| format!("write({path:?}, {:?})", text.trim_end())) {
+        Err(e) if e.errno() == Some(Errno::PERM) && !map.is_own() => {
+            helper(pid, map).with_context(|| format!("{e}; {}", map.helper))
+        }
+        result => result,
+    }
+}
+
+/// newuidmap(1) and newgidmap(1) give an ordinary user the ranges that `/etc/subuid` and `/etc/subgid` grant.
+fn helper(pid: i32, map: &Map) -> Result<()> {
+    let mut command = Command::new(map.helper);
+    command.arg(pid.to_string()).stdin(Stdio::null());
+    for m in map.mappings {
+        command.args([m.container_id.to_string(), m.host_id.to_string(), m.size.to_string()]);
+    }
+    let output = command
+        .output()
+        .call(|| format!("exec({:?})", map.helper))
+        .map_err(|e| e.with_hint("an ordinary user needs newuidmap and newgidmap (package uidmap or shadow-utils)"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(Error::new(String::from_utf8_lossy(&output.stderr).trim())
+        .with_hint("the ranges must be granted in /etc/subuid and /etc/subgid"))
+}

@@ -1,0 +1,349 @@
+//! The runtime's side of starting a process in a container: it makes init, and does for it what only it may do.
+
+mod descriptor;
+mod elf;
+mod ids;
+pub mod intel_rdt;
+mod netlink;
+pub mod network;
+pub mod rlimits;
+mod seal;
+mod seccomp;
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+pub use descriptor::send_descriptor;
+pub use seccomp::send_listener;
+
+use rustix::fs::MemfdFlags;
+use rustix::io::Errno;
+use rustix::process::{PidfdGetfdFlags, Signal, WaitId, WaitIdOptions};
+
+use crate::error::{Call, Context, Error, Result};
+
+use self::seal::Executable;
+use crate::cgroup::Entry;
+use crate::plan::init::InitPlan;
+use crate::plan::namespaces::Kind;
+use crate::plan::process::CpuMask;
+use crate::sys::clone::{CloneOptions, Process, Spawn, Step, spawn};
+use crate::wire::{Channel, FromInit, ToInit, encode};
+
+/// The process that becomes the container's, and the channel to it.
+pub struct Init {
+    pub process: Process,
+    /// The kernel refused to have it born in its cgroup: it is still to be added.
+    pub outside: bool,
+    channel: Channel,
+    entry: Entry,
+    /// Kept while init runs it: freeing it takes time, which its exec would take if it were the last to let go.
+    executable: Executable,
+}
+
+impl Init {
+    /// Clones init, tells it its plan, and sees it through to the process that will go on.
+    ///
+    /// `target` is the init of a running container that the process is to join. `cgroup` is where it is born.
+    pub fn spawn(
+        plan: &InitPlan,
+        target: Option<BorrowedFd>,
+        listener: Option<BorrowedFd>,
+        cgroup: Option<BorrowedFd>,
+        entry: Entry,
+    ) -> Result<Self> {
+        let (channel, theirs) = Channel::pair()?;
+        let namespaces = &plan.namespaces;
+        let staged = plan.is_staged();
+        let flags = if staged { 0 } else { namespaces.clone_flags() };
+        let maps_ids = flags & Kind::User.clone_flag() != 0;
+        // A network namespace takes long to make: the child does it while we go on.
+        // What is to belong to a new user namespace, though, is made together with it.
+        let late = if maps_ids { 0 } else { flags & (Kind::Network.clone_flag() | Kind::Ipc.clone_flag()) };
+        let (gate, open_gate) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).call(|| "pipe2()")?;
+
+        let executable = Executable::new()?;
+        let number = CString::new(theirs.as_fd().as_raw_fd().to_string()).unwrap_or_default();
+        let cgroups: Vec<_> = entry.fds().collect();
+        let kept: Vec<_> = [theirs.as_fd()].into_iter().chain(executable.inherited()).collect();
+        let spawn = |cgroup| {
+            spawn(&Spawn {
+                executable: executable.as_fd(),
+                argv: &[c"berth", c"init", &number],
+                report: theirs.as_fd(),
+                keep: &kept,
+                cgroups: &cgroups,
+                unshare: late,
+                gate: (gate.as_fd(), open_gate.as_fd()),
+                become_root: maps_ids,
+                clone: CloneOptions { flags: flags & !late, cgroup, ..CloneOptions::default() },
+            })
+        };
+        // An ordinary user may not enter even a cgroup that is theirs from one that is not (admin-guide/cgroup-v2.rst,
+        // "Delegation Containment"). Whoever adds the process knows whether it can do without.
+        let affinity = plan.process.exec_affinity.as_ref().and_then(|affinity| affinity.initial.as_ref());
+        let (process, outside) = on_cpus(affinity, || match spawn(cgroup) {
+            Err(Errno::ACCESS | Errno::PERM) if cgroup.is_some() => (spawn(None), true),
+            result => (result, false),
+        })?;
+        let process = process.call(|| format!("clone3({})", describe_flags(flags))).map_err(hint_clone)?;
+        drop((theirs, gate));
+
+        let mut init = Self { process, outside, channel, entry, executable };
+        init.set_oom_score_adj(plan)?;
+        if maps_ids {
+            ids::map(init.process.pid, &namespaces.uid_mappings, &namespaces.gid_mappings)?;
+        }
+        init.executable.fill_and_seal()?;
+        rustix::io::write(&open_gate, &[0]).call(|| "write(gate)").map_err(|e| init.explain(e))?;
+        init.tell(plan, target, listener)?;
+        if staged {
+            init.follow(plan)?;
+        }
+        Ok(init)
+    }
+
+    /// The first process may not lower its own score from within a user namespace; what it forks inherits the score.
+    fn set_oom_score_adj(&self, plan: &InitPlan) -> Result<()> {
+        let Some(score) = plan.process.oom_score_adj else { return Ok(()) };
+        let path = format!("/proc/{}/oom_score_adj", self.process.pid);
+        std::fs::write(&path, score.to_string())
+            .call(|| format!("write({path:?}, \"{score}\")"))
+            .map_err(|e| match e.errno() {
+                Some(Errno::ACCESS | Errno::PERM) => {
+                    e.with_hint("a score lower than the runtime's own needs CAP_SYS_RESOURCE")
+                }
+                _ => e,
+            })
+            .context("/process/oomScoreAdj")
+    }
+
+    /// The plan goes as a file: an environment may be larger than any message.
+    fn tell(&self, plan: &InitPlan, target: Option<BorrowedFd>, listener: Option<BorrowedFd>) -> Result<()> {
+        let memory = rustix::fs::memfd_create("plan", MemfdFlags::CLOEXEC).call(|| "memfd_create(\"plan\")")?;
+        let bytes = encode(plan)?;
+        let mut written = 0;
+        while written < bytes.len() {
+            written += rustix::io::pwrite(&memory, &bytes[written..], written as u64).call(|| "write(plan)")?;
+        }
+        let mut fds = vec![memory.as_fd()];
+        fds.extend(target);
+        fds.extend(listener);
+        self.channel
+            .send_with(&ToInit::Plan { target: target.is_some(), listener: listener.is_some() }, &fds)
+            .map_err(|e| self.explain(e))
+    }
+
+    /// The stage joins namespaces and forks the process that goes on, our child as well.
+    fn follow(&mut self, plan: &InitPlan) -> Result<()> {
+        match self.next()? {
+            (FromInit::Forked { pid }, fds) => {
+                let pidfd = one(fds)?;
+                let stage = std::mem::replace(&mut self.process, Process { pid, pidfd });
+                reap(stage.pidfd.as_fd());
+            }
+            (other, _) => return Err(unexpected(&other)),
+        }
+        let namespaces = &plan.namespaces;
+        if plan.container.is_some() && namespaces.is_new(Kind::User) {
+            match self.next()? {
+                (FromInit::MapIds, _) => {
+                    ids::map(self.process.pid, &namespaces.uid_mappings, &namespaces.gid_mappings)?;
+                    self.send(&ToInit::Done)?;
+                }
+                (other, _) => return Err(unexpected(&other)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells init that it is where it belongs, and by which pid the host knows it.
+    pub fn placed(&self) -> Result<()> {
+        self.send(&ToInit::Placed { pid: self.process.pid })
+    }
+
+    fn send(&self, message: &ToInit) -> Result<()> {
+        self.send_with(message, &[])
+    }
+
+    fn send_with(&self, message: &ToInit, fds: &[BorrowedFd]) -> Result<()> {
+        self.channel.send_with(message, fds).map_err(|e| self.explain(e))
+    }
+
+    /// Init's next request; its failure, or its end, is our error.
+    fn next(&self) -> Result<(FromInit, Vec<OwnedFd>)> {
+        match self.channel.receive()? {
+            Some((FromInit::Failed(error), _)) => Err(error),
+            Some((FromInit::Stillborn(report), _)) => Err(self.stillborn(report)),
+            Some(request) => Ok(request),
+            None => Err(self.died()),
+        }
+    }
+
+    /// Ends what could not be completed.
+    pub fn kill(&self) {
+        // Only a process that has ended already cannot be killed.
+        let _ = rustix::process::pidfd_send_signal(&self.process.pidfd, Signal::KILL);
+        reap(self.process.pidfd.as_fd());
+    }
+
+    /// Lets init go on to the user's process: returns once that has been executed.
+    pub fn start(self) -> Result<Process> {
+        self.send(&ToInit::Start)?;
+        await_exec(&self.channel)?;
+        Ok(self.process)
+    }
+
+    /// A message that cannot be sent means that init has gone: what it said last tells why.
+    fn explain(&self, error: Error) -> Error {
+        match (error.errno(), self.channel.receive::<FromInit>()) {
+            (Some(Errno::PIPE | Errno::CONNRESET), Ok(Some((FromInit::Failed(cause), _)))) => cause,
+            (Some(Errno::PIPE | Errno::CONNRESET), Ok(Some((FromInit::Stillborn(report), _)))) => {
+                self.stillborn(report)
+            }
+            (Some(Errno::PIPE | Errno::CONNRESET), _) => self.died(),
+            _ => error,
+        }
+    }
+
+    fn stillborn(&self, [step, index, errno]: [u8; 3]) -> Error {
+        let errno = Errno::from_raw_os_error(errno.into());
+        match step {
+            step if step == Step::Cgroup as u8 => self.entry.explain(self.process.pid, index.into(), errno),
+            step if step == Step::Identity as u8 => {
+                Error::sys("setresuid(0, 0, 0), as root of the user namespace", errno)
+            }
+            step if step == Step::Unshare as u8 => hint_clone(Error::sys("unshare(network, ipc)", errno)),
+            step if step == Step::Gate as u8 => Error::sys("read(gate)", errno),
+            _ => Error::sys("execveat(our own executable)", errno),
+        }
+    }
+
+    fn died(&self) -> Error {
+        match reap(self.process.pidfd.as_fd()) {
+            Some(9) => Error::new("init was killed"),
+            Some(signal) => Error::new(format_args!("init was killed by signal {signal}")),
+            None => Error::new("init ended without a word"),
+        }
+    }
+}
+
+/// What the runtime does for init until that is ready.
+pub struct Host<'a> {
+    /// Opens a mount that takes the host's privileges.
+    pub source: &'a dyn Fn(u32) -> Result<OwnedFd>,
+    /// Changes the owners that a mount shows.
+    pub id_map: &'a dyn Fn(u32, OwnedFd) -> Result<()>,
+    /// Runs the hooks that come while the container is being created.
+    pub hooks: &'a dyn Fn() -> Result<()>,
+    /// Takes the master side of the terminal.
+    pub console: &'a dyn Fn(OwnedFd) -> Result<()>,
+    /// Takes the seccomp listener.
+    pub listener: &'a dyn Fn(OwnedFd) -> Result<()>,
+    pub warn: &'a dyn Fn(&str),
+}
+
+impl Init {
+    /// Serves init's requests, in whatever order its plan has them, until it is ready to execute the user's process.
+    pub fn serve(&self, host: &Host) -> Result<()> {
+        loop {
+            match self.next()? {
+                (FromInit::Ready, _) => return Ok(()),
+                (FromInit::Warning(text), _) => (host.warn)(&text),
+                (FromInit::Source { index }, _) => {
+                    let mount = (host.source)(index)?;
+                    self.send_with(&ToInit::Mount, &[mount.as_fd()])?;
+                }
+                (FromInit::IdMap { index }, fds) => {
+                    (host.id_map)(index, one(fds)?)?;
+                    self.send(&ToInit::Done)?;
+                }
+                (FromInit::Hooks, _) => {
+                    (host.hooks)()?;
+                    self.send(&ToInit::Done)?;
+                }
+                (FromInit::Console, fds) => (host.console)(one(fds)?)?,
+                (FromInit::Listener { fd }, _) => {
+                    (host.listener)(self.take_fd(fd)?)?;
+                    self.send(&ToInit::Done)?;
+                }
+                (
+                    other @ (FromInit::Stillborn(_) | FromInit::Forked { .. } | FromInit::MapIds | FromInit::Failed(_)),
+                    _,
+                ) => {
+                    return Err(unexpected(&other));
+                }
+            }
+        }
+    }
+
+    /// A seccomp listener cannot be sent by the process under its filter: sendmsg(2) may be what it waits for.
+    fn take_fd(&self, fd: i32) -> Result<OwnedFd> {
+        rustix::process::pidfd_getfd(&self.process.pidfd, fd, PidfdGetfdFlags::empty())
+            .call(|| format!("pidfd_getfd({fd})"))
+    }
+}
+
+/// Starts a created container, whose init listens behind `socket`: returns once the user's process is executed.
+pub fn start(socket: OwnedFd) -> Result<()> {
+    let channel = Channel::from(socket);
+    channel.send(&ToInit::Start)?;
+    await_exec(&channel)
+}
+
+/// Does `body` on those CPUs: the child that it makes inherits them, until a cgroup gives it its own. This thread has
+/// its own CPUs back afterwards.
+fn on_cpus<T>(cpus: Option<&CpuMask>, body: impl FnOnce() -> T) -> Result<T> {
+    let Some(cpus) = cpus else { return Ok(body()) };
+    let own = rustix::thread::sched_getaffinity(None).call(|| "sched_getaffinity()")?;
+    crate::sys::process::sched_setaffinity(0, cpus.words())
+        .call(|| format!("sched_setaffinity({:#x?})", cpus.words()))
+        .context("/process/execCPUAffinity/initial")?;
+    let done = body();
+    rustix::thread::sched_setaffinity(None, &own).call(|| "sched_setaffinity(own CPUs)")?;
+    Ok(done)
+}
+
+/// After `Start`: the end of the file means success, for the channel is closed by exec.
+fn await_exec(channel: &Channel) -> Result<()> {
+    match channel.receive()? {
+        None => Ok(()),
+        Some((FromInit::Failed(error), _)) => Err(error),
+        Some((other, _)) => Err(unexpected(&other)),
+    }
+}
+
+/// Waits for a child that has ended or is about to; the signal that ended it, if one did.
+fn reap(pidfd: BorrowedFd) -> Option<i32> {
+    let status = rustix::io::retry_on_intr(|| rustix::process::waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED));
+    status.ok().flatten()?.terminating_signal()
+}
+
+fn unexpected(message: &FromInit) -> Error {
+    Error::new(format_args!("init sent {message:?} out of turn"))
+}
+
+fn one(fds: Vec<OwnedFd>) -> Result<OwnedFd> {
+    fds.into_iter().next().ok_or_else(|| Error::new("init sent a message without its descriptor"))
+}
+
+fn describe_flags(flags: u64) -> String {
+    let names = Kind::ALL.into_iter().filter(|kind| flags & kind.clone_flag() != 0).map(|kind| kind.name());
+    names.collect::<Vec<_>>().join(", ")
+}
+
+fn hint_clone(error: Error) -> Error {
+    match error.errno() {
+        Some(Errno::NOSPC) => error.with_hint("a limit of namespaces is reached: see /proc/sys/user/max_*_namespaces"),
+        Some(Errno::PERM) => {
+            error.with_hint("making namespaces needs root, or a new user namespace that the kernel allows")
+        }
+        Some(Errno::AGAIN) => {
+            error.with_hint("a limit of processes is reached: pids.max of a parent cgroup, or RLIMIT_NPROC")
+        }
+        Some(Errno::BUSY) => {
+            error.with_hint("the cgroup has controllers enabled for its children (cgroup.subtree_control)")
+        }
+        _ => error,
+    }
+}
