@@ -10,6 +10,7 @@ pub mod init;
 pub mod launch;
 pub mod plan;
 pub mod rootfs;
+pub mod runtime;
 pub mod spec;
 pub mod sys;
 pub mod wire;

@@ -1,0 +1,170 @@
+//! A container that exists: what the kernel says of it, and the commands that act on it.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use crate::cgroup::Cgroup;
+use crate::error::{Call, Context, Error, Result};
+use crate::launch;
+use crate::plan::hooks::{self, Hook};
+use crate::spec::{Spec, State, Status};
+
+use super::Runtime;
+use super::delete::destroy;
+use super::record::{CONFIG, Record, START, StateDir};
+
+/// A container as found on disk.
+pub struct Container<'a> {
+    pub(super) runtime: &'a Runtime,
+    pub(super) dir: StateDir,
+    pub(super) record: Record,
+}
+
+impl<'a> Container<'a> {
+    pub(super) fn open(runtime: &'a Runtime, id: &str) -> Result<Self> {
+        let dir = StateDir::open(&runtime.root, id)?;
+        let record = dir.record()?;
+        if record.id != id {
+            return Err(Error::new(format_args!("the state directory of {id} holds the record of {}", record.id)));
+        }
+        Ok(Self { runtime, dir, record })
+    }
+
+    pub fn id(&self) -> &str {
+        &self.record.id
+    }
+
+    pub fn rootfs(&self) -> &Path {
+        &self.record.rootfs
+    }
+
+    pub fn created(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_nanos(self.record.created)
+    }
+
+    /// The user who created it.
+    pub fn uid(&self) -> Result<u32> {
+        self.dir.owner()
+    }
+
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.record.cgroup
+    }
+
+    /// The configuration as it was when the container was created.
+    pub fn spec(&self) -> Result<Spec> {
+        match self.dir.read(CONFIG) {
+            Err(e) if e.errno() == Some(Errno::NOENT) => Err(Error::new("the container is still being created")),
+            text => Spec::parse(&text?).context(CONFIG),
+        }
+    }
+
+    pub fn status(&self) -> Result<Status> {
+        let Some(init) = self.record.init else {
+            // Without an init it is being created as long as somebody is at it.
+            return Ok(if self.dir.try_lock()? { Status::Stopped } else { Status::Creating });
+        };
+        if init.open()?.is_none() {
+            return Ok(Status::Stopped);
+        }
+        if self.record.cgroup.is_frozen()? {
+            return Ok(Status::Paused);
+        }
+        Ok(if self.connect()?.is_some() { Status::Created } else { Status::Running })
+    }
+
+    pub fn state(&self) -> Result<State> {
+        let status = self.status()?;
+        let pid = self.record.init.filter(|_| status != Status::Stopped).map_or(0, |init| init.pid);
+        Ok(self.record.state(status, pid))
+    }
+
+    /// Init listens until it executes the user's process, which closes the socket: whether it can be reached tells
+    /// created from running.
+    fn connect(&self) -> Result<Option<OwnedFd>> {
+        let socket = rustix::net::socket_with(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            None,
+        )
+        .call(|| "socket(AF_UNIX)")?;
+        match rustix::net::connect(&socket, &start_address(self.dir.as_fd())?) {
+            Ok(()) => Ok(Some(socket)),
+            Err(Errno::NOENT | Errno::CONNREFUSED) => Ok(None),
+            // A full backlog is the sign of a frozen init, which listens nonetheless.
+            Err(Errno::AGAIN) => Ok(Some(socket)),
+            Err(errno) => Err(Error::sys("connect(start socket)", errno)),
+        }
+    }
+
+    /// Lets the created container's init execute the user's process; returns once it has.
+    pub fn start(&self) -> Result<()> {
+        self.dir.lock()?;
+        match self.status()? {
+            Status::Created => {}
+            Status::Stopped => return Err(Error::new("cannot start a container that has stopped")),
+            Status::Creating => return Err(Error::new("cannot start a container that is being created")),
+            Status::Paused => return Err(Error::new("cannot start a paused container")),
+            Status::Running => return Err(Error::new("cannot start an already running container")),
+        }
+        let socket = self.connect()?.ok_or_else(|| Error::new("cannot start an already running container"))?;
+        let spec = self.spec()?;
+        if spec.process.is_none() {
+            // "This operation MUST generate an error if `process` was not set." Nothing can ever start it: it has ended.
+            self.kill(libc::SIGKILL, false)?;
+            return Err(Error::config("/process", "is missing, and start needs it").context(CONFIG));
+        }
+        rustix::io::ioctl_fionbio(&socket, false).call(|| "ioctl(FIONBIO)")?;
+        let hooks = hooks::plan(&spec.hooks)?.poststart;
+        let started = launch::start(socket);
+        self.after_start(started, &hooks)
+    }
+
+    /// The end of `start`, common to `run`: a container that failed to start is destroyed, as the lifecycle has it.
+    pub(super) fn after_start(&self, started: Result<()>, poststart: &[Hook]) -> Result<()> {
+        let _ = self.dir.unlink(START);
+        let started = started.and_then(|()| {
+            let pid = self.record.init.map_or(0, |init| init.pid);
+            self.runtime.debug(|| format!("the process runs, as pid {pid}"));
+            self.runtime.run_hooks("poststart", poststart, &self.record.state(Status::Running, pid))
+        });
+        started.inspect_err(|_| {
+            if let Err(e) = destroy(self.runtime, &self.dir, &self.record) {
+                (self.runtime.warn)(&format!("{}: {e}", self.id()));
+            }
+        })
+    }
+
+    /// Sends a signal to init or, with `all`, to every process of the container.
+    ///
+    /// Where the container shares its PID namespace, the death of init does not end the others, so SIGKILL goes to all.
+    pub fn kill(&self, signal: i32, all: bool) -> Result<()> {
+        const SIGKILL: i32 = libc::SIGKILL;
+        let init = match self.record.init {
+            Some(init) => init.open()?,
+            None => None,
+        };
+        let everyone = all || self.record.shared_pids && signal == SIGKILL;
+        self.runtime.debug(|| match self.record.init {
+            Some(init) if !everyone => format!("signal {signal} to pid {}", init.pid),
+            _ => format!("signal {signal} to every process of the cgroup"),
+        });
+        match init {
+            Some(_) if everyone && !self.record.cgroup.is_empty() => self.record.cgroup.kill(signal)?,
+            Some(init) => super::process::send_signal(init.as_fd(), signal)?,
+            None if everyone => return self.record.cgroup.kill(signal),
+            None => return Err(Error::new("container not running")),
+        }
+        if signal == SIGKILL { self.record.thaw() } else { Ok(()) }
+    }
+}
+
+/// The start socket by way of the directory's descriptor: a path of any depth would not fit a socket address.
+pub(super) fn start_address(dir: BorrowedFd) -> Result<SocketAddrUnix> {
+    SocketAddrUnix::new(format!("/proc/self/fd/{}/{START}", dir.as_raw_fd())).call(|| "start socket")
+}

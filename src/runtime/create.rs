@@ -1,0 +1,299 @@
+//! `create`, and `run`, which goes on from it.
+
+use std::cell::RefCell;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+use crate::cgroup::Cgroup;
+use crate::error::{Call, Context, Error, Result};
+use crate::host;
+use crate::launch::{Host, Init, intel_rdt, network, rlimits, send_descriptor, send_listener};
+use crate::plan::cgroup::{CgroupPlan, Directory};
+use crate::plan::init::InitPlan;
+use crate::plan::namespaces::Kind as NsKind;
+use crate::plan::{self, Lsm, Plan};
+use crate::rootfs;
+use crate::spec::{Spec, Status};
+
+use super::container::{Container, start_address};
+use super::delete::destroy;
+use super::process::ProcessId;
+use super::record::{CONFIG, Rdt, Record, StateDir};
+use super::terminal::Foreground;
+use super::{CreateOptions, RunOptions, Runtime, check_id};
+
+pub(super) fn create(runtime: &Runtime, id: &str, options: &CreateOptions) -> Result<()> {
+    let creation = Creation::plan(runtime, id, options)?;
+    creation.check_terminal(true)?;
+    creation.perform(true).map(drop)
+}
+
+pub(super) fn run(runtime: &Runtime, id: &str, options: &RunOptions) -> Result<u8> {
+    let creation = Creation::plan(runtime, id, &options.create)?;
+    if creation.spec.process.is_none() {
+        return Err(Error::config("/process", "is missing").context(creation.bundle.join(CONFIG).display()));
+    }
+    let has_terminal = creation.plan.init.process.terminal;
+    creation.check_terminal(options.detach)?;
+    let foreground = if options.detach { None } else { Some(Foreground::prepare(has_terminal)?) };
+    let adopts = !options.detach && !options.no_subreaper;
+    if adopts {
+        // What the container's init leaves behind in a shared PID namespace becomes ours to reap.
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .call(|| "prctl(PR_SET_CHILD_SUBREAPER)")?;
+    }
+    let hooks = creation.plan.hooks.poststart.clone();
+    let Created { container, init, terminal } = creation.perform(false)?;
+    let mut process = None;
+    let started = init.start().map(|started| process = Some(started));
+    container.after_start(started, &hooks)?;
+    let (Some(process), Some(foreground)) = (process, foreground) else { return Ok(0) };
+    let status = foreground.supervise(process.pidfd.as_fd(), process.pid, terminal, adopts);
+    if !options.keep {
+        destroy(runtime, &container.dir, &container.record)?;
+    }
+    status
+}
+
+/// All that is decided before anything is touched.
+struct Creation<'a> {
+    runtime: &'a Runtime,
+    options: &'a CreateOptions,
+    id: &'a str,
+    config: Vec<u8>,
+    spec: Spec,
+    plan: Plan,
+    bundle: PathBuf,
+}
+
+struct Created<'a> {
+    container: Container<'a>,
+    init: Init,
+    /// The master side, unless a console socket took it.
+    terminal: Option<OwnedFd>,
+}
+
+impl<'a> Creation<'a> {
+    fn plan(runtime: &'a Runtime, id: &'a str, options: &'a CreateOptions) -> Result<Self> {
+        check_id(id)?;
+        let bundle =
+            std::fs::canonicalize(&options.bundle).call(|| format!("open({:?})", options.bundle)).context("bundle")?;
+        let path = bundle.join("config.json");
+        let config = std::fs::read(&path).call(|| format!("open({path:?})"))?;
+        let spec = Spec::parse(&config).context(path.display())?;
+        let rootless = runtime.rootless.unwrap_or_else(host::is_rootless);
+        let layout = host::cgroup_layout(rootless || plan::cgroup::is_relative(&spec))?;
+        let facts = plan::Facts {
+            id,
+            bundle: &bundle,
+            layout: &layout,
+            rootless,
+            lsm: lsm(&spec),
+            no_pivot: options.no_pivot,
+            new_keyring: !options.no_new_keyring,
+            preserve_fds: options.preserve_fds,
+        };
+        let plan = Plan::new(&spec, &facts).context(path.display())?;
+        plan.warnings.iter().for_each(|warning| (runtime.warn)(warning));
+        runtime.debug(|| format!("{path:?} is valid; rootless: {rootless}"));
+        Ok(Self { runtime, options, id, config, spec, plan, bundle })
+    }
+
+    /// Who is to have the terminal must be told, and only where there is one.
+    fn check_terminal(&self, detached: bool) -> Result<()> {
+        let socket = self.options.console_socket.is_some();
+        match (self.plan.init.process.terminal, detached) {
+            (true, true) if !socket => {
+                Err(Error::config("/process/terminal", "a detached container needs a console socket")
+                    .with_hint("--console-socket names who takes its terminal"))
+            }
+            (_, false) if socket => {
+                Err(Error::new("--console-socket is for detached containers: the terminal of others is the caller's"))
+            }
+            (false, _) if socket => {
+                Err(Error::new("--console-socket is for a process that has a terminal (/process/terminal)"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// From here on things are made; whatever fails, all of them are unmade.
+    fn perform(self, listen: bool) -> Result<Created<'a>> {
+        let container = self.plan.init.container.as_ref().ok_or_else(|| Error::new("not a container's plan"))?;
+        let mut record = Record::new(
+            self.id,
+            self.bundle.clone(),
+            PathBuf::from(&container.rootfs.path),
+            self.spec.annotations.clone(),
+        );
+        record.namespaces = self.plan.init.namespaces.flags_to_join();
+        record.shared_pids = self.plan.init.namespaces.shares_pids();
+        record.keyring = self.plan.init.keyring.is_some();
+        record.cgroup = Cgroup::planned(&self.plan.cgroup);
+
+        let dir = StateDir::create(&self.runtime.root, self.id)?;
+        let outcome = dir.lock().and_then(|()| self.set_up(&dir, &mut record, listen));
+        match outcome {
+            Ok((init, terminal)) => {
+                Ok(Created { container: Container { runtime: self.runtime, dir, record }, init, terminal })
+            }
+            Err(e) => {
+                let e = if record.cgroup.oom_kills() > Some(0) { self.explain_oom(e) } else { e };
+                if let Err(left) = destroy(self.runtime, &dir, &record) {
+                    (self.runtime.warn)(&format!("cleaning up after a failed create: {left}"));
+                }
+                Err(e)
+            }
+        }
+    }
+
+    fn set_up(&self, dir: &StateDir, record: &mut Record, listen: bool) -> Result<(Init, Option<OwnedFd>)> {
+        dir.stage(CONFIG, &self.config)?;
+        dir.write_record(record)?;
+        record.cgroup.create(&self.plan.cgroup)?;
+        // From here on it is ours: whoever cleans up after us may end what is in it.
+        dir.write_record(record)?;
+        record.cgroup.apply(&self.plan.cgroup)?;
+        self.runtime.debug(|| describe_cgroup(&self.plan.cgroup));
+        let listener = if listen { Some(start_socket(dir)?) } else { None };
+        let born_in = record.cgroup.dirfd()?;
+        let entry = record.cgroup.entry()?;
+        let init = Init::spawn(&self.plan.init, None, listener.as_ref().map(AsFd::as_fd), born_in, entry)?;
+        drop(listener);
+
+        let pid = init.process.pid;
+        self.runtime.debug(|| describe_init(pid, &self.plan.init));
+        record.init = Some(ProcessId::of_child(pid)?);
+        dir.write_record(record)?;
+        if init.outside {
+            record.cgroup.add_unified(pid)?;
+        }
+        if let Some(plan) = &self.plan.intel_rdt {
+            let made = intel_rdt::apply(intel_rdt::root()?.as_fd(), plan, pid)?;
+            self.runtime.debug(|| format!("init is in class {:?} of resctrl", plan.group.name()));
+            record.intel_rdt = Some(Rdt { plan: plan.clone(), made });
+            dir.write_record(record)?;
+        }
+        if !self.plan.net_devices.is_empty() {
+            network::attach(&self.plan.net_devices, open_namespace(pid, NsKind::Network)?.as_fd())?;
+            self.runtime.debug(|| format!("{} network devices moved", self.plan.net_devices.len()));
+        }
+        rlimits::raise(pid, &self.plan.init.process.rlimits)?;
+        init.placed()?;
+
+        let terminal = self.serve(&init, record)?;
+        dir.publish(CONFIG)?;
+        self.runtime.debug(|| "init is ready to execute the process".to_owned());
+        if let Some(path) = &self.options.pidfd_socket {
+            send_descriptor(path, b"pidfd", init.process.pidfd.as_fd()).context("--pidfd-socket")?;
+        }
+        if let Some(path) = &self.options.pid_file {
+            write_pid_file(path, pid)?;
+        }
+        Ok((init, terminal))
+    }
+
+    fn serve(&self, init: &Init, record: &Record) -> Result<Option<OwnedFd>> {
+        let pid = init.process.pid;
+        let terminal = RefCell::new(None);
+        let state = |status| record.state(status, pid);
+        let mounts = self.plan.init.container.as_ref().map_or(&[][..], |container| &container.rootfs.mounts);
+        let mount = |index: u32| {
+            let mount = mounts.iter().find(|mount| mount.index == index);
+            mount.ok_or_else(|| Error::new(format_args!("init asked for mount {index}, which the plan has not")))
+        };
+        init.serve(&Host {
+            source: &|index| rootfs::open_source(mount(index)?, open_namespace(pid, NsKind::Mount)?.as_fd()),
+            id_map: &|index, fd| {
+                let userns = match self.plan.init.namespaces.has(NsKind::User) {
+                    true => Some(open_namespace(pid, NsKind::User)?),
+                    false => None,
+                };
+                rootfs::id_map(mount(index)?, fd.as_fd(), userns.as_ref().map(AsFd::as_fd))
+            },
+            hooks: &|| {
+                let hooks = &self.plan.hooks;
+                // "creating" is step 2 of the lifecycle, and "created" what comes after: these hooks are steps 3 and 4.
+                self.runtime.run_hooks("prestart", &hooks.prestart, &state(Status::Created))?;
+                self.runtime.run_hooks("createRuntime", &hooks.create_runtime, &state(Status::Created))
+            },
+            console: &|master| match &self.options.console_socket {
+                Some(path) => send_descriptor(path, b"/dev/ptmx", master.as_fd()).context("--console-socket"),
+                None => {
+                    *terminal.borrow_mut() = Some(master);
+                    Ok(())
+                }
+            },
+            listener: &|fd| send_listener(self.plan.init.seccomp.as_ref(), fd, pid, state(Status::Creating)),
+            warn: &self.runtime.warn,
+        })?;
+        Ok(terminal.into_inner())
+    }
+
+    fn explain_oom(&self, e: Error) -> Error {
+        let limit = self.spec.linux.resources.as_ref().and_then(|r| r.memory.as_ref()).and_then(|m| m.limit);
+        let limit = limit
+            .map_or_else(|| "the memory limit".to_owned(), |limit| format!("/linux/resources/memory/limit {limit}"));
+        e.context(format_args!("init was killed by the OOM killer, {limit} is too small for it"))
+    }
+}
+
+fn lsm(spec: &Spec) -> Lsm {
+    let (profile, label) = match &spec.process {
+        Some(process) => (&*process.apparmor_profile, &*process.selinux_label),
+        None => ("", ""),
+    };
+    host::lsm(profile, if label.is_empty() { &spec.linux.mount_label } else { label })
+}
+
+/// The socket through which `start` reaches init, which inherits it: nothing but the state directory names it.
+fn start_socket(dir: &StateDir) -> Result<OwnedFd> {
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .call(|| "socket(AF_UNIX)")?;
+    rustix::net::bind(&socket, &start_address(dir.as_fd())?).call(|| "bind(start socket)")?;
+    rustix::net::listen(&socket, 16).call(|| "listen(start socket)")?;
+    Ok(socket)
+}
+
+fn open_namespace(pid: i32, kind: NsKind) -> Result<OwnedFd> {
+    let path = format!("/proc/{pid}/ns/{}", kind.proc_name());
+    std::fs::File::open(&path).map(OwnedFd::from).call(|| format!("open({path:?})"))
+}
+
+/// Engines watch for the file and read it at once, so it appears whole.
+pub(super) fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
+    let name = path.file_name().ok_or_else(|| Error::new(format_args!("--pid-file {path:?}: not a file name")))?;
+    let temporary = path.with_file_name(format!(".{}", name.to_string_lossy()));
+    // Anew: where others may write too, what is there could be a link to any file.
+    let create = || match std::fs::remove_file(&temporary) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+        _ => std::fs::File::create_new(&temporary),
+    };
+    create()
+        .and_then(|mut file| file.write_all(pid.to_string().as_bytes()))
+        .and_then(|()| std::fs::rename(&temporary, path))
+        .call(|| format!("write({path:?})"))
+        .context("--pid-file")
+}
+
+fn describe_cgroup(plan: &CgroupPlan) -> String {
+    let paths: Vec<_> = plan.directories.iter().map(Directory::absolute).collect();
+    format!("cgroup made, {} settings written: {paths:?}", plan.writes.len())
+}
+
+/// Of the process that is about to enter or make a container.
+pub(super) fn describe_init(pid: i32, plan: &InitPlan) -> String {
+    let seccomp = match &plan.seccomp {
+        // In the words of runc, which tests look for.
+        Some(filter) => {
+            format!("{} instructions, seccomp filter flags: {}", filter.program.instructions(), filter.flags)
+        }
+        None => "none".to_owned(),
+    };
+    let namespaces = NsKind::ALL.iter().filter(|kind| plan.namespaces.has(**kind)).map(|kind| kind.name());
+    let namespaces = namespaces.collect::<Vec<_>>().join(", ");
+    format!("init is pid {pid}; namespaces: {namespaces}; seccomp: {seccomp}")
+}

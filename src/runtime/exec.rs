@@ -1,0 +1,189 @@
+//! `exec`: one more process in a container.
+
+use std::cell::RefCell;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+
+use crate::cgroup::Join;
+use crate::error::{Context, Error, Result};
+use crate::host;
+use crate::launch::{Host, Init, rlimits, send_descriptor, send_listener};
+use crate::plan;
+use crate::plan::init::InitPlan;
+use crate::plan::process::inherit;
+use crate::spec::{Process, Status};
+
+use super::container::Container;
+use super::create::{describe_init, write_pid_file};
+use super::terminal::Foreground;
+
+/// What `exec` is asked to run: a whole process document, or the container's own with these fields replaced.
+#[derive(Debug, Default)]
+pub struct ExecOptions {
+    pub process: Option<Process>,
+    pub args: Vec<String>,
+    pub cwd: Option<String>,
+    pub env: Vec<String>,
+    pub tty: bool,
+    /// `UID[:GID]`, parsed.
+    pub user: Option<(u32, Option<u32>)>,
+    pub additional_gids: Vec<u32>,
+    pub capabilities: Vec<String>,
+    pub no_new_privileges: bool,
+    pub apparmor: Option<String>,
+    pub process_label: Option<String>,
+    pub detach: bool,
+    pub pid_file: Option<PathBuf>,
+    pub console_socket: Option<PathBuf>,
+    pub pidfd_socket: Option<PathBuf>,
+    pub preserve_fds: u32,
+    pub ignore_paused: bool,
+    /// `PATH` or `CONTROLLER[,CONTROLLER]:PATH`.
+    pub cgroups: Vec<String>,
+}
+
+impl ExecOptions {
+    /// The process to run: the options change what the container's own process has.
+    fn process(&self, own: Option<Process>) -> Process {
+        if let Some(process) = &self.process {
+            return own.map_or_else(|| process.clone(), |own| inherit(process, &own));
+        }
+        let mut process = own.unwrap_or_default();
+        process.args.clone_from(&self.args);
+        process.env.extend(self.env.iter().cloned());
+        process.terminal = self.tty;
+        process.no_new_privileges |= self.no_new_privileges;
+        process.user.additional_gids.extend(&self.additional_gids);
+        if let Some(cwd) = &self.cwd {
+            process.cwd.clone_from(cwd);
+        }
+        if let Some((uid, gid)) = self.user {
+            process.user.uid = uid;
+            process.user.gid = gid.unwrap_or(process.user.gid);
+        }
+        if let Some(profile) = &self.apparmor {
+            process.apparmor_profile.clone_from(profile);
+        }
+        if let Some(label) = &self.process_label {
+            process.selinux_label.clone_from(label);
+        }
+        if !self.capabilities.is_empty() {
+            let sets = process.capabilities.get_or_insert_default();
+            // Never the inheritable set, from which a file could raise them again (CVE-2022-29162).
+            for set in [&mut sets.bounding, &mut sets.effective, &mut sets.permitted] {
+                set.extend(self.capabilities.iter().cloned());
+            }
+        }
+        process
+    }
+}
+
+impl Container<'_> {
+    /// Returns the exit status of the process, or 0 when detached.
+    pub fn exec(&self, options: &ExecOptions) -> Result<u8> {
+        self.check_exec(options)?;
+        let plan = self.plan_exec(options)?;
+        let foreground = if options.detach { None } else { Some(Foreground::prepare(plan.process.terminal)?) };
+        let init = self.spawn_exec(options, &plan)?;
+        self.runtime.debug(|| describe_init(init.process.pid, &plan));
+        let terminal = self.serve_exec(options, &plan, &init).inspect_err(|_| init.kill())?;
+        let process = init.start()?;
+        self.runtime.debug(|| format!("the process runs, as pid {}", process.pid));
+        match foreground {
+            Some(foreground) => foreground.supervise(process.pidfd.as_fd(), process.pid, terminal, false),
+            None => Ok(0),
+        }
+    }
+
+    fn check_exec(&self, options: &ExecOptions) -> Result<()> {
+        match self.status()? {
+            Status::Created | Status::Running => Ok(()),
+            Status::Paused if options.ignore_paused => Ok(()),
+            Status::Paused => {
+                Err(Error::new("cannot exec in a paused container")
+                    .with_hint("--ignore-paused lets it wait for resume"))
+            }
+            Status::Creating | Status::Stopped => Err(stopped()),
+        }
+    }
+
+    fn plan_exec(&self, options: &ExecOptions) -> Result<InitPlan> {
+        let spec = self.spec()?;
+        let process = options.process(spec.process.clone());
+        let pointer = if options.process.is_some() { "" } else { "/process" };
+        let lsm = host::lsm(&process.apparmor_profile, &process.selinux_label);
+        let keyring = self.record.keyring.then(|| plan::keyring(self.id()));
+        let (plan, warnings) =
+            plan::exec(&spec, &process, pointer, lsm, self.record.namespaces, keyring, options.preserve_fds)?;
+        warnings.iter().for_each(|warning| (self.runtime.warn)(warning));
+        if process.terminal && options.detach && options.console_socket.is_none() {
+            return Err(Error::new("a detached process needs --console-socket to hand its terminal to"));
+        }
+        if !process.terminal && options.console_socket.is_some() {
+            return Err(Error::new("--console-socket goes with a terminal only"));
+        }
+        Ok(plan)
+    }
+
+    fn spawn_exec(&self, options: &ExecOptions, plan: &InitPlan) -> Result<Init> {
+        let target = self.record.init.ok_or_else(stopped)?.open()?.ok_or_else(stopped)?;
+        let container_init = self.record.init.map(|init| init.pid as u32);
+        let mut cgroup = self.record.cgroup.join(&options.cgroups, container_init)?;
+        let spawn = |cgroup: &Join| Init::spawn(plan, Some(target.as_fd()), None, cgroup.dirfd(), cgroup.entry()?);
+        let init = match spawn(&cgroup) {
+            // The container has given the controllers of its cgroup to those below it: then where its init is.
+            Err(e) if e.errno() == Some(Errno::BUSY) && options.cgroups.is_empty() => {
+                let beside = container_init.map(|init| self.record.cgroup.join_init(init)).transpose()?.flatten();
+                cgroup = beside.ok_or(e)?;
+                spawn(&cgroup)?
+            }
+            init => init?,
+        };
+        if init.outside {
+            cgroup.add_unified(init.process.pid)?;
+        }
+        Ok(init)
+    }
+
+    /// Sees init through to where it is ready; returns the terminal, unless a console socket took it.
+    fn serve_exec(&self, options: &ExecOptions, plan: &InitPlan, init: &Init) -> Result<Option<OwnedFd>> {
+        let pid = init.process.pid;
+        rlimits::raise(pid, &plan.process.rlimits)?;
+        init.placed()?;
+        let terminal = RefCell::new(None);
+        init.serve(&Host {
+            source: &|_| Err(no_container()),
+            id_map: &|_, _| Err(no_container()),
+            hooks: &|| Err(no_container()),
+            console: &|master| match &options.console_socket {
+                Some(path) => send_descriptor(path, b"/dev/ptmx", master.as_fd()).context("--console-socket"),
+                None => {
+                    *terminal.borrow_mut() = Some(master);
+                    Ok(())
+                }
+            },
+            listener: &|fd| {
+                let init = self.record.init.map_or(0, |init| init.pid);
+                send_listener(plan.seccomp.as_ref(), fd, pid, self.record.state(Status::Running, init))
+            },
+            warn: &self.runtime.warn,
+        })?;
+        if let Some(path) = &options.pidfd_socket {
+            send_descriptor(path, b"pidfd", init.process.pidfd.as_fd()).context("--pidfd-socket")?;
+        }
+        if let Some(path) = &options.pid_file {
+            write_pid_file(path, pid)?;
+        }
+        Ok(terminal.into_inner())
+    }
+}
+
+fn stopped() -> Error {
+    Error::new("cannot exec in a stopped container")
+}
+
+fn no_container() -> Error {
+    Error::new("init asked for what only a container's first process needs")
+}

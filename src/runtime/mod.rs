@@ -1,0 +1,143 @@
+//! The lifecycle of containers: what `create`, `start`, `state`, `kill`, `delete`, `run` and `exec` do.
+
+mod container;
+mod create;
+mod delete;
+mod exec;
+mod features;
+mod process;
+mod record;
+mod terminal;
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+pub use container::Container;
+pub use exec::ExecOptions;
+pub use features::Features;
+
+use crate::error::{Call, Error, Result};
+use crate::hooks;
+use crate::plan::hooks::Hook;
+use crate::spec::State;
+
+/// Takes a line of text.
+pub type Sink = Box<dyn Fn(&str)>;
+
+/// A directory of containers, and how they are made.
+pub struct Runtime {
+    pub root: PathBuf,
+    /// Whether permission on cgroups may be missing, and a container that asks for nothing then has none of its own.
+    /// `None`: if we are not root on the host.
+    pub rootless: Option<bool>,
+    /// Takes what is wrong but does not stop the operation.
+    pub warn: Sink,
+    /// Takes a line for each thing done, where somebody wants to read them.
+    pub debug: Option<Sink>,
+}
+
+#[derive(Debug, Default)]
+pub struct CreateOptions {
+    pub bundle: PathBuf,
+    pub console_socket: Option<PathBuf>,
+    pub pid_file: Option<PathBuf>,
+    pub pidfd_socket: Option<PathBuf>,
+    /// Descriptors 3 to 3+N-1 of the caller reach the container's process.
+    pub preserve_fds: u32,
+    pub no_pivot: bool,
+    pub no_new_keyring: bool,
+}
+
+#[derive(Debug, Default)]
+pub struct RunOptions {
+    pub create: CreateOptions,
+    pub detach: bool,
+    pub keep: bool,
+    pub no_subreaper: bool,
+}
+
+impl Runtime {
+    /// Sets a container up to where only the user's process is missing.
+    pub fn create(&self, id: &str, options: &CreateOptions) -> Result<()> {
+        create::create(self, id, options)
+    }
+
+    /// Creates, starts and, unless detached, waits; returns the exit status for the caller to exit with.
+    pub fn run(&self, id: &str, options: &RunOptions) -> Result<u8> {
+        create::run(self, id, options)
+    }
+
+    pub fn load(&self, id: &str) -> Result<Container<'_>> {
+        check_id(id)?;
+        Container::open(self, id)
+    }
+
+    /// Every container below the root, sorted by id. What another command removes meanwhile is left out.
+    pub fn list(&self) -> Result<Vec<Container<'_>>> {
+        let entries = match std::fs::read_dir(&self.root) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            result => result.call(|| format!("open({:?})", self.root))?,
+        };
+        let mut ids: Vec<_> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        ids.sort();
+        Ok(ids.iter().filter(|id| check_id(id).is_ok()).filter_map(|id| Container::open(self, id).ok()).collect())
+    }
+
+    /// `force`: kills what still runs, and removes what a runtime that died half-way left behind.
+    pub fn delete(&self, id: &str, force: bool) -> Result<()> {
+        check_id(id)?;
+        delete::delete(self, id, force)
+    }
+
+    /// The line is made only if somebody reads it.
+    fn debug(&self, line: impl FnOnce() -> String) {
+        if let Some(debug) = &self.debug {
+            debug(&line());
+        }
+    }
+
+    /// Runs hooks of one kind on the host's side, in order, up to the first that fails.
+    fn run_hooks(&self, stage: &str, hooks: &[Hook], state: &State) -> Result<()> {
+        hooks.iter().enumerate().try_for_each(|(i, hook)| self.run_hook(stage, i, hook, state))
+    }
+
+    fn run_hook(&self, stage: &str, index: usize, hook: &Hook, state: &State) -> Result<()> {
+        self.debug(|| format!("{stage} hook {index}: {:?}", hook.path));
+        let json = serde_json::to_vec(state).map_err(|e| Error::new(format_args!("state: {e}")))?;
+        let bundle = std::fs::File::open(&state.bundle).call(|| format!("open({:?})", state.bundle))?;
+        hooks::run(hook, &json, stage, index, Some(bundle.as_fd()))
+    }
+}
+
+/// An id is a file name, and the name of a cgroup.
+fn check_id(id: &str) -> Result<()> {
+    const NAME_MAX: usize = 255;
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "_+-.".contains(c);
+    let problem = if id.is_empty() {
+        "must not be empty"
+    } else if id.len() > NAME_MAX {
+        "is longer than 255 characters"
+    } else if id.starts_with('.') {
+        "must not begin with a dot"
+    } else if !id.chars().all(allowed) {
+        "has an invalid character: letters, digits and _ + - . are allowed"
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(format_args!("invalid container ID {id:?}: it {problem}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_id;
+
+    #[test]
+    fn ids_are_file_names() {
+        for id in ["a", "A_b+c-d.e", "0"] {
+            assert!(check_id(id).is_ok(), "{id}");
+        }
+        for id in ["", ".", "..", ".a", "a/b", "a b", "ä", &"x".repeat(256)] {
+            assert!(check_id(id).is_err(), "{id}");
+        }
+    }
+}

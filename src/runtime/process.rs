@@ -1,0 +1,111 @@
+//! A process that outlives the runtime which made it, told apart from a later one of the same pid.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Call, Error, Result};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProcessId {
+    pub pid: i32,
+    /// In clock ticks since boot (proc_pid_stat(5), field 22).
+    pub start_time: u64,
+}
+
+impl ProcessId {
+    /// Of a child that has not been reaped, whose pid therefore cannot be another's.
+    pub fn of_child(pid: i32) -> Result<Self> {
+        let start_time = stat(pid)?.map(|stat| stat.start_time);
+        let start_time = start_time.ok_or_else(|| Error::new(format_args!("process {pid} is gone")))?;
+        Ok(Self { pid, start_time })
+    }
+
+    /// `None` once the process has ended, whether or not it was reaped.
+    pub fn open(self) -> Result<Option<OwnedFd>> {
+        let Some(pid) = Pid::from_raw(self.pid) else { return Ok(None) };
+        let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+            Err(Errno::SRCH) => return Ok(None),
+            result => result.call(|| format!("pidfd_open({})", self.pid))?,
+        };
+        // Only now can the pid not be reused without our seeing it: the start time decides whose it is.
+        match stat(self.pid)? {
+            Some(stat) if stat.start_time == self.start_time && !stat.ended() => Ok(Some(pidfd)),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// `ESRCH`, the process having just ended, is no failure.
+pub fn send_signal(pidfd: BorrowedFd, signal: i32) -> Result<()> {
+    match crate::sys::signal::pidfd_send_signal(pidfd, signal) {
+        Err(Errno::SRCH) => Ok(()),
+        result => result.call(|| format!("pidfd_send_signal({signal})")),
+    }
+}
+
+struct Stat {
+    state: u8,
+    start_time: u64,
+}
+
+impl Stat {
+    /// A zombie (`Z`) or what is left of one (`X`, `x`).
+    fn ended(&self) -> bool {
+        matches!(self.state, b'Z' | b'X' | b'x')
+    }
+}
+
+fn stat(pid: i32) -> Result<Option<Stat>> {
+    let path = format!("/proc/{pid}/stat");
+    match std::fs::read(&path) {
+        Ok(text) => parse_stat(&text).map(Some).ok_or_else(|| Error::new(format_args!("{path}: not understood"))),
+        Err(e) if matches!(Errno::from_io_error(&e), Some(Errno::NOENT | Errno::SRCH)) => Ok(None),
+        Err(e) => Err(e).call(|| format!("read({path:?})")),
+    }
+}
+
+/// The name in parentheses may hold anything, parentheses and blanks included, so counting starts behind the last one.
+fn parse_stat(text: &[u8]) -> Option<Stat> {
+    let end = text.iter().rposition(|&byte| byte == b')')?;
+    let rest = std::str::from_utf8(text.get(end + 1..)?).ok()?;
+    let mut fields = rest.split_ascii_whitespace();
+    let state = *fields.next()?.as_bytes().first()?;
+    // Field 22, where the state is field 3.
+    let start_time = fields.nth(22 - 4)?.parse().ok()?;
+    Some(Stat { state, start_time })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_fake_the_fields() {
+        let text = b"12 (a) Z 1 2) S 1 12 12 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 9 9";
+        let stat = parse_stat(text).unwrap();
+        assert_eq!((stat.state, stat.start_time), (b'S', 4711));
+        assert!(parse_stat(b"12 (a").is_none());
+    }
+
+    #[test]
+    fn another_process_of_the_same_pid_is_not_it() {
+        let me = ProcessId::of_child(std::process::id() as i32).unwrap();
+        assert!(me.open().unwrap().is_some());
+        assert!(ProcessId { start_time: me.start_time + 1, ..me }.open().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_zombie_has_ended() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let id = ProcessId::of_child(child.id() as i32).unwrap();
+        let pidfd = rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+        let mut poll = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut poll, None).unwrap();
+        assert!(id.open().unwrap().is_none());
+        child.wait().unwrap();
+    }
+}
