@@ -3,6 +3,7 @@
 //! `docs/architecture.md` shows how the modules fit together and which of them may use which.
 
 pub mod cgroup;
+pub mod cli;
 pub mod error;
 pub mod hooks;
 pub mod host;

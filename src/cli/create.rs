@@ -1,0 +1,37 @@
+//! `berth create`
+
+use std::path::Path;
+
+use clap::ArgMatches;
+
+use super::{Command, args, get_id, get_path};
+use crate::error::Result;
+use crate::runtime::CreateOptions;
+
+pub(super) const COMMAND: Command = Command {
+    name: "create",
+    about: "create a container",
+    options_end: false,
+    options: args::creation,
+    run: |global, matches| {
+        global.runtime.create(get_id(matches), &options(matches)?)?;
+        Ok(0)
+    },
+    failure: 1,
+};
+
+pub(super) fn options(matches: &ArgMatches) -> Result<CreateOptions> {
+    Ok(CreateOptions {
+        bundle: args::absolute(get_path(matches, "bundle").as_deref().unwrap_or(Path::new(".")))?,
+        console_socket: get_path(matches, "console-socket"),
+        pid_file: get_path(matches, "pid-file"),
+        pidfd_socket: get_path(matches, "pidfd-socket"),
+        preserve_fds: preserve_fds(matches),
+        no_pivot: matches.get_flag("no-pivot"),
+        no_new_keyring: matches.get_flag("no-new-keyring"),
+    })
+}
+
+pub(super) fn preserve_fds(matches: &ArgMatches) -> u32 {
+    matches.get_one("preserve-fds").copied().unwrap_or_default()
+}

@@ -1,0 +1,23 @@
+//! `berth kill`
+
+use clap::Arg;
+
+use super::{Command, args, get_id, id, signal};
+
+pub(super) const COMMAND: Command = Command {
+    name: "kill",
+    about: "send a signal to a container's init, or to all its processes",
+    options_end: false,
+    options: |command| {
+        command
+            .arg(args::flag("all", "send the signal to every process of the container").short('a'))
+            .arg(id())
+            .arg(Arg::new("signal").value_name("SIGNAL").default_value("TERM").help("its name or number"))
+    },
+    run: |global, matches| {
+        let signal = signal::parse(matches.get_one::<String>("signal").map_or("TERM", String::as_str))?;
+        global.runtime.load(get_id(matches))?.kill(signal, matches.get_flag("all"))?;
+        Ok(0)
+    },
+    failure: 1,
+};

@@ -1,0 +1,95 @@
+//! `berth list`
+
+use super::state::Document;
+use super::{Command, Global, args, print};
+use crate::error::{Call, Context, Error, Result};
+
+pub(super) const COMMAND: Command = Command {
+    name: "list",
+    about: "list the containers below the root",
+    options_end: false,
+    options: |command| {
+        command
+            .arg(args::value("format", "FORMAT", "table or json").short('f').default_value("table"))
+            .arg(args::flag("quiet", "print the ids only").short('q'))
+    },
+    run: |global, matches| {
+        let containers = containers(global)?;
+        print(&match matches.get_one::<String>("format").map_or("table", String::as_str) {
+            _ if matches.get_flag("quiet") => containers.iter().map(|c| format!("{}\n", c.id)).collect(),
+            "table" => table(&containers),
+            // Go writes a nil slice as null, and that is what callers of runc know.
+            "json" if containers.is_empty() => String::from("null\n"),
+            "json" => serde_json::to_string(&containers).map_err(Error::new)? + "\n",
+            other => return Err(Error::new(format_args!("--format {other}: must be table or json"))),
+        })?;
+        Ok(0)
+    },
+    failure: 1,
+};
+
+fn containers(global: &Global) -> Result<Vec<Document>> {
+    let root = &global.runtime.root;
+    match rustix::fs::stat(root) {
+        Err(rustix::io::Errno::NOENT) if !global.root_given => return Ok(Vec::new()),
+        other => other.call(|| format!("stat({root:?})"))?,
+    };
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let mut documents = Vec::new();
+    for container in global.runtime.list()? {
+        // One damaged container must not hide the others; it may also be going away right now.
+        let document = container.uid().and_then(|uid| Document::new(&container, owner(&users, uid)));
+        match document.context(container.id()) {
+            Ok(document) => documents.push(document),
+            Err(e) => global.log.warning(&e.to_string()),
+        }
+    }
+    Ok(documents)
+}
+
+/// The user's name in the text of passwd(5), else `#` and the number.
+fn owner(users: &str, uid: u32) -> String {
+    let name = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then_some(name)
+    });
+    name.map_or_else(|| format!("#{uid}"), str::to_owned)
+}
+
+fn table(containers: &[Document]) -> String {
+    let mut rows = vec![["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(String::from)];
+    rows.extend(containers.iter().map(|c| {
+        let bundle = c.bundle.display().to_string();
+        [c.id.clone(), c.pid.to_string(), c.status.to_string(), bundle, c.created.clone(), c.owner.clone()]
+    }));
+    // As runc: cells of at least 12, with 3 spaces between them.
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count() + 3).max().unwrap_or(0).max(12);
+    let widths: [usize; 5] = std::array::from_fn(width);
+    let mut text = String::new();
+    for row in &rows {
+        for (cell, width) in row.iter().zip(widths) {
+            text.push_str(&format!("{cell:width$}"));
+        }
+        text.push_str(&row[5]);
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_table_has_its_head() {
+        assert_eq!(table(&[]), "ID          PID         STATUS      BUNDLE      CREATED     OWNER\n");
+    }
+
+    #[test]
+    fn owners_have_names_or_numbers() {
+        let users = "root:x:0:0:root:/root:/bin/sh\nbad line\nada:x:1000:1000::/home/ada:/bin/sh\n";
+        assert_eq!(owner(users, 1000), "ada");
+        assert_eq!(owner(users, 7), "#7");
+    }
+}

@@ -1,0 +1,258 @@
+//! The command line: what `runc` answers to, told to [`crate::runtime`].
+//!
+//! Parsing has two steps, so that only the options of the command at hand are ever built: the global options up to
+//! the command's name, then the command's own. In between, [`args::normalise`] turns the forms that Go's flag
+//! package accepts into those that clap knows.
+
+mod args;
+mod create;
+mod delete;
+mod exec;
+mod features;
+mod kill;
+mod list;
+mod log;
+mod run;
+mod signal;
+mod spec;
+mod start;
+mod state;
+mod time;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::{Arg, ArgMatches};
+
+use crate::error::{Call, Error, Kind, Result};
+use crate::runtime::{Runtime, Sink};
+use args::{flag, path, value};
+use log::Log;
+
+/// A command: its options, and what it does with them.
+struct Command {
+    name: &'static str,
+    about: &'static str,
+    /// Options end at the first argument that is none, as what follows it belongs to another program.
+    options_end: bool,
+    options: fn(clap::Command) -> clap::Command,
+    run: fn(&Global, &ArgMatches) -> Result<u8>,
+    /// The exit status for errors of our own.
+    failure: u8,
+}
+
+const COMMANDS: &[&Command] = &[
+    &create::COMMAND,
+    &delete::COMMAND,
+    &exec::COMMAND,
+    &features::COMMAND,
+    &kill::COMMAND,
+    &list::COMMAND,
+    &run::COMMAND,
+    &spec::COMMAND,
+    &start::COMMAND,
+    &state::COMMAND,
+];
+
+/// The options that stand before the command.
+struct Global {
+    runtime: Runtime,
+    /// `--root` was given, so that its absence is a mistake and not merely a host without containers.
+    root_given: bool,
+    log: Log,
+}
+
+enum Parsed {
+    Matches(ArgMatches),
+    Help(String),
+}
+
+/// How a command line ends when it is not an error.
+enum Outcome {
+    Exit(u8),
+    /// Text for standard output: help or the version.
+    Print(String),
+}
+
+/// Runs the command line `args` (with the program's name) and returns the status to exit with.
+pub fn main(args: Vec<OsString>) -> u8 {
+    let program = args.first().map(|name| Path::new(name).file_name().unwrap_or(name).to_string_lossy().into_owned());
+    let program = program.as_deref().unwrap_or("berth");
+    let mut log = Log::default();
+    let mut failure = 1;
+    let outcome = dispatch(program, args.get(1..).unwrap_or_default(), &mut log, &mut failure);
+    match outcome.and_then(|outcome| match outcome {
+        Outcome::Exit(status) => Ok(status),
+        Outcome::Print(text) => print(&text).map(|()| 0),
+    }) {
+        Ok(status) => status,
+        Err(e) => {
+            log.error(&e);
+            failure
+        }
+    }
+}
+
+fn dispatch(program: &str, args: &[OsString], log: &mut Log, failure: &mut u8) -> Result<Outcome> {
+    let options = global_options(program);
+    let split = args::first_positional(&options, args);
+    let matches = match parse(options, program, &args[..split], false)? {
+        Parsed::Matches(matches) => matches,
+        Parsed::Help(help) => return Ok(Outcome::Print(help)),
+    };
+    *log = Log::new(&matches)?;
+    if matches.get_flag("version") {
+        return Ok(Outcome::Print(version()));
+    }
+    let help = args.get(split).is_some_and(|name| name == "help");
+    let Some(name) = args.get(split + usize::from(help)) else {
+        return Ok(Outcome::Print(global_options(program).render_help().to_string()));
+    };
+    let Some(command) = COMMANDS.iter().find(|command| name == command.name) else {
+        let name = name.to_string_lossy();
+        return Err(Error::new(format_args!("No help topic for '{name}': there is no such command"))
+            .with_hint(format_args!("`{program} --help` lists the commands")));
+    };
+    let bin = format!("{program} {}", command.name);
+    let mut options = (command.options)(base(&bin, command.about));
+    if help {
+        return Ok(Outcome::Print(options.render_help().to_string()));
+    }
+    *failure = command.failure;
+    let own = match parse(options, &bin, &args[split + 1..], command.options_end)? {
+        Parsed::Matches(own) => own,
+        Parsed::Help(help) => return Ok(Outcome::Print(help)),
+    };
+    let global = Global::new(&matches, log)?;
+    (command.run)(&global, &own).map(Outcome::Exit).map_err(|e| in_course_of(e, command.name, &own))
+}
+
+/// A command that cannot be executed is the container's own failure, told as bare as a shell does (see [`log`]).
+fn in_course_of(e: Error, command: &str, own: &ArgMatches) -> Error {
+    match (e.kind(), own.try_get_one::<String>("id").ok().flatten()) {
+        (Kind::CommandNotFound | Kind::CommandNotExecutable, _) => e,
+        (_, Some(id)) => e.context(format_args!("{command} {id}")),
+        (_, None) => e.context(command),
+    }
+}
+
+fn parse(command: clap::Command, bin: &str, args: &[OsString], options_end: bool) -> Result<Parsed> {
+    let args = args::normalise(&command, args, options_end)?;
+    match command.try_get_matches_from(args) {
+        Ok(matches) => Ok(Parsed::Matches(matches)),
+        Err(e) if e.kind() == clap::error::ErrorKind::DisplayHelp => Ok(Parsed::Help(e.to_string())),
+        Err(e) => Err(args::usage_error(&e.to_string(), bin)),
+    }
+}
+
+/// The part that every command shares. The first lines of the help are those of runc, which scripts look at.
+fn base(bin: &str, about: &'static str) -> clap::Command {
+    clap::Command::new("berth")
+        .bin_name(bin)
+        .about(about)
+        .no_binary_name(true)
+        .disable_help_subcommand(true)
+        .args_override_self(true)
+        .help_template(format!("NAME:\n   {bin} - {{about}}\n\nUSAGE:\n   {{usage}}\n\n{{all-args}}{{after-help}}\n"))
+}
+
+fn global_options(program: &str) -> clap::Command {
+    let mut commands = String::from("Commands:\n");
+    for command in COMMANDS {
+        commands.push_str(&format!("  {:<12}{}\n", command.name, command.about));
+    }
+    base(program, "Open Container Initiative runtime")
+        .override_usage(format!("{program} [OPTIONS] COMMAND [ARGUMENTS]"))
+        .after_help(commands)
+        .arg(path("root", "DIR", "where the state of containers is kept [default: /run/berth]"))
+        .arg(path("log", "FILE", "write the log to FILE instead of standard error"))
+        .arg(value("log-format", "FORMAT", "text or json").value_parser(["text", "json"]))
+        .arg(flag("debug", "log what happens, not only what goes wrong"))
+        .arg(flag("systemd-cgroup", "let systemd manage the cgroups"))
+        .arg(value("rootless", "BOOL", "whether new containers may do without cgroups: true, false or auto"))
+        .arg(flag("version", "print the version").short('v'))
+}
+
+impl Global {
+    fn new(matches: &ArgMatches, log: &Log) -> Result<Self> {
+        if matches.get_flag("systemd-cgroup") {
+            return Err(Error::new("--systemd-cgroup is not yet supported")
+                .with_hint("configure the engine to use the cgroupfs driver"));
+        }
+        let rootless = match matches.get_one::<String>("rootless").map_or("auto", String::as_str) {
+            "auto" => None,
+            other => Some(
+                args::go_bool(other)
+                    .ok_or_else(|| Error::new(format_args!("--rootless {other}: must be true, false or auto")))?,
+            ),
+        };
+        let given = matches.get_one::<OsString>("root");
+        let root = match given {
+            Some(root) => args::absolute(Path::new(root))?,
+            None => default_root()?,
+        };
+        if root == Path::new("/") {
+            return Err(Error::new("--root must not be the root directory of the host"));
+        }
+        let warnings = log.clone();
+        let warn = Box::new(move |text: &str| warnings.warning(text));
+        let debug = log.is_debugging().then(|| {
+            log.debug(&format!("berth {}, containers in {root:?}", env!("CARGO_PKG_VERSION")));
+            let log = log.clone();
+            Box::new(move |line: &str| log.debug(line)) as Sink
+        });
+        Ok(Self { runtime: Runtime { root, rootless, warn, debug }, root_given: given.is_some(), log: log.clone() })
+    }
+}
+
+/// `/run/berth`, which only root can write, or a directory of the user's own.
+fn default_root() -> Result<PathBuf> {
+    let user_dir = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
+    let Some(dir) = user_dir.filter(|_| !rustix::process::geteuid().is_root()) else {
+        return Ok(PathBuf::from("/run/berth"));
+    };
+    let root = Path::new(&dir).join("berth");
+    // The XDG base directory specification: what lacks the sticky bit may be removed after six hours.
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&root).call(|| format!("mkdir({root:?})"))?;
+    std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o1700))
+        .call(|| format!("chmod({root:?}, 01700)"))?;
+    Ok(root)
+}
+
+/// The form that engines parse: `NAME version VERSION`, then `commit:` and `spec:`.
+fn version() -> String {
+    format!(
+        "berth version {}\ncommit: {}\nspec: {}\n",
+        env!("CARGO_PKG_VERSION"),
+        env!("BERTH_COMMIT"),
+        crate::spec::VERSION
+    )
+}
+
+fn print(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).call(|| "write(stdout)")
+}
+
+/// The argument every command on one container begins with.
+fn id() -> Arg {
+    Arg::new("id").value_name("CONTAINER").required(true).help("the container's id")
+}
+
+fn get_id(matches: &ArgMatches) -> &str {
+    matches.get_one::<String>("id").map_or("", String::as_str)
+}
+
+fn get_path(matches: &ArgMatches, name: &str) -> Option<PathBuf> {
+    matches.get_one::<OsString>(name).filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
+fn get_string(matches: &ArgMatches, name: &str) -> Option<String> {
+    matches.get_one::<String>(name).filter(|text| !text.is_empty()).cloned()
+}
+
+fn get_strings(matches: &ArgMatches, name: &str) -> Vec<String> {
+    matches.get_many::<String>(name).map_or_else(Vec::new, |all| all.cloned().collect())
+}

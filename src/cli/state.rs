@@ -1,0 +1,58 @@
+//! `berth state`, and the document that it and `list` print.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::{Command, get_id, id, print, time};
+use crate::error::{Error, Result};
+use crate::runtime::Container;
+use crate::spec::Status;
+
+pub(super) const COMMAND: Command = Command {
+    name: "state",
+    about: "print the state of a container",
+    options_end: false,
+    options: |command| command.arg(id()),
+    run: |global, matches| {
+        let container = global.runtime.load(get_id(matches))?;
+        let text = serde_json::to_string_pretty(&Document::new(&container, String::new())?).map_err(Error::new)?;
+        print(&(text + "\n"))?;
+        Ok(0)
+    },
+    failure: 1,
+};
+
+/// The state of the runtime-spec with what runc adds to it. Scripts compare the text, so the order is fixed too.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Document {
+    oci_version: String,
+    pub(super) id: String,
+    pub(super) pid: i32,
+    pub(super) status: Status,
+    pub(super) bundle: PathBuf,
+    rootfs: PathBuf,
+    pub(super) created: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: BTreeMap<String, String>,
+    pub(super) owner: String,
+}
+
+impl Document {
+    pub(super) fn new(container: &Container, owner: String) -> Result<Self> {
+        let state = container.state()?;
+        Ok(Self {
+            oci_version: state.oci_version,
+            id: state.id,
+            pid: state.pid,
+            status: state.status,
+            bundle: state.bundle,
+            rootfs: container.rootfs().to_owned(),
+            created: time::nanoseconds(container.created()),
+            annotations: state.annotations,
+            owner,
+        })
+    }
+}

@@ -1,0 +1,59 @@
+//! RFC 3339 in UTC.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// As Go's `RFC3339Nano` prints it: no trailing zeros in the fraction.
+pub(super) fn nanoseconds(time: SystemTime) -> String {
+    let (text, nanos) = calendar(time);
+    if nanos == 0 {
+        return text + "Z";
+    }
+    let fraction = format!("{nanos:09}");
+    format!("{text}.{}Z", fraction.trim_end_matches('0'))
+}
+
+pub(super) fn seconds(time: SystemTime) -> String {
+    calendar(time).0 + "Z"
+}
+
+fn calendar(time: SystemTime) -> (String, u32) {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let (year, month, day) = date(days);
+    let text = format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60);
+    (text, since.subsec_nanos())
+}
+
+/// Years that begin in March end with their leap day, so that the months before it have fixed lengths.
+fn date(days_since_1970: u64) -> (u64, u64, u64) {
+    // 1970-01-01 is 719468 days after 0000-03-01; 400 years have 146097 days.
+    let days = days_since_1970 + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
+    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn known_moments() {
+        for (secs, nanos, wanted) in [
+            (0, 0, "1970-01-01T00:00:00Z"),
+            (951_782_400, 0, "2000-02-29T00:00:00Z"),
+            (1_709_251_199, 500_000_000, "2024-02-29T23:59:59.5Z"),
+            (1_735_689_599, 123_456_789, "2024-12-31T23:59:59.123456789Z"),
+            (4_107_542_400, 1_000, "2100-03-01T00:00:00.000001Z"),
+        ] {
+            assert_eq!(nanoseconds(UNIX_EPOCH + Duration::new(secs, nanos)), wanted);
+        }
+        assert_eq!(seconds(UNIX_EPOCH + Duration::new(1, 5)), "1970-01-01T00:00:01Z");
+    }
+}
