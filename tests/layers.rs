@@ -1,0 +1,155 @@
+//! Holds the code to its layers: who may use whom (docs/architecture.md).
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A module of `src/`, and the modules it may use.
+const LAYERS: &[(&str, &[&str])] = &[
+    ("error", &[]),
+    ("sys", &["error"]),
+    ("spec", &["error"]),
+    ("plan", &["error", "spec"]),
+    ("host", &["error", "plan", "sys"]),
+    ("wire", &["error", "plan", "sys"]),
+    ("hooks", &["error", "plan", "sys"]),
+    ("cgroup", &["error", "plan", "sys"]),
+    ("rootfs", &["error", "plan", "sys"]),
+    ("init", &["error", "hooks", "plan", "rootfs", "sys", "wire"]),
+    ("launch", &["cgroup", "error", "plan", "sys", "wire"]),
+    ("runtime", &["cgroup", "error", "hooks", "host", "launch", "plan", "rootfs", "spec", "sys"]),
+    ("cli", &["error", "runtime", "spec"]),
+    ("main", &["cli", "error", "init", "sys"]),
+    ("lib", &[]),
+];
+
+/// What anybody may use of `spec`: words of the field that are no part of a configuration to be judged.
+const VOCABULARY: &[&str] = &["ContainerProcessState", "IdMapping", "State", "Status"];
+
+fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The paths that a text names by `crate::` or, in the binary, `berth::`: `["spec::State", "error::Error"]`.
+fn used(text: &str) -> BTreeSet<String> {
+    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or("");
+    let code: String = code.lines().map(|line| line.split("//").next().unwrap_or("")).collect::<Vec<_>>().join("\n");
+    let mut paths = BTreeSet::new();
+    for prefix in ["crate::", "berth::"] {
+        for (at, _) in code.match_indices(prefix) {
+            let before = code[..at].chars().next_back();
+            if before.is_none_or(|c| !c.is_alphanumeric() && c != '_' && c != '$') {
+                expand("", &code[at + prefix.len()..], &mut paths);
+            }
+        }
+    }
+    paths
+}
+
+/// Adds the paths of a tree such as `{error::Error, plan::{A, B}}`, as far as two names deep; returns what follows it.
+fn expand<'a>(prefix: &str, tree: &'a str, paths: &mut BTreeSet<String>) -> &'a str {
+    let tree = tree.trim_start();
+    if let Some(mut rest) = tree.strip_prefix('{') {
+        while !rest.is_empty() && !rest.starts_with('}') {
+            rest = expand(prefix, rest, paths).trim_start();
+            rest = rest.strip_prefix(',').unwrap_or(rest).trim_start();
+        }
+        return rest.strip_prefix('}').unwrap_or("");
+    }
+    let end = tree.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(tree.len());
+    let path = if prefix.is_empty() { tree[..end].to_owned() } else { format!("{prefix}::{}", &tree[..end]) };
+    match tree[end..].strip_prefix("::") {
+        Some(rest) if prefix.is_empty() => expand(&path, rest, paths),
+        _ => {
+            paths.insert(path);
+            // An item of a group may end in what is not of interest: `as x`, `::Variant`.
+            let end = tree.find([',', '}', '\n', ';']).unwrap_or(tree.len());
+            &tree[end..]
+        }
+    }
+}
+
+/// Whether code of `module` may name `path`. A type or macro at the root of the crate is nobody's.
+fn may_use(module: &str, allowed: &[&str], path: &str) -> bool {
+    let (other, item) = path.split_once("::").unwrap_or((path, ""));
+    let is_module = other.starts_with(|c: char| c.is_lowercase());
+    !is_module || other == module || allowed.contains(&other) || other == "spec" && VOCABULARY.contains(&item)
+}
+
+#[test]
+fn modules_use_only_what_lies_below_them() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    assert!(files.len() > 5, "the sources are found");
+    let mut wrong = Vec::new();
+    for file in &files {
+        let inside = file.strip_prefix(&root).unwrap();
+        let first = inside.components().next().unwrap().as_os_str().to_str().unwrap();
+        let module = first.trim_end_matches(".rs");
+        let Some((_, allowed)) = LAYERS.iter().find(|(name, _)| *name == module) else {
+            wrong.push(format!("{}: {module} has no layer", inside.display()));
+            continue;
+        };
+        for path in used(&fs::read_to_string(file).unwrap()) {
+            if !may_use(module, allowed, &path) {
+                wrong.push(format!("{}: {module} may not use {path}", inside.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn the_documented_table_is_this_one() {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/architecture.md")).unwrap();
+    let section = text.split("## Layers").nth(1).unwrap().split("##").next().unwrap();
+    let mut documented = BTreeSet::new();
+    for row in section.lines().filter(|line| line.starts_with("| `")).skip(1) {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let module = cells[1].trim_matches('`').trim_end_matches(['/']).trim_end_matches(".rs");
+        let mut uses: BTreeSet<&str> = cells[3].split(", ").filter(|name| *name != "-").collect();
+        // Everybody may, which the text says once.
+        uses.remove("error");
+        documented.insert((module, uses));
+    }
+    let real = LAYERS
+        .iter()
+        .filter(|(module, _)| *module != "lib")
+        .map(|(module, uses)| (*module, uses.iter().copied().filter(|name| *name != "error").collect::<BTreeSet<_>>()));
+    assert_eq!(documented, real.collect());
+}
+
+#[test]
+fn unsafe_code_stays_in_sys() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    for file in files.iter().filter(|file| !file.starts_with(root.join("sys"))) {
+        let text = fs::read_to_string(file).unwrap();
+        let found = text.lines().map(|line| line.split("//").next().unwrap_or("")).find(|line| {
+            ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "allow(unsafe_code)"]
+                .iter()
+                .any(|word| line.contains(word))
+        });
+        assert!(found.is_none(), "{}: {found:?}", file.display());
+    }
+}
+
+#[test]
+fn the_reader_of_use_lines_sees_every_form() {
+    let text = "use crate::error::Error;\nuse crate::{plan::{A, B}, spec, Root};\nlet x = crate::sys::call(); // crate::cli\n\
+                use crate::spec::{State, Linux};\n#[cfg(test)]\nmod tests {\n    use crate::cli;\n}\n";
+    let expected = ["Root", "error::Error", "plan::A", "plan::B", "spec", "spec::Linux", "spec::State", "sys::call"];
+    assert_eq!(used(text).into_iter().collect::<Vec<_>>(), expected);
+    assert!(used("use mycrate::cli;\n/// [`crate::cli`]\nuse rustix::fs;").is_empty());
+    assert!(may_use("init", &["sys"], "spec::State") && !may_use("init", &["sys"], "spec::Linux"));
+    assert!(may_use("init", &[], "init::x") && may_use("init", &[], "Root") && !may_use("init", &[], "cli"));
+}
