@@ -1,0 +1,105 @@
+//! The receiving end of `--console-socket`.
+
+use std::fs::File;
+use std::io::{IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+
+/// A socket at which a runtime hands over descriptors.
+pub struct DescriptorSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl DescriptorSocket {
+    pub fn new(path: &Path) -> Self {
+        let _ = std::fs::remove_file(path);
+        Self { listener: UnixListener::bind(path).unwrap(), path: path.to_owned() }
+    }
+
+    pub fn path(&self) -> &str {
+        self.path.to_str().unwrap()
+    }
+
+    /// The one descriptor of the first message of the first connection.
+    pub fn receive(&self) -> OwnedFd {
+        self.receive_with_data().0
+    }
+
+    /// That descriptor, and what was sent with it.
+    pub fn receive_with_data(&self) -> (OwnedFd, Vec<u8>) {
+        assert!(readable(&self.listener, Duration::from_secs(8)), "nobody connected to the socket");
+        let (stream, _) = self.listener.accept().unwrap();
+        assert!(readable(&stream, Duration::from_secs(8)), "no message on the socket");
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut data = [0; 4096];
+        let received =
+            recvmsg(&stream, &mut [IoSliceMut::new(&mut data)], &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
+        let mut fds: Vec<OwnedFd> = control
+            .drain()
+            .filter_map(|message| if let RecvAncillaryMessage::ScmRights(fds) = message { Some(fds) } else { None })
+            .flatten()
+            .collect();
+        assert_eq!(fds.len(), 1, "one descriptor is expected");
+        (fds.remove(0), data[..received.bytes].to_vec())
+    }
+
+    pub fn terminal(&self) -> Terminal {
+        Terminal::new(self.receive())
+    }
+}
+
+fn readable(fd: impl std::os::fd::AsFd, timeout: Duration) -> bool {
+    let timeout = Timespec { tv_sec: timeout.as_secs().cast_signed(), tv_nsec: timeout.subsec_nanos().into() };
+    poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)).unwrap_or(0) > 0
+}
+
+/// The master of a pseudoterminal.
+pub struct Terminal {
+    pub master: File,
+    seen: String,
+}
+
+impl Terminal {
+    pub fn new(master: OwnedFd) -> Self {
+        Self { master: master.into(), seen: String::new() }
+    }
+
+    pub fn write(&mut self, text: &str) {
+        self.master.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Reads until `text` appears; returns all that was read so far.
+    #[track_caller]
+    pub fn wait(&mut self, text: &str) -> &str {
+        let until = Instant::now() + Duration::from_secs(8);
+        while !self.seen.contains(text) && self.read(until) {}
+        assert!(self.seen.contains(text), "expected {text:?} on the terminal, got {:?}", self.seen);
+        &self.seen
+    }
+
+    /// Reads until the other side is closed.
+    pub fn rest(&mut self) -> &str {
+        let until = Instant::now() + Duration::from_secs(8);
+        while self.read(until) {}
+        &self.seen
+    }
+
+    fn read(&mut self, until: Instant) -> bool {
+        if !readable(&self.master, until.saturating_duration_since(Instant::now())) {
+            return false;
+        }
+        let mut data = [0; 4096];
+        // EIO says that no process holds the slave any more.
+        let n = self.master.read(&mut data).unwrap_or(0);
+        self.seen += &String::from_utf8_lossy(&data[..n]);
+        n > 0
+    }
+}

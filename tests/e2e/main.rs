@@ -1,0 +1,22 @@
+//! End-to-end tests: they run the `berth` binary on real bundles and look at the container from inside and outside.
+//!
+//! They need root. `BERTH_BIN` names another runtime with the same command line to run against. Each test runs once
+//! per cgroup mode (`NAME::v1`, `NAME::v2`), in a mount namespace of its own; `docs/testing.md` tells more.
+
+#[macro_use]
+mod harness;
+
+mod bundles;
+mod errors;
+mod exec;
+mod fields;
+mod hooks;
+mod interrupted;
+mod lifecycle;
+mod probe;
+mod process;
+mod resources;
+mod rootfs;
+mod rootless;
+mod security;
+mod terminal;

@@ -1,0 +1,165 @@
+//! The runtime as an ordinary user's, who is nobody's root but that of the user namespaces they make.
+
+use std::fs;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Config, Mode, Test};
+
+e2e!(a_users_container, limits_need_a_cgroup, a_named_cgroup_must_be_the_users, runtimes_are_killed);
+e2e!(delegated_cgroup, exec_from_outside_the_delegated_cgroup);
+
+const USER: u32 = 12_345;
+
+/// What `spec --rootless` writes for the user, with this script to run.
+fn config(t: &Test, script: &str) -> Config {
+    let dir = t.dir.join("spec");
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir(&dir).unwrap();
+    chown(&dir, Some(USER), Some(USER)).unwrap();
+    t.cli(["spec", "--rootless", "--bundle", dir.to_str().unwrap()]).ok();
+    let text = fs::read(dir.join("config.json")).unwrap();
+    let config = Config::from(serde_json::from_slice::<Value>(&text).unwrap()).without_cgroups_path();
+    config.set("/process/terminal", false).set("/process/args", json!(["/bin/sh", "-c", script]))
+}
+
+fn cgroup_of(pid: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap()
+}
+
+/// A v2 cgroup that is the user's, as systemd delegates it (admin-guide/cgroup-v2.rst, "Delegation"), with one below
+/// it for the runtime to begin in, which is returned.
+fn delegate(t: &Test) -> PathBuf {
+    let top = PathBuf::from(format!("/sys/fs/cgroup{}", t.cgroup));
+    let caller = top.join("caller");
+    fs::create_dir_all(&caller).unwrap();
+    for dir in [&top, &caller] {
+        for file in ["", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"] {
+            chown(dir.join(file), Some(USER), Some(USER)).unwrap();
+        }
+    }
+    caller
+}
+
+/// Demands that in the delegated cgroup nothing is left but what [`delegate`] made, and removes that.
+fn assert_clean(t: &Test, caller: &Path) {
+    fs::remove_dir(caller).unwrap();
+    fs::remove_dir(caller.parent().unwrap()).unwrap();
+    t.assert_no_cgroup_below(&t.cgroup);
+}
+
+fn a_users_container(t: &Test) {
+    t.become_user(USER, None);
+    let c = t.container(config(t, "echo $(id -u):$(id -g) $(cat /proc/self/uid_map /proc/self/gid_map)"));
+    assert_eq!(c.run().ok().text(), format!("0:0 0 {USER} 1 0 {USER} 1"));
+    c.assert_gone();
+
+    let c = t.container(config(t, "sleep 1000"));
+    c.create().ok();
+    assert_eq!(c.status(), "created");
+    c.start().ok();
+    assert_eq!(c.status(), "running");
+    assert_eq!(cgroup_of(c.pid()), cgroup_of(std::process::id().cast_signed()), "none of its own can be made");
+    assert_eq!(c.inside("id -u; cat /proc/1/comm; readlink /proc/self/ns/user | wc -l"), "0\nsleep\n1");
+    assert_eq!(c.exec_cmd(&["--user", "1"], &["/bin/true"]).run().fails().status.code(), Some(255));
+    assert!(t.cli(["list", "--quiet"]).ok().stdout.contains(&c.id));
+    c.delete().fails();
+    c.kill("KILL").ok();
+    c.wait_status("stopped");
+    c.delete().ok();
+    c.assert_gone();
+}
+
+fn limits_need_a_cgroup(t: &Test) {
+    t.become_user(USER, None);
+    let c = t.container(config(t, "true").set("/linux/resources/pids/limit", 5));
+    c.run().fails().says("limit");
+    c.assert_gone();
+}
+
+fn a_named_cgroup_must_be_the_users(t: &Test) {
+    t.become_user(USER, None);
+    let c = t.container(config(t, "true").set("/linux/cgroupsPath", t.cgroup.as_str()));
+    c.run().fails().says("cgroup");
+    c.assert_gone();
+}
+
+/// Not on v1, where nothing below a cgroup is kept from growing.
+fn delegated_cgroup(t: &Test) {
+    if t.mode == Mode::V1 {
+        return;
+    }
+    let caller = delegate(t);
+    t.become_user(USER, Some(caller.clone()));
+    let mut config = config(t, "cat /proc/self/cgroup; sleep 1000");
+    if t.has_controller("pids") {
+        config = config.set("/linux/resources/pids/limit", 33);
+    } else {
+        println!("SKIP: pids.max: no pids controller in this mode");
+    }
+    let limited = t.has_controller("pids");
+    let c = t.container(config);
+    c.up();
+    let own = format!("0::{}/{}", t.cgroup, c.id);
+    assert!(cgroup_of(c.pid()).lines().any(|line| line == own), "{}", cgroup_of(c.pid()));
+    assert_eq!(c.inside("grep 0:: /proc/self/cgroup"), "0::/");
+    if limited {
+        let pids = caller.with_file_name(&c.id).join("pids.max");
+        assert_eq!(fs::read_to_string(pids).unwrap(), "33\n");
+    }
+    c.delete_force().ok();
+    assert_clean(t, &caller);
+}
+
+/// As from a login session, whose cgroup is root's, into a container that a service of the user started.
+fn exec_from_outside_the_delegated_cgroup(t: &Test) {
+    if t.mode == Mode::V1 || t.is_crun() {
+        return;
+    }
+    let caller = delegate(t);
+    t.become_user(USER, Some(caller.clone()));
+    let named = format!("{}/named", t.cgroup);
+    let c = t.container(config(t, "sleep 1000"));
+    let named = t.container(config(t, "sleep 1000").set("/linux/cgroupsPath", named.as_str()));
+    c.up();
+    named.up();
+
+    t.become_user(USER, None);
+    assert_eq!(c.inside("echo $(id -u) $(cat /proc/1/comm)"), "0 sleep");
+    if !t.peer_lacks("runs a process outside of the cgroup that was asked for") {
+        named.exec(&["/bin/true"]).fails().says("delegated");
+    }
+    assert_eq!(named.status(), "running");
+    // What is started there cannot be put into the cgroup that it is to have.
+    let path = format!("{}/other", t.cgroup);
+    let other = t.container(config(t, "true").set("/linux/cgroupsPath", path.as_str()));
+    other.run().fails().says("cgroup");
+    for c in [&c, &named] {
+        c.delete_force().ok();
+    }
+    assert_clean(t, &caller);
+}
+
+fn runtimes_are_killed(t: &Test) {
+    if t.peer_lacks("leaves cgroups and processes behind when it is killed") {
+        return;
+    }
+    let caller = (t.mode == Mode::V2).then(|| delegate(t));
+    t.become_user(USER, caller.clone());
+    let c = t.container(config(t, "sleep 1000"));
+    for n in 0..24 {
+        let mut running = c.run_cmd(&[]).spawn();
+        std::thread::sleep(Duration::from_millis(1) * n);
+        running.kill();
+        running.wait_quietly();
+        c.delete_force().ok();
+        assert!(!t.root.join(&c.id).exists());
+        t.assert_no_process();
+    }
+    if let Some(caller) = caller {
+        assert_clean(t, &caller);
+    }
+}
