@@ -57,9 +57,10 @@ impl Init {
         let staged = plan.is_staged();
         let flags = if staged { 0 } else { namespaces.clone_flags() };
         let maps_ids = flags & Kind::User.clone_flag() != 0;
-        // A network namespace takes long to make: the child does it while we go on.
-        // What is to belong to a new user namespace, though, is made together with it.
-        let late = if maps_ids { 0 } else { flags & (Kind::Network.clone_flag() | Kind::Ipc.clone_flag()) };
+        // A network namespace takes long to make: the child does it while we go on. Not, though, what is to belong to a
+        // new user namespace, or what we are about to enter.
+        let at_once = maps_ids || plan.container.as_ref().is_some_and(|container| container.net_devices);
+        let late = if at_once { 0 } else { flags & (Kind::Network.clone_flag() | Kind::Ipc.clone_flag()) };
         let (gate, open_gate) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).call(|| "pipe2()")?;
 
         let executable = Executable::new()?;

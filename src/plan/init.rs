@@ -37,6 +37,8 @@ pub struct ContainerPlan {
     pub sysctls: Vec<(String, String)>,
     /// A new network namespace has a loopback interface, which is down.
     pub loopback: bool,
+    /// Whether the runtime moves network devices in, for which the namespace must be there as soon as init is.
+    pub net_devices: bool,
     /// Whether the runtime has hooks to run while the container is being created.
     pub host_hooks: bool,
     pub create_container: Vec<Hook>,

@@ -82,6 +82,7 @@ impl Plan {
             domainname: in_namespace(&spec.domainname, "/domainname", &namespaces)?,
             sysctls: sysctl::plan(&linux.sysctl, &namespaces)?,
             loopback: namespaces.is_new(Kind::Network),
+            net_devices: !linux.net_devices.is_empty(),
             host_hooks: !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty(),
             create_container: hooks.create_container.clone(),
             start_container: hooks.start_container.clone(),
