@@ -237,8 +237,8 @@ impl Ready {
         })
     }
 
-    /// Takes on what would hinder init. Between the filter and exec there is at most the call that gives CAP_SYS_ADMIN back: no profile need allow
-    /// more for our sake.
+    /// Takes on what would hinder init. Between the filter and exec there is at most the call that gives CAP_SYS_ADMIN
+    /// back: no profile need allow more for our sake.
     fn confine(&self, plan: &InitPlan) -> Result<()> {
         process::set_rlimits(&plan.process.rlimits)?;
         if let Some(filter) = plan.seccomp.as_ref().filter(|_| !self.filtered) {
