@@ -68,6 +68,19 @@ impl Error {
         self
     }
 
+    /// For a message of limited size: each part keeps its beginning. What is that long was made up by an image.
+    #[must_use]
+    pub fn shortened(mut self) -> Self {
+        const ENOUGH: usize = 2048;
+        for text in self.context.iter_mut().chain([&mut self.message]).chain(&mut self.hint) {
+            if text.len() > ENOUGH {
+                text.truncate(text.floor_char_boundary(ENOUGH));
+                text.push_str("...");
+            }
+        }
+        self
+    }
+
     pub fn errno(&self) -> Option<Errno> {
         self.errno.map(Errno::from_raw_os_error)
     }
@@ -162,6 +175,13 @@ mod tests {
             .with_hint("the source of a bind mount must exist on the host");
         assert_eq!(e.to_string(), "create web: mounts[3] /data: open_tree(\"/srv/data\"): no such file or directory");
         assert_eq!(e.hint(), Some("the source of a bind mount must exist on the host"));
+    }
+
+    #[test]
+    fn what_is_too_long_is_shortened() {
+        let e = Error::new("ä".repeat(5000)).context("short").with_hint("x".repeat(5000)).shortened();
+        assert!(e.to_string().starts_with("short: ä") && e.to_string().len() < 2100);
+        assert_eq!(e.hint().map(str::len), Some(2051));
     }
 
     #[test]

@@ -65,7 +65,7 @@ fn run(channel: Channel) -> i32 {
     };
     // Plainly, as the filter may be in force. Whoever waited may be gone; then stderr, the container's own, is where an
     // operator looks.
-    if init.channel.send_plainly(&FromInit::Failed(error.clone())).is_err() {
+    if init.channel.send_plainly(&FromInit::Failed(error.clone().shortened())).is_err() {
         eprintln!("{error}");
     }
     code
@@ -271,7 +271,7 @@ fn start_container_hooks(plan: &InitPlan, container: &ContainerPlan, ready: &Rea
             run_hooks("startContainer", &hooks, container, Status::Created, pid, None)
         };
         if let Err(e) = run() {
-            let _ = theirs.send(&FromInit::Failed(e));
+            let _ = theirs.send(&FromInit::Failed(e.shortened()));
         }
         sys::clone::exit(0)
     };

@@ -10,7 +10,12 @@ use serde_json::{Value, json};
 
 use crate::harness::{Config, Test};
 
-e2e!(nothing_is_left_after_a_late_failure, limits_without_a_controller, cgroups_that_may_not_be_had);
+e2e!(
+    nothing_is_left_after_a_late_failure,
+    limits_without_a_controller,
+    cgroups_that_may_not_be_had,
+    the_longest_command_has_an_error,
+);
 e2e!(any:
     wrong_values_are_named_by_their_pointer,
     broken_documents,
@@ -301,5 +306,12 @@ fn cgroups_that_may_not_be_had(t: &Test) {
     insists.fails().says("read-only file system");
     // Tests run as root of the host.
     root.fails().says("read-only file system");
+    c.assert_gone();
+}
+
+fn the_longest_command_has_an_error(t: &Test) {
+    // Longer than a message between init and the runtime may be.
+    let c = t.container(Config::new([format!("/{}", "x".repeat(100_000))]));
+    c.run().fails().says("file name too long");
     c.assert_gone();
 }
