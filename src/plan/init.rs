@@ -51,14 +51,7 @@ pub struct ContainerPlan {
 
 impl ContainerPlan {
     pub fn state(&self, status: Status, pid: i32) -> State {
-        State {
-            oci_version: crate::spec::VERSION.to_owned(),
-            id: self.id.clone(),
-            status,
-            pid,
-            bundle: self.bundle.clone(),
-            annotations: self.annotations.clone(),
-        }
+        State::new(&self.id, status, pid, &self.bundle, &self.annotations)
     }
 }
 

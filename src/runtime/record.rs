@@ -85,14 +85,7 @@ impl Record {
 
     /// As hooks, agents and engines see the container.
     pub fn state(&self, status: Status, pid: i32) -> State {
-        State {
-            oci_version: crate::spec::VERSION.to_owned(),
-            id: self.id.clone(),
-            status,
-            pid,
-            bundle: self.bundle.clone(),
-            annotations: self.annotations.clone(),
-        }
+        State::new(&self.id, status, pid, &self.bundle, &self.annotations)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The state of a container as hooks, seccomp agents and `berth state` tell it (runtime-spec, runtime.md#state).
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +38,19 @@ pub struct State {
     pub bundle: PathBuf,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+}
+
+impl State {
+    pub fn new(id: &str, status: Status, pid: i32, bundle: &Path, annotations: &BTreeMap<String, String>) -> Self {
+        Self {
+            oci_version: super::VERSION.to_owned(),
+            id: id.to_owned(),
+            status,
+            pid,
+            bundle: bundle.to_owned(),
+            annotations: annotations.clone(),
+        }
+    }
 }
 
 /// What a seccomp agent receives together with the listener (config-linux.md#containerprocessstate).

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{Config, Test};
+use crate::harness::{Cmd, Config, Container, Test};
 
 e2e!(create_is_killed, run_is_killed, delete_is_killed, exec_is_killed);
 
@@ -18,28 +18,21 @@ fn config() -> Config {
 }
 
 fn create_is_killed(t: &Test) {
-    if t.peer_lacks("leaves cgroups and processes behind when it is killed") {
-        return;
-    }
     let c = t.container(config());
-    for n in 0..TIMES {
-        let mut running = c.create_cmd(&[]).spawn();
-        std::thread::sleep(STEP * n);
-        running.kill();
-        running.wait_quietly();
-        c.delete_force().ok();
-        c.assert_gone();
-        t.assert_no_process();
-    }
+    is_killed(t, &c, || c.create_cmd(&[]));
 }
 
 fn run_is_killed(t: &Test) {
+    let c = t.container(config().userns(100_000));
+    is_killed(t, &c, || c.run_cmd(&[]));
+}
+
+fn is_killed(t: &Test, c: &Container, command: impl Fn() -> Cmd) {
     if t.peer_lacks("leaves cgroups and processes behind when it is killed") {
         return;
     }
-    let c = t.container(config().userns(100_000));
     for n in 0..TIMES {
-        let mut running = c.run_cmd(&[]).spawn();
+        let mut running = command().spawn();
         std::thread::sleep(STEP * n);
         running.kill();
         running.wait_quietly();
