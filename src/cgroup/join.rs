@@ -42,7 +42,7 @@ impl Entry {
     }
 }
 
-/// For a process that could not be born in the v2 cgroup, which an ordinary user may do without. `required` is false then.
+/// For a process that could not be born in the v2 cgroup. `required`: false where an ordinary user may do without.
 fn add_unified(pid: i32, path: &Path, required: bool) -> Result<()> {
     let file = path.join("cgroup.procs");
     let opened = dir::open_file(rustix::fs::CWD, &file.to_string_lossy(), OFlags::WRONLY);

@@ -192,7 +192,8 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
     Ok(clean)
 }
 
-/// `UID[:GID]` in plain decimal digits. Anything else is refused rather than taken for user 0 (CVE-2026-30892, CVE-2024-40635).
+/// `UID[:GID]` in plain decimal digits. Anything else is refused rather than taken for user 0 (CVE-2026-30892,
+/// CVE-2024-40635).
 pub(super) fn user(text: &str) -> Result<(u32, Option<u32>)> {
     let (uid, gid) = text.split_once(':').map_or((text, None), |(uid, gid)| (uid, Some(gid)));
     let number = |name: &str, text: &str| {

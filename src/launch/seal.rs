@@ -4,8 +4,9 @@
 //! `/proc/PID/exe` and overwrite the host's binary. So init is never executed from the host's file, but from a sealed
 //! one in memory, which is all that a container can ever get hold of.
 //!
-//! A whole copy of the binary would be the obvious content, and takes a fifth of the time that `exec` takes. Where it can,
-//! the sealed file holds a loader instead, a page that maps the binary, by a descriptor that it closes, and jumps into it.
+//! A whole copy of the binary would be the obvious content, and takes a fifth of the time that `exec` takes. Where it
+//! can, the sealed file holds a loader instead, a page that maps the binary, by a descriptor that it closes, and jumps
+//! into it.
 //! A mapping is no way to the file: `/proc/PID/map_files` wants CAP_CHECKPOINT_RESTORE on the host. Unlike a read-only
 //! mount of the binary, neither form gives the container a file that shares its page cache.
 
