@@ -14,8 +14,7 @@
 //!      | <------- Hooks ------------------ |   prestart, createRuntime
 //!      | -- Done ------------------------> |
 //!      | <------- Console (pty) ---------- |
-//!      | <------- Listener (fd number) --- |   seccomp notification
-//!      | -- Done ------------------------> |
+//!      | <------- Listener (fd number) --- |   seccomp notification; init reads nothing from then to Start
 //!      | <------- Ready ------------------ |
 //! ```
 //!
@@ -78,7 +77,7 @@ pub enum FromInit {
     Hooks,
     /// Comes with the master side of the terminal.
     Console,
-    /// A seccomp listener is about to be, or has been, opened in init under this number.
+    /// A seccomp listener was opened in init under this number.
     Listener {
         fd: i32,
     },

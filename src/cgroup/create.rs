@@ -34,6 +34,8 @@ impl Cgroup {
                 // What cannot be removed is in use by others by now.
                 let _ = rmdir(path);
             }
+            // What is left was there before.
+            self.slots.clear();
             return result.context("unable to apply cgroup configuration");
         }
         self.owned = true;

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use super::explain::hinted;
 use crate::error::{Call, Error, Kind, Result};
 use crate::sys::process::{self as sys, Execve};
+use crate::sys::signal;
 
 /// Finds the program as the user who will run it: after the change of user and capabilities. Done when the container
 /// is created, so that a missing program is an error of that.
@@ -72,6 +73,13 @@ fn kind(errno: Errno) -> Kind {
 /// Signals that the runtime or its caller ignores or blocks must not stay so: what is ignored survives exec.
 pub fn reset_signals() -> Result<()> {
     sys::reset_signals().call(|| "rt_sigaction(SIG_DFL)")
+}
+
+/// The first process of a PID namespace gets only signals that it handles (pid_namespaces(7)). Who asks a container to
+/// end before it has been started is to be heard, as it is by runc.
+pub fn die_of_signals() -> Result<()> {
+    const REQUESTS: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
+    REQUESTS.iter().try_for_each(|&number| signal::die_of(number).call(|| format!("rt_sigaction({number})")))
 }
 
 /// Closes every descriptor from `first` on but those in `keep`, which must be closed by exec themselves.

@@ -136,6 +136,7 @@ impl Init {
             proc.write(&format!("sys/{name}"), value.as_bytes()).with_context(|| format!("/linux/sysctl/{name}"))?;
         }
         let ready = self.assume(plan, proc, old_root, listener.as_ref())?;
+        exec::die_of_signals()?;
         self.await_start(listener)?;
         start_container_hooks(plan, container, &ready, pid)?;
         ready.exec(plan)
@@ -262,7 +263,7 @@ fn start_container_hooks(plan: &InitPlan, container: &ContainerPlan, ready: &Rea
     let mut hooks = container.start_container.clone();
     for hook in hooks.iter_mut().filter(|hook| hook.env.is_empty()) {
         // As under runc: hooks without an environment have the process's.
-        hook.env = plan.process.env.vars.iter().map(|var| var.to_string_lossy().into_owned()).collect();
+        hook.env = ready.program.env().map(|var| var.to_string_lossy().into_owned()).collect();
     }
     let (ours, theirs) = Channel::pair()?;
     let Some(child) = fork(CloneOptions::default()).call(|| "clone3()")? else {

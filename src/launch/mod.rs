@@ -264,10 +264,7 @@ impl Init {
                     self.send(&ToInit::Done)?;
                 }
                 (FromInit::Console, fds) => (host.console)(one(fds)?)?,
-                (FromInit::Listener { fd }, _) => {
-                    (host.listener)(self.take_fd(fd)?)?;
-                    self.send(&ToInit::Done)?;
-                }
+                (FromInit::Listener { fd }, _) => (host.listener)(self.take_fd(fd)?)?,
                 (
                     other @ (FromInit::Stillborn(_) | FromInit::Forked { .. } | FromInit::MapIds | FromInit::Failed(_)),
                     _,

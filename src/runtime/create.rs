@@ -22,7 +22,7 @@ use super::container::{Container, start_address};
 use super::delete::destroy;
 use super::process::ProcessId;
 use super::record::{CONFIG, Rdt, Record, StateDir};
-use super::terminal::Foreground;
+use super::terminal::{Foreground, clear_onlcr};
 use super::{CreateOptions, RunOptions, Runtime, check_id};
 
 pub(super) fn create(runtime: &Runtime, id: &str, options: &CreateOptions) -> Result<()> {
@@ -165,7 +165,7 @@ impl<'a> Creation<'a> {
         drop(listener);
 
         let pid = init.process.pid;
-        self.runtime.debug(|| describe_init(pid, &self.plan.init));
+        describe_init(self.runtime, pid, &self.plan.init);
         record.init = Some(ProcessId::of_child(pid)?);
         dir.write_record(record)?;
         if init.outside {
@@ -223,6 +223,7 @@ impl<'a> Creation<'a> {
             console: &|master| match &self.options.console_socket {
                 Some(path) => send_descriptor(path, b"/dev/ptmx", master.as_fd()).context("--console-socket"),
                 None => {
+                    clear_onlcr(&master)?;
                     *terminal.borrow_mut() = Some(master);
                     Ok(())
                 }
@@ -285,15 +286,15 @@ fn describe_cgroup(plan: &CgroupPlan) -> String {
 }
 
 /// Of the process that is about to enter or make a container.
-pub(super) fn describe_init(pid: i32, plan: &InitPlan) -> String {
-    let seccomp = match &plan.seccomp {
+pub(super) fn describe_init(runtime: &Runtime, pid: i32, plan: &InitPlan) {
+    runtime.debug(|| {
+        let namespaces = NsKind::ALL.iter().filter(|kind| plan.namespaces.has(**kind)).map(|kind| kind.name());
+        let instructions = plan.seccomp.as_ref().map_or(0, |filter| filter.program.instructions());
+        let namespaces = namespaces.collect::<Vec<_>>().join(", ");
+        format!("init is pid {pid}; namespaces: {namespaces}; seccomp: {instructions} instructions")
+    });
+    if let Some(filter) = &plan.seccomp {
         // In the words of runc, which tests look for.
-        Some(filter) => {
-            format!("{} instructions, seccomp filter flags: {}", filter.program.instructions(), filter.flags)
-        }
-        None => "none".to_owned(),
-    };
-    let namespaces = NsKind::ALL.iter().filter(|kind| plan.namespaces.has(**kind)).map(|kind| kind.name());
-    let namespaces = namespaces.collect::<Vec<_>>().join(", ");
-    format!("init is pid {pid}; namespaces: {namespaces}; seccomp: {seccomp}")
+        runtime.debug(|| format!("seccomp filter flags: {}", filter.flags));
+    }
 }

@@ -17,7 +17,7 @@ use crate::spec::{Process, Status};
 
 use super::container::Container;
 use super::create::{describe_init, write_pid_file};
-use super::terminal::Foreground;
+use super::terminal::{Foreground, clear_onlcr};
 
 /// What `exec` is asked to run: a whole process document, or the container's own with these fields replaced.
 #[derive(Debug, Default)]
@@ -71,7 +71,10 @@ impl ExecOptions {
         }
         if !self.capabilities.is_empty() {
             let sets = process.capabilities.get_or_insert_default();
-            // Never the inheritable set, from which a file could raise them again (CVE-2022-29162).
+            // Never the inheritable set, from which a file could raise them again (CVE-2022-29162). What the container
+            // itself makes inheritable can be ambient, without which a user other than root would lose it by exec.
+            let inheritable = self.capabilities.iter().filter(|cap| sets.inheritable.contains(cap)).cloned();
+            sets.ambient.extend(inheritable);
             for set in [&mut sets.bounding, &mut sets.effective, &mut sets.permitted] {
                 set.extend(self.capabilities.iter().cloned());
             }
@@ -87,7 +90,7 @@ impl Container<'_> {
         let plan = self.plan_exec(options)?;
         let foreground = if options.detach { None } else { Some(Foreground::prepare(plan.process.terminal)?) };
         let init = self.spawn_exec(options, &plan)?;
-        self.runtime.debug(|| describe_init(init.process.pid, &plan));
+        describe_init(self.runtime, init.process.pid, &plan);
         let terminal = self.serve_exec(options, &plan, &init).inspect_err(|_| init.kill())?;
         let process = init.start()?;
         self.runtime.debug(|| format!("the process runs, as pid {}", process.pid));
@@ -160,6 +163,7 @@ impl Container<'_> {
             console: &|master| match &options.console_socket {
                 Some(path) => send_descriptor(path, b"/dev/ptmx", master.as_fd()).context("--console-socket"),
                 None => {
+                    clear_onlcr(&master)?;
                     *terminal.borrow_mut() = Some(master);
                     Ok(())
                 }

@@ -302,7 +302,6 @@ struct Relay<'a> {
 
 impl<'a> Relay<'a> {
     fn new(master: OwnedFd, host: &'a HostTerminal) -> Result<Self> {
-        clear_onlcr(&master)?;
         rustix::io::ioctl_fionbio(&master, true).call(|| "ioctl(terminal, FIONBIO)")?;
         let output = output()?;
         let raw = RawMode::enter(&host.fd)?;
@@ -383,8 +382,8 @@ fn output() -> Result<OwnedFd> {
     stdout.try_clone_to_owned().call(|| "dup(stdout)")
 }
 
-/// As runc does: our own terminal is to add the carriage returns, and a pipe is to get none.
-fn clear_onlcr(master: &OwnedFd) -> Result<()> {
+/// As runc does: our own terminal is to add the carriage returns, and a pipe is to get none. Before the process writes.
+pub fn clear_onlcr(master: &OwnedFd) -> Result<()> {
     let mut modes = tcgetattr(master).call(|| "tcgetattr(master)")?;
     modes.output_modes.remove(OutputModes::ONLCR);
     tcsetattr(master, OptionalActions::Now, &modes).call(|| "tcsetattr(master)")

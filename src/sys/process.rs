@@ -112,7 +112,7 @@ pub struct Execve {
     argv: Vec<*const c_char>,
     envp: Vec<*const c_char>,
     /// What the pointers point to.
-    _strings: (Vec<CString>, Vec<CString>),
+    strings: (Vec<CString>, Vec<CString>),
 }
 
 impl Execve {
@@ -120,11 +120,15 @@ impl Execve {
         let pointers = |strings: &[CString]| {
             strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>()
         };
-        Self { path, argv: pointers(&args), envp: pointers(&env), _strings: (args, env) }
+        Self { path, argv: pointers(&args), envp: pointers(&env), strings: (args, env) }
     }
 
     pub fn path(&self) -> &CStr {
         &self.path
+    }
+
+    pub fn env(&self) -> impl Iterator<Item = &CStr> {
+        self.strings.1.iter().map(CString::as_c_str)
     }
 
     /// Returns only if it failed. Makes no other syscall and allocates nothing.

@@ -76,6 +76,20 @@ pub fn sigaction(signal: i32, action: &Disposition) -> Result<Disposition, Errno
     Ok(before)
 }
 
+/// Has `signal` end the process as if it had its default action: also where the kernel would hold it back.
+pub fn die_of(signal: i32) -> Result<(), Errno> {
+    extern "C" fn exit(signal: i32) {
+        // SAFETY: _exit(2) is async-signal-safe.
+        unsafe { libc::_exit(128 + signal) }
+    }
+    let mut action = Disposition(
+        // SAFETY: an all-zero sigaction is a valid value.
+        unsafe { std::mem::zeroed() },
+    );
+    action.0.sa_sigaction = exit as extern "C" fn(i32) as libc::sighandler_t;
+    sigaction(signal, &action).map(drop)
+}
+
 /// As pidfd_send_signal(2) with no siginfo. 0 only asks whether the process is there.
 pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
     let info = std::ptr::null::<libc::siginfo_t>();

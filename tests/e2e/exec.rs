@@ -12,6 +12,7 @@ e2e!(any:
     environment_and_directory,
     users_and_groups,
     capabilities,
+    a_capability_that_is_inheritable_becomes_ambient,
     privileges_of_the_container_hold,
     process_document,
     exit_codes,
@@ -116,6 +117,23 @@ fn capabilities(t: &Test) {
     // CVE-2022-29162, CVE-2022-27650, CVE-2025-27612: an added capability is not inheritable.
     let more = caps(&["--cap", "CAP_NET_RAW", "--cap", "CAP_SETUID"]);
     assert_eq!(more, ["CapInh:000000", "CapPrm:0020a1", "CapEff:0020a1", "CapBnd:0020a1", "CapAmb:000000"]);
+}
+
+/// Without it a user other than root would lose the capability by exec.
+fn a_capability_that_is_inheritable_becomes_ambient(t: &Test) {
+    let config = Config::sleep().capabilities(&["CAP_KILL"]).set("/process/user/uid", 1000);
+    let c = t.container(
+        config
+            .set("/process/capabilities/inheritable", json!(["CAP_SYSLOG"]))
+            .push("/process/capabilities/bounding", "CAP_SYSLOG"),
+    );
+    c.up();
+    let ambient = |cap| {
+        let output = c.exec_cmd(&["--cap", cap], &["/bin/grep", "CapAmb", "/proc/self/status"]).ok();
+        output.text().trim_start_matches("CapAmb:\t").to_owned()
+    };
+    assert_eq!(ambient("CAP_SYSLOG"), "0000000400000000");
+    assert_eq!(ambient("CAP_CHOWN"), "0000000000000000");
 }
 
 fn privileges_of_the_container_hold(t: &Test) {

@@ -21,6 +21,7 @@ e2e!(any:
     an_idmapped_mount_without_user_namespace,
     joined_namespaces,
     seccomp_agent,
+    seccomp_agent_of_run_and_exec,
     network_devices,
     intel_rdt_without_hardware,
 );
@@ -301,6 +302,27 @@ fn seccomp_agent(t: &Test) {
     assert!([libc::SYS_mkdirat, 83].contains(&syscall), "mkdir is 83 on x86_64: {syscall}");
     assert!(c.wait_file("/said").contains("ross-device link"), "the agent's answer is the result");
     assert!(!c.rootfs().join("x").exists());
+}
+
+/// Where the start comes from the process that also waited for init, and for one more process.
+fn seccomp_agent_of_run_and_exec(t: &Test) {
+    let socket = DescriptorSocket::new(&t.dir.join("agent"));
+    let seccomp = json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "listenerPath": socket.path(),
+        "syscalls": [{ "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_NOTIFY" }]
+    });
+    let c = t.container(Config::sh("mkdir /x 2> /said; sleep 1000").set("/linux/seccomp", seccomp));
+    let run = c.run_cmd(&["--detach"]).spawn();
+    let (listener, _) = socket.receive_with_data();
+    run.wait().ok();
+    sys::refuse_next_syscall(listener.as_fd(), libc::EXDEV).unwrap();
+    assert!(c.wait_file("/said").contains("ross-device link"));
+
+    let exec = c.exec_cmd(&[], &["mkdir", "/y"]).spawn();
+    let (listener, _) = socket.receive_with_data();
+    sys::refuse_next_syscall(listener.as_fd(), libc::EXDEV).unwrap();
+    exec.wait().code(1).says("ross-device link");
 }
 
 fn network_devices(t: &Test) {

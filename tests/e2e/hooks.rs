@@ -11,6 +11,7 @@ e2e!(order_and_namespaces, a_failing_hook_stops_the_creation);
 e2e!(any:
     state_on_standard_input,
     hooks_get_their_arguments_and_only_their_environment,
+    a_start_container_hook_has_the_environment_of_the_process,
     hooks_run_in_the_listed_order,
     a_hook_that_takes_too_long_is_killed,
     a_failing_start_container_hook,
@@ -147,6 +148,19 @@ fn hooks_get_their_arguments_and_only_their_environment(t: &Test) {
     let env = fs::read_to_string(t.path("env")).unwrap();
     assert!(env.contains("ONLY=this one\n"), "{env}");
     assert!(!env.contains("OF_THE_CALLER"), "{env}");
+}
+
+fn a_start_container_hook_has_the_environment_of_the_process(t: &Test) {
+    let hook = json!({ "path": "/hook", "args": ["hook"] });
+    let env = json!(["PATH=/bin:/usr/bin", "OWN=1"]);
+    let config = Config::new(["/bin/true"]).set("/process/env", env).push("/hooks/startContainer", hook);
+    let c = t.container(config);
+    hook_inside(&c, "set > /env");
+    c.run().ok();
+    let env = c.wait_file("/env");
+    for line in ["OWN='1'", "HOME='/root'"] {
+        assert!(env.lines().any(|found| found == line), "{line}: {env}");
+    }
 }
 
 fn hooks_run_in_the_listed_order(t: &Test) {

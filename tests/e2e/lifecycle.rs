@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Config, Test, eventually, sys};
+use crate::harness::{Config, Mode, Test, eventually, sys};
 
 e2e!(
     create_start_kill_delete,
     create_runs_nothing_of_the_users,
     a_created_container_can_be_killed,
+    a_created_container_ends_when_asked_to,
+    a_refused_cgroup_stays,
     kill_takes_names_and_numbers,
     kill_all_reaches_every_process,
     delete_refuses_what_runs,
@@ -81,6 +83,34 @@ fn a_created_container_can_be_killed(t: &Test) {
     c.start().fails();
     c.delete().ok();
     c.assert_gone();
+}
+
+/// The kernel holds back from the first process of a PID namespace what it has no handler for.
+fn a_created_container_ends_when_asked_to(t: &Test) {
+    for signal in ["TERM", "INT", "HUP", "QUIT"] {
+        let c = t.container(Config::sleep());
+        c.create().ok();
+        c.kill(signal).ok();
+        c.wait_status("stopped");
+        c.delete().ok();
+    }
+}
+
+/// Who made it wants it back as it was.
+fn a_refused_cgroup_stays(t: &Test) {
+    let c = t.container(Config::sleep());
+    let dir = c.cgroup_dir("freezer");
+    let (file, frozen, thawed) = match t.mode {
+        Mode::V1 => ("freezer.state", "FROZEN", "THAWED"),
+        _ => ("cgroup.freeze", "1", "0"),
+    };
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join(file), frozen).unwrap();
+    for _ in 0..2 {
+        c.create().fails().says("container's cgroup unexpectedly frozen");
+    }
+    std::fs::write(dir.join(file), thawed).unwrap();
+    c.create().ok();
 }
 
 fn kill_takes_names_and_numbers(t: &Test) {

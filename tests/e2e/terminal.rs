@@ -99,7 +99,9 @@ fn run_in_the_foreground(t: &Test) {
     let mut terminal = Terminal::new(master);
     terminal.wait("30 90");
     terminal.write("hello\n");
-    terminal.wait("got hello");
+    let text = terminal.wait("got hello");
+    // The outer terminal adds the carriage returns: the inner one must not, from its first line on.
+    assert!(text.contains("\r\n") && !text.contains("\r\r\n"), "{text:?}");
     running.wait().code(5);
     let after = rustix::termios::tcgetattr(kept.as_fd()).unwrap();
     assert_eq!((before.local_modes, before.input_modes), (after.local_modes, after.input_modes), "modes are put back");
