@@ -5,7 +5,8 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-const COMMANDS: &[&str] = &["create", "delete", "exec", "features", "kill", "list", "run", "spec", "start", "state"];
+const COMMANDS: &[&str] =
+    &["create", "delete", "exec", "features", "kill", "list", "pause", "ps", "resume", "run", "spec", "start", "state"];
 
 fn berth(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_berth")).args(args).output().unwrap()

@@ -25,8 +25,10 @@ impl Cgroup {
     }
 
     fn freeze_within(&self, timeout: Duration) -> Result<()> {
-        let slot =
-            self.freezer().ok_or_else(|| Error::new("cannot toggle freezer: cgroups not configured for container"))?;
+        let slot = self.freezer().ok_or_else(|| {
+            Error::new("cannot toggle freezer: cgroups not configured for container")
+                .with_hint("only a container that has a cgroup of its own can be paused")
+        })?;
         let deadline = Instant::now() + timeout;
         let frozen = if slot.directory.unified { freeze_v2(slot, deadline) } else { freeze_v1(slot, deadline) };
         match frozen {

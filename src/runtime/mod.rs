@@ -5,6 +5,7 @@ mod create;
 mod delete;
 mod exec;
 mod features;
+mod operate;
 mod process;
 mod record;
 mod terminal;

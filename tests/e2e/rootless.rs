@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::harness::{Config, Mode, Test};
 
 e2e!(a_users_container, limits_need_a_cgroup, a_named_cgroup_must_be_the_users, runtimes_are_killed);
+e2e!(without_a_cgroup_nothing_can_be_paused);
 e2e!(delegated_cgroup, exec_from_outside_the_delegated_cgroup);
 
 const USER: u32 = 12_345;
@@ -162,4 +163,12 @@ fn runtimes_are_killed(t: &Test) {
     if let Some(caller) = caller {
         assert_clean(t, &caller);
     }
+}
+
+fn without_a_cgroup_nothing_can_be_paused(t: &Test) {
+    t.become_user(USER, None);
+    let c = t.container(config(t, "sleep 1000"));
+    c.up();
+    c.cli("pause", &[]).arg(&c.id).run().code(1).says("cannot toggle freezer: cgroups not configured for container");
+    assert_eq!(c.status(), "running");
 }

@@ -1,0 +1,89 @@
+//! `berth ps`
+
+use std::io::Write;
+use std::process::{Command as Program, Stdio};
+
+use clap::{Arg, ArgMatches};
+
+use super::{Command, Global, args, get_id, get_strings, id, print};
+use crate::error::{Call, Context, Error, Result};
+
+pub(super) const COMMAND: Command = Command {
+    name: "ps",
+    about: "list the processes of a container",
+    options_end: true,
+    options: |command| {
+        command
+            .arg(args::value("format", "FORMAT", "table or json").short('f').default_value("table"))
+            .arg(id())
+            .arg(Arg::new("args").value_name("PS OPTIONS").num_args(0..).help("options for ps(1) [default: -ef]"))
+    },
+    run,
+    failure: 1,
+};
+
+fn run(global: &Global, matches: &ArgMatches) -> Result<u8> {
+    let pids = global.runtime.load(get_id(matches))?.pids()?;
+    match matches.get_one::<String>("format").map_or("table", String::as_str) {
+        "table" => print_table(&pids, &get_strings(matches, "args"))?,
+        // Go writes a nil slice as null, and that is what callers of runc know.
+        "json" if pids.is_empty() => print("null\n")?,
+        "json" => print(&(serde_json::to_string(&pids).map_err(Error::new)? + "\n"))?,
+        other => return Err(Error::new(format_args!("invalid format option {other:?}: must be table or json"))),
+    }
+    Ok(0)
+}
+
+/// Those lines of ps(1) that are about `pids`: it has no option that both selects by pid and leaves the caller's own
+/// selection and columns alone.
+fn print_table(pids: &[u32], options: &[String]) -> Result<()> {
+    let options = if options.is_empty() { &["-ef".to_owned()][..] } else { options };
+    let output = Program::new("ps").args(options).stdin(Stdio::null()).output();
+    let output = output.call(|| "execvp(\"ps\")").hint("without --format json it takes ps(1), of package procps")?;
+    if !output.status.success() {
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        return Err(Error::new(format_args!("ps {}: {}: {}", options.join(" "), output.status, said.trim())));
+    }
+    let lines = select(&output.stdout, pids)?;
+    let mut stdout = std::io::stdout().lock();
+    lines.into_iter().try_for_each(|line| stdout.write_all(line)).call(|| "write(stdout)")
+}
+
+/// The head, and the lines whose column `PID` is one of `pids`. Names of processes need not be UTF-8.
+fn select<'a>(table: &'a [u8], pids: &[u32]) -> Result<Vec<&'a [u8]>> {
+    let mut lines = table.split_inclusive(|byte| *byte == b'\n');
+    let head = lines.next().unwrap_or_default();
+    let column = fields(head).position(|name| name == b"PID");
+    let column = column.ok_or_else(|| Error::new("couldn't find PID field in ps output"))?;
+    let mut selected = vec![head];
+    for line in lines.filter(|line| !line.trim_ascii().is_empty()) {
+        let pid = fields(line).nth(column).and_then(|pid| std::str::from_utf8(pid).ok()?.parse::<u32>().ok());
+        let pid = pid.ok_or_else(|| Error::new(format_args!("no pid in ps output {:?}", line.escape_ascii())))?;
+        if pids.contains(&pid) {
+            selected.push(line);
+        }
+    }
+    Ok(selected)
+}
+
+fn fields(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    line.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_selected_by_the_column_of_the_pid() {
+        let table =
+            b"UID        PID  PPID CMD\nroot         1     0 init 12\nroot        12     1 sh \xff\n 7 120 12 x\n";
+        let lines = select(table, &[12, 99]).unwrap();
+        assert_eq!(lines, [&b"UID        PID  PPID CMD\n"[..], b"root        12     1 sh \xff\n"]);
+        assert_eq!(select(table, &[]).unwrap().len(), 1);
+        assert!(select(b"COMMAND\nsh\n", &[1]).is_err());
+        assert!(select(b"", &[1]).is_err());
+        assert!(select(b"CMD PID\nsh x\n", &[1]).is_err());
+    }
+}

@@ -1,0 +1,34 @@
+//! What is done to a container that runs: pausing it, and looking at what it does.
+
+use crate::error::{Error, Result};
+use crate::spec::Status;
+
+use super::container::Container;
+
+impl Container<'_> {
+    /// Stops all processes where they are. No lock is taken: the freezer knows but two states, and whoever waits for
+    /// a frozen init may be what holds it.
+    pub fn pause(&self) -> Result<()> {
+        match self.status()? {
+            Status::Created | Status::Running => self.record.cgroup.freeze(),
+            status => Err(not_running(status)),
+        }
+    }
+
+    /// Also what somebody else has frozen by hand goes on.
+    pub fn resume(&self) -> Result<()> {
+        match self.status()? {
+            Status::Paused => self.record.cgroup.thaw(),
+            status => Err(Error::new("container not paused").with_hint(format_args!("it is {status}"))),
+        }
+    }
+
+    /// Every process of the container, by its number in our PID namespace; none once it has ended.
+    pub fn pids(&self) -> Result<Vec<u32>> {
+        self.record.cgroup.pids()
+    }
+}
+
+pub(super) fn not_running(status: Status) -> Error {
+    Error::new("container not running").with_hint(format_args!("it is {status}"))
+}

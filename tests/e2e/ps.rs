@@ -1,0 +1,47 @@
+//! `ps`
+
+use serde_json::Value;
+
+use crate::harness::{Config, Test, eventually};
+
+e2e!(processes_of_every_generation, what_has_ended_has_no_processes, options_reach_ps);
+
+fn processes_of_every_generation(t: &Test) {
+    let c = t.container(Config::sh("sleep 1000 & sleep 1000 & wait"));
+    c.up();
+    let listed = || {
+        let output = c.cli("ps", &["--format", "json"]).arg(&c.id).ok();
+        serde_json::from_str::<Vec<i32>>(output.text()).unwrap()
+    };
+    eventually("three processes", || listed().len() == 3);
+    assert!(listed().contains(&c.pid()));
+
+    eventually("the table shows them", || {
+        let table = c.cli("ps", &[]).arg(&c.id).ok();
+        let mut lines = table.text().lines();
+        assert!(lines.next().is_some_and(|head| head.split_whitespace().any(|name| name == "PID")), "{table}");
+        lines.clone().count() == 3 && lines.filter(|line| line.ends_with(" sleep 1000")).count() == 2
+    });
+}
+
+fn options_reach_ps(t: &Test) {
+    let c = t.container(Config::sleep());
+    c.up();
+    let pid = c.pid().to_string();
+    let table = c.cli("ps", &[]).args([&c.id, "-e", "-o", "comm,pid"]).ok();
+    let rows: Vec<Vec<_>> = table.text().lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows, [["COMMAND", "PID"], ["sleep", &pid]], "{table}");
+    c.cli("ps", &[]).args([&c.id, "-e", "-o", "comm"]).run().code(1).says("couldn't find PID field in ps output");
+    c.cli("ps", &[]).args([&c.id, "--nonsense"]).run().code(1);
+    c.cli("ps", &["--format", "xml"]).arg(&c.id).run().code(1).says("invalid format option");
+}
+
+fn what_has_ended_has_no_processes(t: &Test) {
+    let c = t.container(Config::new(["true"]));
+    c.cli("ps", &[]).arg(&c.id).run().code(1).says("container does not exist");
+    c.up();
+    c.wait_status("stopped");
+    assert_eq!(c.cli("ps", &[]).arg(&c.id).ok().text().lines().count(), 1, "but for the head");
+    let json = c.cli("ps", &["-f", "json"]).arg(&c.id).ok();
+    assert_eq!(serde_json::from_str::<Value>(json.text()).unwrap(), Value::Null);
+}
