@@ -5,8 +5,10 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-const COMMANDS: &[&str] =
-    &["create", "delete", "exec", "features", "kill", "list", "pause", "ps", "resume", "run", "spec", "start", "state"];
+const COMMANDS: &[&str] = &[
+    "create", "delete", "exec", "features", "kill", "list", "pause", "ps", "resume", "run", "spec", "start", "state",
+    "update",
+];
 
 fn berth(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_berth")).args(args).output().unwrap()

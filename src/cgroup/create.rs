@@ -130,7 +130,7 @@ impl Cgroup {
         }
     }
 
-    fn check_memory(&self, check: &MemoryCheck) -> Result<()> {
+    pub(super) fn check_memory(&self, check: &MemoryCheck) -> Result<()> {
         // Nothing is used where nothing can be read.
         let usage = self.slots.get(check.directory).and_then(|slot| slot.read("memory.current").ok());
         let Some(usage) = usage.and_then(|text| text.trim().parse::<u64>().ok()) else { return Ok(()) };

@@ -9,6 +9,7 @@ mod devices;
 mod dir;
 mod freeze;
 mod join;
+mod update;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ use crate::error::{Call, Error, Result};
 use crate::plan::cgroup::{CgroupPlan, Directory};
 
 pub use join::{Entry, Join};
+pub use update::Undo;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Cgroup {

@@ -17,10 +17,12 @@ mod ps;
 mod resume;
 mod run;
 mod signal;
+mod size;
 mod spec;
 mod start;
 mod state;
 mod time;
+mod update;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -59,6 +61,7 @@ const COMMANDS: &[&Command] = &[
     &spec::COMMAND,
     &start::COMMAND,
     &state::COMMAND,
+    &update::COMMAND,
 ];
 
 /// The options that stand before the command.

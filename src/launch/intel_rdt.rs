@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, statfs, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, statat, statfs, unlinkat};
 use rustix::io::Errno;
 
 use crate::error::{Call, Context, Error, Result};
@@ -54,6 +54,17 @@ pub fn apply(root: BorrowedFd<'_>, plan: &IntelRdt, pid: i32) -> Result<bool> {
         }
     }
     entered.map(|()| created)
+}
+
+/// Whether the processor controls this resource: `L3`, `MB`.
+pub fn has(root: BorrowedFd<'_>, resource: &str) -> bool {
+    statat(root, format!("info/{resource}"), AtFlags::empty()).is_ok()
+}
+
+/// Changes those schemata of the container's class that `lines` names.
+pub fn update(root: BorrowedFd<'_>, plan: &IntelRdt, lines: &[String]) -> Result<()> {
+    let path = format!("{}/schemata", plan.group.name());
+    write(root, root, &path, &(lines.join("\n") + "\n"))
 }
 
 /// Removes what [`apply`] has made and nobody else is to keep.
@@ -251,6 +262,16 @@ mod tests {
         remove(fake.root.as_fd(), &own, true).unwrap();
         assert!(!fake.path.join("new").exists());
         remove(fake.root.as_fd(), &own, true).unwrap();
+    }
+
+    #[test]
+    fn schemata_can_be_changed() {
+        let fake = Fake::new("update");
+        fake.group("box");
+        let own = plan(&spec::IntelRdt::default(), "box").unwrap();
+        assert!(has(fake.root.as_fd(), "MB") && !has(fake.root.as_fd(), "L3"));
+        update(fake.root.as_fd(), &own, &["L3:0=3".into(), "MB:0=20".into()]).unwrap();
+        assert_eq!(fake.get("box/schemata"), "L3:0=3\nMB:0=20\n");
     }
 
     #[test]

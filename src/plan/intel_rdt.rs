@@ -63,7 +63,8 @@ fn checked_name(field: &str, name: &str) -> Result<String> {
     Ok(name.to_owned())
 }
 
-fn schemata(rdt: &spec::IntelRdt) -> Result<Vec<String>> {
+/// The lines that the configuration asks for.
+pub fn schemata(rdt: &spec::IntelRdt) -> Result<Vec<String>> {
     let wrong = |field: &str, message: &str| Err(Error::config(format_args!("/linux/intelRdt/{field}"), message));
     let mut lines: Vec<String> = rdt.l3_cache_schema.lines().map(str::to_owned).collect();
     if !rdt.mem_bw_schema.is_empty() {

@@ -9,6 +9,7 @@ mod operate;
 mod process;
 mod record;
 mod terminal;
+mod update;
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 pub use container::Container;
 pub use exec::ExecOptions;
 pub use features::Features;
+pub use update::UpdateOptions;
 
 use crate::error::{Call, Error, Result};
 use crate::hooks;

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::Cgroup;
 use crate::error::{Call, Context, Error, Kind, Result};
 use crate::plan::intel_rdt::IntelRdt;
+use crate::plan::resources::MemoryLimits;
 use crate::runtime::process::ProcessId;
 use crate::spec::{State, Status};
 
@@ -42,6 +43,9 @@ pub struct Record {
     pub init: Option<ProcessId>,
     pub cgroup: Cgroup,
     pub intel_rdt: Option<Rdt>,
+    /// In force since `update` changed those of the configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<MemoryLimits>,
     /// The `CLONE_NEW*` flags of the namespaces that differ from the runtime's, for `exec`.
     pub namespaces: u64,
     /// Whether the container has no PID namespace of its own, so that its processes survive its init.
@@ -71,6 +75,7 @@ impl Record {
             init: None,
             cgroup: Cgroup::default(),
             intel_rdt: None,
+            memory: None,
             namespaces: 0,
             shared_pids: false,
             keyring: false,

@@ -4,6 +4,7 @@
 //! actions ...) stay strings here: the spec asks for a warning about some unknown words and an error about
 //! others, so [`crate::plan`] judges them, with the JSON pointer at hand.
 
+mod any_case;
 mod config;
 mod linux;
 mod pointer;

@@ -22,3 +22,4 @@ mod rootfs;
 mod rootless;
 mod security;
 mod terminal;
+mod update;

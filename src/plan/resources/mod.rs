@@ -4,11 +4,15 @@
 //! field agreed to (opencontainers/cgroups, crun). A controller that is asked for and missing is an error; an empty
 //! object asks for nothing.
 
+mod update;
+
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::Directory;
 use crate::error::{Error, Result, push_pointer};
 use crate::spec::{BlockIo, Cpu, HugepageLimit, Memory, Network, Pids, Resources, ThrottleDevice};
+
+pub use update::{MemoryLimits, Update, update};
 
 /// One write(2) of `value` to `file` in the container's cgroup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

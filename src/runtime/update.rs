@@ -1,0 +1,86 @@
+//! `update`: other limits for a container that runs.
+
+use std::os::fd::AsFd;
+
+use crate::error::{Error, Result};
+use crate::launch::intel_rdt;
+use crate::plan::intel_rdt::schemata;
+use crate::plan::resources::{self, MemoryLimits};
+use crate::spec::{IntelRdt, Resources, Status};
+
+use super::container::Container;
+use super::operate::not_running;
+use super::record::Record;
+
+#[derive(Debug, Default)]
+pub struct UpdateOptions {
+    /// What is absent, empty or 0 stays as it is. Device rules do so always.
+    pub resources: Resources,
+    /// Of the container's class of resctrl.
+    pub l3_cache_schema: String,
+    pub mem_bw_schema: String,
+}
+
+impl Container<'_> {
+    /// Changes all that is named, or nothing. The processes are not stopped meanwhile.
+    pub fn update(&self, options: &UpdateOptions) -> Result<()> {
+        self.dir.lock()?;
+        let status = self.status()?;
+        if matches!(status, Status::Creating | Status::Stopped) {
+            return Err(not_running(status));
+        }
+        // As it is now that nobody else can change it.
+        let mut record = self.dir.record()?;
+        let schemata = check_schemata(options, &record)?;
+        let memory = match record.memory {
+            Some(memory) => memory,
+            None => MemoryLimits::of(self.spec()?.linux.resources.and_then(|r| r.memory).as_ref()),
+        };
+        let cgroup = &self.record.cgroup;
+        let cpu_max = cgroup.cpu_max();
+        let plan = resources::update(&options.resources, memory, cpu_max.as_deref(), &cgroup.directories())?;
+        let undo = cgroup.update(&plan)?;
+        self.runtime.debug(|| format!("{} settings written", plan.writes.len()));
+        let rest = update_schemata(&record, &schemata).and_then(|()| {
+            if plan.memory == memory {
+                return Ok(());
+            }
+            record.memory = Some(plan.memory);
+            self.dir.write_record(&record)
+        });
+        rest.map_err(|e| match cgroup.undo(&undo) {
+            Ok(()) => e,
+            Err(left) => e.with_hint(left),
+        })
+    }
+}
+
+/// The lines for the container's class, after the questions that runc asks first, in its words.
+fn check_schemata(options: &UpdateOptions, record: &Record) -> Result<Vec<String>> {
+    let UpdateOptions { l3_cache_schema, mem_bw_schema, .. } = options;
+    for (schema, resource, complaint) in [
+        (l3_cache_schema, "L3", "Intel RDT/CAT: l3 cache schema is not enabled"),
+        (mem_bw_schema, "MB", "Intel RDT/MBA: memory bandwidth schema is not enabled"),
+    ] {
+        if !schema.is_empty() && !intel_rdt::root().is_ok_and(|root| intel_rdt::has(root.as_fd(), resource)) {
+            return Err(Error::new(complaint).with_hint("it takes such a processor, and a mounted resctrl filesystem"));
+        }
+    }
+    let lines = schemata(&IntelRdt {
+        l3_cache_schema: l3_cache_schema.clone(),
+        mem_bw_schema: mem_bw_schema.clone(),
+        ..IntelRdt::default()
+    })?;
+    if !lines.is_empty() && record.intel_rdt.is_none() {
+        return Err(Error::new("updating a non-existent Intel RDT configuration is not supported")
+            .with_hint("only a container created with /linux/intelRdt has a class of its own"));
+    }
+    Ok(lines)
+}
+
+fn update_schemata(record: &Record, lines: &[String]) -> Result<()> {
+    match &record.intel_rdt {
+        Some(rdt) if !lines.is_empty() => intel_rdt::update(intel_rdt::root()?.as_fd(), &rdt.plan, lines),
+        _ => Ok(()),
+    }
+}
