@@ -6,8 +6,8 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 
 const COMMANDS: &[&str] = &[
-    "create", "delete", "exec", "features", "kill", "list", "pause", "ps", "resume", "run", "spec", "start", "state",
-    "update",
+    "create", "delete", "events", "exec", "features", "kill", "list", "pause", "ps", "resume", "run", "spec", "start",
+    "state", "update",
 ];
 
 fn berth(args: &[&str]) -> Output {

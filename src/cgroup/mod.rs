@@ -9,6 +9,8 @@ mod devices;
 mod dir;
 mod freeze;
 mod join;
+mod oom;
+pub mod stats;
 mod update;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -24,6 +26,7 @@ use crate::error::{Call, Error, Result};
 use crate::plan::cgroup::{CgroupPlan, Directory};
 
 pub use join::{Entry, Join};
+pub use oom::OomWatch;
 pub use update::Undo;
 
 #[derive(Debug, Default, Serialize, Deserialize)]

@@ -1,6 +1,6 @@
-//! RFC 3339 in UTC.
+//! Moments as RFC 3339 in UTC, and durations as Go writes them.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// As Go's `RFC3339Nano` prints it: no trailing zeros in the fraction.
 pub(super) fn nanoseconds(time: SystemTime) -> String {
@@ -14,6 +14,37 @@ pub(super) fn nanoseconds(time: SystemTime) -> String {
 
 pub(super) fn seconds(time: SystemTime) -> String {
     calendar(time).0 + "Z"
+}
+
+/// `1h15m30.5s`, `300ms`: what Go's `time.ParseDuration` takes. Less than nothing is nothing.
+pub(super) fn go_duration(text: &str) -> Option<Duration> {
+    const UNITS: [(&str, f64); 8] = [
+        ("ns", 1e-9),
+        ("us", 1e-6),
+        ("\u{b5}s", 1e-6),
+        ("\u{3bc}s", 1e-6),
+        ("ms", 1e-3),
+        ("s", 1.0),
+        ("m", 60.0),
+        ("h", 3600.0),
+    ];
+    let negative = text.starts_with('-');
+    let mut rest = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if rest == "0" {
+        return Some(Duration::ZERO);
+    }
+    let mut seconds = 0.0;
+    loop {
+        let (number, after) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit() && c != '.')?);
+        let (unit, after) = after.split_at(after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len()));
+        let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit)?;
+        seconds += number.parse::<f64>().ok()? * factor;
+        rest = after;
+        if rest.is_empty() {
+            break;
+        }
+    }
+    Duration::try_from_secs_f64(if negative { 0.0 } else { seconds }).ok()
 }
 
 fn calendar(time: SystemTime) -> (String, u32) {
@@ -39,9 +70,34 @@ fn date(days_since_1970: u64) -> (u64, u64, u64) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+
+    #[test]
+    fn durations_of_go() {
+        for (text, milliseconds) in [
+            ("100ms", Some(100)),
+            ("5s", Some(5000)),
+            ("1m30s", Some(90_000)),
+            ("1.5h", Some(5_400_000)),
+            (".5s", Some(500)),
+            ("1h2m3s4ms", Some(3_723_004)),
+            ("2000us", Some(2)),
+            ("2000\u{b5}s", Some(2)),
+            ("0", Some(0)),
+            ("0s", Some(0)),
+            ("-1s", Some(0)),
+            ("+1s", Some(1000)),
+            ("", None),
+            ("-", None),
+            ("100", None),
+            ("s", None),
+            ("1d", None),
+            ("1s ", None),
+            ("1.2.3s", None),
+        ] {
+            assert_eq!(go_duration(text), milliseconds.map(Duration::from_millis), "{text}");
+        }
+    }
 
     #[test]
     fn known_moments() {

@@ -3,6 +3,7 @@
 mod container;
 mod create;
 mod delete;
+mod events;
 mod exec;
 mod features;
 mod operate;
@@ -15,6 +16,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 pub use container::Container;
+pub use events::{Event, Stats};
 pub use exec::ExecOptions;
 pub use features::Features;
 pub use update::UpdateOptions;

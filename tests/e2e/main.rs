@@ -8,6 +8,7 @@ mod harness;
 
 mod bundles;
 mod errors;
+mod events;
 mod exec;
 mod fields;
 mod hooks;

@@ -1,5 +1,7 @@
 //! Putting a container into a class of service of resctrl (`linux.intelRdt`).
 
+mod stats;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -8,6 +10,8 @@ use rustix::io::Errno;
 
 use crate::error::{Call, Context, Error, Result};
 use crate::plan::intel_rdt::{Group, IntelRdt, is_satisfied};
+
+pub use stats::{Stats, stats};
 
 const RDTGROUP_SUPER_MAGIC: u64 = 0x0765_5821;
 const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -272,6 +276,32 @@ mod tests {
         assert!(has(fake.root.as_fd(), "MB") && !has(fake.root.as_fd(), "L3"));
         update(fake.root.as_fd(), &own, &["L3:0=3".into(), "MB:0=20".into()]).unwrap();
         assert_eq!(fake.get("box/schemata"), "L3:0=3\nMB:0=20\n");
+    }
+
+    #[test]
+    fn statistics_of_a_class() {
+        let fake = Fake::new("stats");
+        fake.put("box/schemata", "    MB:0=50\n    L3:0=f\n");
+        for (file, text) in [
+            ("info/L3/cbm_mask", "7ff\n"),
+            ("info/L3/min_cbm_bits", "1\n"),
+            ("info/L3/num_closids", "16\n"),
+            ("info/MB/delay_linear", "1\n"),
+            ("info/MB/min_bandwidth", "10\n"),
+            ("info/MB/num_closids", "8\n"),
+            ("info/L3_MON/mon_features", "llc_occupancy\nmbm_total_bytes\n"),
+            ("box/mon_data/mon_L3_00/llc_occupancy", "42\n"),
+            ("box/mon_data/mon_L3_00/mbm_total_bytes", "43\n"),
+            ("box/mon_data/mon_L3_01/llc_occupancy", "44\n"),
+            ("box/mon_data/mon_L3_01/mbm_total_bytes", "45\n"),
+        ] {
+            fake.put(file, text);
+        }
+        let own = plan(&spec::IntelRdt::default(), "box").unwrap();
+        let json = serde_json::to_string(&stats(fake.root.as_fd(), &own).unwrap()).unwrap();
+        let expected = r#"{"l3_cache_info":{"cbm_mask":"7ff","min_cbm_bits":1,"num_closids":16},"l3_cache_schema_root":"L3:0=7ff","l3_cache_schema":"L3:0=f","mem_bw_info":{"bandwidth_gran":10,"delay_linear":1,"min_bandwidth":10,"num_closids":8},"mem_bw_schema_root":"MB:0=100","mem_bw_schema":"MB:0=50","schemata":["MB:0=50","L3:0=f"],"mbm_stats":[{"mbm_total_bytes":43,"mbm_local_bytes":0},{"mbm_total_bytes":45,"mbm_local_bytes":0}],"cmt_stats":[{"llc_occupancy":42},{"llc_occupancy":44}]}"#;
+        assert_eq!(json, expected);
+        assert_eq!(serde_json::to_string(&Stats::default()).unwrap(), "{}");
     }
 
     #[test]

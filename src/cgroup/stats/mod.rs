@@ -1,0 +1,367 @@
+//! What a container uses.
+//!
+//! The types are the JSON that `runc events` prints, which engines and collectors parse: names, order and what is left
+//! out when it is zero are runc's (its types/events.go). [`v1`] and [`v2`] fill them in from the text of files, wherever
+//! that comes from.
+
+mod v1;
+mod v2;
+
+use std::collections::BTreeMap;
+
+use serde::{Serialize, Serializer};
+
+use super::{Cgroup, Slot, is_gone};
+use crate::error::{Error, Result};
+
+#[derive(Debug, Default, PartialEq, Serialize)]
+pub struct Stats {
+    pub cpu: Cpu,
+    pub cpuset: Cpuset,
+    pub memory: Memory,
+    pub pids: Pids,
+    pub blkio: Blkio,
+    /// By page size: `2MB`.
+    pub hugetlb: BTreeMap<String, Hugetlb>,
+}
+
+#[derive(Debug, Default, PartialEq, Serialize)]
+pub struct Cpu {
+    #[serde(skip_serializing_if = "is_zero")]
+    pub usage: CpuUsage,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub throttling: Throttling,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub psi: Option<Psi>,
+}
+
+/// Nanoseconds. Only v1 counts by processor.
+#[derive(Debug, Default, PartialEq, Serialize)]
+pub struct CpuUsage {
+    #[serde(skip_serializing_if = "is_zero")]
+    pub total: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub percpu: Vec<u64>,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub percpu_kernel: Vec<u64>,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub percpu_user: Vec<u64>,
+    pub kernel: u64,
+    pub user: u64,
+}
+
+#[derive(Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Throttling {
+    #[serde(skip_serializing_if = "is_zero")]
+    pub periods: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub throttled_periods: u64,
+    /// Nanoseconds.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub throttled_time: u64,
+}
+
+/// Pressure stall information (Documentation/accounting/psi.rst).
+#[derive(Debug, Default, PartialEq, Serialize)]
+pub struct Psi {
+    #[serde(skip_serializing_if = "is_zero")]
+    pub some: PsiData,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub full: PsiData,
+}
+
+#[derive(Debug, Default, PartialEq, Serialize)]
+pub struct PsiData {
+    #[serde(serialize_with = "as_go")]
+    pub avg10: f64,
+    #[serde(serialize_with = "as_go")]
+    pub avg60: f64,
+    #[serde(serialize_with = "as_go")]
+    pub avg300: f64,
+    pub total: u64,
+}
+
+/// Of v1 only.
+#[derive(Debug, Default, PartialEq, Serialize)]
+pub struct Cpuset {
+    #[serde(skip_serializing_if = "is_zero")]
+    pub cpus: Vec<u16>,
+    pub cpu_exclusive: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub mems: Vec<u16>,
+    pub mem_hardwall: u64,
+    pub mem_exclusive: u64,
+    pub memory_migrate: u64,
+    pub memory_spread_page: u64,
+    pub memory_spread_slab: u64,
+    pub memory_pressure: u64,
+    pub sched_load_balance: u64,
+    pub sched_relax_domain_level: i64,
+}
+
+/// Bytes. `swap` is memory and swap together.
+#[derive(Debug, Default, PartialEq, Serialize)]
+pub struct Memory {
+    #[serde(skip_serializing_if = "is_zero")]
+    pub cache: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub usage: MemoryEntry,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub swap: MemoryEntry,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub kernel: MemoryEntry,
+    #[serde(rename = "kernelTCP", skip_serializing_if = "is_zero")]
+    pub kernel_tcp: MemoryEntry,
+    /// All of `memory.stat`.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub raw: BTreeMap<String, u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub psi: Option<Psi>,
+}
+
+#[derive(Debug, Default, PartialEq, Serialize)]
+pub struct MemoryEntry {
+    pub limit: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub usage: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub max: u64,
+    pub failcnt: u64,
+}
+
+/// `limit`: 0 is none.
+#[derive(Debug, Default, PartialEq, Serialize)]
+pub struct Pids {
+    #[serde(skip_serializing_if = "is_zero")]
+    pub current: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub limit: u64,
+}
+
+#[derive(Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Blkio {
+    #[serde(skip_serializing_if = "is_zero")]
+    pub io_service_bytes_recursive: Vec<BlkioEntry>,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub io_serviced_recursive: Vec<BlkioEntry>,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub io_queue_recursive: Vec<BlkioEntry>,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub io_service_time_recursive: Vec<BlkioEntry>,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub io_wait_time_recursive: Vec<BlkioEntry>,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub io_merged_recursive: Vec<BlkioEntry>,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub io_time_recursive: Vec<BlkioEntry>,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub sectors_recursive: Vec<BlkioEntry>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub psi: Option<Psi>,
+}
+
+#[derive(Debug, Default, PartialEq, Serialize)]
+pub struct BlkioEntry {
+    #[serde(skip_serializing_if = "is_zero")]
+    pub major: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub minor: u64,
+    /// `Read`, `Write`, `Total` ...
+    #[serde(skip_serializing_if = "is_zero")]
+    pub op: String,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub value: u64,
+}
+
+#[derive(Debug, Default, PartialEq, Serialize)]
+pub struct Hugetlb {
+    #[serde(skip_serializing_if = "is_zero")]
+    pub usage: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub max: u64,
+    pub failcnt: u64,
+}
+
+fn is_zero<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// Go prints no `.0`.
+fn as_go<S: Serializer>(value: &f64, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    if value.fract() == 0.0 { serializer.serialize_u64(*value as u64) } else { serializer.serialize_f64(*value) }
+}
+
+impl Cgroup {
+    /// Each controller is asked in v1 where it is there, else in v2. What a kernel does not count is 0.
+    pub fn stats(&self) -> Result<Stats> {
+        let ask = |controller: &str| match self.v1(controller) {
+            Some(slot) => Some((true, slot)),
+            None => self.unified().map(|slot| (false, slot)),
+        };
+        let sizes = page_sizes();
+        let mut stats = Stats::default();
+        if let Some((v1, slot)) = ask("memory") {
+            stats.memory = slot.ask(if v1 { &v1::memory } else { &v2::memory })?;
+        }
+        if let Some((v1, slot)) = ask("pids") {
+            stats.pids = slot.ask(if v1 { &v1::pids } else { &v2::pids })?;
+        }
+        if let Some((v1, slot)) = ask("blkio") {
+            stats.blkio = slot.ask(if v1 { &v1::blkio } else { &v2::blkio })?;
+        }
+        if let Some((v1, slot)) = ask("hugetlb") {
+            let hugetlb = |files: &Files| if v1 { v1::hugetlb(files, &sizes) } else { v2::hugetlb(files, &sizes) };
+            stats.hugetlb = slot.ask(&hugetlb)?;
+        }
+        if let Some(slot) = self.v1("cpuset") {
+            stats.cpuset = slot.ask(&v1::cpuset)?;
+        }
+        stats.cpu = match (self.v1("cpu"), self.v1("cpuacct")) {
+            (None, None) => self.unified().map_or_else(|| Ok(Cpu::default()), |slot| slot.ask(&v2::cpu))?,
+            (cpu, cpuacct) => Cpu {
+                usage: cpuacct.map_or_else(|| Ok(CpuUsage::default()), |slot| slot.ask(&v1::cpu_usage))?,
+                throttling: cpu.map_or_else(|| Ok(Throttling::default()), |slot| slot.ask(&v1::throttling))?,
+                psi: None,
+            },
+        };
+        Ok(stats)
+    }
+}
+
+impl Slot {
+    fn ask<T>(&self, parse: &dyn Fn(&Files) -> Result<T>) -> Result<T> {
+        parse(&Files(&|file| match self.read(file) {
+            Err(e) if e.errno().is_some_and(is_gone) => Ok(None),
+            // Pressure that nobody counts, for want of the boot parameter psi=1; a threaded cgroup's processes.
+            Err(e) if e.errno() == Some(rustix::io::Errno::OPNOTSUPP) => Ok(None),
+            text => text.map(Some),
+        }))
+    }
+}
+
+/// The texts of a cgroup's files; `None` where there is no such file.
+struct Files<'a>(&'a dyn Fn(&str) -> Result<Option<String>>);
+
+impl Files<'_> {
+    fn text(&self, file: &str) -> Result<Option<String>> {
+        (self.0)(file)
+    }
+
+    /// A number, `max` being the highest.
+    fn number(&self, file: &str) -> Result<Option<u64>> {
+        let Some(text) = self.text(file)? else { return Ok(None) };
+        match text.trim() {
+            "max" => Ok(Some(u64::MAX)),
+            number => parse(file, number).map(Some),
+        }
+    }
+
+    /// A number, 0 where there is no such file.
+    fn count(&self, file: &str) -> Result<u64> {
+        Ok(self.number(file)?.unwrap_or(0))
+    }
+
+    /// Lines `key value`.
+    fn pairs(&self, file: &str) -> Result<Option<BTreeMap<String, u64>>> {
+        let Some(text) = self.text(file)? else { return Ok(None) };
+        let pair = |line: &str| {
+            let (key, value) = line.split_once(' ').ok_or_else(|| malformed(file, line))?;
+            Ok((key.to_owned(), parse(file, value)?))
+        };
+        text.lines().map(pair).collect::<Result<_>>().map(Some)
+    }
+}
+
+fn parse<T: std::str::FromStr>(file: &str, text: &str) -> Result<T> {
+    text.trim().parse().map_err(|_| malformed(file, text))
+}
+
+fn malformed(file: &str, text: &str) -> Error {
+    Error::new(format_args!("{file}: {text:?} is not understood"))
+}
+
+/// The page sizes of this machine, as files of cgroups are named after them: `2MB`, `1GB`.
+fn page_sizes() -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir("/sys/kernel/mm/hugepages") else { return Vec::new() };
+    let mut sizes: Vec<_> =
+        entries.flatten().filter_map(|entry| page_size(&entry.file_name().into_string().ok()?)).collect();
+    sizes.sort();
+    sizes
+}
+
+/// `2MB` for `hugepages-2048kB`.
+fn page_size(directory: &str) -> Option<String> {
+    let kilobytes: u64 = directory.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+    Some(match kilobytes {
+        0..1024 => format!("{kilobytes}KB"),
+        1024..0x10_0000 => format!("{}MB", kilobytes >> 10),
+        _ => format!("{}GB", kilobytes >> 20),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Asks `parse` of these files, the errors' text in the place of errors.
+    pub(super) fn ask<T>(files: &[(&str, &str)], parse: impl Fn(&Files) -> Result<T>) -> Result<T, String> {
+        let read =
+            |wanted: &str| Ok(files.iter().find(|(file, _)| *file == wanted).map(|(_, text)| (*text).to_owned()));
+        parse(&Files(&read)).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn nothing_is_used() {
+        let expected = r#"{"cpu":{},"cpuset":{"cpu_exclusive":0,"mem_hardwall":0,"mem_exclusive":0,"memory_migrate":0,"memory_spread_page":0,"memory_spread_slab":0,"memory_pressure":0,"sched_load_balance":0,"sched_relax_domain_level":0},"memory":{},"pids":{},"blkio":{},"hugetlb":{}}"#;
+        assert_eq!(serde_json::to_string(&Stats::default()).unwrap(), expected);
+    }
+
+    #[test]
+    fn zeroes_are_left_out_only_where_runc_does() {
+        let stats = Stats {
+            cpu: Cpu {
+                usage: CpuUsage { total: 3, ..Default::default() },
+                throttling: Throttling { throttled_periods: 1, ..Default::default() },
+                psi: Some(Psi { some: PsiData { avg10: 1.5, avg60: 2.0, ..Default::default() }, ..Default::default() }),
+            },
+            memory: Memory {
+                usage: MemoryEntry { failcnt: 2, ..Default::default() },
+                raw: [("b".into(), 0), ("a".into(), 1)].into(),
+                ..Default::default()
+            },
+            blkio: Blkio {
+                io_queue_recursive: vec![BlkioEntry { major: 8, op: "Read".into(), ..Default::default() }],
+                ..Default::default()
+            },
+            hugetlb: [("2MB".into(), Hugetlb::default())].into(),
+            ..Default::default()
+        };
+        let json = serde_json::to_string(&stats).unwrap();
+        for part in [
+            r#"{"cpu":{"usage":{"total":3,"kernel":0,"user":0},"throttling":{"throttledPeriods":1},"psi":{"some":{"avg10":1.5,"avg60":2,"avg300":0,"total":0}}},"#,
+            r#""memory":{"usage":{"limit":0,"failcnt":2},"raw":{"a":1,"b":0}},"#,
+            r#""blkio":{"ioQueueRecursive":[{"major":8,"op":"Read"}]},"hugetlb":{"2MB":{"failcnt":0}}}"#,
+        ] {
+            assert!(json.contains(part), "{json}");
+        }
+    }
+
+    #[test]
+    fn sizes_of_pages() {
+        for (directory, size) in
+            [("hugepages-2048kB", "2MB"), ("hugepages-1048576kB", "1GB"), ("hugepages-64kB", "64KB")]
+        {
+            assert_eq!(page_size(directory).as_deref(), Some(size));
+        }
+        assert_eq!(page_size("other"), None);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_named() {
+        let error = ask(&[("f", "x\n")], |files| files.number("f")).unwrap_err();
+        assert_eq!(error, "f: \"x\" is not understood");
+        assert!(ask(&[("f", "a 1\nb\n")], |files| files.pairs("f")).is_err());
+    }
+}

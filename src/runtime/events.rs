@@ -1,0 +1,95 @@
+//! What a running container uses, and what happens to it.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use serde::Serialize;
+
+use crate::cgroup;
+use crate::error::{Call, Context, Error, Result};
+use crate::launch::intel_rdt;
+
+use super::container::Container;
+
+/// In the order in which runc prints it.
+#[derive(Debug, Serialize)]
+pub struct Stats {
+    #[serde(flatten)]
+    cgroup: cgroup::stats::Stats,
+    intel_rdt: intel_rdt::Stats,
+    /// Those that a runtime made for the container, which none does under this specification.
+    network_interfaces: Option<()>,
+}
+
+#[derive(Debug)]
+pub enum Event {
+    Stats(Box<Stats>),
+    /// The kernel killed a process for want of memory.
+    Oom,
+}
+
+impl Container<'_> {
+    /// What the container uses now, if it runs.
+    pub fn stats(&self) -> Result<Stats> {
+        self.init_pidfd()?;
+        self.read_stats()
+    }
+
+    /// Tells what happens until the container has ended, and every `interval` what it uses.
+    pub fn watch(&self, interval: Duration, mut tell: impl FnMut(Event) -> Result<()>) -> Result<()> {
+        let init = self.init_pidfd()?;
+        let mut oom = self.record.cgroup.watch_oom().context("out-of-memory events")?;
+        if oom.is_none() {
+            (self.runtime.warn)("no memory controller: nobody will be told of processes killed for want of memory");
+        }
+        let mut next = Instant::now() + interval;
+        loop {
+            let mut fds = vec![PollFd::new(&init, PollFlags::IN)];
+            fds.extend(oom.as_ref().map(|oom| oom.poll_fd()));
+            let ready = wait(&mut fds, next)?;
+            let ended = ready && !fds[0].revents().is_empty();
+            // Also of what ended the container.
+            if let Some(oom) = oom.as_mut().filter(|_| ready)
+                && oom.happened()?
+            {
+                tell(Event::Oom)?;
+            }
+            if ended {
+                return Ok(());
+            }
+            if Instant::now() >= next {
+                next = (next + interval).max(Instant::now());
+                match self.read_stats() {
+                    Ok(stats) => tell(Event::Stats(Box::new(stats)))?,
+                    // It may be ending right now.
+                    Err(e) => (self.runtime.warn)(&e.to_string()),
+                }
+            }
+        }
+    }
+
+    fn init_pidfd(&self) -> Result<std::os::fd::OwnedFd> {
+        let init = self.record.init.map(|init| init.open()).transpose()?.flatten();
+        init.ok_or_else(|| Error::new(format_args!("container with id {} is not running", self.id())))
+    }
+
+    fn read_stats(&self) -> Result<Stats> {
+        let intel_rdt = match &self.record.intel_rdt {
+            Some(rdt) => intel_rdt::stats(intel_rdt::root()?.as_fd(), &rdt.plan)?,
+            None => intel_rdt::Stats::default(),
+        };
+        Ok(Stats { cgroup: self.record.cgroup.stats()?, intel_rdt, network_interfaces: None })
+    }
+}
+
+/// Whether something is ready before the deadline.
+fn wait(fds: &mut [PollFd<'_>], deadline: Instant) -> Result<bool> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let timeout = Timespec { tv_sec: left.as_secs() as _, tv_nsec: left.subsec_nanos() as _ };
+    match poll(fds, Some(&timeout)) {
+        Err(Errno::INTR) => Ok(false),
+        ready => Ok(ready.call(|| "poll()")? > 0),
+    }
+}
