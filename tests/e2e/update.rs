@@ -46,7 +46,7 @@ const STEPS: &[(&str, &str, Files, Files)] = &[
         "cpu",
         "--cpu-period 900000 --cpu-quota 600000 --cpu-share 200",
         &[("cpu.cfs_period_us", "900000"), ("cpu.cfs_quota_us", "600000"), ("cpu.shares", "200")],
-        &[("cpu.max", "600000 900000"), ("cpu.weight", "25")],
+        &[("cpu.max", "600000 900000"), ("cpu.weight", "29")],
     ),
     (
         "cpu",

@@ -1,7 +1,7 @@
 //! What a container uses.
 //!
-//! The types are the JSON that `runc events` prints, which engines and collectors parse: names, order and what is left
-//! out when it is zero are runc's (its types/events.go). [`v1`] and [`v2`] fill them in from the text of files, wherever
+//! The types are the JSON that `runc events` prints, which engines and collectors parse: names, order and which numbers
+//! are left out when they are zero are runc's (its types/events.go, as released: objects are always there). [`v1`] and [`v2`] fill them in from the text of files, wherever
 //! that comes from.
 
 mod v1;
@@ -27,9 +27,7 @@ pub struct Stats {
 
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub struct Cpu {
-    #[serde(skip_serializing_if = "is_zero")]
     pub usage: CpuUsage,
-    #[serde(skip_serializing_if = "is_zero")]
     pub throttling: Throttling,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub psi: Option<Psi>,
@@ -65,9 +63,7 @@ pub struct Throttling {
 /// Pressure stall information (Documentation/accounting/psi.rst).
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub struct Psi {
-    #[serde(skip_serializing_if = "is_zero")]
     pub some: PsiData,
-    #[serde(skip_serializing_if = "is_zero")]
     pub full: PsiData,
 }
 
@@ -105,13 +101,10 @@ pub struct Cpuset {
 pub struct Memory {
     #[serde(skip_serializing_if = "is_zero")]
     pub cache: u64,
-    #[serde(skip_serializing_if = "is_zero")]
     pub usage: MemoryEntry,
-    #[serde(skip_serializing_if = "is_zero")]
     pub swap: MemoryEntry,
-    #[serde(skip_serializing_if = "is_zero")]
     pub kernel: MemoryEntry,
-    #[serde(rename = "kernelTCP", skip_serializing_if = "is_zero")]
+    #[serde(rename = "kernelTCP")]
     pub kernel_tcp: MemoryEntry,
     /// All of `memory.stat`.
     #[serde(skip_serializing_if = "is_zero")]
@@ -314,7 +307,7 @@ mod tests {
 
     #[test]
     fn nothing_is_used() {
-        let expected = r#"{"cpu":{},"cpuset":{"cpu_exclusive":0,"mem_hardwall":0,"mem_exclusive":0,"memory_migrate":0,"memory_spread_page":0,"memory_spread_slab":0,"memory_pressure":0,"sched_load_balance":0,"sched_relax_domain_level":0},"memory":{},"pids":{},"blkio":{},"hugetlb":{}}"#;
+        let expected = r#"{"cpu":{"usage":{"kernel":0,"user":0},"throttling":{}},"cpuset":{"cpu_exclusive":0,"mem_hardwall":0,"mem_exclusive":0,"memory_migrate":0,"memory_spread_page":0,"memory_spread_slab":0,"memory_pressure":0,"sched_load_balance":0,"sched_relax_domain_level":0},"memory":{"usage":{"limit":0,"failcnt":0},"swap":{"limit":0,"failcnt":0},"kernel":{"limit":0,"failcnt":0},"kernelTCP":{"limit":0,"failcnt":0}},"pids":{},"blkio":{},"hugetlb":{}}"#;
         assert_eq!(serde_json::to_string(&Stats::default()).unwrap(), expected);
     }
 
@@ -340,8 +333,9 @@ mod tests {
         };
         let json = serde_json::to_string(&stats).unwrap();
         for part in [
-            r#"{"cpu":{"usage":{"total":3,"kernel":0,"user":0},"throttling":{"throttledPeriods":1},"psi":{"some":{"avg10":1.5,"avg60":2,"avg300":0,"total":0}}},"#,
-            r#""memory":{"usage":{"limit":0,"failcnt":2},"raw":{"a":1,"b":0}},"#,
+            r#"{"cpu":{"usage":{"total":3,"kernel":0,"user":0},"throttling":{"throttledPeriods":1},"psi":{"some":{"avg10":1.5,"avg60":2,"avg300":0,"total":0},"full":{"avg10":0,"avg60":0,"avg300":0,"total":0}}},"#,
+            r#""memory":{"usage":{"limit":0,"failcnt":2},"#,
+            r#""kernelTCP":{"limit":0,"failcnt":0},"raw":{"a":1,"b":0}},"#,
             r#""blkio":{"ioQueueRecursive":[{"major":8,"op":"Read"}]},"hugetlb":{"2MB":{"failcnt":0}}}"#,
         ] {
             assert!(json.contains(part), "{json}");
