@@ -34,6 +34,7 @@ impl Access {
                         b'r' => Self::READ.0,
                         b'w' => Self::WRITE.0,
                         b'm' => Self::MKNOD.0,
+                        b'a' => Self::ALL.0,
                         _ => return None,
                     },
             ))
@@ -132,6 +133,10 @@ pub fn rules(list: &[DeviceRule]) -> Result<Rules> {
             Error::config(format_args!("/linux/resources/devices/{index}/{field}"), message)
         };
         let access = match Access::parse(&rule.access) {
+            // Not in the specification, but met in rules that forbid, where nothing is lost by taking it for "all".
+            Some(_) if rule.allow && rule.access.contains('a') => {
+                return Err(at("access", format!("{:?} is not made of r, w and m", rule.access)));
+            }
             Some(Access(0)) => return Err(at("access", "device access cannot be empty".into())),
             Some(access) => access,
             None => return Err(at("access", format!("{:?} is not made of r, w and m", rule.access))),
@@ -530,6 +535,7 @@ mod tests {
         assert!(!lines(&wide).contains(&"+c 1:3 rwm".to_owned()), "covered by c 1:*");
         let all_but = [rule(true, "a", None, None, "rwm"), rule(false, "b", Some(8), None, "rw")];
         assert_eq!(lines(&all_but), ["+a", "-b 8:* rw"]);
+        assert_eq!(lines(&[deny_all(), rule(false, "c", Some(1), Some(11), "rwa")]), usual);
     }
 
     #[test]
@@ -537,6 +543,7 @@ mod tests {
         for (rule, message) in [
             (rule(true, "c", None, None, ""), "/linux/resources/devices/1/access: device access cannot be empty"),
             (rule(true, "c", None, None, "rx"), "/linux/resources/devices/1/access: \"rx\" is not made of r, w and m"),
+            (rule(true, "c", None, None, "ra"), "/linux/resources/devices/1/access: \"ra\" is not made of r, w and m"),
             (rule(true, "p", None, None, "r"), "/linux/resources/devices/1/type: invalid cgroup device type \"p\""),
             (rule(true, "c", Some(-2), None, "r"), "/linux/resources/devices/1/major: -2 is not a device number"),
             (rule(true, "c", None, Some(1 << 32), "r"), "/linux/resources/devices/1/minor: 4294967296 is not"),

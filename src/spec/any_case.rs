@@ -1,8 +1,8 @@
 //! Documents that people write for Go's decoder, to which the case of a key does not matter.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::{Resources, parse};
+use super::{Resources, Spec, parse};
 use crate::error::Result;
 
 /// Every key of [`Resources`] and what is in it.
@@ -65,6 +65,22 @@ impl Resources {
     }
 }
 
+/// A configuration that has a resource twice, as `cpu` and `CPU`: what is in either counts.
+pub(super) fn merged(text: &[u8]) -> Option<Spec> {
+    let mut value: Value = parse(text).ok()?;
+    fold(value.pointer_mut("/linux/resources")?);
+    parse(value.to_string().as_bytes()).ok()
+}
+
+fn merge(map: &mut Map<String, Value>, key: String, value: Value) {
+    match (map.get_mut(&key), value) {
+        (Some(Value::Object(old)), Value::Object(new)) => {
+            new.into_iter().for_each(|(key, value)| merge(old, key, value));
+        }
+        (_, value) => drop(map.insert(key, value)),
+    }
+}
+
 fn fold(value: &mut Value) {
     match value {
         Value::Array(list) => list.iter_mut().for_each(fold),
@@ -77,7 +93,7 @@ fn fold(value: &mut Value) {
                     Some(&"rdma") => value.as_object_mut().into_iter().flat_map(|map| map.values_mut()).for_each(fold),
                     _ => fold(&mut value),
                 }
-                map.insert(known.map_or(key, |known| (*known).to_owned()), value);
+                merge(map, known.map_or(key, |known| (*known).to_owned()), value);
             }
         }
         _ => {}
@@ -129,6 +145,14 @@ mod tests {
         assert!(upper.contains("THROTTLEREADIOPSDEVICE") && upper.contains("\"limit\":{\"HCAHANDLES\""), "{upper}");
         assert_eq!(Resources::parse(upper.as_bytes()).unwrap(), expected);
         assert_eq!(Resources::parse(EVERYTHING.as_bytes()).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_is_there_twice_is_merged() {
+        let twice = br#"{"ociVersion":"1.0.2","linux":{"resources":{"cpu":{"shares":1},"CPU":{"Cpus":"0"}}}}"#;
+        let cpu = Spec::parse(twice).unwrap().linux.resources.unwrap().cpu.unwrap();
+        assert_eq!((cpu.shares, cpu.cpus.as_str()), (Some(1), "0"));
+        assert!(Spec::parse(br#"{"linux":{"resources":{"cpu":{"shares":"x"}}}}"#).is_err());
     }
 
     #[test]

@@ -33,7 +33,7 @@ impl Spec {
     }
 
     pub fn parse(text: &[u8]) -> Result<Self> {
-        parse(text)
+        parse(text).or_else(|e| any_case::merged(text).ok_or(e))
     }
 }
 
