@@ -28,7 +28,7 @@ fn statistics_at_once(t: &Test) {
     c.wait_file("/up");
     let output = c.cli("events", &["--stats"]).arg(&c.id).ok();
     let keys = ["cpu", "cpuset", "memory", "pids", "blkio", "hugetlb", "intel_rdt", "network_interfaces"];
-    let places = keys.map(|key| output.stdout.find(&format!("\"{key}\":")));
+    let places = keys.map(|key| output.stdout.rfind(&format!("\"{key}\":")));
     assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{output}");
 
     let data = &stats(&c)["data"];

@@ -13,6 +13,7 @@ mod exec;
 mod fields;
 mod hooks;
 mod interrupted;
+mod kill;
 mod lifecycle;
 mod pause;
 mod probe;
