@@ -31,7 +31,7 @@ pub(super) fn list(name: &'static str, shape: &'static str, help: &'static str) 
 /// `--preserve-fds N`
 pub(super) fn preserve_fds() -> Arg {
     value("preserve-fds", "N", "pass N further descriptors, from 3 on, to the container")
-        .value_parser(value_parser!(u32))
+        .value_parser(value_parser!(u32).range(..=1 << 20))
         .default_value("0")
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clap::ArgMatches;
 
-use super::{Command, args, get_id, get_path};
+use super::{Command, args, engine, get_id, get_path};
 use crate::error::Result;
 use crate::runtime::CreateOptions;
 
@@ -21,12 +21,16 @@ pub(super) const COMMAND: Command = Command {
 };
 
 pub(super) fn options(matches: &ArgMatches) -> Result<CreateOptions> {
+    let (listen_fds, listen_names) = engine::listen_fds()?;
     Ok(CreateOptions {
         bundle: args::absolute(get_path(matches, "bundle").as_deref().unwrap_or(Path::new(".")))?,
         console_socket: get_path(matches, "console-socket"),
         pid_file: get_path(matches, "pid-file"),
         pidfd_socket: get_path(matches, "pidfd-socket"),
-        preserve_fds: preserve_fds(matches),
+        preserve_fds: listen_fds + preserve_fds(matches),
+        listen_fds,
+        listen_names,
+        notify_socket: engine::notify_socket(),
         no_pivot: matches.get_flag("no-pivot"),
         no_new_keyring: matches.get_flag("no-new-keyring"),
     })

@@ -7,6 +7,7 @@
 mod args;
 mod create;
 mod delete;
+mod engine;
 mod events;
 mod exec;
 mod features;

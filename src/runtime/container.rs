@@ -15,6 +15,8 @@ use crate::spec::{Spec, State, Status};
 
 use super::Runtime;
 use super::delete::destroy;
+use super::notify::Notify;
+use super::process::ProcessId;
 use super::record::{CONFIG, Record, START, StateDir};
 
 /// A container as found on disk.
@@ -102,8 +104,9 @@ impl<'a> Container<'a> {
         }
     }
 
-    /// Lets the created container's init execute the user's process; returns once it has.
-    pub fn start(&self) -> Result<()> {
+    /// Lets the created container's init execute the user's process; returns once it has or, where `notify` names who
+    /// is to be told (sd_notify(3)) and the container was created for it, once the process is ready.
+    pub fn start(&self, notify: Option<&Path>) -> Result<()> {
         self.dir.lock()?;
         match self.status()? {
             Status::Created => {}
@@ -121,8 +124,32 @@ impl<'a> Container<'a> {
         }
         rustix::io::ioctl_fionbio(&socket, false).call(|| "ioctl(FIONBIO)")?;
         let hooks = hooks::plan(&spec.hooks)?.poststart;
+        let pidfd = self.record.init.map(ProcessId::open).transpose()?.flatten();
+        let notify = self.notify(notify);
         let started = launch::start(socket);
-        self.after_start(started, &hooks)
+        self.after_start(started, &hooks)?;
+        if let Some(pidfd) = pidfd {
+            self.await_ready(notify, pidfd.as_fd());
+        }
+        Ok(())
+    }
+
+    /// The container's socket, where somebody is to be told. To fail is no reason not to start: whoever waits in vain
+    /// finds the warning.
+    pub(super) fn notify(&self, host: Option<&Path>) -> Option<Notify> {
+        Notify::bind(&self.dir, host?).unwrap_or_else(|e| {
+            (self.runtime.warn)(&e.to_string());
+            None
+        })
+    }
+
+    /// Other commands may act on the container meanwhile.
+    pub(super) fn await_ready(&self, notify: Option<Notify>, process: BorrowedFd) {
+        let (Some(notify), Some(init)) = (notify, self.record.init) else { return };
+        let told = self.dir.unlock().and_then(|()| notify.await_ready(process, init.pid));
+        if let Err(e) = told {
+            (self.runtime.warn)(&e.to_string());
+        }
     }
 
     /// The end of `start`, common to `run`: a container that failed to start is destroyed, as the lifecycle has it.

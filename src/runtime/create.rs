@@ -20,6 +20,7 @@ use crate::spec::{Spec, Status};
 
 use super::container::{Container, start_address};
 use super::delete::destroy;
+use super::notify;
 use super::process::ProcessId;
 use super::record::{CONFIG, Rdt, Record, StateDir};
 use super::terminal::{Foreground, clear_onlcr};
@@ -47,11 +48,16 @@ pub(super) fn run(runtime: &Runtime, id: &str, options: &RunOptions) -> Result<u
     }
     let hooks = creation.plan.hooks.poststart.clone();
     let Created { container, init, terminal } = creation.perform(false)?;
+    let notify = container.notify(options.create.notify_socket.as_deref());
     let mut process = None;
     let started = init.start().map(|started| process = Some(started));
     container.after_start(started, &hooks)?;
-    let (Some(process), Some(foreground)) = (process, foreground) else { return Ok(0) };
-    let status = foreground.supervise(process.pidfd.as_fd(), process.pid, terminal, adopts);
+    let Some(process) = process else { return Ok(0) };
+    let Some(foreground) = foreground else {
+        container.await_ready(notify, process.pidfd.as_fd());
+        return Ok(0);
+    };
+    let status = foreground.supervise(process.pidfd.as_fd(), process.pid, terminal, notify, adopts);
     if !options.keep {
         destroy(runtime, &container.dir, &container.record)?;
     }
@@ -83,7 +89,8 @@ impl<'a> Creation<'a> {
             std::fs::canonicalize(&options.bundle).call(|| format!("open({:?})", options.bundle)).context("bundle")?;
         let path = bundle.join("config.json");
         let config = std::fs::read(&path).call(|| format!("open({path:?})"))?;
-        let spec = Spec::parse(&config).context(path.display())?;
+        let mut spec = Spec::parse(&config).context(path.display())?;
+        hand_over(&mut spec, &runtime.root.join(id), options);
         let rootless = runtime.rootless.unwrap_or_else(host::is_rootless);
         let layout = host::cgroup_layout(rootless || plan::cgroup::is_relative(&spec))?;
         let facts = plan::Facts {
@@ -153,6 +160,9 @@ impl<'a> Creation<'a> {
     fn set_up(&self, dir: &StateDir, record: &mut Record, listen: bool) -> Result<(Init, Option<OwnedFd>)> {
         dir.stage(CONFIG, &self.config)?;
         dir.write_record(record)?;
+        if self.options.notify_socket.is_some() {
+            notify::make_directory(dir)?;
+        }
         record.cgroup.create(&self.plan.cgroup)?;
         // From here on it is ours: whoever cleans up after us may end what is in it.
         dir.write_record(record)?;
@@ -240,6 +250,17 @@ impl<'a> Creation<'a> {
             .map_or_else(|| "the memory limit".to_owned(), |limit| format!("/linux/resources/memory/limit {limit}"));
         e.context(format_args!("init was killed by the OOM killer, {limit} is too small for it"))
     }
+}
+
+/// What the caller hands over beside the configuration, which is kept without it: `exec` shall not have it too.
+fn hand_over(spec: &mut Spec, state: &Path, options: &CreateOptions) {
+    if options.notify_socket.is_some() {
+        notify::configure(spec, state);
+    }
+    let Some(process) = spec.process.as_mut().filter(|_| options.listen_fds > 0) else { return };
+    // As pid 1, whichever pid it has: nothing is lost where the process does not look.
+    process.env.extend([format!("LISTEN_FDS={}", options.listen_fds), "LISTEN_PID=1".to_owned()]);
+    process.env.extend(options.listen_names.as_ref().map(|names| format!("LISTEN_FDNAMES={names}")));
 }
 
 fn lsm(spec: &Spec) -> Lsm {

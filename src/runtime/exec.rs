@@ -95,7 +95,7 @@ impl Container<'_> {
         let process = init.start()?;
         self.runtime.debug(|| format!("the process runs, as pid {}", process.pid));
         match foreground {
-            Some(foreground) => foreground.supervise(process.pidfd.as_fd(), process.pid, terminal, false),
+            Some(foreground) => foreground.supervise(process.pidfd.as_fd(), process.pid, terminal, None, false),
             None => Ok(0),
         }
     }

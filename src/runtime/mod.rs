@@ -6,6 +6,7 @@ mod delete;
 mod events;
 mod exec;
 mod features;
+mod notify;
 mod operate;
 mod process;
 mod record;
@@ -49,6 +50,11 @@ pub struct CreateOptions {
     pub pidfd_socket: Option<PathBuf>,
     /// Descriptors 3 to 3+N-1 of the caller reach the container's process.
     pub preserve_fds: u32,
+    /// So many of them, the first, are sockets that the process is to serve (sd_listen_fds(3)), and their names.
+    pub listen_fds: u32,
+    pub listen_names: Option<String>,
+    /// Who is to be told once the process is ready (sd_notify(3)).
+    pub notify_socket: Option<PathBuf>,
     pub no_pivot: bool,
     pub no_new_keyring: bool,
 }

@@ -223,6 +223,10 @@ impl StateDir {
         }
     }
 
+    pub fn unlock(&self) -> Result<()> {
+        rustix::fs::flock(&self.fd, FlockOperation::Unlock).call(|| format!("flock({:?}, LOCK_UN)", self.path))
+    }
+
     /// Waits for the others, but not for ever.
     pub fn lock(&self) -> Result<()> {
         const PATIENCE: Duration = Duration::from_secs(10);

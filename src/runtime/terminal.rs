@@ -14,6 +14,7 @@ use rustix::termios::{
     OptionalActions, OutputModes, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize,
 };
 
+use super::notify::Notify;
 use crate::error::{Call, Error, Result};
 use crate::sys::signal::{self, Disposition, SignalSet};
 
@@ -33,13 +34,21 @@ impl Foreground {
 
     /// Waits for `process`, a child of ours, and returns its exit status: 128 and the signal if one killed it.
     ///
-    /// `terminal` is the master of its terminal. `reap`: we are a subreaper, and also collect the orphans that end.
-    pub fn supervise(&self, process: BorrowedFd<'_>, pid: i32, terminal: Option<OwnedFd>, reap: bool) -> Result<u8> {
+    /// `terminal` is the master of its terminal; `notify` is told once it is ready. `reap`: we are a subreaper, and
+    /// also collect the orphans that end.
+    pub fn supervise(
+        &self,
+        process: BorrowedFd<'_>,
+        pid: i32,
+        terminal: Option<OwnedFd>,
+        notify: Option<Notify>,
+        reap: bool,
+    ) -> Result<u8> {
         let relay = match (terminal, &self.host) {
             (Some(master), Some(host)) => Some(Relay::new(master, host)?),
             _ => None,
         };
-        let mut session = Session { process, pid, signals: &self.signals, relay, reap, status: None };
+        let mut session = Session { process, pid, signals: &self.signals, relay, notify, reap, status: None };
         loop {
             if let Some(status) = session.step()? {
                 return Ok(status);
@@ -55,6 +64,8 @@ struct Session<'a> {
     pid: i32,
     signals: &'a Signals,
     relay: Option<Relay<'a>>,
+    /// Until it has been told.
+    notify: Option<Notify>,
     reap: bool,
     /// Known once the process has ended, while its last output is still on its way.
     status: Option<u8>,
@@ -70,6 +81,7 @@ impl Session<'_> {
         if let Some(relay) = &self.relay {
             relay.wanted(&mut fds);
         }
+        fds.extend(self.notify.as_ref().map(|notify| PollFd::from_borrowed_fd(notify.as_fd(), PollFlags::IN)));
         // A terminal with nothing to read is at its end then, and that is no event to wait for.
         let at_end = self.status.is_some() && self.relay.as_ref().is_some_and(|relay| relay.to_host.wants_input());
         match poll(&mut fds, at_end.then_some(&NOW)) {
@@ -85,6 +97,7 @@ impl Session<'_> {
             }
             self.deliver(signal)?;
         }
+        self.tell_if_ready();
         if ended && self.status.is_none() {
             self.status = Some(self.collect()?);
         }
@@ -98,6 +111,17 @@ impl Session<'_> {
             }
         }
         Ok(self.status)
+    }
+
+    /// We are the process to watch: we end when the container's does. Whoever does not listen any more is forgotten.
+    fn tell_if_ready(&mut self) {
+        let Some(notify) = &self.notify else { return };
+        match notify.is_ready() {
+            Ok(false) => return,
+            Ok(true) => drop(notify.forward(std::process::id().cast_signed())),
+            Err(_) => {}
+        }
+        self.notify = None;
     }
 
     fn deliver(&mut self, signal: i32) -> Result<()> {
@@ -403,7 +427,7 @@ mod tests {
         let child = Command::new("/bin/sh").args(["-c", script]).spawn().unwrap();
         let pid = child.id() as i32;
         let pidfd = pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap();
-        Foreground::prepare(false).unwrap().supervise(pidfd.as_fd(), pid, None, false).unwrap()
+        Foreground::prepare(false).unwrap().supervise(pidfd.as_fd(), pid, None, None, false).unwrap()
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod errors;
 mod events;
 mod exec;
 mod fields;
+mod handover;
 mod hooks;
 mod interrupted;
 mod kill;

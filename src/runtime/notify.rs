@@ -1,0 +1,175 @@
+//! sd_notify(3) from within a container: its `READY=1` reaches whoever asked us to tell.
+//!
+//! The container has a socket of its own, in a directory of the state directory that is bound to `/run/notify`. It
+//! never gets the one of the host, as what arrives there is believed: the container's word for a process, a
+//! descriptor or a restart would be the runtime's.
+
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{AtFlags, Mode};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
+    SocketType,
+};
+use rustix::pipe::PipeFlags;
+
+use crate::error::{Call, Context, Result};
+use crate::spec::{Mount, Spec};
+
+use super::record::StateDir;
+
+/// Of the state directory.
+const DIR: &str = "notify";
+const SOCKET: &str = "notify/notify.sock";
+
+/// As containers see it under runc too.
+const DESTINATION: &str = "/run/notify";
+const VARIABLE: &str = "NOTIFY_SOCKET=/run/notify/notify.sock";
+
+/// How long whoever reads our messages may take to say that they have.
+const BARRIER: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
+
+/// Gives a configuration the directory of the socket, below the state directory `state`, and its name.
+pub fn configure(spec: &mut Spec, state: &Path) {
+    spec.mounts.push(Mount {
+        destination: DESTINATION.to_owned(),
+        source: state.join(DIR).to_string_lossy().into_owned(),
+        options: ["bind", "nosuid", "noexec", "nodev", "ro"].map(str::to_owned).to_vec(),
+        ..Mount::default()
+    });
+    if let Some(process) = &mut spec.process {
+        process.env.push(VARIABLE.to_owned());
+    }
+}
+
+/// Makes the directory that [`configure`] has mounted.
+pub fn make_directory(dir: &StateDir) -> Result<()> {
+    let mode = Mode::from_raw_mode(0o755);
+    rustix::fs::mkdirat(dir.as_fd(), DIR, mode)
+        .and_then(|()| rustix::fs::chmodat(dir.as_fd(), DIR, mode, AtFlags::empty()))
+        .call(|| "mkdir(notify)")
+}
+
+/// The container's socket and the host's.
+#[derive(Debug)]
+pub struct Notify {
+    from: OwnedFd,
+    to: OwnedFd,
+}
+
+impl Notify {
+    /// Before the container's process runs: it may be quick to tell. `None` if the container was created without.
+    pub fn bind(dir: &StateDir, host: &Path) -> Result<Option<Self>> {
+        let from = datagram_socket()?;
+        let address = SocketAddrUnix::new(format!("/proc/self/fd/{}/{SOCKET}", dir.as_fd().as_raw_fd()));
+        match address.and_then(|address| rustix::net::bind(&from, &address)) {
+            Err(Errno::NOENT) => return Ok(None),
+            bound => bound.call(|| format!("bind({SOCKET:?})"))?,
+        }
+        // Whatever user the process is.
+        rustix::fs::chmodat(dir.as_fd(), SOCKET, Mode::from_raw_mode(0o777), AtFlags::empty())
+            .call(|| format!("chmod({SOCKET:?})"))?;
+        let to = datagram_socket()?;
+        host_address(host)
+            .and_then(|address| rustix::net::connect(&to, &address))
+            .call(|| format!("connect({host:?})"))
+            .context("NOTIFY_SOCKET")?;
+        Ok(Some(Self { from, to }))
+    }
+
+    /// Whether the container says that it is ready. Reads what is there, and does not wait for it.
+    pub fn is_ready(&self) -> Result<bool> {
+        let mut message = [0; 4096];
+        loop {
+            match rustix::net::recv(&self.from, &mut message, RecvFlags::DONTWAIT) {
+                Ok((read, _)) => {
+                    if message[..read].split(|byte| *byte == b'\n').any(|line| line == b"READY=1") {
+                        return Ok(true);
+                    }
+                }
+                Err(Errno::AGAIN) => return Ok(false),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno).call(|| format!("recv({SOCKET:?})")),
+            }
+        }
+    }
+
+    /// `pid` is the process to watch from now on.
+    pub fn forward(&self, pid: i32) -> Result<()> {
+        // Two messages in this order: once another process is the one to watch, ours count no more.
+        for message in ["READY=1\n".to_owned(), format!("MAINPID={pid}\n")] {
+            self.send(message.as_bytes(), &[])?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the container is ready or `process`, its init, has ended.
+    pub fn await_ready(&self, process: BorrowedFd, pid: i32) -> Result<()> {
+        loop {
+            let mut fds = [PollFd::new(&self.from, PollFlags::IN), PollFd::from_borrowed_fd(process, PollFlags::IN)];
+            match rustix::event::poll(&mut fds, None) {
+                Err(Errno::INTR) => continue,
+                polled => polled.call(|| "poll(notify socket)")?,
+            };
+            let ended = !fds[1].revents().is_empty();
+            if self.is_ready()? {
+                self.forward(pid)?;
+                return self.barrier();
+            }
+            if ended {
+                return Ok(());
+            }
+        }
+    }
+
+    /// A message counts only while its sender lives, so ours must be read before we go: the reader closes its end of
+    /// the pipe then (sd_notify_barrier(3)).
+    fn barrier(&self) -> Result<()> {
+        let (ours, theirs) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).call(|| "pipe2()")?;
+        self.send(b"BARRIER=1", &[theirs.as_fd()])?;
+        drop(theirs);
+        let mut fds = [PollFd::new(&ours, PollFlags::IN)];
+        match rustix::event::poll(&mut fds, Some(&BARRIER)) {
+            // Who does not know the message leaves us waiting, which is no failure.
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(errno) => Err(errno).call(|| "poll(barrier)"),
+        }
+    }
+
+    fn send(&self, message: &[u8], fds: &[BorrowedFd]) -> Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() {
+            control.push(SendAncillaryMessage::ScmRights(fds));
+        }
+        rustix::net::sendmsg(&self.to, &[IoSlice::new(message)], &mut control, SendFlags::NOSIGNAL)
+            .call(|| format!("sendmsg({:?})", String::from_utf8_lossy(message)))
+            .map(drop)
+            .context("NOTIFY_SOCKET")
+    }
+}
+
+impl AsFd for Notify {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.from.as_fd()
+    }
+}
+
+fn datagram_socket() -> Result<OwnedFd> {
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+        .call(|| "socket(AF_UNIX, SOCK_DGRAM)")
+}
+
+/// A path, or after `@` a name in the abstract namespace.
+fn host_address(host: &Path) -> rustix::io::Result<SocketAddrUnix> {
+    match host.as_os_str().as_bytes() {
+        [b'@', name @ ..] => SocketAddrUnix::new_abstract_name(name),
+        path => SocketAddrUnix::new(path),
+    }
+}
