@@ -9,6 +9,8 @@ const COMMANDS: &[&str] = &[
     "create", "delete", "events", "exec", "features", "kill", "list", "pause", "ps", "resume", "run", "spec", "start",
     "state", "update",
 ];
+const COMMANDS: &[&str] =
+    &["create", "delete", "exec", "features", "kill", "list", "mounts", "run", "spec", "start", "state"];
 
 fn berth(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_berth")).args(args).output().unwrap()

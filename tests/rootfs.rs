@@ -88,7 +88,7 @@ fn host(ask: Ask<'_>) -> Result<Option<OwnedFd>> {
     match ask {
         Ask::Source(mount) => {
             let namespace = fs::File::open("/proc/thread-self/ns/mnt").unwrap();
-            open_source(mount, namespace.as_fd()).map(Some)
+            open_source(mount, Some(namespace.as_fd())).map(Some)
         }
         Ask::IdMap(mount, tree) => id_map(mount, tree, None).map(|()| None),
     }

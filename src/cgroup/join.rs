@@ -27,7 +27,7 @@ struct Target {
 ///
 /// Moving another process, or a whole one, takes a lock that waits until no processor is in a fork: five to twenty
 /// milliseconds. A thread that moves just itself (`0` written to `tasks`) needs no such lock: some microseconds.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Entry(Vec<(PathBuf, OwnedFd)>);
 
 impl Entry {

@@ -23,6 +23,11 @@ pub(super) fn path(name: &'static str, shape: &'static str, help: &'static str) 
     value(name, shape, help).value_parser(value_parser!(OsString))
 }
 
+/// A positional path.
+pub(super) fn file(name: &'static str, shape: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).value_name(shape).required(true).value_parser(value_parser!(OsString)).help(help)
+}
+
 /// `--name TEXT`, any number of times.
 pub(super) fn list(name: &'static str, shape: &'static str, help: &'static str) -> Arg {
     value(name, shape, help).action(ArgAction::Append)
@@ -35,11 +40,17 @@ pub(super) fn preserve_fds() -> Arg {
         .default_value("0")
 }
 
+/// `--regex`, which has the id stand for several.
+pub(super) fn regex() -> Arg {
+    flag("regex", "CONTAINER is a regular expression: all containers whose ids match it").short('r')
+}
+
 /// The options that `create` and `run` share.
 pub(super) fn creation(command: Command) -> Command {
     command
         .arg(super::id())
         .arg(path("bundle", "DIR", "the bundle [default: the current directory]").short('b'))
+        .arg(path("config", "FILE", "the configuration, if it is not config.json of the bundle").short('f'))
         .arg(path("console-socket", "SOCKET", "send the master of the container's terminal to SOCKET"))
         .arg(path("pidfd-socket", "SOCKET", "send a pidfd of the container's init to SOCKET"))
         .arg(path("pid-file", "FILE", "write the pid of the container's init to FILE"))

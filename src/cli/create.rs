@@ -24,6 +24,7 @@ pub(super) fn options(matches: &ArgMatches) -> Result<CreateOptions> {
     let (listen_fds, listen_names) = engine::listen_fds()?;
     Ok(CreateOptions {
         bundle: args::absolute(get_path(matches, "bundle").as_deref().unwrap_or(Path::new(".")))?,
+        config: get_path(matches, "config").map(|path| args::absolute(&path)).transpose()?,
         console_socket: get_path(matches, "console-socket"),
         pid_file: get_path(matches, "pid-file"),
         pidfd_socket: get_path(matches, "pidfd-socket"),

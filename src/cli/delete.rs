@@ -1,6 +1,6 @@
 //! `berth delete`
 
-use super::{Command, args, get_id, id};
+use super::{Command, args, each_matching, get_id, id};
 use crate::error::Kind;
 
 pub(super) const COMMAND: Command = Command {
@@ -8,10 +8,14 @@ pub(super) const COMMAND: Command = Command {
     about: "remove a stopped container",
     options_end: false,
     options: |command| {
-        command.arg(id()).arg(args::flag("force", "kill the container first if it still runs").short('f'))
+        let force = args::flag("force", "kill the container first if it still runs").short('f');
+        command.arg(id()).arg(force).arg(args::regex())
     },
     run: |global, matches| {
         let force = matches.get_flag("force");
+        if matches.get_flag("regex") {
+            return each_matching(global, matches, |container| global.runtime.delete(container.id(), force));
+        }
         match global.runtime.delete(get_id(matches), force) {
             // Forced, the aim is that it be gone.
             Err(e) if force && e.kind() == Kind::NoContainer => Ok(0),

@@ -2,7 +2,7 @@
 
 use clap::Arg;
 
-use super::{Command, args, get_id, id, signal};
+use super::{Command, args, each_matching, get_id, id, signal};
 
 pub(super) const COMMAND: Command = Command {
     name: "kill",
@@ -11,11 +11,15 @@ pub(super) const COMMAND: Command = Command {
     options: |command| {
         command
             .arg(args::flag("all", "send the signal to every process of the container").short('a'))
+            .arg(args::regex())
             .arg(id())
             .arg(Arg::new("signal").value_name("SIGNAL").default_value("TERM").help("its name or number"))
     },
     run: |global, matches| {
         let signal = signal::parse(matches.get_one::<String>("signal").map_or("TERM", String::as_str))?;
+        if matches.get_flag("regex") {
+            return each_matching(global, matches, |container| container.kill(signal, matches.get_flag("all")));
+        }
         global.runtime.load(get_id(matches))?.kill(signal, matches.get_flag("all"))?;
         Ok(0)
     },

@@ -17,6 +17,7 @@ mod log;
 mod pause;
 mod ps;
 mod resume;
+mod mounts;
 mod run;
 mod signal;
 mod size;
@@ -32,8 +33,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgMatches};
 
-use crate::error::{Call, Error, Kind, Result};
-use crate::runtime::{Runtime, Sink};
+use crate::error::{Call, Context, Error, Kind, Result};
+use crate::runtime::{Container, Runtime, Sink};
 use args::{flag, path, value};
 use log::Log;
 
@@ -60,6 +61,7 @@ const COMMANDS: &[&Command] = &[
     &pause::COMMAND,
     &ps::COMMAND,
     &resume::COMMAND,
+    &mounts::COMMAND,
     &run::COMMAND,
     &spec::COMMAND,
     &start::COMMAND,
@@ -178,8 +180,9 @@ fn global_options(program: &str) -> clap::Command {
         .override_usage(format!("{program} [OPTIONS] COMMAND [ARGUMENTS]"))
         .after_help(commands)
         .arg(path("root", "DIR", "where the state of containers is kept [default: /run/berth]"))
-        .arg(path("log", "FILE", "write the log to FILE instead of standard error"))
+        .arg(path("log", "[file:]FILE", "write the log to FILE, to journald:NAME or to syslog:NAME"))
         .arg(value("log-format", "FORMAT", "text or json").value_parser(["text", "json"]))
+        .arg(value("log-level", "LEVEL", "error, warning or debug").value_parser(["error", "warning", "debug"]))
         .arg(flag("debug", "log what happens, not only what goes wrong"))
         .arg(flag("systemd-cgroup", "let systemd manage the cgroups"))
         .arg(value("rootless", "BOOL", "whether new containers may do without cgroups: true, false or auto"))
@@ -255,6 +258,19 @@ fn id() -> Arg {
 
 fn get_id(matches: &ArgMatches) -> &str {
     matches.get_one::<String>("id").map_or("", String::as_str)
+}
+
+/// Does it to every container whose id matches. One that cannot be dealt with does not spare the others.
+fn each_matching(global: &Global, matches: &ArgMatches, act: impl Fn(&Container) -> Result<()>) -> Result<u8> {
+    let mut failed = None;
+    for container in global.runtime.matching(get_id(matches))? {
+        if let Err(e) = act(&container).with_context(|| container.id().to_owned())
+            && let Some(earlier) = failed.replace(e)
+        {
+            global.log.warning(&earlier.to_string());
+        }
+    }
+    failed.map_or(Ok(0), Err)
 }
 
 fn get_path(matches: &ArgMatches, name: &str) -> Option<PathBuf> {

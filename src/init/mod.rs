@@ -26,7 +26,7 @@ use rustix::process::{DumpableBehavior, WaitId, WaitIdOptions};
 use crate::error::{Call, Context, Error, Kind, Result};
 use crate::hooks;
 use crate::plan::hooks::Hook;
-use crate::plan::init::{ContainerPlan, InitPlan};
+use crate::plan::init::{ContainerPlan, Errand, InitPlan};
 use crate::plan::namespaces::Kind as NsKind;
 use crate::plan::process::{Capability, ProcessPlan};
 use crate::plan::seccomp::Filter;
@@ -92,10 +92,24 @@ impl Init {
         exec::close_descriptors(3 + plan.preserve_fds, kept.into_iter().flatten())?;
         namespaces::enter(&self.channel, &plan, target)?;
         let pid = self.expect_placed()?;
-        match &plan.container {
-            Some(container) => self.create(&plan, container, pid, listener),
-            None => self.exec(&plan),
+        match (&plan.container, &plan.errand) {
+            (Some(container), _) => self.create(&plan, container, pid, listener),
+            (None, Some(errand)) => self.run_errand(&plan, errand),
+            (None, None) => self.exec(&plan),
         }
+    }
+
+    /// Does no more than change something in the container.
+    fn run_errand(&mut self, plan: &InitPlan, errand: &Errand) -> Result<Infallible> {
+        if plan.join & NsKind::User.clone_flag() != 0 {
+            become_root()?;
+        }
+        match errand {
+            Errand::AddMounts(plan) => crate::rootfs::add(plan, &mut |ask| self.ask(ask))?,
+            Errand::RemoveMounts(destinations) => crate::rootfs::remove(destinations)?,
+        }
+        self.channel.send_plainly(&FromInit::Ready)?;
+        std::process::exit(0)
     }
 
     /// The steps of a container's first process.

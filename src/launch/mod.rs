@@ -16,6 +16,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 pub use descriptor::send_descriptor;
 pub use seccomp::send_listener;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
 use rustix::process::{PidfdGetfdFlags, Signal, WaitId, WaitIdOptions};
@@ -186,6 +187,18 @@ impl Init {
         // Only a process that has ended already cannot be killed.
         let _ = rustix::process::pidfd_send_signal(&self.process.pidfd, Signal::KILL);
         reap(self.process.pidfd.as_fd());
+    }
+
+    /// Lets what is no user's process end by itself: without us it takes back what it has not finished.
+    pub fn dismiss(self) {
+        const PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+        let Self { process, channel, .. } = self;
+        drop(channel);
+        let mut fds = [PollFd::new(&process.pidfd, PollFlags::IN)];
+        if rustix::event::poll(&mut fds, Some(&PATIENCE)) == Ok(0) {
+            let _ = rustix::process::pidfd_send_signal(&process.pidfd, Signal::KILL);
+        }
+        reap(process.pidfd.as_fd());
     }
 
     /// Lets init go on to the user's process: returns once that has been executed.

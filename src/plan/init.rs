@@ -18,6 +18,8 @@ pub struct InitPlan {
     pub namespaces: Namespaces,
     /// `None`: the container exists, and the process joins it.
     pub container: Option<ContainerPlan>,
+    /// What the process joins for, if not to become the user's.
+    pub errand: Option<Errand>,
     pub process: ProcessPlan,
     pub seccomp: Option<Filter>,
     /// The `CLONE_NEW*` flags of the namespaces to join by the pidfd of the container's init.
@@ -25,6 +27,14 @@ pub struct InitPlan {
     /// The container's session keyring, for which the caller's is left; `None` where that stays.
     pub keyring: Option<String>,
     pub preserve_fds: u32,
+}
+
+/// A change to a running container that only a process in its namespaces can make.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Errand {
+    /// Of the plan only the mounts.
+    AddMounts(RootfsPlan),
+    RemoveMounts(Vec<String>),
 }
 
 /// What the first process of a container sets up.

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::spec::{Process, Spec};
 
 use self::cgroup::{CgroupPlan, Layout};
-use self::init::{ContainerPlan, InitPlan};
+use self::init::{ContainerPlan, Errand, InitPlan};
 use self::namespaces::{Kind, Namespaces};
 use self::process::ProcessPlan;
 use self::rootfs::RootfsPlan;
@@ -92,6 +92,7 @@ impl Plan {
         };
         let init = InitPlan {
             container: Some(container),
+            errand: None,
             process,
             seccomp: plan_seccomp(spec)?,
             join: 0,
@@ -140,7 +141,49 @@ pub fn exec(
     let namespaces = Namespaces::plan(&spec.linux)?;
     let process = plan_process(process, pointer, spec, &namespaces, lsm, &mut warnings)?;
     let seccomp = plan_seccomp(spec)?;
-    Ok((InitPlan { namespaces, container: None, process, seccomp, join, keyring, preserve_fds }, warnings))
+    Ok((
+        InitPlan { namespaces, container: None, errand: None, process, seccomp, join, keyring, preserve_fds },
+        warnings,
+    ))
+}
+
+/// Mounts for a container that runs: those of `spec`, in place of the ones that it was created with.
+pub fn add_mounts(spec: &Spec, bundle: &Path, join: u64) -> Result<(InitPlan, Vec<String>)> {
+    for (index, mount) in spec.mounts.iter().enumerate() {
+        let at = |field: &str| format!("/mounts/{index}/{field}");
+        if mount.kind == "cgroup" && !rootfs::is_bind(mount) {
+            return Err(Error::config(at("type"), "cgroups are mounted when a container is created, or not at all"));
+        }
+        check_destination(&mount.destination, &at("destination"))?;
+    }
+    let mut warnings = Vec::new();
+    let layout = Layout::default();
+    let facts = rootfs::Facts { layout: &layout, cgroup: &|_| None, no_pivot: false, rootless: false };
+    let plan = rootfs::plan(spec, bundle, &facts, &mut warnings)?;
+    Ok((errand(spec, Errand::AddMounts(plan), join)?, warnings))
+}
+
+pub fn remove_mounts(spec: &Spec, join: u64) -> Result<InitPlan> {
+    for (index, mount) in spec.mounts.iter().enumerate() {
+        check_destination(&mount.destination, &format!("/mounts/{index}/destination"))?;
+    }
+    let destinations = spec.mounts.iter().map(|mount| mount.destination.clone()).collect();
+    errand(spec, Errand::RemoveMounts(destinations), join)
+}
+
+/// The root stays what the processes have as theirs.
+fn check_destination(destination: &str, pointer: &str) -> Result<()> {
+    match mounts::clean(destination).as_str() {
+        "" => Err(Error::config(pointer, "the root of a running container cannot be changed")),
+        _ => Ok(()),
+    }
+}
+
+fn errand(spec: &Spec, errand: Errand, join: u64) -> Result<InitPlan> {
+    let namespaces = Namespaces::plan(&spec.linux)?;
+    let process = plan_no_process(spec, &namespaces, Lsm::default())?;
+    let (seccomp, keyring) = (None, None);
+    Ok(InitPlan { namespaces, container: None, errand: Some(errand), process, seccomp, join, keyring, preserve_fds: 0 })
 }
 
 fn plan_process(

@@ -158,7 +158,7 @@ pub fn plan(spec: &Spec, bundle: &Path, facts: &Facts, warnings: &mut Vec<String
     })
 }
 
-fn is_bind(mount: &Mount) -> bool {
+pub(super) fn is_bind(mount: &Mount) -> bool {
     mount.options.iter().any(|option| option == "bind" || option == "rbind")
 }
 

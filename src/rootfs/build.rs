@@ -21,6 +21,8 @@ pub(super) struct Builder<'a> {
     pub host: Host<'a>,
     pub root: OwnedFd,
     pub late_readonly: Vec<OwnedFd>,
+    /// It is a running container's: what the host has is out of sight.
+    pub joined: bool,
 }
 
 /// A root filesystem with everything in place, of which nothing is read-only or hidden yet.
@@ -47,7 +49,7 @@ impl<'a> Rootfs<'a> {
             isolate(plan)?;
         }
         let root = overlay_root(plan)?;
-        let mut builder = Builder { plan, host, root, late_readonly: Vec::new() };
+        let mut builder = Builder { plan, host, root, late_readonly: Vec::new(), joined: false };
         for mount in &plan.mounts {
             builder.mount(mount)?;
         }

@@ -31,17 +31,26 @@ pub type Host<'a> = &'a mut dyn FnMut(Ask<'_>) -> Result<Option<OwnedFd>>;
 
 /// The answer to [`Ask::Source`]: a bind source that only the runtime may reach, as init's mount namespace shows it,
 /// or a filesystem that is to belong to the host's user namespace.
-pub fn open_source(plan: &MountPlan, mount_namespace: BorrowedFd<'_>) -> Result<OwnedFd> {
+///
+/// Without `mount_namespace`, for a container that runs, the source is the host's own.
+pub fn open_source(plan: &MountPlan, mount_namespace: Option<BorrowedFd<'_>>) -> Result<OwnedFd> {
     match &plan.kind {
         MountKind::Bind { source: BindSource::Host(path), recursive } => {
             let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
             if *recursive {
                 flags |= OpenTreeFlags::AT_RECURSIVE;
             }
+            if plan.links.source {
+                flags |= OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+            }
             let name = CString::new(path.as_str()).map_err(|_| Error::sys("open_tree", Errno::INVAL))?;
             // There, not here: the mounts of a namespace whose user namespace is another have their flags locked,
             // and copies inherit that. One made here could be stripped of `nosuid` or `ro` by the container.
-            helper::open_tree_in(mount_namespace, &name, flags.bits()).call(|| format!("open_tree({path:?})"))
+            let opened = match mount_namespace {
+                Some(namespace) => helper::open_tree_in(namespace, &name, flags.bits()),
+                None => rustix::mount::open_tree(fs::CWD, &name, flags),
+            };
+            opened.call(|| format!("open_tree({path:?})"))
         }
         MountKind::Filesystem(filesystem) => {
             fscontext::make(&filesystem.kind, &filesystem.source, &filesystem.data, plan.attrs.set)

@@ -5,6 +5,7 @@
 
 mod build;
 mod cgroup;
+mod change;
 mod console;
 mod copyup;
 mod devices;
@@ -16,6 +17,7 @@ mod pivot;
 mod resolve;
 
 pub use build::Rootfs;
+pub use change::{add, remove};
 pub use console::Console;
 pub use host::{Ask, Host, id_map, open_source};
 pub use pivot::OldRoot;

@@ -36,10 +36,18 @@ impl Builder<'_> {
     }
 
     pub(super) fn bind(&mut self, plan: &MountPlan, source: &BindSource, recursive: bool) -> Result<()> {
+        if plan.links.copy
+            && let Some(target) = self.source_link(source)?
+        {
+            return copy_link(self.root.as_fd(), &plan.destination, &target);
+        }
         let tree = self.source_tree(plan, source, recursive)?;
         let kind = FileType::from_raw_mode(fs::fstat(&tree).call(|| "fstat")?.st_mode);
         let make = if kind == FileType::Directory { Make::Dir } else { Make::File };
-        let place = resolve::open_or_make(self.root.as_fd(), &plan.destination, make)?;
+        let place = match plan.links.destination {
+            true => resolve::open_or_make_unfollowed(self.root.as_fd(), &plan.destination, make)?,
+            false => resolve::open_or_make(self.root.as_fd(), &plan.destination, make)?,
+        };
         check_proc(&place.path, Some(tree.as_fd()))?;
         attach(&tree, &place).map_err(|error| explain_kinds(error, &tree, &place))?;
         self.adjust(plan, &tree)?;
@@ -47,16 +55,39 @@ impl Builder<'_> {
         Ok(())
     }
 
+    /// Where the source points to, if it is a symbolic link.
+    fn source_link(&self, source: &BindSource) -> Result<Option<CString>> {
+        let (path, target) = match source {
+            // It is the runtime that would have to look.
+            BindSource::Host(_) if self.joined => {
+                return Err(Error::new("copy-symlink is for containers that are being created"));
+            }
+            BindSource::Host(path) => (path, fs::readlink(path.as_str(), Vec::new())),
+            BindSource::Rootfs(path) => {
+                let link = resolve::open(self.root.as_fd(), path, OFlags::PATH | OFlags::NOFOLLOW);
+                (path, link.and_then(|link| fs::readlinkat(&link, c"", Vec::new())))
+            }
+        };
+        match target {
+            Ok(target) => Ok(Some(target)),
+            // Of a path, and of a descriptor, that is no link.
+            Err(Errno::INVAL | Errno::NOENT) => Ok(None),
+            Err(errno) => Err(Error::sys(format_args!("readlink({path:?})"), errno)),
+        }
+    }
+
     /// The source as a detached copy of its mount.
     fn source_tree(&mut self, plan: &MountPlan, source: &BindSource, recursive: bool) -> Result<OwnedFd> {
         let tree = match source {
-            BindSource::Host(path) => match clone_tree(CWD, path, recursive) {
+            BindSource::Host(_) if self.joined => (self.host)(Ask::Source(plan))?,
+            BindSource::Host(path) => match clone_unfollowed(CWD, path, recursive, plan.links.source) {
                 // Root of a user namespace may lack the right to pass a directory; the runtime has it.
                 Err(Errno::ACCESS) => (self.host)(Ask::Source(plan))?,
                 result => Some(result.map_err(|errno| source_error(path, errno))?),
             },
             BindSource::Rootfs(path) => {
-                let place = resolve::open(self.root.as_fd(), path, OFlags::PATH).map_err(|e| source_error(path, e))?;
+                let flags = if plan.links.source { OFlags::PATH | OFlags::NOFOLLOW } else { OFlags::PATH };
+                let place = resolve::open(self.root.as_fd(), path, flags).map_err(|e| source_error(path, e))?;
                 Some(clone_tree(place.as_fd(), "", recursive).map_err(|errno| source_error(path, errno))?)
             }
         };
@@ -252,6 +283,16 @@ fn mount_flags(attrs: u64) -> MountFlags {
 
 /// A copy of the mount that shows `path` of `dir`, attached nowhere; an empty path means `dir` itself.
 pub fn clone_tree(dir: BorrowedFd<'_>, path: impl AsRef<Path>, recursive: bool) -> Result<OwnedFd, Errno> {
+    clone_unfollowed(dir, path, recursive, false)
+}
+
+/// `link`: of a path that is a symbolic link, the link itself.
+fn clone_unfollowed(
+    dir: BorrowedFd<'_>,
+    path: impl AsRef<Path>,
+    recursive: bool,
+    link: bool,
+) -> Result<OwnedFd, Errno> {
     let path = path.as_ref();
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if recursive {
@@ -260,7 +301,19 @@ pub fn clone_tree(dir: BorrowedFd<'_>, path: impl AsRef<Path>, recursive: bool) 
     if path.as_os_str().is_empty() {
         flags |= OpenTreeFlags::AT_EMPTY_PATH;
     }
+    if link {
+        flags |= OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    }
     mount::open_tree(dir, path, flags)
+}
+
+/// A link that is there already must say the same.
+fn copy_link(root: BorrowedFd<'_>, destination: &str, target: &CString) -> Result<()> {
+    let (dir, name) = resolve::parent(root, destination)?;
+    match fs::symlinkat(target, &dir, &name) {
+        Err(Errno::EXIST) if fs::readlinkat(&dir, &name, Vec::new()).as_ref() == Ok(target) => Ok(()),
+        made => made.call(|| format!("symlink({target:?}, {destination:?})")),
+    }
 }
 
 fn source_error(path: &str, errno: Errno) -> Error {

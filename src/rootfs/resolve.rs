@@ -68,6 +68,25 @@ pub fn open_or_make(root: BorrowedFd<'_>, path: &str, make: Make) -> Result<Plac
     }
 }
 
+/// As [`open_or_make`], but if the last component is a link, it is what is meant.
+pub fn open_or_make_unfollowed(root: BorrowedFd<'_>, path: &str, make: Make) -> Result<Place> {
+    let path = clean(path);
+    let (above, name) = path.rsplit_once('/').unwrap_or(("", &path));
+    let Place { fd: dir, path: above, .. } = open_or_make(root, above, Make::Dir)?;
+    match fs::openat(&dir, name, PATH, Mode::empty()) {
+        Ok(fd) => Ok(Place { fd, path: clean(&format!("{above}/{name}")), made: false }),
+        Err(Errno::NOENT) => open_or_make(root, &format!("{above}/{name}"), make),
+        Err(errno) => Err(Error::sys(format_args!("open({path:?})"), errno)),
+    }
+}
+
+/// What `path` means inside `root`, without links, from the root and without a leading slash. Nothing is made.
+pub fn real_path(root: BorrowedFd<'_>, path: &str) -> Result<String> {
+    // Looked up first, so that the walk finds all its components.
+    open(root, path, OFlags::PATH).call(|| format!("open({path:?})"))?;
+    Ok(Walk::new(root, path).finish(Make::Dir)?.path)
+}
+
 /// The directory that holds `path`, made where it is missing, and the last component's name.
 pub fn parent(root: BorrowedFd<'_>, path: &str) -> Result<(OwnedFd, String)> {
     let path = clean(path);

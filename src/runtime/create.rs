@@ -35,7 +35,7 @@ pub(super) fn create(runtime: &Runtime, id: &str, options: &CreateOptions) -> Re
 pub(super) fn run(runtime: &Runtime, id: &str, options: &RunOptions) -> Result<u8> {
     let creation = Creation::plan(runtime, id, &options.create)?;
     if creation.spec.process.is_none() {
-        return Err(Error::config("/process", "is missing").context(creation.bundle.join(CONFIG).display()));
+        return Err(Error::config("/process", "is missing").context(creation.path.display()));
     }
     let has_terminal = creation.plan.init.process.terminal;
     creation.check_terminal(options.detach)?;
@@ -73,6 +73,8 @@ struct Creation<'a> {
     spec: Spec,
     plan: Plan,
     bundle: PathBuf,
+    /// Of the configuration.
+    path: PathBuf,
 }
 
 struct Created<'a> {
@@ -87,7 +89,7 @@ impl<'a> Creation<'a> {
         check_id(id)?;
         let bundle =
             std::fs::canonicalize(&options.bundle).call(|| format!("open({:?})", options.bundle)).context("bundle")?;
-        let path = bundle.join("config.json");
+        let path = options.config.clone().unwrap_or_else(|| bundle.join("config.json"));
         let config = std::fs::read(&path).call(|| format!("open({path:?})"))?;
         let mut spec = Spec::parse(&config).context(path.display())?;
         hand_over(&mut spec, &runtime.root.join(id), options);
@@ -106,7 +108,7 @@ impl<'a> Creation<'a> {
         let plan = Plan::new(&spec, &facts).context(path.display())?;
         plan.warnings.iter().for_each(|warning| (runtime.warn)(warning));
         runtime.debug(|| format!("{path:?} is valid; rootless: {rootless}"));
-        Ok(Self { runtime, options, id, config, spec, plan, bundle })
+        Ok(Self { runtime, options, id, config, spec, plan, bundle, path })
     }
 
     /// Who is to have the terminal must be told, and only where there is one.
@@ -216,7 +218,7 @@ impl<'a> Creation<'a> {
             mount.ok_or_else(|| Error::new(format_args!("init asked for mount {index}, which the plan has not")))
         };
         init.serve(&Host {
-            source: &|index| rootfs::open_source(mount(index)?, open_namespace(pid, NsKind::Mount)?.as_fd()),
+            source: &|index| rootfs::open_source(mount(index)?, Some(open_namespace(pid, NsKind::Mount)?.as_fd())),
             id_map: &|index, fd| {
                 let userns = match self.plan.init.namespaces.has(NsKind::User) {
                     true => Some(open_namespace(pid, NsKind::User)?),
@@ -280,7 +282,7 @@ fn start_socket(dir: &StateDir) -> Result<OwnedFd> {
     Ok(socket)
 }
 
-fn open_namespace(pid: i32, kind: NsKind) -> Result<OwnedFd> {
+pub(super) fn open_namespace(pid: i32, kind: NsKind) -> Result<OwnedFd> {
     let path = format!("/proc/{pid}/ns/{}", kind.proc_name());
     std::fs::File::open(&path).map(OwnedFd::from).call(|| format!("open({path:?})"))
 }

@@ -6,6 +6,7 @@ mod delete;
 mod events;
 mod exec;
 mod features;
+mod mounts;
 mod notify;
 mod operate;
 mod process;
@@ -26,6 +27,7 @@ use crate::error::{Call, Error, Result};
 use crate::hooks;
 use crate::plan::hooks::Hook;
 use crate::spec::State;
+use crate::sys::regex::Regex;
 
 /// Takes a line of text.
 pub type Sink = Box<dyn Fn(&str)>;
@@ -45,6 +47,8 @@ pub struct Runtime {
 #[derive(Debug, Default)]
 pub struct CreateOptions {
     pub bundle: PathBuf,
+    /// The configuration, if it is not the bundle's `config.json`.
+    pub config: Option<PathBuf>,
     pub console_socket: Option<PathBuf>,
     pub pid_file: Option<PathBuf>,
     pub pidfd_socket: Option<PathBuf>,
@@ -92,6 +96,14 @@ impl Runtime {
         let mut ids: Vec<_> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
         ids.sort();
         Ok(ids.iter().filter(|id| check_id(id).is_ok()).filter_map(|id| Container::open(self, id).ok()).collect())
+    }
+
+    /// The containers whose ids match a POSIX extended regular expression.
+    pub fn matching(&self, pattern: &str) -> Result<Vec<Container<'_>>> {
+        let regex = Regex::new(pattern).map_err(|message| {
+            Error::new(format_args!("invalid regular expression {pattern:?}: {}", message.to_lowercase()))
+        })?;
+        Ok(self.list()?.into_iter().filter(|container| regex.is_match(container.id())).collect())
     }
 
     /// `force`: kills what still runs, and removes what a runtime that died half-way left behind.

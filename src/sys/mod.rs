@@ -15,6 +15,7 @@ pub mod namespace;
 pub mod network;
 pub mod process;
 pub mod procfs;
+pub mod regex;
 pub mod seccomp;
 pub mod signal;
 pub mod start;

@@ -7,6 +7,7 @@
 mod harness;
 
 mod bundles;
+mod cli;
 mod errors;
 mod events;
 mod exec;
@@ -17,6 +18,7 @@ mod interrupted;
 mod kill;
 mod lifecycle;
 mod pause;
+mod mounts;
 mod probe;
 mod process;
 mod ps;

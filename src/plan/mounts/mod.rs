@@ -77,6 +77,17 @@ pub enum BindSource {
     Rootfs(String),
 }
 
+/// Symbolic links that a bind mount does not follow, as crun has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Links {
+    /// A source that is a link is made again at the destination, and nothing is mounted.
+    pub copy: bool,
+    /// A source that is a link is itself what is mounted.
+    pub source: bool,
+    /// A destination that is a link is itself covered.
+    pub destination: bool,
+}
+
 /// The owners that a mount shows: `None` means those of the container's user namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdMap {
@@ -140,6 +151,7 @@ pub struct MountPlan {
     pub recursive: Attrs,
     pub propagation: Vec<PropagationChange>,
     pub idmap: Option<IdMap>,
+    pub links: Links,
     /// Made read-only only when all is in place: `tmpfs` and `/dev` are filled first.
     pub late_readonly: bool,
 }
@@ -169,10 +181,15 @@ pub fn plan(index: usize, mount: &Mount, context: &Context, warnings: &mut Vec<S
         recursive: options.recursive,
         propagation: options.propagation.clone(),
         idmap,
+        links: options.links,
         late_readonly: false,
     };
     if options.bind.is_some() || options.remount {
         plan.attrs = changed_attrs(&options);
+    }
+    if options.links != Links::default() && (options.bind.is_none() || options.remount) {
+        let message = "copy-symlink, src-nofollow and dest-nofollow are options of bind mounts";
+        return Err(Error::config(format_args!("{pointer}/options"), message));
     }
     if options.bind.is_some() && !options.remount {
         check_bind_data(&pointer, &options.data, warnings)?;

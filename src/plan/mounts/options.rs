@@ -1,6 +1,6 @@
 //! The options of a mount, one by one: mount(8) and the runtime-spec give them their meaning.
 
-use super::{Attrs, PropagationChange, attr};
+use super::{Attrs, Links, PropagationChange, attr};
 use crate::plan::idmap;
 
 /// What the options of one mount ask for.
@@ -19,6 +19,7 @@ pub(super) struct Options {
     pub(super) propagation: Vec<PropagationChange>,
     pub(super) copy_up: bool,
     pub(super) idmap: Option<idmap::Request>,
+    pub(super) links: Links,
     pub(super) data: Vec<(String, Option<String>)>,
 }
 
@@ -51,12 +52,12 @@ impl Atime {
 /// Every option that is not a parameter of the filesystem: for `features`.
 #[rustfmt::skip]
 pub const KNOWN_OPTIONS: &[&str] = &[
-    "async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "idmap", "iversion", "lazytime",
+    "async", "atime", "bind", "copy-symlink", "defaults", "dest-nofollow", "dev", "diratime", "dirsync", "exec", "idmap", "iversion", "lazytime",
     "loud", "mand", "noatime", "nodev", "nodiratime", "noexec", "noiversion", "nolazytime", "nomand", "norelatime",
     "nostrictatime", "nosuid", "nosymfollow", "private", "ratime", "rbind", "rdev", "rdiratime", "relatime",
     "remount", "rexec", "ridmap", "rnoatime", "rnodev", "rnodiratime", "rnoexec", "rnorelatime", "rnostrictatime",
     "rnosuid", "rnosymfollow", "ro", "rprivate", "rrelatime", "rro", "rrw", "rshared", "rslave", "rstrictatime",
-    "rsuid", "rsymfollow", "runbindable", "rw", "shared", "silent", "slave", "strictatime", "suid", "symfollow",
+    "rsuid", "rsymfollow", "runbindable", "rw", "shared", "silent", "slave", "src-nofollow", "strictatime", "suid", "symfollow",
     "sync", "tmpcopyup", "unbindable",
 ];
 
@@ -181,6 +182,9 @@ impl Options {
             "rbind" => self.bind = Some(true),
             "remount" => self.remount = true,
             "tmpcopyup" => self.copy_up = true,
+            "copy-symlink" => self.links.copy = true,
+            "src-nofollow" => self.links.source = true,
+            "dest-nofollow" => self.links.destination = true,
             "defaults" => {}
             _ => {
                 let idmap = idmap::Request::parse(word);

@@ -12,18 +12,18 @@
 //! An error that says that the container's command cannot be executed stands on standard error without our name and
 //! hint. The container was started by then, and its command is what failed: shells word it like that.
 
+mod sink;
+
 use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::fs::File;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use clap::ArgMatches;
 
-use crate::error::{Call, Error, Kind, Result};
+use self::sink::{Level, Sink};
+use crate::error::{Error, Kind, Result};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 enum Format {
@@ -34,63 +34,66 @@ enum Format {
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Log {
-    file: Option<Arc<File>>,
+    sink: Option<Arc<Sink>>,
     /// Given on the command line: whoever reads standard error is a program.
     format: Option<Format>,
-    debug: bool,
+    level: Level,
 }
 
 impl Log {
     pub(super) fn new(matches: &ArgMatches) -> Result<Self> {
-        let file = matches.get_one::<OsString>("log").filter(|path| !path.is_empty());
+        let sink = matches.get_one::<OsString>("log").filter(|path| !path.is_empty());
         Ok(Self {
-            file: file.map(|path| open(Path::new(path)).map(Arc::new)).transpose()?,
+            sink: sink.map(|sink| Sink::open(sink).map(Arc::new)).transpose()?,
             format: matches.get_one::<String>("log-format").map(|format| match format.as_str() {
                 "json" => Format::Json,
                 _ => Format::Text,
             }),
-            debug: matches.get_flag("debug"),
+            level: match matches.get_one::<String>("log-level").map(String::as_str) {
+                _ if matches.get_flag("debug") => Level::Debug,
+                Some("debug") => Level::Debug,
+                Some("error") => Level::Error,
+                _ => Level::Warning,
+            },
         })
     }
 
     pub(super) fn error(&self, error: &Error) {
-        self.record("error", &error.to_string(), error.hint());
-        if self.file.is_some() || self.format.is_none() {
+        self.record(Level::Error, &error.to_string(), error.hint());
+        if self.sink.is_some() || self.format.is_none() {
             to_stderr(&plain(error));
         }
     }
 
     pub(super) fn warning(&self, message: &str) {
-        self.record("warning", message, None);
-        if self.file.is_none() && self.format.is_none() {
+        if self.level < Level::Warning {
+            return;
+        }
+        self.record(Level::Warning, message, None);
+        if self.sink.is_none() && self.format.is_none() {
             to_stderr(&format!("berth: warning: {message}\n"));
         }
     }
 
     pub(super) fn is_debugging(&self) -> bool {
-        self.debug
+        self.level == Level::Debug
     }
 
     pub(super) fn debug(&self, message: &str) {
-        self.record("debug", message, None);
-        if self.file.is_none() && self.format.is_none() {
-            to_stderr(&record(Format::Text, SystemTime::now(), "debug", message, None));
+        self.record(Level::Debug, message, None);
+        if self.sink.is_none() && self.format.is_none() {
+            to_stderr(&record(Format::Text, SystemTime::now(), Level::Debug.name(), message, None));
         }
     }
 
-    /// A log that cannot be written is no reason to fail: the error is what has to get through.
-    fn record(&self, level: &str, message: &str, hint: Option<&str>) {
-        let record = |format| record(format, SystemTime::now(), level, message, hint);
-        match (&self.file, self.format) {
-            (Some(file), format) => drop((&**file).write_all(record(format.unwrap_or_default()).as_bytes())),
+    fn record(&self, level: Level, message: &str, hint: Option<&str>) {
+        let record = |format| record(format, SystemTime::now(), level.name(), message, hint);
+        match (&self.sink, self.format) {
+            (Some(sink), format) => sink.write(level, message, || record(format.unwrap_or_default())),
             (None, Some(format)) => to_stderr(&record(format)),
             (None, None) => {}
         }
     }
-}
-
-fn open(path: &Path) -> Result<File> {
-    File::options().append(true).create(true).mode(0o644).open(path).call(|| format!("open({path:?})"))
 }
 
 fn to_stderr(text: &str) {

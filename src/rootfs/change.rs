@@ -1,0 +1,51 @@
+//! Mounts that a running container gets or loses, in its namespaces.
+
+use std::os::fd::AsFd;
+
+use rustix::fs::{self, Mode, OFlags};
+use rustix::mount::{UnmountFlags, unmount};
+
+use super::build::Builder;
+use super::host::Host;
+use super::mounts::change;
+use super::resolve;
+use crate::error::{Call, Result};
+use crate::plan::mounts::{Attrs, attr, clean};
+use crate::plan::rootfs::RootfsPlan;
+
+/// All the mounts of the plan, or none.
+pub fn add(plan: &RootfsPlan, host: Host<'_>) -> Result<()> {
+    rustix::process::umask(Mode::empty());
+    let root = fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).call(|| "open(\"/\")")?;
+    let mut builder = Builder { plan, host, root, late_readonly: Vec::new(), joined: true };
+    for (count, mount) in plan.mounts.iter().enumerate() {
+        builder.mount(mount).inspect_err(|_| {
+            let made = plan.mounts[..count].iter().rev().map(|mount| mount.destination.as_str());
+            // What cannot be taken back has been covered or removed meanwhile, by the container.
+            made.for_each(|destination| drop(detach(destination)));
+        })?;
+    }
+    let readonly = Attrs { set: attr::RDONLY, clear: 0 };
+    builder.late_readonly.iter().try_for_each(|mount| change(mount.as_fd(), false, readonly))
+}
+
+/// The topmost mount on each of these.
+pub fn remove(destinations: &[String]) -> Result<()> {
+    destinations.iter().try_for_each(|destination| detach(destination))
+}
+
+/// By the directory that holds it, for umount2(2) takes no descriptor: its last component is a link to nowhere else.
+fn detach(destination: &str) -> Result<()> {
+    let root = fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).call(|| "open(\"/\")")?;
+    let path = resolve::real_path(root.as_fd(), destination)?;
+    let (above, name) = path.rsplit_once('/').unwrap_or(("", &path));
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    let above = resolve::open_plain(root.as_fd(), &clean(above), flags).call(|| format!("open({above:?})"))?;
+    rustix::process::fchdir(&above).call(|| "fchdir")?;
+    unmount(name, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).call(|| format!("umount2({destination:?})")).map_err(
+        |e| match e.errno() {
+            Some(rustix::io::Errno::INVAL) => e.with_hint("nothing is mounted there, or it is locked in its place"),
+            _ => e,
+        },
+    )
+}
