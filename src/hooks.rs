@@ -1,8 +1,11 @@
 //! Running one hook, on the host as well as inside init.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -10,18 +13,48 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::error::{Call, Error, Result};
+use crate::error::{Call, Context, Error, Result};
+use crate::plan::annotations::Annotations;
 use crate::plan::hooks::Hook;
 use crate::sys;
 
 /// How much of a hook's output an error shows: its end, where the complaint usually is.
 const SHOWN: usize = 4096;
 
+/// Where hooks write, if not to us, who show it only if they fail.
+#[derive(Debug, Default)]
+pub struct Output {
+    pub stdout: Option<OwnedFd>,
+    pub stderr: Option<OwnedFd>,
+}
+
+impl Output {
+    /// On the host: the files are made where they are missing, and added to.
+    pub fn open(annotations: &Annotations) -> Result<Self> {
+        let open = |path: &Option<PathBuf>| {
+            let Some(path) = path else { return Ok(None) };
+            let file = File::options().append(true).create(true).mode(0o600).open(path);
+            file.map(|file| Some(OwnedFd::from(file))).call(|| format!("open({path:?}, O_APPEND | O_CREAT)"))
+        };
+        Ok(Self {
+            stdout: open(&annotations.hooks_stdout).context("/annotations/run.oci.hooks.stdout")?,
+            stderr: open(&annotations.hooks_stderr).context("/annotations/run.oci.hooks.stderr")?,
+        })
+    }
+}
+
 /// Runs `hook` with `state` on its standard input and waits for it. `stage` and `index` (from 0) are for the error;
 /// `cwd` is its working directory, else the caller's.
-pub fn run(hook: &Hook, state: &[u8], stage: &str, index: usize, cwd: Option<BorrowedFd<'_>>) -> Result<()> {
+pub fn run(
+    hook: &Hook,
+    state: &[u8],
+    stage: &str,
+    index: usize,
+    cwd: Option<BorrowedFd<'_>>,
+    output: &Output,
+) -> Result<()> {
     let in_course = |e: Error| e.context(format_args!("error running {stage} hook #{index}"));
-    let mut child = spawn(hook, cwd).map_err(in_course)?;
+    let mut child = spawn(hook, cwd, output).map_err(in_course)?;
     let mut pipes = Pipes::take(&mut child, state);
     let status = match supervise(&mut child, &mut pipes, hook) {
         Ok(status) => status,
@@ -35,13 +68,17 @@ pub fn run(hook: &Hook, state: &[u8], stage: &str, index: usize, cwd: Option<Bor
     if status.success() { Ok(()) } else { Err(in_course(failure(status, &pipes))) }
 }
 
-fn spawn(hook: &Hook, cwd: Option<BorrowedFd<'_>>) -> Result<Child> {
+fn spawn(hook: &Hook, cwd: Option<BorrowedFd<'_>>, output: &Output) -> Result<Child> {
     let mut command = Command::new(&hook.path);
     if let Some((name, args)) = hook.args.split_first() {
         command.arg0(name).args(args);
     }
     command.env_clear().envs(hook.env.iter().map(|variable| variable.split_once('=').unwrap_or((variable, ""))));
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let stream = |file: &Option<OwnedFd>| match file {
+        Some(file) => file.try_clone().map(Stdio::from).call(|| "dup(file of run.oci.hooks)"),
+        None => Ok(Stdio::piped()),
+    };
+    command.stdin(Stdio::piped()).stdout(stream(&output.stdout)?).stderr(stream(&output.stderr)?);
     let cwd = cwd.map(|cwd| cwd.try_clone_to_owned()).transpose().call(|| "dup(cwd)")?;
     sys::child::confine(&mut command, cwd);
     command.spawn().call(|| format!("exec {}", hook.path.display()))
@@ -203,6 +240,10 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
+
+    fn run(hook: &Hook, state: &[u8], stage: &str, index: usize, cwd: Option<BorrowedFd>) -> Result<()> {
+        super::run(hook, state, stage, index, cwd, &Output::default())
+    }
 
     fn sh(script: &str, timeout: Option<u64>) -> Hook {
         Hook {

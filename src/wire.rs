@@ -13,13 +13,15 @@
 //!      | -- Mount, Done * ---------------> |
 //!      | <------- Hooks ------------------ |   prestart, createRuntime
 //!      | -- Done ------------------------> |
+//!      | <------- HookOutput ------------- |   createContainer hooks, if what they write goes to files
+//!      | -- HookOutput (files) ----------> |
 //!      | <------- Console (pty) ---------- |
 //!      | <------- Listener (fd number) --- |   seccomp notification; init reads nothing from then to Start
 //!      | <------- Ready ------------------ |
 //! ```
 //!
 //! After `Ready`, `Start` comes on the same channel (`run`, `exec`) or, from another process, on the start socket.
-//! From then on the end of the file means that exec succeeded. `Failed` may come in place of any message of I.
+//! The hooks of that moment have `HookOutput` asked once more. From then on the end of the file means that exec succeeded. `Failed` may come in place of any message of I.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -50,6 +52,11 @@ pub enum ToInit {
     },
     /// Comes with the mount that was asked for.
     Mount,
+    /// Comes with the files that were asked for, of those that there are.
+    HookOutput {
+        stdout: bool,
+        stderr: bool,
+    },
     /// What was asked for is done.
     Done,
     Start,
@@ -75,6 +82,8 @@ pub enum FromInit {
         index: u32,
     },
     Hooks,
+    /// For the files that take what hooks write.
+    HookOutput,
     /// Comes with the master side of the terminal.
     Console,
     /// A seccomp listener was opened in init under this number.

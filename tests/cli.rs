@@ -284,7 +284,7 @@ fn features_have_the_keys_of_the_spec() {
     ] {
         assert_eq!(absent, &json!(false));
     }
-    assert_eq!(features["potentiallyUnsafeConfigAnnotations"], json!([]));
+    assert_eq!(features["potentiallyUnsafeConfigAnnotations"], json!(["run.oci."]));
 }
 
 #[test]

@@ -32,6 +32,7 @@ pub(super) fn options(matches: &ArgMatches) -> Result<CreateOptions> {
         listen_fds,
         listen_names,
         notify_socket: engine::notify_socket(),
+        seccomp_receiver: engine::seccomp_receiver()?,
         no_pivot: matches.get_flag("no-pivot"),
         no_new_keyring: matches.get_flag("no-new-keyring"),
     })

@@ -10,6 +10,17 @@ pub(super) fn notify_socket() -> Option<PathBuf> {
     std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
+/// `RUN_OCI_SECCOMP_RECEIVER`, as crun has it.
+pub(super) fn seccomp_receiver() -> Result<Option<String>> {
+    const NAME: &str = "RUN_OCI_SECCOMP_RECEIVER";
+    let Some(path) = std::env::var_os(NAME).filter(|path| !path.is_empty()) else { return Ok(None) };
+    match path.into_string() {
+        Ok(path) if path.starts_with('/') => Ok(Some(path)),
+        Ok(path) => Err(Error::new(format_args!("{NAME}={path}: must be an absolute path"))),
+        Err(path) => Err(Error::new(format_args!("{NAME}={}: must be UTF-8", path.display()))),
+    }
+}
+
 /// How many sockets from descriptor 3 on are for the container's process, and their names: `LISTEN_FDS` and
 /// `LISTEN_FDNAMES`, sd_listen_fds(3).
 pub(super) fn listen_fds() -> Result<(u32, Option<String>)> {

@@ -56,7 +56,6 @@ fn features() -> Value {
             "io.berth.commit": env!("BERTH_COMMIT"),
             "org.opencontainers.runc.checkpoint.enabled": "false",
         },
-        // Nothing that berth does depends on an annotation.
-        "potentiallyUnsafeConfigAnnotations": [],
+        "potentiallyUnsafeConfigAnnotations": known.annotations,
     })
 }

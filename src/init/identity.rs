@@ -74,7 +74,9 @@ pub fn switch_user(user: &User, proc: &ProcFs, warnings: &mut Vec<String>) -> Re
     if user.uid != 0 {
         thread::set_keep_capabilities(true).call(|| "prctl(PR_SET_KEEPCAPS)")?;
     }
-    set_groups(&user.additional_gids, proc, warnings)?;
+    if !user.keep_groups {
+        set_groups(&user.additional_gids, proc, warnings)?;
+    }
     thread::set_thread_res_gid(gid, gid, gid).map_err(|errno| unmapped("gid", user.gid, errno))?;
     thread::set_thread_res_uid(uid, uid, uid).map_err(|errno| unmapped("uid", user.uid, errno))?;
     if user.uid != 0 {
@@ -184,7 +186,7 @@ mod tests {
     }
 
     fn user(uid: u32, gid: u32, additional_gids: &[u32]) -> User {
-        User { uid, gid, umask: 0o022, additional_gids: additional_gids.to_vec() }
+        User { uid, gid, umask: 0o022, additional_gids: additional_gids.to_vec(), keep_groups: false }
     }
 
     fn field(status: &str, name: &str) -> String {

@@ -24,7 +24,7 @@ use rustix::net::SocketFlags;
 use rustix::process::{DumpableBehavior, WaitId, WaitIdOptions};
 
 use crate::error::{Call, Context, Error, Kind, Result};
-use crate::hooks;
+use crate::hooks::{self, Output};
 use crate::plan::hooks::Hook;
 use crate::plan::init::{ContainerPlan, Errand, InitPlan};
 use crate::plan::namespaces::Kind as NsKind;
@@ -133,14 +133,7 @@ impl Init {
         if container.host_hooks {
             self.request(&FromInit::Hooks)?;
         }
-        run_hooks(
-            "createContainer",
-            &container.create_container,
-            container,
-            Status::Created,
-            pid,
-            Some(rootfs.as_fd()),
-        )?;
+        self.create_container_hooks(container, pid, rootfs.as_fd())?;
         if process.terminal {
             self.take_terminal(rootfs.console(process.user.uid)?, process)?;
         }
@@ -152,8 +145,16 @@ impl Init {
         let ready = self.assume(plan, proc, old_root, listener.as_ref())?;
         exec::die_of_signals()?;
         self.await_start(listener)?;
-        start_container_hooks(plan, container, &ready, pid)?;
+        let output = self.hook_output(&container.start_container, container)?;
+        start_container_hooks(plan, container, &ready, pid, &output)?;
         ready.exec(plan)
+    }
+
+    /// The files that take what the hooks write are closed with them, before all descriptors are.
+    fn create_container_hooks(&self, container: &ContainerPlan, pid: i32, rootfs: BorrowedFd) -> Result<()> {
+        let hooks = &container.create_container;
+        let output = self.hook_output(hooks, container)?;
+        run_hooks(&output, "createContainer", hooks, container, Status::Created, pid, Some(rootfs))
     }
 
     /// The steps of one more process in a running container.
@@ -270,7 +271,13 @@ fn load(filter: &Filter) -> Result<Option<OwnedFd>> {
 }
 
 /// The hooks run under the process's own restrictions, which must not take effect on init yet: so in a child of its.
-fn start_container_hooks(plan: &InitPlan, container: &ContainerPlan, ready: &Ready, pid: i32) -> Result<()> {
+fn start_container_hooks(
+    plan: &InitPlan,
+    container: &ContainerPlan,
+    ready: &Ready,
+    pid: i32,
+    output: &Output,
+) -> Result<()> {
     if container.start_container.is_empty() {
         return Ok(());
     }
@@ -283,7 +290,7 @@ fn start_container_hooks(plan: &InitPlan, container: &ContainerPlan, ready: &Rea
     let Some(child) = fork(CloneOptions::default()).call(|| "clone3()")? else {
         let run = || {
             ready.confine(plan)?;
-            run_hooks("startContainer", &hooks, container, Status::Created, pid, None)
+            run_hooks(output, "startContainer", &hooks, container, Status::Created, pid, None)
         };
         if let Err(e) = run() {
             let _ = theirs.send(&FromInit::Failed(e.shortened()));
@@ -334,6 +341,19 @@ impl Init {
     fn request(&self, request: &FromInit) -> Result<()> {
         self.channel.send(request)?;
         expect_done(&self.channel)
+    }
+
+    /// Files of the host, for `hooks`. By write(2), as a seccomp filter with a listener is in force already for the
+    /// last of them.
+    fn hook_output(&self, hooks: &[Hook], container: &ContainerPlan) -> Result<Output> {
+        if hooks.is_empty() || !container.redirect_hooks {
+            return Ok(Output::default());
+        }
+        self.channel.send_plainly(&FromInit::HookOutput)?;
+        let (ToInit::HookOutput { stdout, stderr }, fds) = self.receive()? else { return Err(out_of_turn()) };
+        let mut fds = fds.into_iter();
+        let mut next = |there: bool| if there { fds.next() } else { None };
+        Ok(Output { stdout: next(stdout), stderr: next(stderr) })
     }
 
     /// What building the root file system takes of the host's privileges.
@@ -435,6 +455,7 @@ fn set_names(container: &ContainerPlan) -> Result<()> {
 }
 
 fn run_hooks(
+    output: &Output,
     stage: &str,
     hooks: &[Hook],
     container: &ContainerPlan,
@@ -446,5 +467,5 @@ fn run_hooks(
         return Ok(());
     }
     let json = serde_json::to_vec(&container.state(status, pid)).map_err(|e| Error::new(format_args!("state: {e}")))?;
-    hooks.iter().enumerate().try_for_each(|(i, hook)| hooks::run(hook, &json, stage, i, cwd))
+    hooks.iter().enumerate().try_for_each(|(i, hook)| hooks::run(hook, &json, stage, i, cwd, output))
 }

@@ -202,9 +202,9 @@ impl Init {
     }
 
     /// Lets init go on to the user's process: returns once that has been executed.
-    pub fn start(self) -> Result<Process> {
+    pub fn start(self, hook_output: HookOutput) -> Result<Process> {
         self.send(&ToInit::Start)?;
-        await_exec(&self.channel)?;
+        await_exec(&self.channel, hook_output)?;
         Ok(self.process)
     }
 
@@ -242,6 +242,9 @@ impl Init {
     }
 }
 
+/// Opens the files that take what hooks write to standard output and standard error.
+pub type HookOutput<'a> = &'a dyn Fn() -> Result<[Option<OwnedFd>; 2]>;
+
 /// What the runtime does for init until that is ready.
 pub struct Host<'a> {
     /// Opens a mount that takes the host's privileges.
@@ -250,6 +253,7 @@ pub struct Host<'a> {
     pub id_map: &'a dyn Fn(u32, OwnedFd) -> Result<()>,
     /// Runs the hooks that come while the container is being created.
     pub hooks: &'a dyn Fn() -> Result<()>,
+    pub hook_output: HookOutput<'a>,
     /// Takes the master side of the terminal.
     pub console: &'a dyn Fn(OwnedFd) -> Result<()>,
     /// Takes the seccomp listener.
@@ -276,6 +280,7 @@ impl Init {
                     (host.hooks)()?;
                     self.send(&ToInit::Done)?;
                 }
+                (FromInit::HookOutput, _) => send_hook_output(&self.channel, host.hook_output)?,
                 (FromInit::Console, fds) => (host.console)(one(fds)?)?,
                 (FromInit::Listener { fd }, _) => (host.listener)(self.take_fd(fd)?)?,
                 (
@@ -296,10 +301,17 @@ impl Init {
 }
 
 /// Starts a created container, whose init listens behind `socket`: returns once the user's process is executed.
-pub fn start(socket: OwnedFd) -> Result<()> {
+pub fn start(socket: OwnedFd, hook_output: HookOutput) -> Result<()> {
     let channel = Channel::from(socket);
     channel.send(&ToInit::Start)?;
-    await_exec(&channel)
+    await_exec(&channel, hook_output)
+}
+
+fn send_hook_output(channel: &Channel, open: HookOutput) -> Result<()> {
+    let [stdout, stderr] = open()?;
+    let answer = ToInit::HookOutput { stdout: stdout.is_some(), stderr: stderr.is_some() };
+    let fds: Vec<_> = [&stdout, &stderr].into_iter().flatten().map(AsFd::as_fd).collect();
+    channel.send_with(&answer, &fds)
 }
 
 /// Does `body` on those CPUs: the child that it makes inherits them, until a cgroup gives it its own. This thread has
@@ -316,11 +328,14 @@ fn on_cpus<T>(cpus: Option<&CpuMask>, body: impl FnOnce() -> T) -> Result<T> {
 }
 
 /// After `Start`: the end of the file means success, for the channel is closed by exec.
-fn await_exec(channel: &Channel) -> Result<()> {
-    match channel.receive()? {
-        None => Ok(()),
-        Some((FromInit::Failed(error), _)) => Err(error),
-        Some((other, _)) => Err(unexpected(&other)),
+fn await_exec(channel: &Channel, hook_output: HookOutput) -> Result<()> {
+    loop {
+        match channel.receive()? {
+            None => return Ok(()),
+            Some((FromInit::HookOutput, _)) => send_hook_output(channel, hook_output)?,
+            Some((FromInit::Failed(error), _)) => return Err(error),
+            Some((other, _)) => return Err(unexpected(&other)),
+        }
     }
 }
 

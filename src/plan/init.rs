@@ -51,6 +51,8 @@ pub struct ContainerPlan {
     pub net_devices: bool,
     /// Whether the runtime has hooks to run while the container is being created.
     pub host_hooks: bool,
+    /// What hooks write goes to files, which the runtime opens.
+    pub redirect_hooks: bool,
     pub create_container: Vec<Hook>,
     pub start_container: Vec<Hook>,
     /// What hooks are told of the container.

@@ -1,6 +1,7 @@
 //! All decisions: the spec and facts about the host become a validated plan. Nothing here does I/O, so the same
 //! input always gives the same plan; nothing that does syscalls looks at the spec.
 
+pub mod annotations;
 pub mod cgroup;
 pub mod devices;
 pub mod hooks;
@@ -16,11 +17,12 @@ pub mod rootfs;
 pub mod seccomp;
 pub mod sysctl;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::spec::{Process, Spec};
+use crate::spec::{self, Process, Spec};
 
+use self::annotations::Annotations;
 use self::cgroup::{CgroupPlan, Layout};
 use self::init::{ContainerPlan, Errand, InitPlan};
 use self::namespaces::{Kind, Namespaces};
@@ -39,6 +41,8 @@ pub struct Facts<'a> {
     pub no_pivot: bool,
     pub new_keyring: bool,
     pub preserve_fds: u32,
+    /// As the `listenerPath` of a seccomp profile that has none.
+    pub seccomp_receiver: Option<&'a str>,
 }
 
 /// Everything about one container, decided and validated.
@@ -48,6 +52,8 @@ pub struct Plan {
     pub cgroup: CgroupPlan,
     /// Those of the host's side; init is told the others.
     pub hooks: hooks::Hooks,
+    /// Also to be sent a pidfd of the container's init.
+    pub pidfd_receiver: Option<PathBuf>,
     pub net_devices: Vec<network::Device>,
     pub intel_rdt: Option<intel_rdt::IntelRdt>,
     /// What is wrong with the configuration, but ignored as the spec asks.
@@ -60,6 +66,7 @@ impl Plan {
         check_version(&spec.oci_version)?;
         let namespaces = Namespaces::plan(linux)?;
         let hooks = hooks::plan(&spec.hooks)?;
+        let annotations = Annotations::plan(&spec.annotations)?;
         let mut warnings = Vec::new();
         let mut process = match &spec.process {
             Some(process) => plan_process(process, "/process", spec, &namespaces, facts.lsm, &mut warnings)?,
@@ -67,6 +74,7 @@ impl Plan {
         };
         // "This setting is not applicable to the container's init process."
         process.exec_affinity = None;
+        process.user.keep_groups = annotations.keep_groups;
         check_mount_label(&linux.mount_label, facts.lsm)?;
         let cgroup = cgroup::plan(spec, facts.id, facts.layout, facts.rootless)?;
         let rootfs_facts = rootfs::Facts {
@@ -84,6 +92,7 @@ impl Plan {
             loopback: namespaces.is_new(Kind::Network),
             net_devices: !linux.net_devices.is_empty(),
             host_hooks: !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty(),
+            redirect_hooks: annotations.redirect_hooks(),
             create_container: hooks.create_container.clone(),
             start_container: hooks.start_container.clone(),
             id: facts.id.to_owned(),
@@ -94,7 +103,7 @@ impl Plan {
             container: Some(container),
             errand: None,
             process,
-            seccomp: plan_seccomp(spec)?,
+            seccomp: plan_seccomp(spec, &annotations, facts.seccomp_receiver)?,
             join: 0,
             keyring: facts.new_keyring.then(|| keyring(facts.id)),
             preserve_fds: facts.preserve_fds,
@@ -105,6 +114,7 @@ impl Plan {
             net_devices: network::plan(&linux.net_devices, init.namespaces.has(Kind::Network))?,
             intel_rdt: linux.intel_rdt.as_ref().map(|rdt| intel_rdt::plan(rdt, facts.id)).transpose()?,
             hooks,
+            pidfd_receiver: annotations.pidfd_receiver,
             init,
             warnings,
         })
@@ -139,8 +149,10 @@ pub fn exec(
 ) -> Result<(InitPlan, Vec<String>)> {
     let mut warnings = Vec::new();
     let namespaces = Namespaces::plan(&spec.linux)?;
-    let process = plan_process(process, pointer, spec, &namespaces, lsm, &mut warnings)?;
-    let seccomp = plan_seccomp(spec)?;
+    let annotations = Annotations::plan(&spec.annotations)?;
+    let mut process = plan_process(process, pointer, spec, &namespaces, lsm, &mut warnings)?;
+    process.user.keep_groups = annotations.keep_groups;
+    let seccomp = plan_seccomp(spec, &annotations, None)?;
     Ok((
         InitPlan { namespaces, container: None, errand: None, process, seccomp, join, keyring, preserve_fds },
         warnings,
@@ -220,10 +232,20 @@ fn check_mount_label(label: &str, lsm: Lsm) -> Result<()> {
     Err(Error::config("/linux/mountLabel", message))
 }
 
-fn plan_seccomp(spec: &Spec) -> Result<Option<seccomp::Filter>> {
-    match &spec.linux.seccomp {
-        Some(seccomp) => seccomp::compile(seccomp),
-        None => Ok(None),
+fn plan_seccomp(spec: &Spec, annotations: &Annotations, receiver: Option<&str>) -> Result<Option<seccomp::Filter>> {
+    let profile = spec.linux.seccomp.as_ref();
+    if let Some(program) = &annotations.seccomp_program {
+        return seccomp::ready_made(program.clone(), profile).map(Some);
+    }
+    let Some(profile) = profile else { return Ok(None) };
+    if annotations.refuse_unknown_syscalls {
+        seccomp::check_names(profile)?;
+    }
+    match annotations.seccomp_receiver.as_deref().or(receiver) {
+        Some(receiver) if profile.listener_path.is_empty() && seccomp::notifies(profile) => {
+            seccomp::compile(&spec::Seccomp { listener_path: receiver.to_owned(), ..profile.clone() })
+        }
+        _ => seccomp::compile(profile),
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::annotations::Annotations;
 use super::cgroup::{Hierarchy, Layout};
 use super::idmap::UserNamespace;
 use super::mounts::{self, Attrs, MountKind, MountPlan, Propagation, PropagationChange, attr, clean};
@@ -131,7 +132,13 @@ pub fn plan(spec: &Spec, bundle: &Path, facts: &Facts, warnings: &mut Vec<String
     let path = PathBuf::from(format!("/{}", clean(&bundle.join(&root.path).to_string_lossy())));
     let has = |kind: &str| spec.linux.namespaces.iter().any(|ns| ns.kind == kind);
     let userns = UserNamespace { exists: has("user"), uid: &spec.linux.uid_mappings, gid: &spec.linux.gid_mappings };
-    let context = mounts::Context { bundle, rootfs: &path, userns, label: &spec.linux.mount_label };
+    let context = mounts::Context {
+        bundle,
+        rootfs: &path,
+        userns,
+        label: &spec.linux.mount_label,
+        label_option: Annotations::plan(&spec.annotations)?.mount_context.option(),
+    };
     let mut planned = Vec::with_capacity(spec.mounts.len());
     for (index, mount) in spec.mounts.iter().enumerate() {
         planned.push(if mount.kind == "cgroup" && !is_bind(mount) {

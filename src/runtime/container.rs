@@ -13,11 +13,11 @@ use crate::launch;
 use crate::plan::hooks::{self, Hook};
 use crate::spec::{Spec, State, Status};
 
-use super::Runtime;
 use super::delete::destroy;
 use super::notify::Notify;
 use super::process::ProcessId;
 use super::record::{CONFIG, Record, START, StateDir};
+use super::{Runtime, hook_output};
 
 /// A container as found on disk.
 pub struct Container<'a> {
@@ -126,7 +126,7 @@ impl<'a> Container<'a> {
         let hooks = hooks::plan(&spec.hooks)?.poststart;
         let pidfd = self.record.init.map(ProcessId::open).transpose()?.flatten();
         let notify = self.notify(notify);
-        let started = launch::start(socket);
+        let started = launch::start(socket, &|| hook_output(&self.record.annotations));
         self.after_start(started, &hooks)?;
         if let Some(pidfd) = pidfd {
             self.await_ready(notify, pidfd.as_fd());

@@ -24,7 +24,7 @@ use super::notify;
 use super::process::ProcessId;
 use super::record::{CONFIG, Rdt, Record, StateDir};
 use super::terminal::{Foreground, clear_onlcr};
-use super::{CreateOptions, RunOptions, Runtime, check_id};
+use super::{CreateOptions, RunOptions, Runtime, check_id, hook_output};
 
 pub(super) fn create(runtime: &Runtime, id: &str, options: &CreateOptions) -> Result<()> {
     let creation = Creation::plan(runtime, id, options)?;
@@ -50,7 +50,7 @@ pub(super) fn run(runtime: &Runtime, id: &str, options: &RunOptions) -> Result<u
     let Created { container, init, terminal } = creation.perform(false)?;
     let notify = container.notify(options.create.notify_socket.as_deref());
     let mut process = None;
-    let started = init.start().map(|started| process = Some(started));
+    let started = init.start(&|| hook_output(&container.record.annotations)).map(|started| process = Some(started));
     container.after_start(started, &hooks)?;
     let Some(process) = process else { return Ok(0) };
     let Some(foreground) = foreground else {
@@ -104,6 +104,7 @@ impl<'a> Creation<'a> {
             no_pivot: options.no_pivot,
             new_keyring: !options.no_new_keyring,
             preserve_fds: options.preserve_fds,
+            seccomp_receiver: options.seccomp_receiver.as_deref(),
         };
         let plan = Plan::new(&spec, &facts).context(path.display())?;
         plan.warnings.iter().for_each(|warning| (runtime.warn)(warning));
@@ -202,6 +203,10 @@ impl<'a> Creation<'a> {
         if let Some(path) = &self.options.pidfd_socket {
             send_descriptor(path, b"pidfd", init.process.pidfd.as_fd()).context("--pidfd-socket")?;
         }
+        if let Some(path) = &self.plan.pidfd_receiver {
+            send_descriptor(path, b"pidfd", init.process.pidfd.as_fd())
+                .context("/annotations/run.oci.pidfd_receiver")?;
+        }
         if let Some(path) = &self.options.pid_file {
             write_pid_file(path, pid)?;
         }
@@ -232,6 +237,7 @@ impl<'a> Creation<'a> {
                 self.runtime.run_hooks("prestart", &hooks.prestart, &state(Status::Created))?;
                 self.runtime.run_hooks("createRuntime", &hooks.create_runtime, &state(Status::Created))
             },
+            hook_output: &|| hook_output(&record.annotations),
             console: &|master| match &self.options.console_socket {
                 Some(path) => send_descriptor(path, b"/dev/ptmx", master.as_fd()).context("--console-socket"),
                 None => {

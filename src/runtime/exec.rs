@@ -92,7 +92,7 @@ impl Container<'_> {
         let init = self.spawn_exec(options, &plan)?;
         describe_init(self.runtime, init.process.pid, &plan);
         let terminal = self.serve_exec(options, &plan, &init).inspect_err(|_| init.kill())?;
-        let process = init.start()?;
+        let process = init.start(&|| Err(no_container()))?;
         self.runtime.debug(|| format!("the process runs, as pid {}", process.pid));
         match foreground {
             Some(foreground) => foreground.supervise(process.pidfd.as_fd(), process.pid, terminal, None, false),
@@ -160,6 +160,7 @@ impl Container<'_> {
             source: &|_| Err(no_container()),
             id_map: &|_, _| Err(no_container()),
             hooks: &|| Err(no_container()),
+            hook_output: &|| Err(no_container()),
             console: &|master| match &options.console_socket {
                 Some(path) => send_descriptor(path, b"/dev/ptmx", master.as_fd()).context("--console-socket"),
                 None => {

@@ -2,7 +2,7 @@
 
 use crate::plan::namespaces::Kind;
 use crate::plan::process::{MemoryPolicy, capability_names};
-use crate::plan::{mounts, seccomp};
+use crate::plan::{annotations, mounts, seccomp};
 use crate::sys;
 
 /// Words that a configuration may use, each list where the code that acts on them has it from.
@@ -19,6 +19,8 @@ pub struct Features {
     pub seccomp_flags_of_this_kernel: Vec<&'static str>,
     pub memory_policy_modes: Vec<&'static str>,
     pub memory_policy_flags: Vec<&'static str>,
+    /// Annotations, or what they begin with, that change what the runtime does.
+    pub annotations: &'static [&'static str],
 }
 
 impl Features {
@@ -38,6 +40,7 @@ impl Features {
             seccomp_flags_of_this_kernel: flags(&sys::seccomp::knows_flags),
             memory_policy_modes: sorted(modes.into_iter()),
             memory_policy_flags: policy_flags,
+            annotations: &[annotations::PREFIX],
         }
     }
 }
@@ -63,6 +66,7 @@ mod tests {
             &known.seccomp_flags,
             &known.memory_policy_modes,
             &known.memory_policy_flags,
+            known.annotations,
         ] {
             assert!(list.is_sorted_by(|a, b| a < b), "{list:?}");
         }

@@ -14,7 +14,8 @@ mod record;
 mod terminal;
 mod update;
 
-use std::os::fd::AsFd;
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 pub use container::Container;
@@ -24,7 +25,8 @@ pub use features::Features;
 pub use update::UpdateOptions;
 
 use crate::error::{Call, Error, Result};
-use crate::hooks;
+use crate::hooks::{self, Output};
+use crate::plan::annotations::Annotations;
 use crate::plan::hooks::Hook;
 use crate::spec::State;
 use crate::sys::regex::Regex;
@@ -59,6 +61,8 @@ pub struct CreateOptions {
     pub listen_names: Option<String>,
     /// Who is to be told once the process is ready (sd_notify(3)).
     pub notify_socket: Option<PathBuf>,
+    /// An agent for a seccomp profile that names none.
+    pub seccomp_receiver: Option<String>,
     pub no_pivot: bool,
     pub no_new_keyring: bool,
 }
@@ -128,8 +132,15 @@ impl Runtime {
         self.debug(|| format!("{stage} hook {index}: {:?}", hook.path));
         let json = serde_json::to_vec(state).map_err(|e| Error::new(format_args!("state: {e}")))?;
         let bundle = std::fs::File::open(&state.bundle).call(|| format!("open({:?})", state.bundle))?;
-        hooks::run(hook, &json, stage, index, Some(bundle.as_fd()))
+        let [stdout, stderr] = hook_output(&state.annotations)?;
+        hooks::run(hook, &json, stage, index, Some(bundle.as_fd()), &Output { stdout, stderr })
     }
+}
+
+/// The files that take what hooks write, where a container's annotations name them.
+fn hook_output(annotations: &BTreeMap<String, String>) -> Result<[Option<OwnedFd>; 2]> {
+    let Output { stdout, stderr } = Output::open(&Annotations::plan(annotations)?)?;
+    Ok([stdout, stderr])
 }
 
 /// An id is a file name, and the name of a cgroup.

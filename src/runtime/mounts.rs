@@ -70,6 +70,7 @@ impl Container<'_> {
                 rootfs::id_map(mount(index)?, fd.as_fd(), userns.as_ref().map(AsFd::as_fd))
             },
             hooks: &|| Err(nothing()),
+            hook_output: &|| Err(nothing()),
             console: &|_| Err(nothing()),
             listener: &|_| Err(nothing()),
             warn: &self.runtime.warn,

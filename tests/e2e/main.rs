@@ -6,6 +6,7 @@
 #[macro_use]
 mod harness;
 
+mod annotations;
 mod bundles;
 mod cli;
 mod errors;

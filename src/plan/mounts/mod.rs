@@ -163,6 +163,8 @@ pub struct Context<'a> {
     pub rootfs: &'a Path,
     pub userns: UserNamespace<'a>,
     pub label: &'a str,
+    /// The mount option that takes the label.
+    pub label_option: &'a str,
 }
 
 pub fn plan(index: usize, mount: &Mount, context: &Context, warnings: &mut Vec<String>) -> Result<MountPlan> {
@@ -197,7 +199,7 @@ pub fn plan(index: usize, mount: &Mount, context: &Context, warnings: &mut Vec<S
     plan.kind = match options.bind {
         bind if options.remount => MountKind::Remount {
             bind: bind.is_some(),
-            data: superblock_data(&options, mount, options.set & attr::RDONLY != 0, ""),
+            data: superblock_data(&options, mount, options.set & attr::RDONLY != 0, ("", "")),
         },
         Some(recursive) => MountKind::Bind { source: bind_source(mount, context), recursive },
         None => filesystem(&pointer, mount, &options, context, &mut plan)?,
@@ -265,7 +267,12 @@ fn strip_rootfs(destination: &str, rootfs: &Path) -> String {
 }
 
 /// Flags and parameters of the superblock, flags first.
-fn superblock_data(options: &Options, mount: &Mount, readonly: bool, label: &str) -> Vec<(String, Option<String>)> {
+fn superblock_data(
+    options: &Options,
+    mount: &Mount,
+    readonly: bool,
+    (option, label): (&str, &str),
+) -> Vec<(String, Option<String>)> {
     // `silent` only keeps the kernel's log quiet, and has no parameter.
     let flags = options.superblock.iter().filter(|&&flag| flag != "silent").map(|&flag| (flag.to_owned(), None));
     let mut data: Vec<_> = flags.chain(options.data.iter().cloned()).collect();
@@ -275,7 +282,7 @@ fn superblock_data(options: &Options, mount: &Mount, readonly: bool, label: &str
         data.insert(0, ("ro".to_owned(), None));
     }
     if !label.is_empty() && !["proc", "sysfs", "mqueue"].contains(&&*mount.kind) {
-        data.push(("context".to_owned(), Some(label.to_owned())));
+        data.push((option.to_owned(), Some(label.to_owned())));
     }
     data
 }
@@ -300,7 +307,12 @@ fn filesystem(
     Ok(MountKind::Filesystem(Filesystem {
         kind: mount.kind.clone(),
         source: mount.source.clone(),
-        data: superblock_data(options, mount, plan.attrs.set & attr::RDONLY != 0, context.label),
+        data: superblock_data(
+            options,
+            mount,
+            plan.attrs.set & attr::RDONLY != 0,
+            (context.label_option, context.label),
+        ),
         copy_up: options.copy_up && tmpfs,
         by_runtime: plan.idmap.is_some() && context.userns.exists,
         inherit_mode: tmpfs && !options.data.iter().any(|(key, _)| key == "mode"),
@@ -343,6 +355,7 @@ mod tests {
             rootfs: Path::new("/b/rootfs"),
             userns: UserNamespace::default(),
             label: "",
+            label_option: "context",
         };
         plan(0, &mount, &context, &mut Vec::new())
     }

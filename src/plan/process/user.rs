@@ -16,6 +16,8 @@ pub struct User {
     pub gid: u32,
     pub umask: u32,
     pub additional_gids: Vec<u32>,
+    /// The groups stay as they are, whatever `additional_gids` says.
+    pub keep_groups: bool,
 }
 
 impl User {
@@ -30,7 +32,13 @@ impl User {
         for (i, &gid) in user.additional_gids.iter().enumerate() {
             check(gid, gids, || format!("{pointer}/additionalGids/{i}"))?;
         }
-        Ok(Self { uid: user.uid, gid: user.gid, umask, additional_gids: user.additional_gids.clone() })
+        Ok(Self {
+            uid: user.uid,
+            gid: user.gid,
+            umask,
+            additional_gids: user.additional_gids.clone(),
+            keep_groups: false,
+        })
     }
 }
 

@@ -25,7 +25,9 @@ use crate::error::{Error, Result};
 use crate::spec;
 
 /// The longest program that the kernel takes: BPF_MAXINSNS.
-const MAX_INSTRUCTIONS: usize = 4096;
+pub const MAX_INSTRUCTIONS: usize = 4096;
+/// The size of a `struct sock_filter`.
+pub const INSTRUCTION: usize = 8;
 
 /// Values of a filter's `ret`, of <linux/seccomp.h>; the lower half of some is data.
 const KILL_PROCESS: u32 = 0x8000_0000;
@@ -106,7 +108,7 @@ impl Program {
 
     /// How many instructions there are: at most 4096.
     pub fn instructions(&self) -> usize {
-        self.0.len() / 8
+        self.0.len() / INSTRUCTION
     }
 
     fn new(instructions: &[Instruction]) -> Self {
@@ -172,7 +174,7 @@ pub fn compile_for(native: &'static Arch, seccomp: &spec::Seccomp) -> Result<Opt
         .enumerate()
         .map(|(at, entry)| Entry::read(at, entry, default))
         .collect::<Result<Vec<_>>>()?;
-    let notify = seccomp.syscalls.iter().any(|entry| entry.action == "SCMP_ACT_NOTIFY" && !entry.names.is_empty());
+    let notify = notifies(seccomp);
     let flags = flags(seccomp, notify)?;
     let listener = listener(seccomp, notify)?;
     let sections = arches.iter().map(|arch| section(arch, &entries)).collect::<Result<Vec<_>>>()?;
@@ -187,6 +189,30 @@ pub fn compile_for(native: &'static Arch, seccomp: &spec::Seccomp) -> Result<Opt
     }
     let lethal = entries.iter().filter_map(|entry| entry.action).chain([default]).any(is_lethal);
     Ok(Some(Filter { program: Program::new(&program), flags, lethal, listener }))
+}
+
+/// A filter from elsewhere, with the flags of the profile that it stands in for. Nobody knows what it does.
+pub fn ready_made(program: Vec<u8>, seccomp: Option<&spec::Seccomp>) -> Result<Filter> {
+    let flags = seccomp.map_or(Ok(0), |seccomp| flags(seccomp, false))?;
+    Ok(Filter { program: Program(program), flags, lethal: true, listener: None })
+}
+
+/// Whether some call waits for an agent's word.
+pub fn notifies(seccomp: &spec::Seccomp) -> bool {
+    seccomp.syscalls.iter().any(|entry| entry.action == "SCMP_ACT_NOTIFY" && !entry.names.is_empty())
+}
+
+/// Refuses the name of a call that no architecture has.
+pub fn check_names(seccomp: &spec::Seccomp) -> Result<()> {
+    for (at, entry) in seccomp.syscalls.iter().enumerate() {
+        for (i, name) in entry.names.iter().enumerate() {
+            if Syscall::by_name_after(None, name).is_none() {
+                let pointer = format_args!("{ROOT}/syscalls/{at}/names/{i}").to_string();
+                return Err(Error::config(pointer, format_args!("unknown system call {name:?}")));
+            }
+        }
+    }
+    Ok(())
 }
 
 const ROOT: &str = "/linux/seccomp";

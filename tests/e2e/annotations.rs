@@ -1,0 +1,216 @@
+//! Annotations that change what the runtime does.
+
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
+
+use serde_json::{Value, json};
+
+use crate::harness::{Config, DescriptorSocket, Test, script, sys};
+
+e2e!(any:
+    what_hooks_write_goes_to_files,
+    hooks_write_to_files_from_create_to_delete,
+    the_callers_groups_are_kept,
+    a_pidfd_goes_to_the_receiver,
+    an_agent_for_a_profile_without_one,
+    unknown_system_calls_are_refused,
+    a_filter_of_ones_own,
+    wrong_values_are_refused,
+);
+
+fn annotated(config: Config, name: &str, value: impl Into<Value>) -> Config {
+    config.set(&format!("/annotations/run.oci.{name}"), value)
+}
+
+fn lacks(t: &Test) -> bool {
+    t.is_runc() && t.peer_lacks("annotations run.oci.*")
+}
+
+const KINDS: [&str; 6] = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
+
+/// With a hook of every kind that tells its kind, loudly.
+fn loud(t: &Test, config: Config) -> Config {
+    let host = t.script("hook", "echo out $1; echo err $1 >&2");
+    KINDS.iter().fold(config, |config, kind| {
+        let path = if *kind == "startContainer" { "/hook" } else { &host };
+        let hook = json!({ "path": path, "args": ["hook", kind], "env": ["PATH=/bin:/usr/bin"] });
+        config.push(&format!("/hooks/{kind}"), hook)
+    })
+}
+
+fn told(word: &str) -> String {
+    KINDS.iter().map(|kind| format!("{word} {kind}\n")).collect()
+}
+
+fn what_hooks_write_goes_to_files(t: &Test) {
+    if lacks(t) {
+        return;
+    }
+    let config = annotated(loud(t, Config::sh("ls /proc/self/fd")), "hooks.stdout", t.path("out"));
+    let c = t.container(annotated(config, "hooks.stderr", t.path("err")));
+    script(&c.rootfs().join("hook"), "echo out $1; echo err $1 >&2");
+    t.write("out", "before\n");
+    // Nothing of the files stays open in the process: the fourth is that of ls.
+    assert_eq!(c.run().ok().text(), "0\n1\n2\n3");
+    assert_eq!(fs::read_to_string(t.path("out")).unwrap(), format!("before\n{}", told("out")));
+    assert_eq!(fs::read_to_string(t.path("err")).unwrap(), told("err"));
+}
+
+fn hooks_write_to_files_from_create_to_delete(t: &Test) {
+    if lacks(t) {
+        return;
+    }
+    // Only one of them: the other stays what errors show.
+    let c = t.container(annotated(loud(t, Config::sleep()), "hooks.stdout", t.path("out")));
+    script(&c.rootfs().join("hook"), "echo out $1; echo err $1 >&2; test $1 != never");
+    c.up();
+    c.delete_force().ok();
+    assert_eq!(fs::read_to_string(t.path("out")).unwrap(), told("out"));
+    script(&c.rootfs().join("hook"), "echo lost >&2; exit 3");
+    c.create().ok();
+    c.start().fails().says("error running startContainer hook #0: exit status 3, stdout: , stderr: lost");
+    let c = t.container(annotated(loud(t, Config::sleep()), "hooks.stderr", t.path("no/such/directory")));
+    c.create().fails().says("/annotations/run.oci.hooks.stderr: open(").says("no such file or directory");
+}
+
+fn the_callers_groups_are_kept(t: &Test) {
+    if lacks(t) {
+        return;
+    }
+    let config = Config::sh("id -G").set("/process/user/additionalGids", json!([7]));
+    let groups = |config: Config| {
+        let c = t.container(config);
+        let shell = t.command("/usr/bin/setpriv").args(["--groups", "3,4"]).arg(t.runtime_path());
+        shell.arg("--root").arg(&t.root).arg("run").arg("--bundle").arg(&c.bundle).arg(&c.id).ok().text().to_owned()
+    };
+    assert_eq!(groups(annotated(config.clone(), "keep_original_groups", "1")), "0 3 4");
+    assert_eq!(groups(annotated(config, "keep_original_groups", "0")), "0 7");
+}
+
+fn a_pidfd_goes_to_the_receiver(t: &Test) {
+    if lacks(t) {
+        return;
+    }
+    let socket = DescriptorSocket::new(&t.dir.join("receiver"));
+    let c = t.container(annotated(Config::sleep(), "pidfd_receiver", socket.path()));
+    c.create().ok();
+    let (pidfd, name) = socket.receive_with_data();
+    assert_eq!(name, b"pidfd");
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).unwrap();
+    assert!(info.contains(&format!("\nPid:\t{}\n", c.pid())), "{info}");
+}
+
+fn asking() -> Value {
+    json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{ "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_NOTIFY" }]
+    })
+}
+
+fn an_agent_for_a_profile_without_one(t: &Test) {
+    if lacks(t) {
+        return;
+    }
+    let script = "mkdir /x 2> /said; sleep 1000";
+    for by_environment in [false, true] {
+        let socket = DescriptorSocket::new(&t.dir.join(format!("agent-{by_environment}")));
+        let config = Config::sh(script).set("/linux/seccomp", asking());
+        let c = match by_environment {
+            true => t.container(config),
+            false => t.container(annotated(config, "seccomp.receiver", socket.path())),
+        };
+        let create = c.create_cmd(&[]);
+        let create = if by_environment { create.env("RUN_OCI_SECCOMP_RECEIVER", socket.path()) } else { create };
+        create.ok();
+        let (listener, state) = socket.receive_with_data();
+        let state: Value = serde_json::from_slice(&state).unwrap();
+        assert_eq!(state["state"]["id"], c.id.as_str());
+        c.start().ok();
+        sys::refuse_next_syscall(listener.as_fd(), libc::EXDEV).unwrap();
+        assert!(c.wait_file("/said").contains("ross-device link"));
+    }
+    let c = t.container(Config::sh("true").set("/linux/seccomp", asking()));
+    c.create().fails().says("/linux/seccomp/listenerPath");
+    c.create_cmd(&[]).env("RUN_OCI_SECCOMP_RECEIVER", "here").run().fails().says("must be an absolute path");
+}
+
+fn unknown_system_calls_are_refused(t: &Test) {
+    if lacks(t) {
+        return;
+    }
+    let names = json!(["mkdir", "frobnicate"]);
+    let profile = json!({
+        "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{ "names": names, "action": "SCMP_ACT_ERRNO" }]
+    });
+    let config = Config::sh("true").set("/linux/seccomp", profile);
+    t.container(config.clone()).run().ok();
+    let refused = t.container(annotated(config, "seccomp_fail_unknown_syscall", "1")).run().fails();
+    refused.says("/linux/seccomp/syscalls/0/names/1: unknown system call \"frobnicate\"");
+}
+
+/// `ld nr; jeq mkdir, refuse; jeq mkdirat, refuse; ret ALLOW; refuse: ret ERRNO | EDOM`, where the numbers are those of
+/// this architecture.
+fn filter() -> String {
+    let instruction = |code: u16, jt: u8, jf: u8, k: u32| {
+        let ([c0, c1], [k0, k1, k2, k3]) = (code.to_ne_bytes(), k.to_ne_bytes());
+        [c0, c1, jt, jf, k0, k1, k2, k3]
+    };
+    #[cfg(target_arch = "x86_64")]
+    let mkdir = libc::SYS_mkdir as u32;
+    #[cfg(not(target_arch = "x86_64"))]
+    let mkdir = libc::SYS_mkdirat as u32;
+    let program = [
+        instruction(0x20, 0, 0, 0),
+        instruction(0x15, 2, 0, mkdir),
+        instruction(0x15, 1, 0, libc::SYS_mkdirat as u32),
+        instruction(0x06, 0, 0, 0x7fff_0000),
+        instruction(0x06, 0, 0, 0x0005_0000 | libc::EDOM as u32),
+    ]
+    .concat();
+    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for group in program.chunks(3) {
+        let mut bytes = [0; 4];
+        bytes[1..=group.len()].copy_from_slice(group);
+        let bits = u32::from_be_bytes(bytes);
+        for digit in 0..4 {
+            let digit = if digit <= group.len() { DIGITS[(bits >> (18 - 6 * digit) & 63) as usize] } else { b'=' };
+            text.push(digit.into());
+        }
+    }
+    text
+}
+
+fn a_filter_of_ones_own(t: &Test) {
+    if lacks(t) {
+        return;
+    }
+    let config = Config::sh("mkdir /x 2>&1; grep Seccomp: /proc/self/status");
+    let want = "mkdir: can't create directory '/x': Math argument out of range\nSeccomp:\t2";
+    let out = |config: Config| {
+        let c = t.container(config);
+        c.run().ok().text().replace("Numerical argument out of domain", "Math argument out of range")
+    };
+    assert_eq!(out(annotated(config.clone(), "seccomp_bpf_data", filter())), want);
+    // In place of the profile, and for a process that may gain privileges too.
+    let lethal = json!({ "defaultAction": "SCMP_ACT_KILL_PROCESS" });
+    let config = config.set("/linux/seccomp", lethal).set("/process/noNewPrivileges", false);
+    assert_eq!(out(annotated(config, "seccomp_bpf_data", filter())), want);
+}
+
+fn wrong_values_are_refused(t: &Test) {
+    if lacks(t) {
+        return;
+    }
+    for (name, value) in [
+        ("hooks.stdout", "relative"),
+        ("keep_original_groups", "perhaps"),
+        ("mount_context_type", "label"),
+        ("seccomp_bpf_data", "AAA"),
+    ] {
+        let c = t.container(annotated(Config::sh("true"), name, value));
+        c.run().code(1).says(&format!("/annotations/run.oci.{name}: "));
+    }
+    // Whoever else has annotations there is left alone.
+    t.container(annotated(Config::sh("true"), "handler", "krun")).run().ok();
+}
