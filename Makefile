@@ -1,5 +1,6 @@
 # make            the release binary, static and stripped
-# make install    into DESTDIR/PREFIX/bin (PREFIX: /usr/local)
+# make install    with manual pages and completions, into DESTDIR/PREFIX (PREFIX: /usr/local)
+# make man        the manual pages, in target/man
 # make test       unit and end-to-end tests; needs root
 # make demo       builds, then shows a container from inside; needs root
 # make bench      compares the start of containers with the other runtimes in PATH; needs root
@@ -12,6 +13,8 @@ PREFIX ?= /usr/local
 host := $(shell rustc -vV | sed -n 's/^host: //p')
 musl := $(subst -gnu,-musl,$(host))
 target := $(if $(wildcard $(shell rustc --print sysroot)/lib/rustlib/$(musl)/lib),$(musl),$(host))
+share = $(PREFIX)/share
+completions := bash-completion/completions/berth zsh/site-functions/_berth fish/vendor_completions.d/berth.fish
 binary := target/$(target)/release/berth
 
 all: build
@@ -20,8 +23,19 @@ build:
 	@hack/require cc:gcc
 	$(CARGO) build --release --locked --target $(target)
 
-install: build
+man:
+	@hack/require cc:gcc
+	rm -rf target/man && mkdir -p target/man
+	$(CARGO) run --quiet --locked --example man -- target/man
+
+install: build man
 	install -D -m 755 $(binary) $(DESTDIR)$(PREFIX)/bin/berth
+	install -d $(DESTDIR)$(share)/man/man8
+	install -m 644 target/man/*.8 $(DESTDIR)$(share)/man/man8
+	install -d $(dir $(addprefix $(DESTDIR)$(share)/,$(completions)))
+	$(binary) completion bash > $(DESTDIR)$(share)/$(word 1,$(completions))
+	$(binary) completion zsh > $(DESTDIR)$(share)/$(word 2,$(completions))
+	$(binary) completion fish > $(DESTDIR)$(share)/$(word 3,$(completions))
 
 test:
 	@hack/require cc:gcc busybox:busybox-static nsenter:util-linux python3:python3-minimal libseccomp.so.2:libseccomp2
@@ -40,4 +54,4 @@ bench: build
 clean:
 	$(CARGO) clean
 
-.PHONY: all build install test demo bench clean
+.PHONY: all build man install test demo bench clean

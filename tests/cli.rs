@@ -10,7 +10,7 @@ const COMMANDS: &[&str] = &[
     "state", "update",
 ];
 const COMMANDS: &[&str] =
-    &["create", "delete", "exec", "features", "kill", "list", "mounts", "run", "spec", "start", "state"];
+    &["completion", "create", "delete", "exec", "features", "kill", "list", "mounts", "run", "spec", "start", "state"];
 
 fn berth(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_berth")).args(args).output().unwrap()
@@ -81,6 +81,89 @@ fn help_is_no_failure() {
         assert_eq!(output.status.code(), Some(0), "{args:?}");
         assert!(stdout(&output).contains(wanted), "{args:?}");
     }
+}
+
+/// The long options that are not hidden, of a command, or without one the global ones.
+fn options(command: &clap::Command) -> Vec<String> {
+    let mut command = command.clone();
+    command.build();
+    let shown = command.get_arguments().filter(|arg| !arg.is_hide_set());
+    shown.filter_map(|arg| arg.get_long().map(|long| format!("--{long}"))).collect()
+}
+
+#[test]
+fn every_command_and_option_is_in_help_manual_and_completions() {
+    let definition = berth::cli::definition();
+    let shells = ["bash", "zsh", "fish"].map(|shell| {
+        let output = berth(&["completion", shell]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        stdout(&output).to_owned()
+    });
+    let commands: Vec<_> = definition.get_subcommands().map(clap::Command::get_name).collect();
+    assert_eq!(commands, COMMANDS);
+    for command in std::iter::once(&definition).chain(definition.get_subcommands()) {
+        let name = if command.get_name() == "berth" { "" } else { command.get_name() };
+        let words = name.split_whitespace().chain(["--help"]).collect::<Vec<_>>();
+        let help = stdout(&berth(&words)).to_owned();
+        let mut page = Vec::new();
+        clap_mangen::Man::new(command.clone()).render(&mut page).unwrap();
+        let page = String::from_utf8(page).unwrap().replace('\\', "");
+        let head = if name.is_empty() { "    \'\')\n".to_owned() } else { format!("    {name})\n") };
+        let bash = shells[0].split_once(&head).unwrap().1.split_once("        ;;\n").unwrap().0;
+        let head = if name.is_empty() { "\n_berth() {".to_owned() } else { format!("\n_berth_{name}() {{") };
+        let zsh = shells[1].split_once(&head).unwrap().1.split_once("\n}\n").unwrap().0;
+        let condition = if name.is_empty() { "not __fish_seen".into() } else { format!("_from {name}\'") };
+        let fish: String = shells[2].lines().filter(|line| line.contains(&condition)).collect::<Vec<_>>().join("\n");
+        for option in options(command) {
+            assert!(help.contains(&option), "{name} {option}: {help}");
+            assert!(page.contains(&option), "{name} {option}: {page}");
+            assert!(bash.split(|c: char| " \'".contains(c)).any(|word| word == option), "{name} {option}: {bash}");
+            assert!(zsh.contains(&format!("\'*{option}[")), "{name} {option}: {zsh}");
+            assert!(fish.contains(&format!("-l {} ", &option[2..])), "{name} {option}: {fish}");
+        }
+    }
+}
+
+#[test]
+fn bash_completes_commands_options_and_values() {
+    let completed = |words: &[&str]| {
+        let script = r#"eval "$("$0" completion bash)"; COMP_WORDS=(berth "$@") COMP_CWORD=$#; compopt() { :; }
+            _berth; echo "${COMPREPLY[@]}""#;
+        let output =
+            Command::new("bash").args(["-c", script, env!("CARGO_BIN_EXE_berth")]).args(words).output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{words:?}: {}", stderr(&output));
+        stdout(&output).trim().to_owned()
+    };
+    for (words, wanted) in [
+        (&["ru"][..], "run"),
+        (&["--root", "/run", "sta"], "start state"),
+        (&["--log-format", ""], "text json"),
+        (&["--log-le"], "--log-level"),
+        (&["run", "--bun"], "--bundle"),
+        (&["run", "--bundle", "/us"], "/usr"),
+        (&["exec", "--cap", ""], ""),
+        (&["--debug", "mounts", "a"], "add"),
+        (&["completion", ""], "bash zsh fish"),
+    ] {
+        assert_eq!(completed(words), wanted, "{words:?}");
+    }
+}
+
+#[test]
+fn flags_of_other_runtimes_are_accepted() {
+    let dir = Dir::new("compat");
+    let root = dir.path("root");
+    for args in [
+        &["create", "--no-subreaper", "-f", "/nonexistent", "a"][..],
+        &["exec", "--no-subreaper", "-g", "5", "-c", "CAP_KILL", "a", "true"],
+    ] {
+        let output = berth(&[&["--root", &root][..], args].concat());
+        assert!(!stderr(&output).contains("argument"), "{args:?}: {}", stderr(&output));
+    }
+    assert!(stdout(&berth(&["-V"])).starts_with("berth version "));
+    let output = berth(&["spec", "-b", dir.0.to_str().unwrap(), "-f", "other.json"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(read_json(&dir.path("other.json"))["hostname"], "berth");
 }
 
 #[test]

@@ -13,6 +13,11 @@ pub(super) fn flag(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
 }
 
+/// A flag that other runtimes have, and that means nothing here.
+pub(super) fn ignored(name: &'static str) -> Arg {
+    flag(name, "accepted for the sake of callers, and ignored").hide(true)
+}
+
 /// `--name TEXT`
 pub(super) fn value(name: &'static str, shape: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).value_name(shape).allow_hyphen_values(true).help(help)

@@ -43,6 +43,7 @@ fn options(command: clap::Command) -> clap::Command {
         .arg(args::preserve_fds())
         .arg(args::list("cgroup", "[CONTROLLERS:]PATH", "a cgroup below the container's"))
         .arg(args::flag("ignore-paused", "do not refuse a paused container"))
+        .arg(args::ignored("no-subreaper"))
 }
 
 fn read(matches: &ArgMatches) -> Result<ExecOptions> {

@@ -5,6 +5,7 @@
 //! package accepts into those that clap knows.
 
 mod args;
+mod completion;
 mod create;
 mod delete;
 mod engine;
@@ -51,6 +52,7 @@ struct Command {
 }
 
 const COMMANDS: &[&Command] = &[
+    &completion::COMMAND,
     &create::COMMAND,
     &delete::COMMAND,
     &events::COMMAND,
@@ -142,6 +144,15 @@ fn dispatch(program: &str, args: &[OsString], log: &mut Log, failure: &mut u8) -
     (command.run)(&global, &own).map(Outcome::Exit).map_err(|e| in_course_of(e, command.name, &own))
 }
 
+/// The whole command line, for manual pages: what [`main`] parses, command by command.
+pub fn definition() -> clap::Command {
+    let commands = COMMANDS.iter().map(|command| {
+        let options = (command.options)(base(&format!("berth {}", command.name), command.about));
+        options.name(command.name)
+    });
+    global_options("berth").after_help("").subcommands(commands)
+}
+
 /// A command that cannot be executed is the container's own failure, told as bare as a shell does (see [`log`]).
 fn in_course_of(e: Error, command: &str, own: &ArgMatches) -> Error {
     match (e.kind(), own.try_get_one::<String>("id").ok().flatten()) {
@@ -186,7 +197,7 @@ fn global_options(program: &str) -> clap::Command {
         .arg(flag("debug", "log what happens, not only what goes wrong"))
         .arg(flag("systemd-cgroup", "let systemd manage the cgroups"))
         .arg(value("rootless", "BOOL", "whether new containers may do without cgroups: true, false or auto"))
-        .arg(flag("version", "print the version").short('v'))
+        .arg(flag("version", "print the version").short('v').short_alias('V'))
 }
 
 impl Global {

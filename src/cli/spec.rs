@@ -14,9 +14,13 @@ pub(super) const COMMAND: Command = Command {
     about: "write a config.json to begin with",
     options_end: false,
     options: |command| {
-        command.arg(args::path("bundle", "DIR", "the bundle [default: the current directory]").short('b')).arg(
-            args::flag("rootless", "for an unprivileged user: with a user namespace, without a network of its own"),
-        )
+        command
+            .arg(args::path("bundle", "DIR", "the bundle [default: the current directory]").short('b'))
+            .arg(args::path("config", "FILE", "the file, if not config.json").short('f'))
+            .arg(args::flag(
+                "rootless",
+                "for an unprivileged user: with a user namespace, without a network of its own",
+            ))
     },
     run: |_, matches| {
         let mut config = config(is_cgroup2());
@@ -25,7 +29,8 @@ pub(super) const COMMAND: Command = Command {
             rootless(&mut config, uid.as_raw(), gid.as_raw());
         }
         let bundle = get_path(matches, "bundle").unwrap_or_else(|| ".".into());
-        write(&bundle.join("config.json"), &config)?;
+        let file = get_path(matches, "config").unwrap_or_else(|| "config.json".into());
+        write(&bundle.join(file), &config)?;
         Ok(0)
     },
     failure: 1,
