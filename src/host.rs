@@ -44,13 +44,21 @@ fn is_filesystem(path: &Path, magic: u64) -> bool {
 
 /// One line of `/proc/self/cgroup` (cgroups(7)): `4:memory:/user.slice`, `0::/user.slice`.
 #[derive(Debug, PartialEq, Eq)]
-struct Own {
-    controllers: Vec<String>,
-    path: PathBuf,
+pub struct Own {
+    /// None: v2.
+    pub controllers: Vec<String>,
+    pub path: PathBuf,
 }
 
 fn own_cgroups() -> Result<Vec<Own>> {
     let text = fs::read_to_string(OWN).call(|| format!("open({OWN:?})"))?;
+    Ok(parse_own(&text))
+}
+
+/// Where another process is.
+pub fn cgroups_of(pid: i32) -> Result<Vec<Own>> {
+    let file = format!("/proc/{pid}/cgroup");
+    let text = fs::read_to_string(&file).call(|| format!("open({file:?})"))?;
     Ok(parse_own(&text))
 }
 

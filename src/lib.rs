@@ -4,6 +4,7 @@
 
 pub mod cgroup;
 pub mod cli;
+pub mod criu;
 pub mod error;
 pub mod hooks;
 pub mod host;

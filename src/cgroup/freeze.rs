@@ -1,5 +1,6 @@
 //! Freezing, and signals to all processes at once.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -17,6 +18,11 @@ impl Cgroup {
     /// The v1 freezer where there is one: v2's is no other way to the same processes then.
     fn freezer(&self) -> Option<&Slot> {
         self.v1("freezer").or_else(|| self.unified())
+    }
+
+    /// The directory by which all processes of the container are stopped.
+    pub fn freezer_path(&self) -> Option<PathBuf> {
+        self.freezer().map(Slot::path)
     }
 
     /// Stops all processes of the container; on failure they run on.

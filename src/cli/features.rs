@@ -54,7 +54,7 @@ fn features() -> Value {
         "annotations": {
             "io.berth.version": env!("CARGO_PKG_VERSION"),
             "io.berth.commit": env!("BERTH_COMMIT"),
-            "org.opencontainers.runc.checkpoint.enabled": "false",
+            "org.opencontainers.runc.checkpoint.enabled": "true",
         },
         "potentiallyUnsafeConfigAnnotations": known.annotations,
     })

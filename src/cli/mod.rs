@@ -5,6 +5,7 @@
 //! package accepts into those that clap knows.
 
 mod args;
+mod checkpoint;
 mod completion;
 mod create;
 mod delete;
@@ -15,10 +16,11 @@ mod features;
 mod kill;
 mod list;
 mod log;
+mod mounts;
 mod pause;
 mod ps;
+mod restore;
 mod resume;
-mod mounts;
 mod run;
 mod signal;
 mod size;
@@ -53,6 +55,7 @@ struct Command {
 
 const COMMANDS: &[&Command] = &[
     &completion::COMMAND,
+    &checkpoint::COMMAND,
     &create::COMMAND,
     &delete::COMMAND,
     &events::COMMAND,
@@ -64,6 +67,7 @@ const COMMANDS: &[&Command] = &[
     &ps::COMMAND,
     &resume::COMMAND,
     &mounts::COMMAND,
+    &restore::COMMAND,
     &run::COMMAND,
     &spec::COMMAND,
     &start::COMMAND,

@@ -15,9 +15,11 @@ mod mask;
 mod mounts;
 mod pivot;
 mod resolve;
+mod restore;
 
 pub use build::Rootfs;
 pub use change::{add, remove};
 pub use console::Console;
 pub use host::{Ask, Host, id_map, open_source};
 pub use pivot::OldRoot;
+pub use restore::{ExternalMount, external_mounts, stage};

@@ -65,13 +65,13 @@ pub(super) fn run(runtime: &Runtime, id: &str, options: &RunOptions) -> Result<u
 }
 
 /// All that is decided before anything is touched.
-struct Creation<'a> {
-    runtime: &'a Runtime,
-    options: &'a CreateOptions,
+pub(super) struct Creation<'a> {
+    pub runtime: &'a Runtime,
+    pub options: &'a CreateOptions,
     id: &'a str,
-    config: Vec<u8>,
-    spec: Spec,
-    plan: Plan,
+    pub config: Vec<u8>,
+    pub spec: Spec,
+    pub plan: Plan,
     bundle: PathBuf,
     /// Of the configuration.
     path: PathBuf,
@@ -85,7 +85,7 @@ struct Created<'a> {
 }
 
 impl<'a> Creation<'a> {
-    fn plan(runtime: &'a Runtime, id: &'a str, options: &'a CreateOptions) -> Result<Self> {
+    pub fn plan(runtime: &'a Runtime, id: &'a str, options: &'a CreateOptions) -> Result<Self> {
         check_id(id)?;
         let bundle =
             std::fs::canonicalize(&options.bundle).call(|| format!("open({:?})", options.bundle)).context("bundle")?;
@@ -113,7 +113,7 @@ impl<'a> Creation<'a> {
     }
 
     /// Who is to have the terminal must be told, and only where there is one.
-    fn check_terminal(&self, detached: bool) -> Result<()> {
+    pub fn check_terminal(&self, detached: bool) -> Result<()> {
         let socket = self.options.console_socket.is_some();
         match (self.plan.init.process.terminal, detached) {
             (true, true) if !socket => {
@@ -132,6 +132,12 @@ impl<'a> Creation<'a> {
 
     /// From here on things are made; whatever fails, all of them are unmade.
     fn perform(self, listen: bool) -> Result<Created<'a>> {
+        let (container, (init, terminal)) = self.make(|dir, record| self.set_up(dir, record, listen))?;
+        Ok(Created { container, init, terminal })
+    }
+
+    /// Claims the id, and has `set_up` make the container: whatever fails, all that it made is unmade.
+    pub fn make<T>(&self, set_up: impl FnOnce(&StateDir, &mut Record) -> Result<T>) -> Result<(Container<'a>, T)> {
         let container = self.plan.init.container.as_ref().ok_or_else(|| Error::new("not a container's plan"))?;
         let mut record = Record::new(
             self.id,
@@ -145,11 +151,9 @@ impl<'a> Creation<'a> {
         record.cgroup = Cgroup::planned(&self.plan.cgroup);
 
         let dir = StateDir::create(&self.runtime.root, self.id)?;
-        let outcome = dir.lock().and_then(|()| self.set_up(&dir, &mut record, listen));
+        let outcome = dir.lock().and_then(|()| set_up(&dir, &mut record));
         match outcome {
-            Ok((init, terminal)) => {
-                Ok(Created { container: Container { runtime: self.runtime, dir, record }, init, terminal })
-            }
+            Ok(made) => Ok((Container { runtime: self.runtime, dir, record }, made)),
             Err(e) => {
                 let e = if record.cgroup.oom_kills() > Some(0) { self.explain_oom(e) } else { e };
                 if let Err(left) = destroy(self.runtime, &dir, &record) {
@@ -160,7 +164,8 @@ impl<'a> Creation<'a> {
         }
     }
 
-    fn set_up(&self, dir: &StateDir, record: &mut Record, listen: bool) -> Result<(Init, Option<OwnedFd>)> {
+    /// The record is on disk before the cgroup is made, and its cgroup is limited before anything is in it.
+    pub fn make_cgroup(&self, dir: &StateDir, record: &mut Record) -> Result<()> {
         dir.stage(CONFIG, &self.config)?;
         dir.write_record(record)?;
         if self.options.notify_socket.is_some() {
@@ -171,6 +176,19 @@ impl<'a> Creation<'a> {
         dir.write_record(record)?;
         record.cgroup.apply(&self.plan.cgroup)?;
         self.runtime.debug(|| describe_cgroup(&self.plan.cgroup));
+        Ok(())
+    }
+
+    pub fn join_intel_rdt(&self, dir: &StateDir, record: &mut Record, pid: i32) -> Result<()> {
+        let Some(plan) = &self.plan.intel_rdt else { return Ok(()) };
+        let made = intel_rdt::apply(intel_rdt::root()?.as_fd(), plan, pid)?;
+        self.runtime.debug(|| format!("init is in class {:?} of resctrl", plan.group.name()));
+        record.intel_rdt = Some(Rdt { plan: plan.clone(), made });
+        dir.write_record(record)
+    }
+
+    fn set_up(&self, dir: &StateDir, record: &mut Record, listen: bool) -> Result<(Init, Option<OwnedFd>)> {
+        self.make_cgroup(dir, record)?;
         let listener = if listen { Some(start_socket(dir)?) } else { None };
         let born_in = record.cgroup.dirfd()?;
         let entry = record.cgroup.entry()?;
@@ -184,12 +202,7 @@ impl<'a> Creation<'a> {
         if init.outside {
             record.cgroup.add_unified(pid)?;
         }
-        if let Some(plan) = &self.plan.intel_rdt {
-            let made = intel_rdt::apply(intel_rdt::root()?.as_fd(), plan, pid)?;
-            self.runtime.debug(|| format!("init is in class {:?} of resctrl", plan.group.name()));
-            record.intel_rdt = Some(Rdt { plan: plan.clone(), made });
-            dir.write_record(record)?;
-        }
+        self.join_intel_rdt(dir, record, pid)?;
         if !self.plan.net_devices.is_empty() {
             network::attach(&self.plan.net_devices, open_namespace(pid, NsKind::Network)?.as_fd())?;
             self.runtime.debug(|| format!("{} network devices moved", self.plan.net_devices.len()));
@@ -231,25 +244,32 @@ impl<'a> Creation<'a> {
                 };
                 rootfs::id_map(mount(index)?, fd.as_fd(), userns.as_ref().map(AsFd::as_fd))
             },
-            hooks: &|| {
-                let hooks = &self.plan.hooks;
-                // "creating" is step 2 of the lifecycle, and "created" what comes after: these hooks are steps 3 and 4.
-                self.runtime.run_hooks("prestart", &hooks.prestart, &state(Status::Created))?;
-                self.runtime.run_hooks("createRuntime", &hooks.create_runtime, &state(Status::Created))
-            },
+            hooks: &|| self.run_host_hooks(record, pid),
             hook_output: &|| hook_output(&record.annotations),
-            console: &|master| match &self.options.console_socket {
-                Some(path) => send_descriptor(path, b"/dev/ptmx", master.as_fd()).context("--console-socket"),
-                None => {
-                    clear_onlcr(&master)?;
-                    *terminal.borrow_mut() = Some(master);
-                    Ok(())
-                }
+            console: &|master| {
+                *terminal.borrow_mut() = self.hand_over_terminal(master)?;
+                Ok(())
             },
             listener: &|fd| send_listener(self.plan.init.seccomp.as_ref(), fd, pid, state(Status::Creating)),
             warn: &self.runtime.warn,
         })?;
         Ok(terminal.into_inner())
+    }
+
+    /// "creating" is step 2 of the lifecycle, and "created" what comes after: these hooks are steps 3 and 4.
+    pub fn run_host_hooks(&self, record: &Record, pid: i32) -> Result<()> {
+        let (hooks, state) = (&self.plan.hooks, record.state(Status::Created, pid));
+        self.runtime.run_hooks("prestart", &hooks.prestart, &state)?;
+        self.runtime.run_hooks("createRuntime", &hooks.create_runtime, &state)
+    }
+
+    /// Returns the master if it is ours to join to the caller's terminal.
+    pub fn hand_over_terminal(&self, master: OwnedFd) -> Result<Option<OwnedFd>> {
+        let Some(path) = &self.options.console_socket else {
+            clear_onlcr(&master)?;
+            return Ok(Some(master));
+        };
+        send_descriptor(path, b"/dev/ptmx", master.as_fd()).context("--console-socket").map(|()| None)
     }
 
     fn explain_oom(&self, e: Error) -> Error {

@@ -1,5 +1,6 @@
 //! The lifecycle of containers: what `create`, `start`, `state`, `kill`, `delete`, `run` and `exec` do.
 
+mod checkpoint;
 mod container;
 mod create;
 mod delete;
@@ -11,6 +12,7 @@ mod notify;
 mod operate;
 mod process;
 mod record;
+mod restore;
 mod terminal;
 mod update;
 
@@ -18,12 +20,15 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
+pub use checkpoint::{CheckpointOptions, CriuOptions};
 pub use container::Container;
 pub use events::{Event, Stats};
 pub use exec::ExecOptions;
 pub use features::Features;
+pub use restore::RestoreOptions;
 pub use update::UpdateOptions;
 
+pub use crate::criu::{CgroupsMode, NetworkLock};
 use crate::error::{Call, Error, Result};
 use crate::hooks::{self, Output};
 use crate::plan::annotations::Annotations;
@@ -84,6 +89,11 @@ impl Runtime {
     /// Creates, starts and, unless detached, waits; returns the exit status for the caller to exit with.
     pub fn run(&self, id: &str, options: &RunOptions) -> Result<u8> {
         create::run(self, id, options)
+    }
+
+    /// Creates a container from what `checkpoint` wrote and, unless detached, waits; returns the exit status.
+    pub fn restore(&self, id: &str, options: &RestoreOptions) -> Result<u8> {
+        restore::restore(self, id, options)
     }
 
     pub fn load(&self, id: &str) -> Result<Container<'_>> {

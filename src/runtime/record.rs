@@ -6,12 +6,12 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, fstat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +54,10 @@ pub struct Record {
     pub keyring: bool,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+    /// The pipes that the container got for its standard streams, as `pipe:[4711]`; "" for what is no pipe. The
+    /// other ends are not in a checkpoint, so `restore` connects its own streams in their place.
+    #[serde(default)]
+    pub streams: [String; 3],
 }
 
 /// A resctrl group, and whether it is ours to remove.
@@ -80,6 +84,7 @@ impl Record {
             shared_pids: false,
             keyring: false,
             annotations,
+            streams: own_streams(),
         }
     }
 
@@ -92,6 +97,16 @@ impl Record {
     pub fn state(&self, status: Status, pid: i32) -> State {
         State::new(&self.id, status, pid, &self.bundle, &self.annotations)
     }
+}
+
+fn own_streams() -> [String; 3] {
+    [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()].map(|fd| {
+        let is_pipe = fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
+        // The link tells a pipe from a fifo with a name, which is found again by that.
+        let link = is_pipe.then(|| std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())));
+        let name = link.and_then(Result::ok).map(|name| name.to_string_lossy().into_owned());
+        name.filter(|name| name.starts_with("pipe:")).unwrap_or_default()
+    })
 }
 
 fn staged(name: &str) -> String {
@@ -140,6 +155,10 @@ impl StateDir {
 
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     pub fn read(&self, name: &str) -> Result<Vec<u8>> {

@@ -1,6 +1,6 @@
 //! What a child does between fork and exec.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -32,5 +32,18 @@ pub fn confine(command: &mut Command, cwd: Option<OwnedFd>) {
     };
     // SAFETY: the closure makes syscalls only: it neither allocates nor takes a lock that a thread of ours may have
     // held at the time of the fork.
+    unsafe { command.pre_exec(setup) };
+}
+
+/// Has the child of a confined `command` keep these descriptors, which must stay open until it is spawned.
+pub fn keep(command: &mut Command, fds: Vec<RawFd>) {
+    let setup = move || {
+        // SAFETY: fcntl takes no pointer here.
+        match fds.iter().all(|fd| unsafe { libc::fcntl(*fd, libc::F_SETFD, 0) } == 0) {
+            true => Ok(()),
+            false => Err(std::io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: as above.
     unsafe { command.pre_exec(setup) };
 }

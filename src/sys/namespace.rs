@@ -15,7 +15,7 @@ pub fn ns_get_nstype(fd: BorrowedFd) -> Result<u64> {
     check(unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_NSTYPE) }.into()).map(|flag| flag as u64)
 }
 
-/// Makes new namespaces for the calling process, which must have one thread only.
+/// Makes new namespaces for the calling thread: others of the process stay where they are.
 pub fn unshare(flags: u64) -> Result<()> {
     // SAFETY: no flag given here (`CLONE_NEW*`) takes anything away that other code of this process relies on.
     check(unsafe { libc::syscall(libc::SYS_unshare, flags) }).map(drop)

@@ -1,0 +1,230 @@
+//! CRIU, which dumps and restores process trees: a program that is told what to do by messages (`criu swrk FD`).
+//!
+//! One CRIU serves one dump or restore, preceded by questions about itself. While it works it notifies us of what it
+//! has come to, and goes on once we have answered.
+
+mod codec;
+mod messages;
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, ErrorKind, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, SocketFlags,
+    SocketType,
+};
+
+pub use self::messages::{CgroupsMode, Features, Kind, NetworkLock, Notification, Options};
+use self::messages::{Response, request};
+use crate::error::{Call, Context, Error, Result};
+use crate::sys;
+
+/// A CRIU that waits for requests. Dropped before its work is done, it is killed.
+pub struct Criu {
+    child: Child,
+    channel: OwnedFd,
+    /// As 40201 for 4.2.1.
+    version: i64,
+}
+
+/// Whose standard streams CRIU has: those that it restores have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Streams {
+    Ours,
+    None,
+}
+
+/// Takes a notification, with the descriptor that comes with it.
+pub type Notified<'a> = &'a mut dyn FnMut(&Notification, Option<OwnedFd>) -> Result<()>;
+
+impl Criu {
+    /// The oldest that tells its version by message.
+    const OLDEST: i64 = 30000;
+
+    /// `keep` are descriptors of ours that CRIU has under the same numbers.
+    pub fn spawn(streams: Streams, keep: &[&OwnedFd]) -> Result<Self> {
+        let (channel, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .call(|| "socketpair(SOCK_SEQPACKET)")?;
+        let mut command = Command::new("criu");
+        command.arg("swrk").arg(theirs.as_raw_fd().to_string());
+        if streams == Streams::None {
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        }
+        sys::child::confine(&mut command, None);
+        let kept = keep.iter().copied().chain([&theirs]).map(AsRawFd::as_raw_fd);
+        sys::child::keep(&mut command, kept.collect());
+        let child = command.spawn().map_err(|e| match e.kind() {
+            ErrorKind::NotFound => Error::new("criu is not in PATH").with_hint("install CRIU: https://criu.org"),
+            _ => Error::new(format_args!("cannot execute criu: {e}")),
+        })?;
+        Ok(Self { child, channel, version: 0 })
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.child.id().cast_signed()
+    }
+
+    /// To be asked first: refuses a CRIU that is too old for anything.
+    pub fn check_version(&mut self) -> Result<()> {
+        self.version = self.ask(Kind::Version)?.version;
+        self.require(Self::OLDEST, "checkpoint and restore")
+    }
+
+    /// `needed` as 31600 for 3.16.
+    pub fn require(&self, needed: i64, what: &str) -> Result<()> {
+        if self.version >= needed {
+            return Ok(());
+        }
+        let text = |version: i64| format!("{}.{}.{}", version / 10000, version / 100 % 100, version % 100);
+        Err(Error::new(format_args!("CRIU is {}, {what} needs {}", text(self.version), text(needed))))
+    }
+
+    pub fn is_at_least(&self, version: i64) -> bool {
+        self.version >= version
+    }
+
+    pub fn features(&mut self) -> Result<Features> {
+        self.ask(Kind::FeatureCheck).map(|response| response.features)
+    }
+
+    fn ask(&mut self, kind: Kind) -> Result<Response> {
+        self.send(kind, None)?;
+        let (response, _) = self.receive(kind)?;
+        Ok(response)
+    }
+
+    /// Has the work done and waits for CRIU's end; returns the pid of what was restored.
+    pub fn perform(mut self, kind: Kind, options: &Options, notified: Notified<'_>) -> Result<Option<i32>> {
+        self.send(kind, Some(options))?;
+        let response = loop {
+            let (response, fd) = self.receive(kind)?;
+            if response.kind != Some(Kind::Notify) {
+                break response;
+            }
+            notified(&response.notification, fd)
+                .with_context(|| format!("criu {}: {}", kind.name(), response.notification.script))?;
+            self.send(Kind::Notify, None)?;
+        };
+        // It would wait for further requests, as between two pre-dumps: the end of the socket tells that there are none.
+        rustix::net::shutdown(&self.channel, rustix::net::Shutdown::Write).call(|| "shutdown(criu)")?;
+        let status = self.child.wait().call(|| "waitpid(criu)")?;
+        // After a pre-dump CRIU takes that for a failure.
+        if !status.success() && kind != Kind::PreDump {
+            return Err(Error::new(format_args!("criu {}: {status}", kind.name())));
+        }
+        Ok(response.restored_pid)
+    }
+
+    fn send(&self, kind: Kind, options: Option<&Options>) -> Result<()> {
+        let message = request(kind, options);
+        match rustix::net::send(&self.channel, &message, SendFlags::NOSIGNAL) {
+            // It has ended, and the reason may still be there to be read.
+            Err(Errno::PIPE) => Ok(()),
+            sent => sent.call(|| format!("send(criu, {})", kind.name())).map(drop),
+        }
+    }
+
+    /// An answer to `kind`, or a notification on the way to it.
+    fn receive(&mut self, kind: Kind) -> Result<(Response, Option<OwnedFd>)> {
+        let mut bytes = vec![0; 64 * 1024];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let received = rustix::io::retry_on_intr(|| {
+            let buffer = &mut [IoSliceMut::new(&mut bytes)];
+            rustix::net::recvmsg(&self.channel, buffer, &mut control, RecvFlags::CMSG_CLOEXEC)
+        });
+        let received = received.call(|| "recvmsg(criu)")?;
+        let fd = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+            _ => None,
+        });
+        if received.bytes == 0 {
+            let status = self.child.wait().call(|| "waitpid(criu)")?;
+            return Err(Error::new(format_args!("criu {}: it ended without an answer: {status}", kind.name())));
+        }
+        if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+            return Err(Error::sys("recvmsg(criu)", Errno::MSGSIZE));
+        }
+        let response = Response::decode(&bytes[..received.bytes])?;
+        if !response.success {
+            return Err(refusal(kind, &response));
+        }
+        let expected = response.kind == Some(kind) || response.kind == Some(Kind::Notify);
+        if expected { Ok((response, fd)) } else { Err(Error::new("CRIU answers what it was not asked")) }
+    }
+}
+
+impl Drop for Criu {
+    fn drop(&mut self) {
+        // Both fail only for a child that was waited for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// CRIU often tells no reason, or an errno of no meaning: its log has it.
+fn refusal(kind: Kind, response: &Response) -> Error {
+    let call = format!("criu {} failed", kind.name());
+    let call = match &response.message {
+        Some(message) => format!("{call}: {}", message.trim()),
+        None => call,
+    };
+    match response.errno {
+        Some(errno) if errno > 0 => Error::sys(call, Errno::from_raw_os_error(errno)),
+        _ => Error::new(call),
+    }
+}
+
+/// What CRIU's log names as errors: the last few, as the first are often about what it could do without.
+pub fn explain(e: Error, log: &Path) -> Error {
+    const SHOWN: usize = 4;
+    let mut errors = Vec::new();
+    if let Ok(file) = File::open(log) {
+        let lines = BufReader::new(file).split(b'\n').map_while(Result::ok);
+        errors.extend(lines.filter_map(|line| error_in(&String::from_utf8_lossy(&line))));
+    }
+    let Some(first) = errors.len().checked_sub(1).map(|last| last.saturating_sub(SHOWN - 1)) else {
+        return e.with_hint(format_args!("CRIU's log, if it has come to write one, is {log:?}"));
+    };
+    Error::new(format_args!("{e}: {}", errors[first..].join("; "))).with_hint(format_args!("CRIU's log is {log:?}"))
+}
+
+/// `(00.012345)   4711: Error (criu/x.c:12): what` -> `what`
+fn error_in(line: &str) -> Option<String> {
+    const LONGEST: usize = 300;
+    let (_, error) = line.split_once("Error (")?;
+    let text = error.split_once("): ").map_or(error, |(_, text)| text).trim();
+    Some(text[..text.floor_char_boundary(LONGEST)].to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_errors_of_a_log_are_found() {
+        let line = "(00.154654)   2770: Error (criu/files-reg.c:1790): Can't lookup mount=85 for fd=2 path=/tmp/err";
+        assert_eq!(error_in(line).unwrap(), "Can't lookup mount=85 for fd=2 path=/tmp/err");
+        assert_eq!(error_in("(00.1) Warn  (criu/x.c:1): no Error"), None);
+        assert_eq!(error_in(&format!("Error (x): {}", "ä".repeat(1000))).unwrap().len(), 300);
+    }
+
+    #[test]
+    fn only_the_last_errors_are_shown() {
+        let log = std::env::temp_dir().join(format!("berth-criu-{}.log", std::process::id()));
+        let e = explain(Error::new("criu dump failed"), &log);
+        assert_eq!(e.to_string(), "criu dump failed");
+        assert!(e.hint().unwrap().contains("berth-criu"));
+        let text: String = (0..6).map(|i| format!("(0.{i}) Error (a.c:{i}): e{i}\n(0.{i}) fine\n")).collect();
+        std::fs::write(&log, text).unwrap();
+        let e = explain(Error::new("criu dump failed"), &log);
+        std::fs::remove_file(&log).unwrap();
+        assert_eq!(e.to_string(), "criu dump failed: e2; e3; e4; e5");
+    }
+}

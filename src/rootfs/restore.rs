@@ -1,0 +1,187 @@
+//! The root filesystem of a container whose mounts CRIU has dumped, or is to restore.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{self, CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
+
+use super::mounts::{attach_at, check_proc, clone_tree, set_propagation};
+use super::resolve::{self, Make};
+use crate::error::{Call, Context, Error, Result};
+use crate::plan::mounts::{BindSource, MountKind, MountPlan, Propagation, PropagationChange, clean};
+use crate::plan::rootfs::{CgroupMount, DeviceKind, LegacyContent, RootfsPlan};
+use crate::sys;
+
+/// A mount whose content is the host's: CRIU is told of it, and does not dump it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ExternalMount {
+    /// In the container, without links.
+    pub destination: String,
+    /// On the host.
+    pub source: String,
+}
+
+/// The external mounts of a running container, by its root.
+pub fn external_mounts(plan: &RootfsPlan, root: BorrowedFd<'_>) -> Result<Vec<ExternalMount>> {
+    let mut found = Vec::new();
+    for (destination, source) in external(plan) {
+        match resolve::open(root, &destination, OFlags::PATH) {
+            Ok(fd) => found.push(ExternalMount { destination: name_in_container(&fd)?, source }),
+            // A mask may hide it, or the container has unmounted and removed it.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => {}
+            Err(errno) => return Err(Error::sys(format_args!("open({destination:?})"), errno)),
+        }
+    }
+    Ok(found)
+}
+
+/// What is in another mount namespace is named from that namespace's root.
+fn name_in_container(fd: &OwnedFd) -> Result<String> {
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let name = fs::readlink(&path, Vec::new()).call(|| format!("readlink({path:?})"))?;
+    name.into_string().map_err(|_| Error::new("the destination of a mount is not UTF-8"))
+}
+
+/// Destinations as configured, and sources.
+fn external(plan: &RootfsPlan) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for mount in &plan.mounts {
+        match &mount.kind {
+            MountKind::Bind { source: BindSource::Host(source), .. } => {
+                found.push((mount.destination.clone(), source.clone()));
+            }
+            MountKind::Cgroup(CgroupMount::Legacy { hierarchies, .. }) => {
+                found.extend(hierarchies.iter().filter_map(|hierarchy| match &hierarchy.content {
+                    LegacyContent::Bind { cgroup, .. } => {
+                        Some((format!("{}/{}", mount.destination, hierarchy.name), cgroup.clone()))
+                    }
+                    LegacyContent::Controllers(_) => None,
+                }));
+            }
+            _ => {}
+        }
+    }
+    // In a user namespace device nodes are those of the host.
+    if let Some(dev) = plan.dev.as_ref().filter(|dev| dev.bind) {
+        let nodes = dev.devices.iter().filter(|device| device.kind != DeviceKind::Fifo);
+        found.extend(nodes.map(|device| (device.path.clone(), device.path.clone())));
+    }
+    found
+}
+
+/// Takes the calling thread into a mount namespace of its own, shows the container's root at `at` there, which CRIU is
+/// to take for the new root, and makes the places in it that the mounts need. Nothing of this reaches the host, and
+/// all of it goes with the last process in the namespace.
+///
+/// Returns what CRIU may ask for as external mounts.
+pub fn stage(plan: &RootfsPlan, at: &Path) -> Result<Vec<ExternalMount>> {
+    const SLAVE: PropagationChange = PropagationChange { kind: Propagation::Slave, recursive: true };
+    sys::namespace::unshare(libc::CLONE_NEWNS as u64).call(|| "unshare(CLONE_NEWNS)")?;
+    // Of this thread only: with a mount namespace it has also got a root, working directory and umask of its own.
+    rustix::process::umask(Mode::empty());
+    let host = fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).call(|| "open(\"/\")")?;
+    set_propagation(host.as_fd(), SLAVE)?;
+    let scratch = show_root(plan, at)?;
+    let mut stage = Stage { root: scratch, own: Vec::new(), external: Vec::new() };
+    for mount in &plan.mounts {
+        stage.place(mount).with_context(|| format!("/mounts/{}", mount.index))?;
+    }
+    let Stage { root, mut external, .. } = stage;
+    drop(root);
+    // With the binds that were only there for what is below them.
+    unmount(at, UnmountFlags::DETACH).call(|| format!("umount2({at:?})"))?;
+    show_root(plan, at)?;
+    if let Some(dev) = plan.dev.as_ref().filter(|dev| dev.bind) {
+        external.extend(dev.devices.iter().map(|device| ExternalMount {
+            destination: format!("/{}", clean(&device.path)),
+            source: device.path.clone(),
+        }));
+    }
+    // As other runtimes name what hides a file.
+    external.push(ExternalMount { destination: "/dev/null".to_owned(), source: "/dev/null".to_owned() });
+    Ok(external)
+}
+
+/// CRIU wants the root to be a mount whose parent nothing covers.
+fn show_root(plan: &RootfsPlan, at: &Path) -> Result<OwnedFd> {
+    let path = plan.path.as_str();
+    let root = clone_tree(CWD, path, true).call(|| format!("open_tree({path:?})"))?;
+    set_propagation(root.as_fd(), PropagationChange { kind: Propagation::Private, recursive: false })?;
+    let place = fs::open(at, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .call(|| format!("open({at:?})"))?;
+    attach_at(root.as_fd(), place.as_fd()).call(|| format!("move_mount({at:?})"))?;
+    Ok(root)
+}
+
+struct Stage {
+    root: OwnedFd,
+    /// Where the container's own filesystems will be, which CRIU restores with all that is in them.
+    own: Vec<String>,
+    external: Vec<ExternalMount>,
+}
+
+impl Stage {
+    fn place(&mut self, plan: &MountPlan) -> Result<()> {
+        match &plan.kind {
+            MountKind::Bind { source, recursive } => self.bind(plan, source, *recursive),
+            MountKind::Filesystem(_) => self.filesystem(&plan.destination),
+            MountKind::Cgroup(cgroup) => {
+                self.filesystem(&plan.destination)?;
+                if let CgroupMount::Legacy { hierarchies, .. } = cgroup {
+                    for hierarchy in hierarchies {
+                        if let LegacyContent::Bind { cgroup, .. } = &hierarchy.content {
+                            let destination = format!("{}/{}", plan.destination, hierarchy.name);
+                            self.add(clean(&destination), cgroup);
+                        }
+                    }
+                }
+                Ok(())
+            }
+            MountKind::Remount { .. } => Ok(()),
+        }
+    }
+
+    fn bind(&mut self, plan: &MountPlan, source: &BindSource, recursive: bool) -> Result<()> {
+        let (tree, host) = match source {
+            BindSource::Host(path) => {
+                (clone_tree(CWD, path, recursive).call(|| format!("open_tree({path:?})"))?, Some(path))
+            }
+            BindSource::Rootfs(path) => {
+                let place = resolve::open(self.root.as_fd(), path, OFlags::PATH).call(|| format!("open({path:?})"))?;
+                (clone_tree(place.as_fd(), "", recursive).call(|| format!("open_tree({path:?})"))?, None)
+            }
+        };
+        let kind = FileType::from_raw_mode(fs::fstat(&tree).call(|| "fstat")?.st_mode);
+        let mut path = clean(&plan.destination);
+        if !self.is_restored(&path) {
+            let make = if kind == FileType::Directory { Make::Dir } else { Make::File };
+            let place = resolve::open_or_make(self.root.as_fd(), &plan.destination, make)?;
+            check_proc(&place.path, Some(tree.as_fd()))?;
+            attach_at(tree.as_fd(), place.fd.as_fd()).call(|| format!("move_mount(\"/{}\")", place.path))?;
+            path = place.path;
+        }
+        if let Some(source) = host {
+            self.add(path, source);
+        }
+        Ok(())
+    }
+
+    fn filesystem(&mut self, destination: &str) -> Result<()> {
+        let mut path = clean(destination);
+        if !self.is_restored(&path) {
+            path = resolve::open_or_make(self.root.as_fd(), destination, Make::Dir)?.path;
+        }
+        self.own.push(path);
+        Ok(())
+    }
+
+    fn is_restored(&self, path: &str) -> bool {
+        self.own.iter().any(|own| path.strip_prefix(own.as_str()).is_some_and(|rest| rest.starts_with('/')))
+    }
+
+    fn add(&mut self, path: String, source: &str) {
+        self.external.push(ExternalMount { destination: format!("/{path}"), source: source.to_owned() });
+    }
+}

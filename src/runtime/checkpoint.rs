@@ -1,0 +1,279 @@
+//! `checkpoint`, and what it has in common with `restore`.
+
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, File};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+
+use crate::criu::{self, CgroupsMode, Criu, Kind, NetworkLock, Notification, Options, Streams};
+use crate::error::{Call, Context, Error, Result};
+use crate::host;
+use crate::plan::namespaces::{Kind as NsKind, Namespaces};
+use crate::plan::rootfs::{self as plan_rootfs, RootfsPlan, Switch};
+use crate::rootfs;
+use crate::spec::{Spec, Status};
+use crate::sys;
+
+use super::container::Container;
+use super::delete::destroy;
+
+/// The names of the standard streams, in the images: which descriptors of `restore` are to take their place.
+pub(super) const DESCRIPTORS: &str = "descriptors.json";
+
+const LOG: &str = "dump.log";
+
+/// External namespaces, by the oldest CRIU that knows them, with the name by which they are found again.
+pub(super) const EXTERNAL_NAMESPACES: [(NsKind, i64, &str); 2] =
+    [(NsKind::Network, 31100, "extRootNetNS"), (NsKind::Pid, 31500, "extRootPidNS")];
+
+/// What `checkpoint` and `restore` have in common.
+#[derive(Debug, Default)]
+pub struct CriuOptions {
+    pub image_path: PathBuf,
+    /// Where CRIU keeps its log; else with the images.
+    pub work_path: Option<PathBuf>,
+    pub tcp_established: bool,
+    pub ext_unix_sk: bool,
+    pub shell_job: bool,
+    pub file_locks: bool,
+    pub auto_dedup: bool,
+    pub lazy_pages: bool,
+    pub cgroups: CgroupsMode,
+    pub network_lock: Option<NetworkLock>,
+}
+
+impl CriuOptions {
+    pub(super) fn log(&self, name: &str) -> PathBuf {
+        self.work_path.as_ref().unwrap_or(&self.image_path).join(name)
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct CheckpointOptions {
+    pub criu: CriuOptions,
+    /// An earlier pre-dump, relative to the images: only what has changed since is dumped.
+    pub parent_path: Option<PathBuf>,
+    pub pre_dump: bool,
+    pub leave_running: bool,
+    pub tcp_skip_in_flight: bool,
+    pub link_remap: bool,
+    /// A descriptor of the caller's; with lazy pages, a NUL is written to it once they can be asked for.
+    pub status_fd: Option<i32>,
+    /// Address and port.
+    pub page_server: Option<(String, u16)>,
+}
+
+/// The directories that CRIU works in.
+pub(super) struct Work {
+    images: OwnedFd,
+    work: Option<OwnedFd>,
+    log_file: &'static str,
+}
+
+impl Work {
+    /// As the mount namespace of the calling thread has them, which is to be CRIU's: it mounts what it needs there. The
+    /// one for the images is made where `make` says so.
+    pub(super) fn open(options: &CriuOptions, log_file: &'static str, make: bool) -> Result<Self> {
+        let images = directory(&options.image_path, make).context("--image-path")?;
+        let work = options.work_path.as_deref().map(|path| directory(path, true).context("--work-path")).transpose()?;
+        let log = options.log(log_file);
+        // What an earlier run complained of would be taken for what this one does.
+        match std::fs::remove_file(&log) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).call(|| format!("unlink({log:?})")),
+            _ => {}
+        }
+        Ok(Self { images, work, log_file })
+    }
+
+    /// What does not depend on whether something is dumped or restored.
+    pub(super) fn options(&self, options: &CriuOptions, annotations: &BTreeMap<String, String>) -> Options {
+        Options {
+            images_dir_fd: self.images.as_raw_fd(),
+            work_dir_fd: self.work.as_ref().map(AsRawFd::as_raw_fd),
+            log_file: self.log_file,
+            config_file: config_file(annotations),
+            ext_unix_sk: options.ext_unix_sk,
+            tcp_established: options.tcp_established,
+            shell_job: options.shell_job,
+            file_locks: options.file_locks,
+            auto_dedup: options.auto_dedup,
+            lazy_pages: options.lazy_pages,
+            cgroups: options.cgroups,
+            network_lock: options.network_lock,
+            // Who configured the network of the container does so again.
+            empty_namespaces: NsKind::Network.clone_flag() as u32,
+            ..Options::default()
+        }
+    }
+}
+
+fn directory(path: &Path, make: bool) -> Result<OwnedFd> {
+    if make {
+        DirBuilder::new().recursive(true).mode(0o700).create(path).call(|| format!("mkdir({path:?})"))?;
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).call(|| format!("open({path:?})"))
+}
+
+/// What is in it overrides what we ask of CRIU. An empty annotation: none.
+fn config_file(annotations: &BTreeMap<String, String>) -> Option<Vec<u8>> {
+    const OURS: &str = "/etc/criu/berth.conf";
+    const RUNC: &str = "/etc/criu/runc.conf";
+    match annotations.get("org.criu.config") {
+        Some(path) if path.is_empty() => None,
+        Some(path) => Some(path.clone().into_bytes()),
+        None => Some(if Path::new(OURS).exists() { OURS } else { RUNC }.into()),
+    }
+}
+
+pub(super) fn check_common(criu: &Criu, options: &CriuOptions) -> Result<()> {
+    match options.network_lock {
+        Some(_) => criu.require(31700, "--network-lock"),
+        None => Ok(()),
+    }
+}
+
+impl Container<'_> {
+    /// Has CRIU write the container's state to files, and removes the container unless it is to go on.
+    pub fn checkpoint(&self, options: &CheckpointOptions) -> Result<()> {
+        self.dir.lock()?;
+        let status = self.status()?;
+        let Some(init) = self.record.init.filter(|_| matches!(status, Status::Running | Status::Paused)) else {
+            return Err(Error::new(format_args!("Container cannot be checkpointed in {status} state")));
+        };
+        let spec = self.spec()?;
+        let (namespaces, rootfs) = self.plan_for_dump(&spec)?;
+        let mut status_fd = options.status_fd.map(writable).transpose().context("invalid --status-fd argument")?;
+        check_parent(options)?;
+        let work = Work::open(&options.criu, LOG, true)?;
+
+        let mut criu = Criu::spawn(Streams::None, &[])?;
+        criu.check_version()?;
+        self.check_dump(&mut criu, options)?;
+        let mut request = work.options(&options.criu, &spec.annotations);
+        request.pid = Some(init.pid);
+        request.root = rootfs.path.clone().into_bytes();
+        request.leave_running = options.leave_running;
+        request.tcp_skip_in_flight = options.tcp_skip_in_flight;
+        request.link_remap = options.link_remap;
+        request.page_server.clone_from(&options.page_server);
+        request.parent_images = options.parent_path.as_ref().map(|path| path.as_os_str().as_bytes().to_owned());
+        request.track_memory = options.parent_path.is_some() || options.pre_dump;
+        request.external = external_namespaces(&criu, &namespaces, init.pid)?;
+        if let Some(path) = self.record.cgroup.freezer_path() {
+            request.freeze_cgroup = Some(path.into_os_string().into_encoded_bytes());
+        }
+        if !options.pre_dump {
+            request.external_mounts = external_mounts(&rootfs, init.pid)?;
+            self.write_descriptors(&options.criu.image_path)?;
+        }
+        let kind = if options.pre_dump { Kind::PreDump } else { Kind::Dump };
+        let mut notified = |notification: &Notification, _| self.dumping(notification, &mut status_fd);
+        criu.perform(kind, &request, &mut notified).map_err(|e| criu::explain(e, &options.criu.log(LOG)))?;
+        if options.leave_running || options.pre_dump { Ok(()) } else { self.destroy_dumped() }
+    }
+
+    fn plan_for_dump(&self, spec: &Spec) -> Result<(Namespaces, RootfsPlan)> {
+        let namespaces = Namespaces::plan(&spec.linux)?;
+        let layout = host::cgroup_layout(false)?;
+        let facts =
+            plan_rootfs::Facts { layout: &layout, cgroup: &|_| None, no_pivot: false, rootless: host::is_rootless() };
+        let rootfs = plan_rootfs::plan(spec, &self.record.bundle, &facts, &mut Vec::new())?;
+        if rootfs.switch == Switch::Chroot {
+            return Err(Error::config("/linux/namespaces", "CRIU dumps no container without a mount namespace"));
+        }
+        if let Some(mount) = rootfs.mounts.iter().find(|mount| mount.idmap.is_some()) {
+            let pointer = format!("/mounts/{}", mount.index);
+            return Err(Error::config(pointer, "CRIU would restore an id-mapped mount without its mapping"));
+        }
+        Ok((namespaces, rootfs))
+    }
+
+    fn check_dump(&self, criu: &mut Criu, options: &CheckpointOptions) -> Result<()> {
+        check_common(criu, &options.criu)?;
+        if options.status_fd.is_some() {
+            criu.require(31500, "--status-fd")?;
+        }
+        if !options.pre_dump && !options.criu.lazy_pages {
+            return Ok(());
+        }
+        let features = criu.features()?;
+        for (asked, there, option) in [
+            (options.pre_dump, features.memory_tracking, "--pre-dump: memory tracking"),
+            (options.criu.lazy_pages, features.lazy_pages, "--lazy-pages: userfaultfd"),
+        ] {
+            if asked && !there {
+                return Err(Error::new(format_args!("{option} is missing in CRIU or in the kernel"))
+                    .with_hint("`criu check --feature mem_dirty_track` and `criu check --feature uffd-noncoop` tell"));
+            }
+        }
+        Ok(())
+    }
+
+    fn write_descriptors(&self, images: &Path) -> Result<()> {
+        let path = images.join(DESCRIPTORS);
+        let text = serde_json::to_vec(&self.record.streams).map_err(Error::new)?;
+        std::fs::write(&path, text).call(|| format!("write({path:?})"))
+    }
+
+    fn dumping(&self, notification: &Notification, status_fd: &mut Option<OwnedFd>) -> Result<()> {
+        self.runtime.debug(|| format!("criu: {}", notification.script));
+        match status_fd.take_if(|_| notification.script == "status-ready") {
+            Some(fd) => rustix::io::write(fd, &[0]).call(|| "write(--status-fd)").map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Its processes live on in the images.
+    fn destroy_dumped(&self) -> Result<()> {
+        self.runtime.debug(|| "dumped".to_owned());
+        destroy(self.runtime, &self.dir, &self.record)
+    }
+}
+
+fn external_mounts(plan: &RootfsPlan, pid: i32) -> Result<Vec<(String, String)>> {
+    let path = format!("/proc/{pid}/root");
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(&path, flags, Mode::empty()).call(|| format!("open({path:?})"))?;
+    let mounts = rootfs::external_mounts(plan, root.as_fd())?.into_iter();
+    // The place is also the name, as with runc and crun: each can restore what the other has dumped.
+    Ok(mounts.map(|mount| (mount.destination.clone(), mount.destination)).collect())
+}
+
+fn external_namespaces(criu: &Criu, namespaces: &Namespaces, pid: i32) -> Result<Vec<String>> {
+    let mut external = Vec::new();
+    for (kind, since, key) in EXTERNAL_NAMESPACES.into_iter().filter(|(kind, ..)| namespaces.joins(*kind)) {
+        let name = kind.proc_name();
+        criu.require(since, &format!("an external {name} namespace"))?;
+        let path = format!("/proc/{pid}/ns/{name}");
+        let inode = rustix::fs::stat(&path).call(|| format!("stat({path:?})"))?.st_ino;
+        external.push(format!("{name}[{inode}]:{key}"));
+    }
+    Ok(external)
+}
+
+fn check_parent(options: &CheckpointOptions) -> Result<()> {
+    let Some(parent) = &options.parent_path else { return Ok(()) };
+    if parent.is_absolute() {
+        return Err(Error::new("--parent-path must be relative").with_hint("to --image-path"));
+    }
+    let path = options.criu.image_path.join(parent);
+    let found = File::open(&path).and_then(|file| file.metadata()).call(|| format!("open({path:?})"));
+    match found.context("invalid --parent-path")?.is_dir() {
+        true => Ok(()),
+        false => Err(Error::sys(format_args!("invalid --parent-path: open({path:?})"), rustix::io::Errno::NOTDIR)),
+    }
+}
+
+fn writable(number: i32) -> Result<OwnedFd> {
+    let fd = sys::fd::inherit(number).call(|| format!("fcntl({number}, F_SETFD)"))?;
+    let mode = rustix::fs::fcntl_getfl(&fd).call(|| format!("fcntl({number}, F_GETFL)"))? & OFlags::RWMODE;
+    match mode {
+        OFlags::RDONLY => Err(Error::new(format_args!("{number}: not writable"))),
+        _ => Ok(fd),
+    }
+}

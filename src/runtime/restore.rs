@@ -1,0 +1,301 @@
+//! `restore`: what `create` and `start` do, with CRIU in the place of init.
+
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::criu::{self, Criu, Kind, Notification, Options, Streams};
+use crate::error::{Call, Context, Error, Result};
+use crate::host;
+use crate::plan::namespaces::Kind as NsKind;
+use crate::plan::rootfs::Switch;
+use crate::rootfs::{self, ExternalMount};
+use crate::sys;
+
+use super::checkpoint::{CriuOptions, DESCRIPTORS, EXTERNAL_NAMESPACES, Work, check_common};
+use super::create::{Creation, write_pid_file};
+use super::delete::destroy;
+use super::process::ProcessId;
+use super::record::{CONFIG, Record, StateDir};
+use super::terminal::Foreground;
+use super::{CreateOptions, Runtime};
+
+/// Where CRIU finds the container's root, in a mount namespace of its own: for everybody else it is empty.
+const ROOT: &str = "criu-root";
+const LOG: &str = "restore.log";
+
+#[derive(Debug, Default)]
+pub struct RestoreOptions {
+    pub create: CreateOptions,
+    pub criu: CriuOptions,
+    pub detach: bool,
+    pub no_subreaper: bool,
+    /// Restore TCP connections as closed ones.
+    pub tcp_close: bool,
+    /// `TYPE:NAME`, in place of what the configuration says.
+    pub lsm_profile: Option<String>,
+    pub lsm_mount_context: Option<String>,
+}
+
+pub(super) fn restore(runtime: &Runtime, id: &str, options: &RestoreOptions) -> Result<u8> {
+    let creation = Creation::plan(runtime, id, &options.create)?;
+    creation.check_terminal(options.detach)?;
+    let streams = dumped_streams(&options.criu.image_path).context("--image-path")?;
+    let restoration = Restoration { creation: &creation, options, streams };
+    restoration.check()?;
+    let has_terminal = creation.plan.init.process.terminal;
+    let foreground = if options.detach { None } else { Some(Foreground::prepare(has_terminal)?) };
+    let adopts = !options.detach && !options.no_subreaper;
+    if adopts {
+        // As with `run`.
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .call(|| "prctl(PR_SET_CHILD_SUBREAPER)")?;
+    }
+    let (container, Restored { pid, pidfd, terminal }) =
+        creation.make(|dir, record| restoration.perform(dir, record))?;
+    container.after_start(Ok(()), &creation.plan.hooks.poststart)?;
+    let Some(foreground) = foreground else { return Ok(0) };
+    let status = foreground.supervise(pidfd.as_fd(), pid, terminal, None, adopts);
+    destroy(runtime, &container.dir, &container.record)?;
+    status
+}
+
+/// The names that the pipes of the standard streams have in the images, each at the number that it had.
+fn dumped_streams(images: &Path) -> Result<Vec<String>> {
+    const MAX: u64 = 64 * 1024;
+    let dir = rustix::fs::open(images, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let dir = dir.call(|| format!("open({images:?})"))?;
+    let fd = match rustix::fs::openat(&dir, DESCRIPTORS, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+        // Dumped by somebody who had no streams to tell of.
+        Err(Errno::NOENT) => return Ok(Vec::new()),
+        fd => fd.call(|| format!("open({:?})", images.join(DESCRIPTORS)))?,
+    };
+    let mut text = Vec::new();
+    std::fs::File::from(fd).take(MAX).read_to_end(&mut text).call(|| format!("read({DESCRIPTORS:?})"))?;
+    let mut streams: Vec<String> = crate::spec::parse(&text).context(DESCRIPTORS)?;
+    // Further descriptors of ours are no business of the image's.
+    streams.truncate(3);
+    Ok(streams)
+}
+
+struct Restoration<'a> {
+    creation: &'a Creation<'a>,
+    options: &'a RestoreOptions,
+    streams: Vec<String>,
+}
+
+struct Restored {
+    pid: i32,
+    pidfd: OwnedFd,
+    /// The master side, unless a console socket took it.
+    terminal: Option<OwnedFd>,
+}
+
+/// CRIU before its work, in the mount namespace that was made for it.
+struct Stage {
+    criu: Criu,
+    mounts: Vec<ExternalMount>,
+    work: Work,
+}
+
+/// A namespace that exists, by the name that it has in the images.
+struct Inherited {
+    key: &'static str,
+    fd: OwnedFd,
+}
+
+impl Restoration<'_> {
+    /// What can be known before anything is made.
+    fn check(&self) -> Result<()> {
+        let plan = &self.creation.plan;
+        if plan.rootfs().is_none_or(|rootfs| rootfs.switch == Switch::Chroot) {
+            return Err(Error::config("/linux/namespaces", "CRIU restores no container without a mount namespace"));
+        }
+        match plan.init.namespaces.joins(NsKind::Cgroup) {
+            true => Err(Error::config("/linux/namespaces", "CRIU cannot join a cgroup namespace")),
+            false => Ok(()),
+        }
+    }
+
+    fn perform(&self, dir: &StateDir, record: &mut Record) -> Result<Restored> {
+        self.creation.make_cgroup(dir, record)?;
+        let inherited = self.inherited_namespaces()?;
+        let root = dir.path().join(ROOT);
+        std::fs::create_dir(&root).call(|| format!("mkdir({root:?})"))?;
+        let Stage { mut criu, mounts, work } = self.spawn(record, &root, &inherited)?;
+        // It has the container's streams, and what it forks is to be in the container's cgroup.
+        record.cgroup.add_unified(criu.pid())?;
+        criu.check_version()?;
+        self.check_version(&criu)?;
+        let mut request = work.options(&self.options.criu, &self.creation.spec.annotations);
+        self.complete(&mut request, &criu, &root, &inherited, mounts)?;
+
+        let (mut terminal, mut init, mut ours) = (None, None, false);
+        let mut notified = |notification: &Notification, fd| {
+            let done = self.notified(notification, fd, dir, record, &mut init, &mut terminal);
+            ours = done.is_err();
+            done
+        };
+        let restored = criu.perform(Kind::Restore, &request, &mut notified);
+        let pid = restored.map_err(|e| if ours { e } else { criu::explain(e, &self.options.criu.log(LOG)) })?;
+        std::fs::remove_dir(&root).call(|| format!("rmdir({root:?})"))?;
+        let pid = init.or(pid).ok_or_else(|| Error::new("CRIU does not tell which process it has restored"))?;
+        if record.init.is_none() {
+            return Err(Error::new("CRIU has not told when the processes were restored"));
+        }
+        let pidfd = Pid::from_raw(pid).map(|pid| pidfd_open(pid, PidfdFlags::empty()));
+        let pidfd = pidfd.ok_or_else(|| Error::new("no pid"))?.call(|| format!("pidfd_open({pid})"))?;
+        if let Some(path) = &self.options.create.pid_file {
+            write_pid_file(path, pid)?;
+        }
+        Ok(Restored { pid, pidfd, terminal })
+    }
+
+    /// CRIU is our child, but a thread in a mount namespace, keyring and v1 cgroups of its own forks it.
+    fn spawn(&self, record: &Record, root: &Path, inherited: &[Inherited]) -> Result<Stage> {
+        let init = &self.creation.plan.init;
+        let plan = self.creation.plan.rootfs().ok_or_else(|| Error::new("not a container's plan"))?;
+        let entry = record.cgroup.entry()?;
+        let begin = || {
+            let mounts = rootfs::stage(plan, root)?;
+            let work = Work::open(&self.options.criu, LOG, false)?;
+            if let Some(name) = &init.keyring {
+                join_keyring(name)?;
+            }
+            entry.enter()?;
+            let keep: Vec<_> = inherited.iter().map(|namespace| &namespace.fd).collect();
+            Ok(Stage { criu: Criu::spawn(Streams::Ours, &keep)?, mounts, work })
+        };
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().spawn_scoped(scope, begin).call(|| "clone(CLONE_THREAD)")?;
+            thread.join().unwrap_or_else(|_| Err(Error::new("the thread that stages the root panicked")))
+        })
+    }
+
+    fn check_version(&self, criu: &Criu) -> Result<()> {
+        check_common(criu, &self.options.criu)?;
+        for (given, option) in [
+            (self.lsm_profile().is_some(), "--lsm-profile"),
+            (self.options.lsm_mount_context.is_some(), "--lsm-mount-context"),
+        ] {
+            if given {
+                criu.require(31600, option)?;
+            }
+        }
+        let namespaces = &self.creation.plan.init.namespaces;
+        EXTERNAL_NAMESPACES.into_iter().filter(|(kind, ..)| namespaces.joins(*kind)).try_for_each(|(kind, since, _)| {
+            criu.require(since, &format!("an external {} namespace", kind.proc_name()))
+        })
+    }
+
+    fn inherited_namespaces(&self) -> Result<Vec<Inherited>> {
+        let joined = &self.creation.plan.init.namespaces.join;
+        let mut found = Vec::new();
+        for (kind, _, key) in EXTERNAL_NAMESPACES {
+            if let Some(join) = joined.iter().find(|join| join.kind == kind) {
+                let file = std::fs::File::open(&join.path).call(|| format!("open({:?})", join.path));
+                let fd = file.context("/linux/namespaces").hint("a namespace that is named must exist")?.into();
+                found.push(Inherited { key, fd });
+            }
+        }
+        Ok(found)
+    }
+
+    fn complete(
+        &self,
+        request: &mut Options,
+        criu: &Criu,
+        root: &Path,
+        inherited: &[Inherited],
+        mounts: Vec<ExternalMount>,
+    ) -> Result<()> {
+        request.root = root.as_os_str().as_bytes().to_owned();
+        request.as_siblings = true;
+        request.evasive_devices = true;
+        request.tcp_close = self.options.tcp_close;
+        request.lsm_profile = self.lsm_profile();
+        request.lsm_mount_context.clone_from(&self.options.lsm_mount_context);
+        request.external_mounts = mounts.into_iter().map(|mount| (mount.destination, mount.source)).collect();
+        for own in host::cgroups_of(criu.pid())? {
+            let path = own.path.into_os_string().into_encoded_bytes();
+            match own.controllers.is_empty() {
+                true => request.cgroup_roots.push((String::new(), path)),
+                false => request.cgroup_roots.extend(own.controllers.into_iter().map(|name| (name, path.clone()))),
+            }
+        }
+        let pipes = self.streams.iter().zip(0..).filter(|(name, _)| name.starts_with("pipe:"));
+        request.inherit_fds.extend(pipes.map(|(name, fd)| (name.clone(), fd)));
+        let namespaces = inherited.iter().map(|namespace| (namespace.key.to_owned(), namespace.fd.as_raw_fd()));
+        request.inherit_fds.extend(namespaces);
+        let external = |kind| EXTERNAL_NAMESPACES.iter().any(|(external, ..)| *external == kind);
+        let joined = self.creation.plan.init.namespaces.join.iter().filter(|join| !external(join.kind));
+        let joined = joined.map(|join| (join.kind.proc_name(), join.path.as_os_str().as_bytes().to_owned()));
+        request.join_namespaces.extend(joined);
+        Ok(())
+    }
+
+    /// That of the configuration, whatever the image says.
+    fn lsm_profile(&self) -> Option<String> {
+        let process = &self.creation.plan.init.process;
+        let apparmor = || process.apparmor_profile.as_ref().map(|profile| format!("apparmor:{profile}"));
+        let selinux = || process.selinux_label.as_ref().map(|label| format!("selinux:{label}"));
+        self.options.lsm_profile.clone().or_else(apparmor).or_else(selinux)
+    }
+
+    fn notified(
+        &self,
+        notification: &Notification,
+        fd: Option<OwnedFd>,
+        dir: &StateDir,
+        record: &mut Record,
+        init: &mut Option<i32>,
+        terminal: &mut Option<OwnedFd>,
+    ) -> Result<()> {
+        let runtime = self.creation.runtime;
+        runtime.debug(|| format!("criu: {}", notification.script));
+        match (notification.script.as_str(), notification.pid, fd) {
+            ("setup-namespaces", Some(pid), _) => self.creation.run_host_hooks(record, pid),
+            ("post-restore", Some(pid), _) => {
+                *init = Some(pid);
+                self.adopt(dir, record, pid)
+            }
+            // Others are those of `exec`s that nobody is joined to any more.
+            ("orphan-pts-master", _, Some(master))
+                if self.creation.plan.init.process.terminal && terminal.is_none() =>
+            {
+                *terminal = self.creation.hand_over_terminal(master)?;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The processes are there, and go on once this has returned.
+    fn adopt(&self, dir: &StateDir, record: &mut Record, pid: i32) -> Result<()> {
+        record.init = Some(ProcessId::of_child(pid)?);
+        // CRIU makes one, so that the clocks of those that it restores go on.
+        let time = |of: &str| rustix::fs::stat(format!("/proc/{of}/ns/time")).map(|stat| stat.st_ino);
+        if let (Ok(own), Ok(theirs)) = (time("self"), time(&pid.to_string()))
+            && own != theirs
+        {
+            record.namespaces |= NsKind::Time.clone_flag();
+        }
+        dir.write_record(record)?;
+        self.creation.join_intel_rdt(dir, record, pid)?;
+        dir.publish(CONFIG)
+    }
+}
+
+/// The restored processes would have ours else.
+fn join_keyring(name: &str) -> Result<()> {
+    let c_name = std::ffi::CString::new(name).map_err(|_| Error::new("the container's id contains NUL"))?;
+    match sys::process::keyctl_join_session_keyring(&c_name) {
+        Err(Errno::NOSYS) => Ok(()),
+        joined => joined.call(|| format!("keyctl(KEYCTL_JOIN_SESSION_KEYRING, {name:?})")).map(drop),
+    }
+}
