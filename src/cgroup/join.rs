@@ -35,13 +35,8 @@ impl Entry {
         self.0.iter().map(|(_, fd)| fd.as_fd())
     }
 
-    /// Brings the calling thread in, and with it what it will fork; its process stays where it is.
-    pub fn enter(&self) -> Result<()> {
-        for (index, (_, fd)) in self.0.iter().enumerate() {
-            let own = rustix::thread::gettid().as_raw_nonzero().get();
-            rustix::io::write(fd, b"0").map_err(|errno| self.explain(own, index, errno))?;
-        }
-        Ok(())
+    pub fn into_fds(self) -> Vec<OwnedFd> {
+        self.0.into_iter().map(|(_, fd)| fd).collect()
     }
 
     /// The error of a process that could not bring itself in: by which of [`Entry::fds`], and why.

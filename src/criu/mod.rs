@@ -39,6 +39,16 @@ pub enum Streams {
     None,
 }
 
+/// What CRIU has of ours.
+#[derive(Debug)]
+pub struct Surroundings<'a> {
+    pub streams: Streams,
+    /// Under the same numbers.
+    pub keep: &'a [&'a OwnedFd],
+    /// Files by which it brings itself into cgroups.
+    pub cgroups: Vec<OwnedFd>,
+}
+
 /// Takes a notification, with the descriptor that comes with it.
 pub type Notified<'a> = &'a mut dyn FnMut(&Notification, Option<OwnedFd>) -> Result<()>;
 
@@ -46,8 +56,7 @@ impl Criu {
     /// The oldest that tells its version by message.
     const OLDEST: i64 = 30000;
 
-    /// `keep` are descriptors of ours that CRIU has under the same numbers.
-    pub fn spawn(streams: Streams, keep: &[&OwnedFd]) -> Result<Self> {
+    pub fn spawn(Surroundings { streams, keep, cgroups }: Surroundings) -> Result<Self> {
         let (channel, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .call(|| "socketpair(SOCK_SEQPACKET)")?;
@@ -56,6 +65,7 @@ impl Criu {
         if streams == Streams::None {
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         }
+        sys::child::enter(&mut command, cgroups);
         sys::child::confine(&mut command, None);
         let kept = keep.iter().copied().chain([&theirs]).map(AsRawFd::as_raw_fd);
         sys::child::keep(&mut command, kept.collect());
@@ -139,7 +149,11 @@ impl Criu {
             let buffer = &mut [IoSliceMut::new(&mut bytes)];
             rustix::net::recvmsg(&self.channel, buffer, &mut control, RecvFlags::CMSG_CLOEXEC)
         });
-        let received = received.call(|| "recvmsg(criu)")?;
+        let received = match received {
+            // It ended with a request unread: said once, and then what it had sent before can still be read.
+            Err(Errno::CONNRESET) => return self.receive(kind),
+            received => received.call(|| "recvmsg(criu)")?,
+        };
         let fd = control.drain().find_map(|message| match message {
             RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
             _ => None,
@@ -168,16 +182,16 @@ impl Drop for Criu {
     }
 }
 
-/// CRIU often tells no reason, or an errno of no meaning: its log has it.
+/// CRIU often tells no reason, or an errno of no meaning, or the first thing that it could do without: its log has more.
 fn refusal(kind: Kind, response: &Response) -> Error {
     let call = format!("criu {} failed", kind.name());
-    let call = match &response.message {
-        Some(message) => format!("{call}: {}", message.trim()),
-        None => call,
-    };
-    match response.errno {
+    let e = match response.errno {
         Some(errno) if errno > 0 => Error::sys(call, Errno::from_raw_os_error(errno)),
         _ => Error::new(call),
+    };
+    match &response.message {
+        Some(message) => e.with_hint(error_in(message).as_deref().unwrap_or(message.trim())),
+        None => e,
     }
 }
 
@@ -189,10 +203,12 @@ pub fn explain(e: Error, log: &Path) -> Error {
         let lines = BufReader::new(file).split(b'\n').map_while(Result::ok);
         errors.extend(lines.filter_map(|line| error_in(&String::from_utf8_lossy(&line))));
     }
-    let Some(first) = errors.len().checked_sub(1).map(|last| last.saturating_sub(SHOWN - 1)) else {
-        return e.with_hint(format_args!("CRIU's log, if it has come to write one, is {log:?}"));
-    };
-    Error::new(format_args!("{e}: {}", errors[first..].join("; "))).with_hint(format_args!("CRIU's log is {log:?}"))
+    if errors.is_empty() {
+        let said = e.hint().map(|said| format!("{said}; ")).unwrap_or_default();
+        return e.with_hint(format_args!("{said}CRIU's log, if it has come to write one, is {log:?}"));
+    }
+    let last = &errors[errors.len().saturating_sub(SHOWN)..];
+    Error::new(format_args!("{e}: {}", last.join("; "))).with_hint(format_args!("CRIU's log is {log:?}"))
 }
 
 /// `(00.012345)   4711: Error (criu/x.c:12): what` -> `what`

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
-use crate::criu::{self, CgroupsMode, Criu, Kind, NetworkLock, Notification, Options, Streams};
+use crate::criu::{self, CgroupsMode, Criu, Kind, NetworkLock, Notification, Options, Streams, Surroundings};
 use crate::error::{Call, Context, Error, Result};
 use crate::host;
 use crate::plan::namespaces::{Kind as NsKind, Namespaces};
@@ -151,7 +151,7 @@ impl Container<'_> {
         check_parent(options)?;
         let work = Work::open(&options.criu, LOG, true)?;
 
-        let mut criu = Criu::spawn(Streams::None, &[])?;
+        let mut criu = Criu::spawn(Surroundings { streams: Streams::None, keep: &[], cgroups: Vec::new() })?;
         criu.check_version()?;
         self.check_dump(&mut criu, options)?;
         let mut request = work.options(&options.criu, &spec.annotations);

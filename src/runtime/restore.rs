@@ -9,7 +9,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::criu::{self, Criu, Kind, Notification, Options, Streams};
+use crate::criu::{self, Criu, Kind, Notification, Options, Streams, Surroundings};
 use crate::error::{Call, Context, Error, Result};
 use crate::host;
 use crate::plan::namespaces::Kind as NsKind;
@@ -156,7 +156,7 @@ impl Restoration<'_> {
         Ok(Restored { pid, pidfd, terminal })
     }
 
-    /// CRIU is our child, but a thread in a mount namespace, keyring and v1 cgroups of its own forks it.
+    /// CRIU is our child, but a thread in a mount namespace and keyring of its own forks it.
     fn spawn(&self, record: &Record, root: &Path, inherited: &[Inherited]) -> Result<Stage> {
         let init = &self.creation.plan.init;
         let plan = self.creation.plan.rootfs().ok_or_else(|| Error::new("not a container's plan"))?;
@@ -167,9 +167,9 @@ impl Restoration<'_> {
             if let Some(name) = &init.keyring {
                 join_keyring(name)?;
             }
-            entry.enter()?;
             let keep: Vec<_> = inherited.iter().map(|namespace| &namespace.fd).collect();
-            Ok(Stage { criu: Criu::spawn(Streams::Ours, &keep)?, mounts, work })
+            let surroundings = Surroundings { streams: Streams::Ours, keep: &keep, cgroups: entry.into_fds() };
+            Ok(Stage { criu: Criu::spawn(surroundings)?, mounts, work })
         };
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().spawn_scoped(scope, begin).call(|| "clone(CLONE_THREAD)")?;

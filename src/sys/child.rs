@@ -47,3 +47,17 @@ pub fn keep(command: &mut Command, fds: Vec<RawFd>) {
     // SAFETY: as above.
     unsafe { command.pre_exec(setup) };
 }
+
+/// Has the child of `command` bring itself in by these files of cgroups: `tasks` of v1, which take a thread.
+pub fn enter(command: &mut Command, cgroups: Vec<OwnedFd>) {
+    let setup = move || {
+        // SAFETY: the byte is there.
+        let enter = |fd: &OwnedFd| unsafe { libc::write(fd.as_raw_fd(), c"0".as_ptr().cast(), 1) } == 1;
+        match cgroups.iter().all(enter) {
+            true => Ok(()),
+            false => Err(std::io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: as above.
+    unsafe { command.pre_exec(setup) };
+}

@@ -9,6 +9,7 @@ mod harness;
 mod annotations;
 mod bundles;
 mod cli;
+mod checkpoint;
 mod errors;
 mod events;
 mod exec;

@@ -31,7 +31,8 @@ impl Container<'_> {
     /// `COMMAND OPTIONS`, before the id is given.
     pub fn cli(&self, command: &str, options: &[&str]) -> Cmd {
         let cmd = self.t.cli([command]);
-        let cmd = if matches!(command, "create" | "run") { cmd.arg("--bundle").arg(&self.bundle) } else { cmd };
+        let cmd =
+            if matches!(command, "create" | "run" | "restore") { cmd.arg("--bundle").arg(&self.bundle) } else { cmd };
         cmd.args(options)
     }
 
