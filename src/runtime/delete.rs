@@ -1,6 +1,6 @@
 //! Undoing all that `create` did.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -68,17 +68,27 @@ pub(super) fn destroy(runtime: &Runtime, dir: &StateDir, record: &Record) -> Res
 }
 
 fn kill(record: &Record) -> Result<()> {
+    /// Enough for a process that nothing holds.
+    const SOON: Duration = Duration::from_millis(200);
     if let Some(init) = record.init
         && let Some(pidfd) = init.open()?
     {
         process::send_signal(pidfd.as_fd(), libc::SIGKILL)?;
         record.thaw()?;
-        let timeout = Timespec { tv_sec: DEATH.as_secs() as i64, tv_nsec: 0 };
-        let mut poll = [PollFd::new(&pidfd, PollFlags::IN)];
-        if rustix::event::poll(&mut poll, Some(&timeout)).call(|| "poll(pidfd)")? == 0 {
-            return Err(Error::new(format_args!("init (pid {}) does not die", init.pid))
-                .with_hint("the kernel may hold it in a device or a file system: see /proc/PID/stack"));
+        if !ends_within(pidfd.as_fd(), SOON)? {
+            // A CRIU that was left behind is in the cgroup and still traces what it has restored.
+            record.cgroup.kill(libc::SIGKILL).context("processes of the container")?;
+            if !ends_within(pidfd.as_fd(), DEATH)? {
+                return Err(Error::new(format_args!("init (pid {}) does not die", init.pid))
+                    .with_hint("the kernel may hold it in a device or a file system: see /proc/PID/stack"));
+            }
         }
     }
     record.cgroup.kill(libc::SIGKILL).context("processes of the container")
+}
+
+fn ends_within(pidfd: BorrowedFd<'_>, timeout: Duration) -> Result<bool> {
+    let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
+    let mut poll = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
+    rustix::event::poll(&mut poll, Some(&timeout)).call(|| "poll(pidfd)").map(|ready| ready != 0)
 }
