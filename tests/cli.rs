@@ -6,11 +6,26 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 
 const COMMANDS: &[&str] = &[
-    "create", "delete", "events", "exec", "features", "kill", "list", "pause", "ps", "resume", "run", "spec", "start",
-    "state", "update",
+    "checkpoint",
+    "completion",
+    "create",
+    "delete",
+    "events",
+    "exec",
+    "features",
+    "kill",
+    "list",
+    "mounts",
+    "pause",
+    "ps",
+    "restore",
+    "resume",
+    "run",
+    "spec",
+    "start",
+    "state",
+    "update",
 ];
-const COMMANDS: &[&str] =
-    &["completion", "create", "delete", "exec", "features", "kill", "list", "mounts", "run", "spec", "start", "state"];
 
 fn berth(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_berth")).args(args).output().unwrap()
@@ -362,7 +377,7 @@ fn features_have_the_keys_of_the_spec() {
     for absent in [&linux["cgroup"]["systemd"], &linux["cgroup"]["systemdUser"]] {
         assert_eq!(absent, &json!(false));
     }
-    assert_eq!(features["potentiallyUnsafeConfigAnnotations"], json!(["run.oci."]));
+    assert_eq!(features["potentiallyUnsafeConfigAnnotations"], json!(["org.criu.config", "run.oci."]));
     // Engines read this one word, by which they offer checkpoints.
     assert_eq!(features["annotations"]["org.opencontainers.runc.checkpoint.enabled"], json!("true"));
     assert_eq!(features["potentiallyUnsafeConfigAnnotations"], json!(["org.criu.config"]));

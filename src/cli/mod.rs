@@ -54,8 +54,8 @@ struct Command {
 }
 
 const COMMANDS: &[&Command] = &[
-    &completion::COMMAND,
     &checkpoint::COMMAND,
+    &completion::COMMAND,
     &create::COMMAND,
     &delete::COMMAND,
     &events::COMMAND,
@@ -63,11 +63,11 @@ const COMMANDS: &[&Command] = &[
     &features::COMMAND,
     &kill::COMMAND,
     &list::COMMAND,
+    &mounts::COMMAND,
     &pause::COMMAND,
     &ps::COMMAND,
-    &resume::COMMAND,
-    &mounts::COMMAND,
     &restore::COMMAND,
+    &resume::COMMAND,
     &run::COMMAND,
     &spec::COMMAND,
     &start::COMMAND,

@@ -8,8 +8,8 @@ mod harness;
 
 mod annotations;
 mod bundles;
-mod cli;
 mod checkpoint;
+mod cli;
 mod errors;
 mod events;
 mod exec;
