@@ -258,7 +258,8 @@ impl Test {
     /// Whether the resource controller can be used by this test.
     pub fn has_controller(&self, name: &str) -> bool {
         match self.mode {
-            Mode::V1 => Path::new("/sys/fs/cgroup").join(name).is_dir(),
+            // A directory alone may be what somebody left in the tmpfs.
+            Mode::V1 => Path::new("/sys/fs/cgroup").join(name).join("cgroup.procs").exists(),
             Mode::V2 => fs::read_to_string("/sys/fs/cgroup/cgroup.controllers")
                 .is_ok_and(|list| list.split_whitespace().any(|controller| controller == name)),
         }
