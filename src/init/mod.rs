@@ -142,8 +142,8 @@ impl Init {
         for (name, value) in &container.sysctls {
             proc.write(&format!("sys/{name}"), value.as_bytes()).with_context(|| format!("/linux/sysctl/{name}"))?;
         }
-        let ready = self.assume(plan, proc, old_root, listener.as_ref())?;
         exec::die_of_signals()?;
+        let ready = self.assume(plan, proc, old_root, listener.as_ref())?;
         self.await_start(listener)?;
         let output = self.hook_output(&container.start_container, container)?;
         start_container_hooks(plan, container, &ready, pid, &output)?;
