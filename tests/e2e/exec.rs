@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::harness::{Config, DescriptorSocket, Test, eventually, namespace_of};
 
-e2e!(joins_everything, the_process_is_in_the_cgroup, exec_after_init_changed_cgroup);
+e2e!(joins_everything, the_process_is_in_the_cgroup, exec_after_init_changed_cgroup, a_cgroup_below_can_be_named);
 e2e!(any:
     environment_and_directory,
     users_and_groups,
@@ -15,6 +15,7 @@ e2e!(any:
     a_capability_that_is_inheritable_becomes_ambient,
     privileges_of_the_container_hold,
     process_document,
+    a_process_document_from_a_pipe,
     exit_codes,
     detached_with_pid_file,
     on_a_console_socket,
@@ -37,6 +38,44 @@ fn joins_everything(t: &Test) {
         assert_eq!(namespace, namespace_of(Some(pid), kind), "{kind}");
     }
     assert_eq!(c.inside("readlink /proc/self/root; hostname"), "/\nberth-test");
+}
+
+fn a_cgroup_below_can_be_named(t: &Test) {
+    let c = t.container(Config::sleep());
+    c.up();
+    let v1 = t.mode == crate::harness::Mode::V1;
+    let sub = c.cgroup_dir("pids").join("sub");
+    fs::create_dir(&sub).unwrap();
+    let own = c.cgroup.clone().unwrap();
+    let (named, line) = if v1 { ("pids:/sub", "pids:") } else { ("/sub", "0::") };
+    let output = c.exec_cmd(&["--cgroup", named], &["/bin/grep", line, "/proc/self/cgroup"]).ok();
+    assert!(output.text().ends_with(&format!(":{own}/sub")), "{output}");
+    if v1 {
+        // The other hierarchies are not named, so it is in the container's own cgroup of theirs.
+        let output = c.exec_cmd(&["--cgroup", "pids:sub"], &["/bin/grep", "freezer", "/proc/self/cgroup"]).ok();
+        assert!(output.text().ends_with(&format!(":{own}")), "{output}");
+        c.exec_cmd(&["--cgroup", "nothing:/"], &["/bin/true"]).run().code(255).says("unknown controller nothing");
+        let twice = ["--cgroup", "pids:sub", "--cgroup", "freezer,pids:/"];
+        c.exec_cmd(&twice, &["/bin/true"]).run().code(255).says("controller pids specified multiple times");
+    }
+    let missing = c.exec_cmd(&["--cgroup", "missing"], &["/bin/true"]).run().code(255);
+    missing.says("cgroup").says("no such file or directory");
+    let outside = if t.is_runc() { "is not a sub cgroup path" } else { "bad sub cgroup path: " };
+    c.exec_cmd(&["--cgroup", "../.."], &["/bin/true"]).run().code(255).says(outside);
+    let two = c.exec_cmd(&["--cgroup", "a", "--cgroup", "b"], &["/bin/true"]).run().code(255);
+    two.says("invalid --cgroup argument: a (missing <controller>: prefix)");
+    fs::remove_dir(&sub).unwrap();
+}
+
+fn a_process_document_from_a_pipe(t: &Test) {
+    let c = t.container(Config::sleep());
+    c.up();
+    let process = json!({ "user": { "uid": 0, "gid": 0 }, "args": ["/bin/echo", "from a pipe"], "cwd": "/" });
+    let file = t.write("process.json", &process.to_string());
+    let script = r#"cat "$1" | "$2" --root "$3" exec --process /dev/stdin "$4" &&
+        exec 63< "$1" && "$2" --root "$3" exec --process /dev/fd/63 "$4""#;
+    let shell = t.command("/bin/bash").args(["-c", script, "sh"]).arg(file).arg(t.runtime_path()).arg(&t.root);
+    assert_eq!(shell.arg(&c.id).ok().text(), "from a pipe\nfrom a pipe");
 }
 
 fn the_process_is_in_the_cgroup(t: &Test) {
