@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::netlink::{
@@ -12,6 +13,7 @@ use super::netlink::{
 };
 use crate::error::{Call, Context, Error, Result};
 use crate::plan::network::Device;
+use crate::sys::network::siocsifflags_up;
 
 const IFLA_IFNAME: u16 = 3;
 const IFLA_NET_NS_FD: u16 = 28;
@@ -28,6 +30,21 @@ const IFF_UP: u32 = 1;
 /// `struct ifinfomsg` and `struct ifaddrmsg`.
 const LINK_HEADER: usize = 16;
 const ADDRESS_HEADER: usize = 8;
+
+/// Brings up `lo` in a network namespace that nobody else sets up; the kernel gives it its addresses then.
+pub fn loopback_up(netns: BorrowedFd<'_>) -> Result<()> {
+    let bring_up = || {
+        move_into_link_name_space(netns, Some(LinkNameSpaceType::Network)).call(|| "setns(CLONE_NEWNET)")?;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None);
+        let socket = socket.call(|| "socket(AF_UNIX)")?;
+        siocsifflags_up(socket.as_fd(), b"lo").call(|| "ioctl(SIOCSIFFLAGS, \"lo\", IFF_UP)")
+    };
+    // The calling thread stays where it is.
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().spawn_scoped(scope, bring_up).call(|| "clone(CLONE_THREAD)")?;
+        thread.join().unwrap_or_else(|_| Err(Error::new("the thread in the network namespace panicked")))
+    })
+}
 
 /// Moves `devices` from the calling thread's network namespace into `netns` and brings them up there, with their
 /// permanent global addresses. What the kernel keeps by itself (MTU, hardware address) is kept.

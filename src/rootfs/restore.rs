@@ -14,7 +14,7 @@ use crate::plan::mounts::{BindSource, MountKind, MountPlan, Propagation, Propaga
 use crate::plan::rootfs::{CgroupMount, DeviceKind, LegacyContent, RootfsPlan};
 use crate::sys;
 
-/// A mount whose content is the host's: CRIU is told of it, and does not dump it.
+/// A mount whose content is the host's: CRIU does not dump it, and asks for it by name.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ExternalMount {
     /// In the container, without links.
@@ -23,18 +23,36 @@ pub struct ExternalMount {
     pub source: String,
 }
 
-/// The external mounts of a running container, by its root.
-pub fn external_mounts(plan: &RootfsPlan, root: BorrowedFd<'_>) -> Result<Vec<ExternalMount>> {
+/// What hides a file is bound from here, and named so in the images of all runtimes.
+const NULL: &str = "/dev/null";
+
+/// The external mounts of a running container, by its root: places in it without links, and names for the images.
+///
+/// A place is its own name, as with runc and crun: each can restore what the other has dumped.
+pub fn external_mounts(plan: &RootfsPlan, root: BorrowedFd<'_>) -> Result<Vec<(String, String)>> {
     let mut found = Vec::new();
-    for (destination, source) in external(plan) {
-        match resolve::open(root, &destination, OFlags::PATH) {
-            Ok(fd) => found.push(ExternalMount { destination: name_in_container(&fd)?, source }),
-            // A mask may hide it, or the container has unmounted and removed it.
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => {}
-            Err(errno) => return Err(Error::sys(format_args!("open({destination:?})"), errno)),
+    for (destination, _) in external(plan) {
+        if let Some(fd) = find(root, &destination)? {
+            let place = name_in_container(&fd)?;
+            found.push((place.clone(), place));
+        }
+    }
+    for path in &plan.masked_paths {
+        if let Some(fd) = find(root, path)?
+            && FileType::from_raw_mode(fs::fstat(&fd).call(|| "fstat")?.st_mode) != FileType::Directory
+        {
+            found.push((name_in_container(&fd)?, NULL.to_owned()));
         }
     }
     Ok(found)
+}
+
+/// Nothing may be there: a mask hides it, or the container has unmounted and removed it.
+fn find(root: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>> {
+    match resolve::open(root, path, OFlags::PATH) {
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => Ok(None),
+        found => found.map(Some).call(|| format!("open({path:?})")),
+    }
 }
 
 /// What is in another mount namespace is named from that namespace's root.
@@ -99,8 +117,7 @@ pub fn stage(plan: &RootfsPlan, at: &Path) -> Result<Vec<ExternalMount>> {
             source: device.path.clone(),
         }));
     }
-    // As other runtimes name what hides a file.
-    external.push(ExternalMount { destination: "/dev/null".to_owned(), source: "/dev/null".to_owned() });
+    external.push(ExternalMount { destination: NULL.to_owned(), source: NULL.to_owned() });
     Ok(external)
 }
 

@@ -239,9 +239,7 @@ fn external_mounts(plan: &RootfsPlan, pid: i32) -> Result<Vec<(String, String)>>
     let path = format!("/proc/{pid}/root");
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(&path, flags, Mode::empty()).call(|| format!("open({path:?})"))?;
-    let mounts = rootfs::external_mounts(plan, root.as_fd())?.into_iter();
-    // The place is also the name, as with runc and crun: each can restore what the other has dumped.
-    Ok(mounts.map(|mount| (mount.destination.clone(), mount.destination)).collect())
+    rootfs::external_mounts(plan, root.as_fd())
 }
 
 fn external_namespaces(criu: &Criu, namespaces: &Namespaces, pid: i32) -> Result<Vec<String>> {

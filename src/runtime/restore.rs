@@ -12,13 +12,14 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use crate::criu::{self, Criu, Kind, Notification, Options, Streams, Surroundings};
 use crate::error::{Call, Context, Error, Result};
 use crate::host;
+use crate::launch::network;
 use crate::plan::namespaces::Kind as NsKind;
 use crate::plan::rootfs::Switch;
 use crate::rootfs::{self, ExternalMount};
 use crate::sys;
 
 use super::checkpoint::{CriuOptions, DESCRIPTORS, EXTERNAL_NAMESPACES, Work, check_common};
-use super::create::{Creation, write_pid_file};
+use super::create::{Creation, open_namespace, write_pid_file};
 use super::delete::destroy;
 use super::process::ProcessId;
 use super::record::{CONFIG, Record, StateDir};
@@ -259,7 +260,12 @@ impl Restoration<'_> {
         let runtime = self.creation.runtime;
         runtime.debug(|| format!("criu: {}", notification.script));
         match (notification.script.as_str(), notification.pid, fd) {
-            ("setup-namespaces", Some(pid), _) => self.creation.run_host_hooks(record, pid),
+            ("setup-namespaces", Some(pid), _) => {
+                if self.creation.plan.init.container.as_ref().is_some_and(|container| container.loopback) {
+                    network::loopback_up(open_namespace(pid, NsKind::Network)?.as_fd())?;
+                }
+                self.creation.run_host_hooks(record, pid)
+            }
             ("post-restore", Some(pid), _) => {
                 *init = Some(pid);
                 self.adopt(dir, record, pid)
