@@ -148,8 +148,9 @@ impl Container<'_> {
         let spec = self.spec()?;
         let (namespaces, rootfs) = self.plan_for_dump(&spec)?;
         let mut status_fd = options.status_fd.map(writable).transpose().context("invalid --status-fd argument")?;
-        check_parent(options)?;
         let work = Work::open(&options.criu, LOG, true)?;
+        // The directory of the images may just have been made, and the path begins there.
+        check_parent(options)?;
 
         let mut criu = Criu::spawn(Surroundings { streams: Streams::None, keep: &[], cgroups: Vec::new() })?;
         criu.check_version()?;
