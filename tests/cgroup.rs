@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use berth::cgroup::{Cgroup, Entry, Join};
 use berth::host;
-use berth::plan::cgroup::{self, CgroupPlan, Layout};
+use berth::plan::cgroup::{self, CgroupPlan, Layout, Manager};
 use berth::spec::Spec;
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
@@ -46,7 +46,8 @@ fn pure_v2() {
 
 fn plan(layout: &Layout, path: &str, resources: &str) -> CgroupPlan {
     let spec = format!(r#"{{"ociVersion":"1.2.0","linux":{{"cgroupsPath":"{path}/c","resources":{resources}}}}}"#);
-    cgroup::plan(&Spec::parse(spec.as_bytes()).unwrap(), "id", layout, false).unwrap()
+    cgroup::plan(&Spec::parse(spec.as_bytes()).unwrap(), "id", layout, false, Manager::Cgroupfs, &mut Vec::new())
+        .unwrap()
 }
 
 /// Puts a process of one thread where it would else bring itself.
@@ -520,7 +521,8 @@ fn a_user_does_without_a_cgroup_unless_asked_for_one() {
     let layout = host::cgroup_layout(true).unwrap();
     let planned = |id: &str, path: &str, resources: &str| {
         let spec = format!(r#"{{"linux":{{"cgroupsPath":"{path}","resources":{resources}}}}}"#);
-        cgroup::plan(&Spec::parse(spec.as_bytes()).unwrap(), id, &layout, true).unwrap()
+        cgroup::plan(&Spec::parse(spec.as_bytes()).unwrap(), id, &layout, true, Manager::Cgroupfs, &mut Vec::new())
+            .unwrap()
     };
     let id = &unique()[1..];
     let roots_plan = planned(id, "", "{}");

@@ -205,7 +205,7 @@ fn wrong_usage_is_told_on_one_line_with_a_hint() {
         (&["exec", "a"], 255, "berth: exec a: exec args cannot be empty\n"),
         (&["exec", "--nope", "a", "sh"], 255, "berth: unexpected argument '--nope' found\n"),
         (&["exec", "-u", "1x", "a", "sh"], 255, "berth: exec a: bad uid \"1x\" in --user"),
-        (&["--systemd-cgroup", "list"], 1, "berth: --systemd-cgroup is not yet supported\n"),
+        (&["--cgroup-manager", "docker", "list"], 1, "berth: invalid value 'docker' for '--cgroup-manager <MANAGER>'"),
         (&["--rootless", "perhaps", "list"], 1, "berth: --rootless perhaps: "),
         (&["--root", "/", "list"], 1, "berth: --root must not be"),
         (&["--root", "/nonexistent", "list"], 1, "berth: list: stat(\"/nonexistent\"): no such file"),
@@ -370,6 +370,8 @@ fn features_have_the_keys_of_the_spec() {
         &linux["netDevices"]["enabled"],
         &linux["cgroup"]["v1"],
         &linux["cgroup"]["v2"],
+        &linux["cgroup"]["systemd"],
+        &linux["cgroup"]["systemdUser"],
         &linux["cgroup"]["rdma"],
     ] {
         assert_eq!(enabled, &json!(true));
@@ -380,6 +382,11 @@ fn features_have_the_keys_of_the_spec() {
     assert_eq!(features["potentiallyUnsafeConfigAnnotations"], json!(["org.criu.config", "run.oci."]));
     // Engines read this one word, by which they offer checkpoints.
     assert_eq!(features["annotations"]["org.opencontainers.runc.checkpoint.enabled"], json!("true"));
+    assert_eq!(features["potentiallyUnsafeConfigAnnotations"], json!(["org.criu.config"]));
+    // Engines read the one word "true", by which they would offer checkpoints.
+    assert_ne!(features["annotations"]["org.opencontainers.runc.checkpoint.enabled"], "true");
+    let unsafe_annotations = features["potentiallyUnsafeConfigAnnotations"].as_array().unwrap();
+    assert!(unsafe_annotations.contains(&json!("org.systemd.property.")), "{unsafe_annotations:?}");
 }
 
 #[test]

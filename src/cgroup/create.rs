@@ -14,7 +14,7 @@ use crate::plan::resources::{MemoryCheck, Missing, Write};
 
 /// What was made for one slot, to be unmade on failure: outermost first.
 #[derive(Default)]
-struct Made(Vec<PathBuf>);
+pub(super) struct Made(Vec<PathBuf>);
 
 impl Cgroup {
     /// Makes the cgroup in every hierarchy; on failure removes again what it made.
@@ -22,13 +22,13 @@ impl Cgroup {
     /// A cgroup that exists is taken over if it is empty. A frozen one is refused, since whatever is started in it
     /// would hang.
     pub fn create(&mut self, plan: &CgroupPlan) -> Result<()> {
-        if self.slots.is_empty() && !plan.rootless {
+        if self.slots.is_empty() && !plan.rootless && !plan.disabled {
             // Its root could make and open every device of the host.
             return Err(Error::new("no cgroup hierarchy is mounted, and nothing else keeps a container from devices")
                 .with_hint("mount cgroup2 on /sys/fs/cgroup"));
         }
         let mut made = Vec::new();
-        let result = self.make(plan, &mut made).and_then(|()| self.prepare(plan));
+        let result = self.make(plan, &mut made).and_then(|()| self.refuse_used()).and_then(|()| self.prepare(plan));
         if result.is_err() {
             for path in made.iter().flat_map(|m: &Made| m.0.iter().rev()) {
                 // What cannot be removed is in use by others by now.
@@ -42,7 +42,7 @@ impl Cgroup {
         Ok(())
     }
 
-    fn make(&mut self, plan: &CgroupPlan, made: &mut Vec<Made>) -> Result<()> {
+    pub(super) fn make(&mut self, plan: &CgroupPlan, made: &mut Vec<Made>) -> Result<()> {
         for index in 0..self.slots.len() {
             let path = self.slots[index].path();
             made.push(Made::default());
@@ -70,42 +70,61 @@ impl Cgroup {
     }
 
     fn prepare(&self, plan: &CgroupPlan) -> Result<()> {
-        if let Some(slot) = self.unified() {
-            let pure = self.slots.iter().all(|s| s.directory.unified);
-            refuse_used_v2(slot)?;
-            let needed = |controller: &&String| {
-                let prefix = format!("{controller}.");
-                plan.writes.iter().any(|w| self.slots[w.directory].directory.unified && w.file.starts_with(&prefix))
-            };
-            let wanted: Vec<_> = slot.directory.controllers.iter().filter(|c| pure || needed(c)).collect();
-            if pure || !wanted.is_empty() {
-                enable_controllers(slot, &wanted)?;
-            }
-        }
-        self.refuse_used_v1()?;
-        if let Some(slot) = self.v1("cpuset") {
-            let given = |file: &str| plan.writes.iter().any(|w| w.file == file);
-            for file in ["cpuset.cpus", "cpuset.mems"] {
-                inherit_cpuset(slot, file, given(file)).call(|| format!("write({:?})", slot.path().join(file)))?;
-            }
-        }
-        Ok(())
+        self.inherit_cpusets(plan)?;
+        self.enable(plan)
     }
 
-    fn refuse_used_v1(&self) -> Result<()> {
+    /// Gives the v2 cgroup its controllers.
+    pub(super) fn enable(&self, plan: &CgroupPlan) -> Result<()> {
+        let Some(slot) = self.unified() else { return Ok(()) };
+        let pure = self.slots.iter().all(|s| s.directory.unified);
+        let needed = |controller: &&String| {
+            let prefix = format!("{controller}.");
+            plan.writes.iter().any(|w| self.slots[w.directory].directory.unified && w.file.starts_with(&prefix))
+        };
+        let wanted: Vec<_> = slot.directory.controllers.iter().filter(|c| pure || needed(c)).collect();
+        if pure || !wanted.is_empty() { enable_controllers(slot, &wanted) } else { Ok(()) }
+    }
+
+    pub(super) fn inherit_cpusets(&self, plan: &CgroupPlan) -> Result<()> {
+        let Some(slot) = self.v1("cpuset") else { return Ok(()) };
+        let given = |file: &str| plan.writes.iter().any(|w| w.file == file);
+        ["cpuset.cpus", "cpuset.mems"].into_iter().try_for_each(|file| {
+            inherit_cpuset(slot, file, given(file)).call(|| format!("write({:?})", slot.path().join(file)))
+        })
+    }
+
+    fn refuse_used(&self) -> Result<()> {
+        if let Some(slot) = self.unified() {
+            // One file tells both; also of a new cgroup, which is frozen from the start if an ancestor is.
+            let events = slot.read("cgroup.events")?;
+            refuse_frozen_v2(slot, &events)?;
+            if dir::keyed(&events, "populated") == Some(1) {
+                let pids = slot.dir().and_then(dir::pids).unwrap_or_default();
+                return Err(not_empty(slot, &format!("{} process(es) found", pids.len())));
+            }
+        }
         if let Some(slot) = self.main().filter(|s| !s.directory.unified && !s.fresh) {
             let pids = self.pids()?;
             if !pids.is_empty() {
                 return Err(not_empty(slot, &format!("{} process(es) found", pids.len())));
             }
         }
-        if let Some(slot) = self.v1("freezer") {
+        self.refuse_frozen_v1()
+    }
+
+    /// What is started in a frozen cgroup would hang.
+    pub(super) fn refuse_frozen(&self) -> Result<()> {
+        self.unified().map_or(Ok(()), |slot| refuse_frozen_v2(slot, &slot.read("cgroup.events")?))?;
+        self.refuse_frozen_v1()
+    }
+
+    fn refuse_frozen_v1(&self) -> Result<()> {
+        match self.v1("freezer") {
             // Also FREEZING, and also because of a frozen ancestor.
-            if slot.read("freezer.state")?.trim() != "THAWED" {
-                return Err(frozen(slot));
-            }
+            Some(slot) if slot.read("freezer.state")?.trim() != "THAWED" => Err(frozen(slot)),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Makes the writes of the plan: before the first process joins.
@@ -117,7 +136,10 @@ impl Cgroup {
         if let Some(writes) = &plan.devices {
             self.apply_devices(writes, plan.rootless)?;
         }
-        plan.owner.map_or(Ok(()), |owner| self.delegate(owner))
+        match (plan.owner, self.unified()) {
+            (Some(owner), Some(slot)) => delegate(slot, owner),
+            _ => Ok(()),
+        }
     }
 
     fn apply_devices(&self, writes: &DeviceWrites, rootless: bool) -> Result<()> {
@@ -157,30 +179,29 @@ impl Cgroup {
         }
         again.into_iter().try_for_each(|(slot, write)| write_one(slot, write))
     }
+}
 
-    /// Gives the v2 cgroup to `owner`: the directory and the files that the kernel lists for this purpose.
-    fn delegate(&self, owner: u32) -> Result<()> {
-        const LIST: &str = "/sys/kernel/cgroup/delegate";
-        let Some(slot) = self.unified() else { return Ok(()) };
-        let dir = slot.dir().call(|| format!("open({:?})", slot.path()))?;
-        let chown = |name: &str, flags| {
-            chownat(dir, name, Some(Uid::from_raw(owner)), None::<Gid>, flags | AtFlags::SYMLINK_NOFOLLOW)
-        };
-        chown("", AtFlags::EMPTY_PATH).call(|| format!("chown({:?}, {owner})", slot.path()))?;
-        let names = std::fs::read_to_string(LIST).call(|| format!("open({LIST:?})"))?;
-        for name in names.split_whitespace() {
-            match chown(name, AtFlags::empty()) {
-                // Files of controllers that are not enabled here.
-                Err(Errno::NOENT) => {}
-                other => other.call(|| format!("chown({:?}, {owner})", slot.path().join(name)))?,
-            }
+/// Gives the v2 cgroup to `owner`: the directory and the files that the kernel lists for this purpose.
+pub(super) fn delegate(slot: &Slot, owner: u32) -> Result<()> {
+    const LIST: &str = "/sys/kernel/cgroup/delegate";
+    let dir = slot.dir().call(|| format!("open({:?})", slot.path()))?;
+    let chown = |name: &str, flags| {
+        chownat(dir, name, Some(Uid::from_raw(owner)), None::<Gid>, flags | AtFlags::SYMLINK_NOFOLLOW)
+    };
+    chown("", AtFlags::EMPTY_PATH).call(|| format!("chown({:?}, {owner})", slot.path()))?;
+    let names = std::fs::read_to_string(LIST).call(|| format!("open({LIST:?})"))?;
+    for name in names.split_whitespace() {
+        match chown(name, AtFlags::empty()) {
+            // Files of controllers that are not enabled here.
+            Err(Errno::NOENT) => {}
+            other => other.call(|| format!("chown({:?}, {owner})", slot.path().join(name)))?,
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// mkdir(2), with the ancestors that are missing.
-fn make_directory(path: &Path, mountpoint: &Path, rootless: bool, made: &mut Made) -> Result<(), Errno> {
+pub(super) fn make_directory(path: &Path, mountpoint: &Path, rootless: bool, made: &mut Made) -> Result<(), Errno> {
     match mkdir(path, Mode::from_raw_mode(0o755)) {
         Ok(()) => made.0.push(path.to_owned()),
         // As an ordinary user: what is another's is as good as one that cannot be made.
@@ -219,23 +240,14 @@ fn frozen(slot: &Slot) -> Error {
         .with_hint("it or a cgroup above it was frozen before the container was made; thaw that first")
 }
 
-/// One file tells both; also of a new cgroup, which is frozen from the start if an ancestor is.
-fn refuse_used_v2(slot: &Slot) -> Result<()> {
-    let events = slot.read("cgroup.events")?;
-    if dir::keyed(&events, "frozen") == Some(1) {
-        return Err(frozen(slot));
-    }
-    if dir::keyed(&events, "populated") == Some(1) {
-        let pids = slot.dir().and_then(dir::pids).unwrap_or_default();
-        return Err(not_empty(slot, &format!("{} process(es) found", pids.len())));
-    }
-    Ok(())
+fn refuse_frozen_v2(slot: &Slot, events: &str) -> Result<()> {
+    if dir::keyed(events, "frozen") == Some(1) { Err(frozen(slot)) } else { Ok(()) }
 }
 
 /// Enables controllers on the way down to the parent. On pure v2 that is all of the root's, as all runtimes do, since
 /// statistics and later updates need them; beside v1 only what is needed. Whatever cannot be enabled is missed, if at
 /// all, by the write that needs it.
-fn enable_controllers(slot: &Slot, wanted: &[&String]) -> Result<()> {
+pub(super) fn enable_controllers(slot: &Slot, wanted: &[&String]) -> Result<()> {
     let enabled = slot.read("cgroup.controllers")?;
     let missing: Vec<_> = wanted.iter().filter(|c| !enabled.split_whitespace().any(|e| e == **c)).collect();
     if missing.is_empty() {

@@ -6,14 +6,17 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::{Cgroup, dir, is_denied, is_gone};
+use super::{Cgroup, Systemd, dir, is_denied, is_gone};
 use crate::error::{Call, Context, Error, Result};
+use crate::plan::systemd::Unit;
 
 /// Where a further process of the container goes.
 #[derive(Debug)]
 pub struct Join {
     v1: Vec<Target>,
     unified: Option<Target>,
+    /// The user's unit that the v2 cgroup is in, with the path of that.
+    unit: Option<(Unit, PathBuf)>,
 }
 
 #[derive(Debug)]
@@ -46,8 +49,8 @@ impl Entry {
     }
 }
 
-/// For a process that could not be born in the v2 cgroup. `required`: false where an ordinary user may do without.
-fn add_unified(pid: i32, path: &Path, required: bool) -> Result<()> {
+/// For a process that could not bring itself in. `required`: false where an ordinary user may do without.
+pub(super) fn add(pid: i32, path: &Path, required: bool) -> Result<()> {
     let file = path.join("cgroup.procs");
     let opened = dir::open_file(rustix::fs::CWD, &file.to_string_lossy(), OFlags::WRONLY);
     match opened.and_then(|procs| dir::write_open(procs.as_fd(), &pid.to_string())) {
@@ -85,7 +88,7 @@ impl Cgroup {
 
     /// Adds a process that clone3(2) could not place.
     pub fn add_unified(&self, pid: i32) -> Result<()> {
-        self.unified().map_or(Ok(()), |slot| add_unified(pid, &slot.path(), slot.required))
+        self.unified().map_or(Ok(()), |slot| add(pid, &slot.path(), slot.required))
     }
 
     /// The target of `exec --cgroup`: `paths` are `PATH`, or on v1 `CONTROLLER[,CONTROLLER]:PATH`; none is the
@@ -100,7 +103,7 @@ impl Cgroup {
                 return Err(Error::new(format_args!("unknown controller {controller} in --cgroup")));
             }
         }
-        let mut join = Join { v1: Vec::new(), unified: None };
+        let mut join = Join { v1: Vec::new(), unified: None, unit: self.users_unit() };
         for slot in self.present() {
             let path = slot.path().join(sub.of(&slot.directory.controllers));
             let opened = match dir::open_directory(&path) {
@@ -129,7 +132,7 @@ impl Cgroup {
         }
         let found = self.cgroup_of(Some(init));
         let target = found.map(|(path, fd)| Target { path, fd, required: true });
-        Ok(target.map(|target| Join { v1: Vec::new(), unified: Some(target) }))
+        Ok(target.map(|target| Join { v1: Vec::new(), unified: Some(target), unit: self.users_unit() }))
     }
 
     /// The v2 cgroup of a process.
@@ -151,9 +154,21 @@ impl Join {
         self.unified.as_ref().map(|target| target.fd.as_fd())
     }
 
-    /// As [`Cgroup::add_unified`].
+    /// As [`Cgroup::add_unified`]. From a cgroup that is not the user's, such as that of a login session, only systemd
+    /// may move a process into one that is (admin-guide/cgroup-v2.rst, "Delegation Containment").
     pub fn add_unified(&self, pid: i32) -> Result<()> {
-        self.unified.as_ref().map_or(Ok(()), |target| add_unified(pid, &target.path, target.required))
+        let Some(target) = &self.unified else { return Ok(()) };
+        let refused = match add(pid, &target.path, target.required) {
+            Err(e) if e.errno().is_some_and(is_denied) => e,
+            other => return other,
+        };
+        match self.unit.as_ref().and_then(|(unit, path)| Some((unit, target.path.strip_prefix(path).ok()?))) {
+            Some((unit, below)) => {
+                let attached = Systemd::connect(true).and_then(|mut systemd| systemd.attach(&unit.name, below, pid));
+                attached.map_err(|e| refused.with_hint(e))
+            }
+            None => Err(refused),
+        }
     }
 
     /// As [`Cgroup::entry`].

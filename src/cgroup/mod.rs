@@ -11,6 +11,8 @@ mod freeze;
 mod join;
 mod oom;
 pub mod stats;
+mod systemd;
+mod unit;
 mod update;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -24,9 +26,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Call, Error, Result};
 use crate::plan::cgroup::{CgroupPlan, Directory};
+use crate::plan::systemd::Unit;
 
 pub use join::{Entry, Join};
 pub use oom::OomWatch;
+pub use systemd::Systemd;
 pub use update::Undo;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -34,6 +38,8 @@ pub struct Cgroup {
     slots: Vec<Slot>,
     /// Made by [`Cgroup::create`], or found empty by it: all that is inside belongs to the container.
     owned: bool,
+    /// What systemd made the cgroup for, if it did.
+    unit: Option<Unit>,
 }
 
 /// The cgroup in one hierarchy.
@@ -107,7 +113,8 @@ impl Cgroup {
             required: !plan.is_dispensable() || plan.writes.iter().any(|w| w.directory == index),
             ..Slot::default()
         };
-        Self { slots: plan.directories.iter().enumerate().map(slot).collect(), owned: false }
+        let unit = plan.unit.as_ref().map(|plan| plan.unit.clone());
+        Self { slots: plan.directories.iter().enumerate().map(slot).collect(), owned: false, unit }
     }
 
     fn present(&self) -> impl Iterator<Item = &Slot> {
@@ -149,6 +156,7 @@ impl Cgroup {
 
     /// Removes the cgroup and those below it in every hierarchy, waiting for dying processes to leave it.
     pub fn remove(&self, timeout: Duration) -> Result<()> {
+        let stopped = self.end_unit();
         let deadline = Instant::now() + timeout;
         let mut result = Ok(());
         for slot in self.present() {
@@ -156,7 +164,8 @@ impl Cgroup {
                 result = result.and(Err(e));
             }
         }
-        result
+        // Where it was not needed it does not matter that systemd could not be asked.
+        result.or_else(|e| stopped.and(Err(e)))
     }
 
     fn remove_slot(&self, slot: &Slot, deadline: Instant) -> Result<()> {

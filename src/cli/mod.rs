@@ -37,7 +37,7 @@ use std::path::{Path, PathBuf};
 use clap::{Arg, ArgMatches};
 
 use crate::error::{Call, Context, Error, Kind, Result};
-use crate::runtime::{Container, Runtime, Sink};
+use crate::runtime::{CgroupManager, Container, Runtime, Sink, is_rootless};
 use args::{flag, path, value};
 use log::Log;
 
@@ -199,17 +199,23 @@ fn global_options(program: &str) -> clap::Command {
         .arg(value("log-format", "FORMAT", "text or json").value_parser(["text", "json"]))
         .arg(value("log-level", "LEVEL", "error, warning or debug").value_parser(["error", "warning", "debug"]))
         .arg(flag("debug", "log what happens, not only what goes wrong"))
-        .arg(flag("systemd-cgroup", "let systemd manage the cgroups"))
+        .arg(flag("systemd-cgroup", "let systemd make the cgroups of new containers"))
+        .arg(
+            value("cgroup-manager", "MANAGER", "who makes them: cgroupfs, systemd, or disabled for nobody")
+                .value_parser(["cgroupfs", "systemd", "disabled"]),
+        )
         .arg(value("rootless", "BOOL", "whether new containers may do without cgroups: true, false or auto"))
         .arg(flag("version", "print the version").short('v').short_alias('V'))
 }
 
 impl Global {
     fn new(matches: &ArgMatches, log: &Log) -> Result<Self> {
-        if matches.get_flag("systemd-cgroup") {
-            return Err(Error::new("--systemd-cgroup is not yet supported")
-                .with_hint("configure the engine to use the cgroupfs driver"));
-        }
+        let cgroup_manager = match matches.get_one::<String>("cgroup-manager").map(String::as_str) {
+            Some("systemd") => CgroupManager::Systemd,
+            Some("disabled") => CgroupManager::Disabled,
+            None if matches.get_flag("systemd-cgroup") => CgroupManager::Systemd,
+            _ => CgroupManager::Cgroupfs,
+        };
         let rootless = match matches.get_one::<String>("rootless").map_or("auto", String::as_str) {
             "auto" => None,
             other => Some(
@@ -232,14 +238,19 @@ impl Global {
             let log = log.clone();
             Box::new(move |line: &str| log.debug(line)) as Sink
         });
-        Ok(Self { runtime: Runtime { root, rootless, warn, debug }, root_given: given.is_some(), log: log.clone() })
+        let runtime = Runtime { root, rootless, cgroup_manager, warn, debug };
+        Ok(Self { runtime, root_given: given.is_some(), log: log.clone() })
     }
 }
 
 /// `/run/berth`, which only root can write, or a directory of the user's own.
 fn default_root() -> Result<PathBuf> {
     let user_dir = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
-    let Some(dir) = user_dir.filter(|_| !rustix::process::geteuid().is_root()) else {
+    // As runc has it: in a user namespace root is an ordinary user, unless the variables say otherwise.
+    let is_user = || {
+        !rustix::process::geteuid().is_root() || is_rootless() && std::env::var_os("USER").is_none_or(|u| u != "root")
+    };
+    let Some(dir) = user_dir.filter(|_| is_user()) else {
         return Ok(PathBuf::from("/run/berth"));
     };
     let root = Path::new(&dir).join("berth");

@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::devices::{self, DeviceWrites};
 use super::resources::{self, MemoryCheck, Write};
+use super::systemd::{self, UnitPlan};
 use crate::error::{Error, Result};
-use crate::spec::{Spec, User};
+use crate::spec::{Resources, Spec, User};
 
 /// The cgroup hierarchies of the host. Pure v2: `v1` is empty. Hybrid: `unified` exists but holds no controllers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +30,18 @@ impl Layout {
     pub fn is_pure_v2(&self) -> bool {
         self.v1.is_empty()
     }
+}
+
+/// Who makes the container's cgroup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Manager<'a> {
+    /// We do, in the file system.
+    #[default]
+    Cgroupfs,
+    /// systemd does, below `root`, which is its own: of the system, or of the user whose container it is.
+    Systemd { user: bool, root: &'a Path },
+    /// Nobody: the container stays where the runtime is, without limits.
+    Disabled,
 }
 
 /// The v1 hierarchies that a container joins. Others, such as those of other service managers, are left alone.
@@ -72,9 +85,13 @@ impl Directory {
 }
 
 /// All that is decided about a container's cgroup.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct CgroupPlan {
     pub directories: Vec<Directory>,
+    /// What systemd makes the cgroup for, if it does.
+    pub unit: Option<UnitPlan>,
+    /// Nobody wants one.
+    pub disabled: bool,
     /// The configuration names the cgroup.
     pub explicit: bool,
     /// Permission may be missing: what nobody asked for is then done without.
@@ -84,6 +101,8 @@ pub struct CgroupPlan {
     pub devices: Option<DeviceWrites>,
     /// The user of the host to whom the cgroup is given (config-linux.md, "Cgroup ownership").
     pub owner: Option<u32>,
+    /// Below the container's v2 cgroup, where its process goes once it has its namespaces, and whose it is.
+    pub delegated: Option<(PathBuf, u32)>,
 }
 
 impl CgroupPlan {
@@ -103,22 +122,74 @@ pub fn is_relative(spec: &Spec) -> bool {
     !spec.linux.cgroups_path.starts_with('/')
 }
 
-pub fn plan(spec: &Spec, id: &str, layout: &Layout, rootless: bool) -> Result<CgroupPlan> {
+pub fn plan(
+    spec: &Spec,
+    id: &str,
+    layout: &Layout,
+    rootless: bool,
+    manager: Manager,
+    warnings: &mut Vec<String>,
+) -> Result<CgroupPlan> {
     let linux = &spec.linux;
-    let directories = directories(&linux.cgroups_path, id, layout)?;
     let resources = linux.resources.clone().unwrap_or_default();
-    let writes = resources::writes(&resources, &directories)?;
-    let memory_check = resources::memory_check(&resources, &directories);
-    let devices = devices::plan(&resources.devices, &directories)?;
+    let (directories, unit) = match manager {
+        Manager::Disabled => return Ok(disabled(&resources, rootless, warnings)),
+        Manager::Cgroupfs => (directories(&linux.cgroups_path, id, layout)?, None),
+        Manager::Systemd { user: true, .. } if !layout.is_pure_v2() => {
+            return Err(Error::new("cannot use rootless systemd cgroups manager on cgroup v1")
+                .with_hint("cgroup v1 cannot be delegated: boot with cgroup v2, or use the cgroupfs manager"));
+        }
+        Manager::Systemd { user, root } => {
+            let place = systemd::place(&linux.cgroups_path, id, user)?;
+            let path = clean(root).join(&place.path).join(systemd::subgroup_of_unit(&spec.annotations)?);
+            (everywhere(&path, layout), Some((place, user)))
+        }
+    };
+    let mut writes = resources::writes(&resources, &directories)?;
+    let unit = unit.map(|(place, user)| {
+        let facts = systemd::Facts {
+            place: &place,
+            id,
+            user,
+            pure_v2: layout.is_pure_v2(),
+            annotations: &spec.annotations,
+            devices: &devices::rules(&resources.devices)?,
+            limits: systemd::properties(&mut writes, &directories, warnings),
+        };
+        systemd::plan(facts, warnings)
+    });
     Ok(CgroupPlan {
-        explicit: !linux.cgroups_path.is_empty(),
+        unit: unit.transpose()?,
+        disabled: false,
+        explicit: !linux.cgroups_path.is_empty() || matches!(manager, Manager::Systemd { .. }),
         rootless,
-        writes,
-        memory_check,
-        devices,
+        memory_check: resources::memory_check(&resources, &directories),
+        devices: devices::plan(&resources.devices, &directories)?,
         owner: owner(spec, layout),
+        delegated: delegated(spec, layout)?,
+        writes,
         directories,
     })
+}
+
+/// Whoever asks for no cgroup gets none of what takes one, as with crun.
+fn disabled(resources: &Resources, rootless: bool, warnings: &mut Vec<String>) -> CgroupPlan {
+    let with_limits = Resources { devices: Vec::new(), ..resources.clone() } != Resources::default();
+    if with_limits {
+        warnings.push("/linux/resources: ignored, since cgroups are disabled".to_owned());
+    }
+    CgroupPlan { disabled: true, rootless, ..CgroupPlan::default() }
+}
+
+/// `run.oci.delegate-cgroup` of crun: a cgroup below the container's, for the container to manage.
+fn delegated(spec: &Spec, layout: &Layout) -> Result<Option<(PathBuf, u32)>> {
+    const ANNOTATION: &str = "run.oci.delegate-cgroup";
+    let Some(path) = systemd::subgroup(&spec.annotations, ANNOTATION)? else { return Ok(None) };
+    if !layout.is_pure_v2() {
+        let pointer = format!("/annotations/{ANNOTATION}");
+        return Err(Error::config(pointer, "cgroup v1 cannot be delegated"));
+    }
+    Ok(Some((path, on_host(spec, 0).unwrap_or(0))))
 }
 
 /// An absolute `cgroupsPath` is below each hierarchy's root. A relative one is below the caller's own cgroup in v1
@@ -131,23 +202,33 @@ fn directories(path: &str, id: &str, layout: &Layout) -> Result<Vec<Directory>> 
         return Err(Error::config("/linux/cgroupsPath", format_args!("{path:?} names the root of the hierarchy"))
             .with_hint("a container needs a cgroup of its own"));
     }
-    let directory = |hierarchy: &Hierarchy, unified: bool| {
+    let below = |hierarchy: &Hierarchy, unified: bool| {
         let parent = match (absolute, unified && layout.is_pure_v2()) {
             (true, _) => PathBuf::new(),
             (false, true) => clean(hierarchy.own.parent().unwrap_or(Path::new("/"))),
             (false, false) => clean(&hierarchy.own),
         };
-        Directory {
-            mountpoint: hierarchy.mountpoint.clone(),
-            path: parent.join(&inner),
-            controllers: hierarchy.controllers.clone(),
-            unified,
-        }
+        parent.join(&inner)
+    };
+    Ok(joined(layout, below))
+}
+
+fn everywhere(path: &Path, layout: &Layout) -> Vec<Directory> {
+    joined(layout, |_, _| path.to_owned())
+}
+
+/// The container's directories, each at the `path` of its hierarchy.
+fn joined(layout: &Layout, path: impl Fn(&Hierarchy, bool) -> PathBuf) -> Vec<Directory> {
+    let directory = |hierarchy: &Hierarchy, unified: bool| Directory {
+        mountpoint: hierarchy.mountpoint.clone(),
+        path: path(hierarchy, unified),
+        controllers: hierarchy.controllers.clone(),
+        unified,
     };
     let joined = |h: &&Hierarchy| h.controllers.iter().any(|c| JOINED.contains(&c.as_str()));
     let mut all: Vec<_> = layout.v1.iter().filter(joined).map(|h| directory(h, false)).collect();
     all.extend(layout.unified.iter().map(|h| directory(h, true)));
-    Ok(all)
+    all
 }
 
 /// Takes `..` away lexically, as if the path began at the root: cgroup file systems have no symbolic links.
@@ -175,15 +256,18 @@ fn owner(spec: &Spec, layout: &Layout) -> Option<u32> {
         return None;
     }
     let User { uid, .. } = spec.process.as_ref().map(|p| p.user.clone()).unwrap_or_default();
-    let host = if namespaces.iter().any(|n| n.kind == "user") {
-        spec.linux.uid_mappings.iter().find_map(|m| {
-            let offset = uid.checked_sub(m.container_id).filter(|offset| *offset < m.size)?;
-            m.host_id.checked_add(offset)
-        })
-    } else {
-        Some(uid)
-    };
-    host.filter(|uid| *uid != 0)
+    on_host(spec, uid).filter(|uid| *uid != 0)
+}
+
+/// Who a user of the container is on the host.
+fn on_host(spec: &Spec, uid: u32) -> Option<u32> {
+    if !spec.linux.namespaces.iter().any(|n| n.kind == "user") {
+        return Some(uid);
+    }
+    spec.linux.uid_mappings.iter().find_map(|m| {
+        let offset = uid.checked_sub(m.container_id).filter(|offset| *offset < m.size)?;
+        m.host_id.checked_add(offset)
+    })
 }
 
 fn read_only(options: &[String]) -> bool {
@@ -219,11 +303,15 @@ mod tests {
         Spec::parse(format!(r#"{{"ociVersion":"1.2.0",{linux}}}"#).as_bytes()).unwrap()
     }
 
+    fn of(spec: &Spec, layout: &Layout) -> Result<CgroupPlan> {
+        plan(spec, "web", layout, false, Manager::Cgroupfs, &mut Vec::new())
+    }
+
     #[test]
     fn where_the_cgroup_is() {
         let at = |path: &str, layout: &Layout| -> Vec<String> {
             let spec = spec(&format!(r#""linux":{{"cgroupsPath":"{path}"}}"#));
-            let plan = plan(&spec, "web", layout, false).unwrap();
+            let plan = of(&spec, layout).unwrap();
             assert_eq!(plan.explicit, !path.is_empty());
             plan.directories.iter().map(|d| d.absolute().to_str().unwrap().to_owned()).collect()
         };
@@ -251,7 +339,7 @@ mod tests {
     fn the_root_is_not_a_containers_cgroup() {
         for path in ["/", "/..", "."] {
             let spec = spec(&format!(r#""linux":{{"cgroupsPath":"{path}"}}"#));
-            let error = plan(&spec, "web", &v2(), false).unwrap_err().to_string();
+            let error = of(&spec, &v2()).unwrap_err().to_string();
             assert!(error.starts_with("/linux/cgroupsPath: "), "{error}");
         }
     }
@@ -259,7 +347,7 @@ mod tests {
     #[test]
     fn a_hierarchy_leads_to_its_directory() {
         let layout = hybrid();
-        let plan = plan(&spec(r#""linux":{"cgroupsPath":"/a"}"#), "web", &layout, false).unwrap();
+        let plan = of(&spec(r#""linux":{"cgroupsPath":"/a"}"#), &layout).unwrap();
         assert_eq!(plan.directory(&layout.v1[0]), Some("/sys/fs/cgroup/cpu,cpuacct/a".into()));
         assert_eq!(plan.directory(&layout.v1[2]), None);
     }
@@ -273,7 +361,7 @@ mod tests {
                    "linux":{{"namespaces":[{namespaces}],
                              "uidMappings":[{{"containerID":0,"hostID":100000,"size":10}}]}}"#
             ));
-            plan(&spec, "web", layout, false).unwrap().owner
+            of(&spec, layout).unwrap().owner
         };
         let both = r#"{"type":"cgroup"},{"type":"user"}"#;
         assert_eq!(owner(both, r#""rw""#, 0, &v2()), Some(100_000));
@@ -285,5 +373,69 @@ mod tests {
         assert_eq!(owner(r#"{"type":"cgroup","path":"/proc/1/ns/cgroup"}"#, "", 5, &v2()), None);
         assert_eq!(owner(r#"{"type":"user"}"#, r#""rw""#, 0, &v2()), None, "no cgroup namespace");
         assert_eq!(owner(both, r#""rw""#, 0, &hybrid()), None, "not v1");
+    }
+
+    fn system() -> Manager<'static> {
+        Manager::Systemd { user: false, root: Path::new("/") }
+    }
+
+    fn managed(json: &str, layout: &Layout, manager: Manager) -> (Result<CgroupPlan>, Vec<String>) {
+        let mut warnings = Vec::new();
+        (
+            plan(
+                &spec(json),
+                "web",
+                layout,
+                matches!(manager, Manager::Systemd { user: true, .. }),
+                manager,
+                &mut warnings,
+            ),
+            warnings,
+        )
+    }
+
+    #[test]
+    fn where_systemd_puts_it() {
+        let json = r#""linux":{"cgroupsPath":"a-b.slice:docker:1","resources":{"pids":{"limit":5}}}"#;
+        let user = Manager::Systemd { user: true, root: Path::new("/user.slice/user@1.service") };
+        for (manager, prefix) in [(system(), ""), (user, "/user.slice/user@1.service")] {
+            let plan = managed(json, &v2(), manager).0.unwrap();
+            let path = format!("/sys/fs/cgroup{prefix}/a.slice/a-b.slice/docker-1.scope");
+            assert_eq!(plan.directories[0].absolute(), Path::new(&path));
+            assert!(plan.explicit && !plan.is_dispensable());
+            assert_eq!(plan.writes.len(), 1, "what systemd is told is written as well");
+            let unit = plan.unit.unwrap();
+            assert_eq!((unit.unit.name.as_str(), unit.unit.user), ("docker-1.scope", !prefix.is_empty()));
+            assert!(unit.properties.iter().any(|p| p.name == "TasksMax"));
+        }
+        let unlimited = r#""linux":{"cgroupsPath":"a-b.slice:docker:1"}"#;
+        let plan = managed(unlimited, &hybrid(), system()).0.unwrap();
+        assert_eq!(plan.directories.len(), 4);
+        assert!(plan.directories.iter().all(|d| d.path == Path::new("a.slice/a-b.slice/docker-1.scope")), "{plan:?}");
+        let error = managed(json, &hybrid(), user).0.unwrap_err().to_string();
+        assert!(error.starts_with("cannot use rootless systemd cgroups manager on cgroup v1"), "{error}");
+    }
+
+    #[test]
+    fn cgroups_below_the_containers() {
+        let json = r#""annotations":{"run.oci.systemd.subgroup":"sub","run.oci.delegate-cgroup":"own"},
+                      "linux":{"namespaces":[{"type":"user"}],"uidMappings":[{"containerID":0,"hostID":1000,"size":1}]}"#;
+        let plan = managed(json, &v2(), system()).0.unwrap();
+        assert_eq!(plan.directories[0].path, Path::new("system.slice/berth-web.scope/sub"));
+        assert_eq!(plan.unit.unwrap().subgroup, Path::new("sub"));
+        assert_eq!(plan.delegated, Some(("own".into(), 1000)));
+        assert_eq!(of(&spec(json), &v2()).unwrap().delegated, Some(("own".into(), 1000)));
+        assert!(of(&spec(json), &hybrid()).is_err());
+    }
+
+    #[test]
+    fn no_cgroup_at_all() {
+        let limited = r#""linux":{"cgroupsPath":"/a","resources":{"memory":{"limit":5},"devices":[]}}"#;
+        let (plan, warnings) = managed(limited, &v2(), Manager::Disabled);
+        let plan = plan.unwrap();
+        assert!(plan.disabled && plan.directories.is_empty() && plan.writes.is_empty() && plan.devices.is_none());
+        assert_eq!(warnings, ["/linux/resources: ignored, since cgroups are disabled"]);
+        let denied = r#""linux":{"resources":{"devices":[{"allow":false,"access":"rwm"}]}}"#;
+        assert_eq!(managed(denied, &hybrid(), Manager::Disabled).1.len(), 0, "every engine asks for that");
     }
 }

@@ -41,7 +41,7 @@ impl Access {
         })
     }
 
-    fn letters(self) -> String {
+    pub(super) fn letters(self) -> String {
         [(Self::READ, 'r'), (Self::WRITE, 'w'), (Self::MKNOD, 'm')]
             .iter()
             .filter(|(bit, _)| self.0 & bit.0 != 0)
@@ -185,7 +185,7 @@ impl Rules {
     ///
     /// The kernel compares an exception to remove only with equal ones and silently keeps the rest, so a hole in a
     /// wider exception would stay open (or shut) unnoticed: it is refused.
-    fn exceptions(&self) -> Result<Vec<(Devices, Access)>> {
+    pub(super) fn exceptions(&self) -> Result<Vec<(Devices, Access)>> {
         let mut exceptions: Vec<(Devices, Access)> = Vec::new();
         for rule in &self.rules {
             if rule.allow != self.default_allow {

@@ -16,6 +16,7 @@ pub mod resources;
 pub mod rootfs;
 pub mod seccomp;
 pub mod sysctl;
+pub mod systemd;
 
 use std::path::{Path, PathBuf};
 
@@ -37,6 +38,7 @@ pub struct Facts<'a> {
     pub layout: &'a Layout,
     /// Permission on cgroups may be missing.
     pub rootless: bool,
+    pub cgroup_manager: cgroup::Manager<'a>,
     pub lsm: Lsm,
     pub no_pivot: bool,
     pub new_keyring: bool,
@@ -76,7 +78,7 @@ impl Plan {
         process.exec_affinity = None;
         process.user.keep_groups = annotations.keep_groups;
         check_mount_label(&linux.mount_label, facts.lsm)?;
-        let cgroup = cgroup::plan(spec, facts.id, facts.layout, facts.rootless)?;
+        let cgroup = cgroup::plan(spec, facts.id, facts.layout, facts.rootless, facts.cgroup_manager, &mut warnings)?;
         let rootfs_facts = rootfs::Facts {
             layout: facts.layout,
             cgroup: &|hierarchy| cgroup.directory(hierarchy),

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, Entry, Systemd};
 use crate::error::{Call, Context, Error, Result};
 use crate::host;
 use crate::launch::{Host, Init, intel_rdt, network, rlimits, send_descriptor, send_listener};
-use crate::plan::cgroup::{CgroupPlan, Directory};
+use crate::plan::cgroup::{CgroupPlan, Directory, Manager};
 use crate::plan::init::InitPlan;
 use crate::plan::namespaces::Kind as NsKind;
 use crate::plan::{self, Lsm, Plan};
@@ -24,7 +24,7 @@ use super::notify;
 use super::process::ProcessId;
 use super::record::{CONFIG, Rdt, Record, StateDir};
 use super::terminal::{Foreground, clear_onlcr};
-use super::{CreateOptions, RunOptions, Runtime, check_id, hook_output};
+use super::{CgroupManager, CreateOptions, RunOptions, Runtime, check_id, hook_output};
 
 pub(super) fn create(runtime: &Runtime, id: &str, options: &CreateOptions) -> Result<()> {
     let creation = Creation::plan(runtime, id, options)?;
@@ -75,6 +75,8 @@ pub(super) struct Creation<'a> {
     bundle: PathBuf,
     /// Of the configuration.
     path: PathBuf,
+    /// Connected to, if it is to make the cgroup.
+    systemd: RefCell<Option<Systemd>>,
 }
 
 struct Created<'a> {
@@ -94,12 +96,26 @@ impl<'a> Creation<'a> {
         let mut spec = Spec::parse(&config).context(path.display())?;
         hand_over(&mut spec, &runtime.root.join(id), options);
         let rootless = runtime.rootless.unwrap_or_else(host::is_rootless);
-        let layout = host::cgroup_layout(rootless || plan::cgroup::is_relative(&spec))?;
+        let mut systemd = match runtime.cgroup_manager {
+            CgroupManager::Systemd => Some(Systemd::connect(rootless)?),
+            CgroupManager::Cgroupfs | CgroupManager::Disabled => None,
+        };
+        let own = systemd.as_mut().filter(|_| rootless).map(Systemd::control_group).transpose()?;
+        let cgroup_manager = match runtime.cgroup_manager {
+            CgroupManager::Systemd => {
+                Manager::Systemd { user: rootless, root: own.as_deref().unwrap_or(Path::new("")) }
+            }
+            CgroupManager::Cgroupfs => Manager::Cgroupfs,
+            CgroupManager::Disabled => Manager::Disabled,
+        };
+        let relative = cgroup_manager == Manager::Cgroupfs && plan::cgroup::is_relative(&spec);
+        let layout = host::cgroup_layout(rootless || relative)?;
         let facts = plan::Facts {
             id,
             bundle: &bundle,
             layout: &layout,
             rootless,
+            cgroup_manager,
             lsm: lsm(&spec),
             no_pivot: options.no_pivot,
             new_keyring: !options.no_new_keyring,
@@ -109,7 +125,7 @@ impl<'a> Creation<'a> {
         let plan = Plan::new(&spec, &facts).context(path.display())?;
         plan.warnings.iter().for_each(|warning| (runtime.warn)(warning));
         runtime.debug(|| format!("{path:?} is valid; rootless: {rootless}"));
-        Ok(Self { runtime, options, id, config, spec, plan, bundle, path })
+        Ok(Self { runtime, options, id, config, spec, plan, bundle, path, systemd: RefCell::new(systemd) })
     }
 
     /// Who is to have the terminal must be told, and only where there is one.
@@ -171,12 +187,27 @@ impl<'a> Creation<'a> {
         if self.options.notify_socket.is_some() {
             notify::make_directory(dir)?;
         }
+        if self.systemd.borrow().is_some() {
+            // It makes the cgroup for a process.
+            return Ok(());
+        }
         record.cgroup.create(&self.plan.cgroup)?;
-        // From here on it is ours: whoever cleans up after us may end what is in it.
-        dir.write_record(record)?;
-        record.cgroup.apply(&self.plan.cgroup)?;
-        self.runtime.debug(|| describe_cgroup(&self.plan.cgroup));
-        Ok(())
+        self.limit(dir, record)
+    }
+
+    /// By which files the first process brings itself into the cgroup; by none if systemd is to put it there.
+    pub fn entry(&self, record: &Record) -> Result<Entry> {
+        if self.systemd.borrow().is_some() { Ok(Entry::default()) } else { record.cgroup.entry() }
+    }
+
+    /// Puts the first process, which does nothing before, into a cgroup of systemd's, if that is to make it; into our
+    /// own one if it is still `outside`.
+    pub fn place(&self, dir: &StateDir, record: &mut Record, pid: i32, outside: bool) -> Result<()> {
+        if let Some(mut systemd) = self.systemd.take() {
+            record.cgroup.start_unit(&mut systemd, &self.plan.cgroup, pid)?;
+            return self.limit(dir, record);
+        }
+        if outside { record.cgroup.add_unified(pid) } else { Ok(()) }
     }
 
     pub fn join_intel_rdt(&self, dir: &StateDir, record: &mut Record, pid: i32) -> Result<()> {
@@ -190,8 +221,8 @@ impl<'a> Creation<'a> {
     fn set_up(&self, dir: &StateDir, record: &mut Record, listen: bool) -> Result<(Init, Option<OwnedFd>)> {
         self.make_cgroup(dir, record)?;
         let listener = if listen { Some(start_socket(dir)?) } else { None };
-        let born_in = record.cgroup.dirfd()?;
-        let entry = record.cgroup.entry()?;
+        let entry = self.entry(record)?;
+        let born_in = if self.systemd.borrow().is_some() { None } else { record.cgroup.dirfd()? };
         let init = Init::spawn(&self.plan.init, None, listener.as_ref().map(AsFd::as_fd), born_in, entry)?;
         drop(listener);
 
@@ -199,9 +230,7 @@ impl<'a> Creation<'a> {
         describe_init(self.runtime, pid, &self.plan.init);
         record.init = Some(ProcessId::of_child(pid)?);
         dir.write_record(record)?;
-        if init.outside {
-            record.cgroup.add_unified(pid)?;
-        }
+        self.place(dir, record, pid, init.outside).inspect_err(|_| init.kill())?;
         self.join_intel_rdt(dir, record, pid)?;
         if !self.plan.net_devices.is_empty() {
             network::attach(&self.plan.net_devices, open_namespace(pid, NsKind::Network)?.as_fd())?;
@@ -211,6 +240,7 @@ impl<'a> Creation<'a> {
         init.placed()?;
 
         let terminal = self.serve(&init, record)?;
+        record.cgroup.enter_delegated(&self.plan.cgroup, pid).context("/annotations/run.oci.delegate-cgroup")?;
         dir.publish(CONFIG)?;
         self.runtime.debug(|| "init is ready to execute the process".to_owned());
         if let Some(path) = &self.options.pidfd_socket {
@@ -224,6 +254,15 @@ impl<'a> Creation<'a> {
             write_pid_file(path, pid)?;
         }
         Ok((init, terminal))
+    }
+
+    /// Limits the cgroup that has been made.
+    fn limit(&self, dir: &StateDir, record: &Record) -> Result<()> {
+        // From here on it is ours: whoever cleans up after us may end what is in it.
+        dir.write_record(record)?;
+        record.cgroup.apply(&self.plan.cgroup)?;
+        self.runtime.debug(|| describe_cgroup(&self.plan.cgroup));
+        Ok(())
     }
 
     fn serve(&self, init: &Init, record: &Record) -> Result<Option<OwnedFd>> {

@@ -40,7 +40,7 @@ impl Features {
             seccomp_flags_of_this_kernel: flags(&sys::seccomp::knows_flags),
             memory_policy_modes: sorted(modes.into_iter()),
             memory_policy_flags: policy_flags,
-            annotations: &["org.criu.config", annotations::PREFIX],
+            annotations: &["org.criu.config", "org.systemd.property.", annotations::PREFIX],
         }
     }
 }

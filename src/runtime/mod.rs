@@ -31,6 +31,7 @@ pub use update::UpdateOptions;
 pub use crate::criu::{CgroupsMode, NetworkLock};
 use crate::error::{Call, Error, Result};
 use crate::hooks::{self, Output};
+pub use crate::host::is_rootless;
 use crate::plan::annotations::Annotations;
 use crate::plan::hooks::Hook;
 use crate::spec::State;
@@ -45,10 +46,21 @@ pub struct Runtime {
     /// Whether permission on cgroups may be missing, and a container that asks for nothing then has none of its own.
     /// `None`: if we are not root on the host.
     pub rootless: Option<bool>,
+    /// Who makes the cgroups of new containers.
+    pub cgroup_manager: CgroupManager,
     /// Takes what is wrong but does not stop the operation.
     pub warn: Sink,
     /// Takes a line for each thing done, where somebody wants to read them.
     pub debug: Option<Sink>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CgroupManager {
+    #[default]
+    Cgroupfs,
+    Systemd,
+    /// Nobody: they have none.
+    Disabled,
 }
 
 #[derive(Debug, Default)]

@@ -130,7 +130,7 @@ impl Restoration<'_> {
         std::fs::create_dir(&root).call(|| format!("mkdir({root:?})"))?;
         let Stage { mut criu, mounts, work } = self.spawn(record, &root, &inherited)?;
         // It has the container's streams, and what it forks is to be in the container's cgroup.
-        record.cgroup.add_unified(criu.pid())?;
+        self.creation.place(dir, record, criu.pid(), true)?;
         criu.check_version()?;
         self.check_version(&criu)?;
         let mut request = work.options(&self.options.criu, &self.creation.spec.annotations);
@@ -161,7 +161,7 @@ impl Restoration<'_> {
     fn spawn(&self, record: &Record, root: &Path, inherited: &[Inherited]) -> Result<Stage> {
         let init = &self.creation.plan.init;
         let plan = self.creation.plan.rootfs().ok_or_else(|| Error::new("not a container's plan"))?;
-        let entry = record.cgroup.entry()?;
+        let entry = self.creation.entry(record)?;
         let begin = || {
             let mounts = rootfs::stage(plan, root)?;
             let work = Work::open(&self.options.criu, LOG, false)?;

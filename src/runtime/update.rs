@@ -4,8 +4,10 @@ use std::os::fd::AsFd;
 
 use crate::error::{Error, Result};
 use crate::launch::intel_rdt;
+use crate::plan::cgroup::Directory;
 use crate::plan::intel_rdt::schemata;
-use crate::plan::resources::{self, MemoryLimits};
+use crate::plan::resources::{self, MemoryLimits, Update};
+use crate::plan::systemd::{self, Property};
 use crate::spec::{IntelRdt, Resources, Status};
 
 use super::container::Container;
@@ -38,10 +40,16 @@ impl Container<'_> {
         };
         let cgroup = &self.record.cgroup;
         let cpu_max = cgroup.cpu_max();
-        let plan = resources::update(&options.resources, memory, cpu_max.as_deref(), &cgroup.directories())?;
+        let directories = cgroup.directories();
+        let mut plan = resources::update(&options.resources, memory, cpu_max.as_deref(), &directories)?;
+        let properties = match cgroup.is_unit() {
+            true => self.properties(&mut plan, &directories),
+            false => Vec::new(),
+        };
         let undo = cgroup.update(&plan)?;
         self.runtime.debug(|| format!("{} settings written", plan.writes.len()));
-        let rest = update_schemata(&record, &schemata).and_then(|()| {
+        let told = cgroup.set_unit_properties(&properties);
+        let rest = told.and_then(|()| update_schemata(&record, &schemata)).and_then(|()| {
             if plan.memory == memory {
                 return Ok(());
             }
@@ -52,6 +60,16 @@ impl Container<'_> {
             Ok(()) => e,
             Err(left) => e.with_hint(left),
         })
+    }
+}
+
+impl Container<'_> {
+    /// What systemd is to know of it.
+    fn properties(&self, plan: &mut Update, directories: &[Directory]) -> Vec<Property> {
+        let mut warnings = Vec::new();
+        let properties = systemd::properties(&mut plan.writes, directories, &mut warnings);
+        warnings.iter().for_each(|warning| (self.runtime.warn)(warning));
+        properties
     }
 }
 

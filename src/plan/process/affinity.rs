@@ -14,7 +14,7 @@ pub struct CpuMask(Vec<u64>);
 
 impl CpuMask {
     /// A list as in cpuset(7), where spaces around and empty elements are allowed; `None` for an empty text.
-    pub(super) fn parse(list: &str) -> Result<Option<Self>, String> {
+    pub(in crate::plan) fn parse(list: &str) -> Result<Option<Self>, String> {
         if list.is_empty() {
             return Ok(None);
         }

@@ -1,0 +1,220 @@
+//! systemd as the maker of cgroups: the unit of a container, started, changed and stopped by way of D-Bus.
+//!
+//! Only `create`, `update` and `delete` speak to systemd, and `delete` only if the unit is still there.
+
+mod bus;
+mod message;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::plan::systemd::value::Value;
+use crate::plan::systemd::{Property, Unit};
+use bus::{Bus, Refusal, SYSTEMD};
+
+/// How long systemd may take for what it is asked to do: it is pid 1, and the whole host asks it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+
+/// A service manager: the system's, or the user's.
+#[derive(Debug)]
+pub struct Systemd {
+    bus: Bus,
+}
+
+impl Systemd {
+    pub fn connect(user: bool) -> Result<Self> {
+        let addresses = bus::addresses(user, |name| std::env::var_os(name));
+        Bus::connect(&addresses, Instant::now() + PATIENCE).map(|bus| Self { bus }).map_err(|failures| {
+            let whose = if user { "the user's service manager (systemd --user)" } else { "systemd as pid 1" };
+            let tried: Vec<_> = failures
+                .iter()
+                .map(|(address, errno)| format!("connect({address}): {}", crate::error::describe(*errno)))
+                .collect();
+            let tried = if tried.is_empty() { "XDG_RUNTIME_DIR is not set".to_owned() } else { tried.join("; ") };
+            let error = Error::new(format_args!("--systemd-cgroup needs {whose}: {tried}"));
+            error.with_hint(if user {
+                "log in as the user, or `loginctl enable-linger USER`, and install dbus-user-session; else use the \
+                 cgroupfs manager"
+            } else {
+                "systemd is not running on this host: configure the engine to use the cgroupfs driver"
+            })
+        })
+    }
+
+    /// Where in the hierarchies the service manager has its units.
+    pub fn control_group(&mut self) -> Result<PathBuf> {
+        let body = vec![Value::string(MANAGER), Value::string("ControlGroup")];
+        let answer = self.bus.call("org.freedesktop.DBus.Properties", "Get", body, Instant::now() + PATIENCE)?;
+        match answer.map_err(|refusal| explain("ask for its ControlGroup", refusal))?.into_iter().next() {
+            Some(Value::Variant(value)) if matches!(*value, Value::String(_)) => match *value {
+                Value::String(path) => Ok(path.into()),
+                _ => unreachable!("just seen"),
+            },
+            other => Err(Error::new(format_args!("systemd's ControlGroup is not a path: {other:?}"))),
+        }
+    }
+
+    /// Starts a unit that exists as long as its processes, of which `pid` is the first, and waits until it is there.
+    pub fn start(&mut self, unit: &str, properties: &[Property], pid: i32) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        let pids = Property::new("PIDs", Value::Array("u".to_owned(), vec![Value::U32(pid.cast_unsigned())]));
+        let mut all: Vec<_> = properties.iter().chain([&pids]).collect();
+        let mut failed = false;
+        loop {
+            let list = Value::Array("(sv)".to_owned(), all.iter().map(|p| pair(p)).collect());
+            let auxiliary = Value::Array("(sa(sv))".to_owned(), Vec::new());
+            let body = vec![Value::string(unit), Value::string("replace"), list, auxiliary];
+            let refusal = match self.bus.call(MANAGER, "StartTransientUnit", body, deadline)? {
+                Ok(answer) => return self.await_job(answer, &format!("start {unit}"), deadline),
+                Err(refusal) => refusal,
+            };
+            let exists = refusal.name == "org.freedesktop.systemd1.UnitExists";
+            if exists && !failed {
+                // What is left of one that failed only bears its name.
+                failed = true;
+                let reset = vec![Value::string(unit)];
+                if self.bus.call(MANAGER, "ResetFailedUnit", reset, deadline)?.is_ok() {
+                    continue;
+                }
+            } else if !exists && all.iter().any(|p| p.optional) {
+                // An older systemd does not know them; the cgroup gets them all the same.
+                all.retain(|p| !p.optional);
+                continue;
+            }
+            let error = explain(&format!("start {unit}"), refusal);
+            return Err(match exists {
+                true => error.with_hint("another container has the same /linux/cgroupsPath"),
+                false => error.with_hint("properties may come from annotations: org.systemd.property.NAME"),
+            });
+        }
+    }
+
+    /// Stops a unit and waits until it is gone; one that is gone already is no error.
+    pub fn stop(&mut self, unit: &str) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        let body = vec![Value::string(unit), Value::string("replace")];
+        match self.bus.call(MANAGER, "StopUnit", body, deadline)? {
+            Ok(answer) => self.await_job(answer, &format!("stop {unit}"), deadline)?,
+            Err(refusal) if is_unknown(&refusal) => return Ok(()),
+            Err(refusal) => return Err(explain(&format!("stop {unit}"), refusal)),
+        }
+        // One that failed stays; one that did not is not there any more.
+        let _ = self.bus.call(MANAGER, "ResetFailedUnit", vec![Value::string(unit)], deadline)?;
+        Ok(())
+    }
+
+    /// Moves a process of the caller's into a unit's cgroup, or into `below` in it.
+    pub fn attach(&mut self, unit: &str, below: &Path, pid: i32) -> Result<()> {
+        let below = format!("/{}", below.display());
+        let pids = Value::Array("u".to_owned(), vec![Value::U32(pid.cast_unsigned())]);
+        let body = vec![Value::string(unit), Value::string(below.as_str()), pids];
+        let answer = self.bus.call(MANAGER, "AttachProcessesToUnit", body, Instant::now() + PATIENCE)?;
+        answer.map(drop).map_err(|refusal| explain(&format!("add pid {pid} to {below} of {unit}"), refusal))
+    }
+
+    /// Changes properties of a unit, for as long as it runs.
+    pub fn set_properties(&mut self, unit: &str, properties: &[Property]) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut all: Vec<_> = properties.iter().collect();
+        loop {
+            let list = Value::Array("(sv)".to_owned(), all.iter().map(|p| pair(p)).collect());
+            let body = vec![Value::string(unit), Value::Bool(true), list];
+            match self.bus.call(MANAGER, "SetUnitProperties", body, deadline)? {
+                Ok(_) => return Ok(()),
+                Err(_) if all.iter().any(|p| p.optional) => all.retain(|p| !p.optional),
+                Err(refusal) => {
+                    return Err(explain(&format!("set properties of {unit}"), refusal))
+                        .map_err(|e| e.context("unable to set unit properties"));
+                }
+            }
+        }
+    }
+
+    /// Waits for the end of the job that a method has answered with.
+    fn await_job(&mut self, answer: Vec<Value>, what: &str, deadline: Instant) -> Result<()> {
+        let Some(Value::ObjectPath(job)) = answer.into_iter().next() else {
+            return Err(Error::new(format_args!("unable to {what}: systemd names no job")));
+        };
+        // JobRemoved(id, job, unit, result)
+        let result = self.bus.signal(what, deadline, |signal| match &signal.body[..] {
+            [_, Value::ObjectPath(path), _, Value::String(result)]
+                if signal.member == "JobRemoved" && signal.interface == MANAGER && *path == job =>
+            {
+                Some(result.clone())
+            }
+            _ => None,
+        })?;
+        match result.as_str() {
+            "done" => Ok(()),
+            result => Err(Error::new(format_args!("unable to {what}: systemd says {result:?}"))
+                .with_hint("its log tells more: `journalctl -b`")),
+        }
+    }
+}
+
+fn pair(property: &Property) -> Value {
+    Value::Struct(vec![Value::string(property.name.as_str()), Value::Variant(Box::new(property.value.clone()))])
+}
+
+fn is_unknown(refusal: &Refusal) -> bool {
+    refusal.name == "org.freedesktop.systemd1.NoSuchUnit"
+}
+
+fn explain(what: &str, refusal: Refusal) -> Error {
+    let error = Error::new(format_args!("unable to {what}: {} ({})", refusal.message, refusal.name));
+    match refusal.name.as_str() {
+        "org.freedesktop.DBus.Error.ServiceUnknown" | "org.freedesktop.DBus.Error.NameHasNoOwner" => {
+            error.with_hint(format_args!("nobody on this bus is {SYSTEMD}: it is not one that systemd started"))
+        }
+        "org.freedesktop.DBus.Error.AccessDenied" | "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired" => {
+            error.with_hint("only root may have units of the system's service manager")
+        }
+        _ => error,
+    }
+}
+
+/// Where a process is, in the hierarchy of `controllers` (none: v2), by `/proc/PID/cgroup`.
+pub(super) fn path_in(cgroups: &str, controllers: &[String], unified: bool) -> Option<PathBuf> {
+    cgroups.lines().find_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (list, path) = (fields.next()?, fields.next()?);
+        let found = if unified { list.is_empty() } else { list.split(',').any(|c| controllers.iter().any(|k| k == c)) };
+        found.then(|| Path::new(path).strip_prefix("/").unwrap_or(Path::new(path)).to_owned())
+    })
+}
+
+/// Whether that is the cgroup of the unit. A name that the kernel could take for a file of its own is escaped.
+pub(super) fn is_of(path: &Path, unit: &Unit) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name == unit.name || name.strip_prefix('_') == Some(&unit.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_a_process_is() {
+        let text = "3:cpu,cpuacct:/a\n2:name=systemd:/system.slice/x.scope\n0::/system.slice/x:y.scope\n";
+        let at = |controllers: &[&str], unified| {
+            let controllers: Vec<_> = controllers.iter().map(ToString::to_string).collect();
+            path_in(text, &controllers, unified).map(|path| path.to_str().unwrap().to_owned())
+        };
+        assert_eq!(at(&["cpuacct", "cpu"], false).as_deref(), Some("a"));
+        assert_eq!(at(&["name=systemd"], false).as_deref(), Some("system.slice/x.scope"));
+        assert_eq!(at(&["memory"], true).as_deref(), Some("system.slice/x:y.scope"));
+        assert_eq!(at(&["memory"], false), None);
+    }
+
+    #[test]
+    fn the_cgroup_of_a_unit() {
+        let unit = Unit { name: "cpu.a-b.scope".into(), user: false };
+        assert!(is_of(Path::new("system.slice/cpu.a-b.scope"), &unit));
+        assert!(is_of(Path::new("system.slice/_cpu.a-b.scope"), &unit));
+        assert!(!is_of(Path::new("system.slice/docker.service"), &unit));
+        assert!(!is_of(Path::new(""), &unit));
+    }
+}
