@@ -94,7 +94,7 @@ impl Cgroup {
         })
     }
 
-    fn refuse_used(&self) -> Result<()> {
+    pub(super) fn refuse_used(&self) -> Result<()> {
         if let Some(slot) = self.unified() {
             // One file tells both; also of a new cgroup, which is frozen from the start if an ancestor is.
             let events = slot.read("cgroup.events")?;

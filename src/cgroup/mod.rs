@@ -157,6 +157,10 @@ impl Cgroup {
     /// Removes the cgroup and those below it in every hierarchy, waiting for dying processes to leave it.
     pub fn remove(&self, timeout: Duration) -> Result<()> {
         let stopped = self.end_unit();
+        if self.unit.is_some() && !self.owned {
+            // Another's, or one that is empty, which systemd ends.
+            return Ok(());
+        }
         let deadline = Instant::now() + timeout;
         let mut result = Ok(());
         for slot in self.present() {

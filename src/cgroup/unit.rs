@@ -24,6 +24,12 @@ impl Cgroup {
         self.adopt(plan, unit, pid).context(STAGE)
     }
 
+    /// As [`Cgroup::create`] does, for a cgroup that is still to be made for a unit.
+    pub fn refuse_used_unit(&self) -> Result<()> {
+        let there = self.present().all(|slot| slot.path().exists()) && !self.is_empty();
+        if there { self.refuse_used().context("unable to apply cgroup configuration") } else { Ok(()) }
+    }
+
     /// Takes what systemd has made, and makes what it does not: v1 hierarchies that it does not manage, and a cgroup
     /// below that of the unit.
     fn adopt(&mut self, plan: &CgroupPlan, unit: &UnitPlan, pid: i32) -> Result<()> {

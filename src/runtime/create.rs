@@ -188,8 +188,8 @@ impl<'a> Creation<'a> {
             notify::make_directory(dir)?;
         }
         if self.systemd.borrow().is_some() {
-            // It makes the cgroup for a process.
-            return Ok(());
+            // It makes the cgroup, once there is a process to be in it.
+            return record.cgroup.refuse_used_unit();
         }
         record.cgroup.create(&self.plan.cgroup)?;
         self.limit(dir, record)

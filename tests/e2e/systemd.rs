@@ -113,6 +113,12 @@ fn limits_are_the_units(t: &Test) {
     check();
     systemctl(t, &["daemon-reload"]);
     check();
+    // Nor does it undo an update.
+    t.cli(["update", "--pids-limit", "23", "--memory", "50M", "--memory-swap", "50M", &c.id]).ok();
+    systemctl(t, &["daemon-reload"]);
+    let read = |file: &str| fs::read_to_string(directory(&unit).join(file)).unwrap();
+    assert_eq!((read("pids.max").trim(), read("memory.max").trim()), ("23", "52428800"));
+    assert_eq!(systemctl(t, &["show", "--property=TasksMax", &unit]), "TasksMax=23\n");
     c.delete_force().ok();
     assert_unit_gone(t, &unit);
 }
@@ -231,7 +237,7 @@ fn names_that_are_taken(t: &Test) {
     let text = fs::read(first.bundle.join("config.json")).unwrap();
     let second = t.container(Config::sleep());
     fs::write(second.bundle.join("config.json"), text).unwrap();
-    with_systemd(&second, "create", &[]).run().fails().says(&unit).says("cgroupsPath");
+    with_systemd(&second, "create", &[]).run().fails().says("cgroup is not empty").says("cgroupsPath");
     assert!(!t.root.join(&second.id).exists());
     assert_eq!(first.status(), "running");
     assert!(directory(&unit).exists());
