@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::CWD;
 
 use super::create::{Made, delegate, enable_controllers, make_directory};
-use super::systemd::{Systemd, is_of, path_in};
+use super::systemd::{self, Systemd, is_of, path_in};
 use super::{Cgroup, Slot, dir, join};
 use crate::error::{Call, Context, Error, Result};
 use crate::plan::cgroup::{CgroupPlan, Directory};
@@ -85,7 +85,9 @@ impl Cgroup {
     pub(super) fn end_unit(&self) -> Result<()> {
         const PATIENCE: Duration = Duration::from_secs(1);
         let (Some(unit), Some(path)) = (&self.unit, self.unit_directory()) else { return Ok(()) };
-        let stopped = match self.owned && path.exists() {
+        // One that failed is kept, to be looked at, for as long as the container is.
+        let exists = path.exists();
+        let stopped = match self.owned && (exists || systemd::keeps(&unit.name, unit.user)) {
             true => Systemd::connect(unit.user).and_then(|mut systemd| systemd.stop(&unit.name)),
             false => Ok(()),
         };
@@ -94,7 +96,8 @@ impl Cgroup {
         let is_used = || dir::read_file(CWD, &path.join("cgroup.events").to_string_lossy()).is_ok_and(is_populated);
         let mut backoff = dir::Backoff::until(Instant::now() + PATIENCE);
         while path.exists() && (self.owned || !is_used()) && backoff.pause() {}
-        stopped
+        // A name that stays taken for a while is no reason to keep the container.
+        if exists { stopped } else { Ok(()) }
     }
 
     /// Tells systemd of limits that are written to the cgroup as well ([`crate::plan::systemd::properties`]): it would

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::harness::{Cmd, Config, Container, Mode, Test, eventually};
 
-e2e!(any: limits_are_the_units, units_end_with_containers, cgroups_below_the_unit, annotations_of_units, names_that_are_taken);
+e2e!(any: limits_are_the_units, units_end_with_containers, cgroups_below_the_unit, annotations_of_units, names_that_are_taken, a_failed_unit_stays_until_delete);
 e2e!(any: runtimes_are_killed, a_users_units, no_systemd, a_bus_that_refuses);
 e2e!(no_cgroups);
 
@@ -76,7 +76,6 @@ fn limits_are_the_units(t: &Test) {
     for line in [
         "Slice=system.slice",
         "Delegate=yes",
-        "CollectMode=inactive-or-failed",
         "MemoryMax=67108864",
         "MemoryLow=33554432",
         "MemorySwapMax=33554432",
@@ -228,6 +227,20 @@ fn annotations_of_units(t: &Test) {
 }
 
 /// Whoever comes second gets nothing, and takes nothing from the first.
+fn a_failed_unit_stays_until_delete(t: &Test) {
+    if !is_there(t) {
+        return;
+    }
+    let limited = json!({ "org.systemd.property.RuntimeMaxSec": "1", "org.systemd.property.TimeoutStopSec": "1" });
+    let (c, unit) = container(t, Config::sleep().set("/annotations", limited));
+    up(&c);
+    c.wait_status("stopped");
+    let failed = || systemctl(t, &["show", "--property=ActiveState", &unit]).contains("=failed");
+    eventually("what systemd found", failed);
+    c.delete().ok();
+    assert_unit_gone(t, &unit);
+}
+
 fn names_that_are_taken(t: &Test) {
     if !is_there(t) {
         return;

@@ -18,6 +18,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 
+/// Whether a unit that was started by [`Systemd::start`] is still known: what it was started with is in a file.
+pub fn keeps(unit: &str, user: bool) -> bool {
+    let run = if user { std::env::var_os("XDG_RUNTIME_DIR") } else { Some("/run".into()) };
+    run.is_some_and(|run| Path::new(&run).join("systemd/transient").join(unit).exists())
+}
+
 /// A service manager: the system's, or the user's.
 #[derive(Debug)]
 pub struct Systemd {

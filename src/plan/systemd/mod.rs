@@ -145,8 +145,6 @@ pub(super) fn plan(facts: Facts, warnings: &mut Vec<String>) -> Result<UnitPlan>
         text("Description", &format!("berth container {}", facts.id)),
         text("Slice", &facts.place.slice),
         flag("Delegate", true),
-        // Nobody looks at what is left of a container, and a unit of the name would be in the way of the next.
-        text("CollectMode", "inactive-or-failed"),
         // Controllers are enabled from the start, for statistics and later updates.
         flag("MemoryAccounting", true),
         flag("CPUAccounting", true),
@@ -340,7 +338,7 @@ mod tests {
     fn a_unit_is_complete() {
         let place = place("a-b.slice:docker:1", "1", false).unwrap();
         let (devices, annotations) =
-            (Rules::default(), annotations(&[("org.systemd.property.CollectMode", "'inactive'")]));
+            (Rules::default(), annotations(&[("org.systemd.property.DefaultDependencies", "true")]));
         let limits = vec![Property::new("TasksMax", Value::U64(5))];
         let facts = |user, pure_v2| Facts {
             place: &place,
@@ -359,7 +357,7 @@ mod tests {
             assert!(all.iter().any(|n| n == name), "{name} in {all:?}");
         }
         assert_eq!(
-            all.iter().filter(|name| *name == "CollectMode").count(),
+            all.iter().filter(|name| *name == "DefaultDependencies").count(),
             2,
             "the annotation's comes second and wins"
         );
