@@ -18,6 +18,8 @@ pub struct Annotations {
     pub keep_groups: bool,
     /// As `--pidfd-socket`.
     pub pidfd_receiver: Option<PathBuf>,
+    /// The destination of a mount that becomes systemd's own hierarchy of v1: an older systemd knows no other.
+    pub force_cgroup_v1: Option<String>,
     /// The mount option that takes the label of files (mount(8)).
     pub mount_context: MountContext,
     /// As the `listenerPath` of a profile that has none.
@@ -64,6 +66,7 @@ impl Annotations {
             "hooks.stderr" => self.hooks_stderr = Some(absolute(value)?.into()),
             "keep_original_groups" => self.keep_groups = boolean(value)?,
             "pidfd_receiver" => self.pidfd_receiver = Some(absolute(value)?.into()),
+            "systemd.force_cgroup_v1" => self.force_cgroup_v1 = Some(absolute(value)?.to_owned()),
             "mount_context_type" => self.mount_context = mount_context(value)?,
             "seccomp.receiver" => self.seccomp_receiver = Some(absolute(value)?.to_owned()),
             "seccomp_fail_unknown_syscall" => self.refuse_unknown_syscalls = boolean(value)?,
@@ -184,6 +187,7 @@ mod tests {
             ("hooks.stderr", "", "\"\" is not an absolute path"),
             ("pidfd_receiver", "/a\0", "\"/a\\0\" is not an absolute path"),
             ("seccomp.receiver", "socket", "\"socket\" is not an absolute path"),
+            ("systemd.force_cgroup_v1", "1", "\"1\" is not an absolute path"),
             ("keep_original_groups", "yes", "\"yes\" is neither 1 nor 0"),
             ("seccomp_fail_unknown_syscall", "", "\"\" is neither 1 nor 0"),
             ("mount_context_type", "label", "\"label\" is none of context, fscontext, defcontext and rootcontext"),

@@ -132,16 +132,25 @@ pub fn plan(spec: &Spec, bundle: &Path, facts: &Facts, warnings: &mut Vec<String
     let path = PathBuf::from(format!("/{}", clean(&bundle.join(&root.path).to_string_lossy())));
     let has = |kind: &str| spec.linux.namespaces.iter().any(|ns| ns.kind == kind);
     let userns = UserNamespace { exists: has("user"), uid: &spec.linux.uid_mappings, gid: &spec.linux.gid_mappings };
+    let annotations = Annotations::plan(&spec.annotations)?;
+    let forced = annotations.force_cgroup_v1.as_deref().map(clean);
     let context = mounts::Context {
         bundle,
         rootfs: &path,
         userns,
         label: &spec.linux.mount_label,
-        label_option: Annotations::plan(&spec.annotations)?.mount_context.option(),
+        label_option: annotations.mount_context.option(),
     };
+    let is_forced = |mount: &Mount| forced.as_ref().is_some_and(|path| clean(&mount.destination) == *path);
+    if let Some(path) = annotations.force_cgroup_v1.filter(|_| !spec.mounts.iter().any(is_forced)) {
+        let field = "/annotations/run.oci.systemd.force_cgroup_v1";
+        return Err(Error::config(field, format_args!("nothing is to be mounted on {path:?}")));
+    }
     let mut planned = Vec::with_capacity(spec.mounts.len());
     for (index, mount) in spec.mounts.iter().enumerate() {
-        planned.push(if mount.kind == "cgroup" && !is_bind(mount) {
+        planned.push(if is_forced(mount) {
+            mounts::plan(index, &systemd_v1(&mount.destination), &context, warnings)?
+        } else if mount.kind == "cgroup" && !is_bind(mount) {
             cgroup(index, mount, &context, has("cgroup"), facts)?
         } else {
             mounts::plan(index, mount, &context, warnings)?
@@ -163,6 +172,17 @@ pub fn plan(spec: &Spec, bundle: &Path, facts: &Facts, warnings: &mut Vec<String
         switch,
         cwd: spec.process.as_ref().map(|process| process.cwd.clone()).unwrap_or_default(),
     })
+}
+
+/// The v1 hierarchy without controllers in which systemd keeps its units.
+fn systemd_v1(destination: &str) -> Mount {
+    Mount {
+        destination: destination.to_owned(),
+        kind: "cgroup".to_owned(),
+        source: "cgroup".to_owned(),
+        options: ["nosuid", "nodev", "noexec", "none", "name=systemd", "xattr"].map(str::to_owned).to_vec(),
+        ..Mount::default()
+    }
 }
 
 pub(super) fn is_bind(mount: &Mount) -> bool {

@@ -15,6 +15,7 @@ e2e!(any:
     an_agent_for_a_profile_without_one,
     unknown_system_calls_are_refused,
     a_filter_of_ones_own,
+    a_cgroup_v1_for_an_older_systemd,
     wrong_values_are_refused,
 );
 
@@ -196,6 +197,33 @@ fn a_filter_of_ones_own(t: &Test) {
     let lethal = json!({ "defaultAction": "SCMP_ACT_KILL_PROCESS" });
     let config = config.set("/linux/seccomp", lethal).set("/process/noNewPrivileges", false);
     assert_eq!(out(annotated(config, "seccomp_bpf_data", filter())), want);
+}
+
+fn a_cgroup_v1_for_an_older_systemd(t: &Test) {
+    if lacks(t) {
+        return;
+    }
+    let hierarchies = fs::read_to_string("/proc/self/cgroup").unwrap();
+    if !hierarchies.lines().any(|line| line.contains(":name=systemd:")) {
+        println!("SKIP: the host has no name=systemd hierarchy");
+        return;
+    }
+    const NAME: &str = "systemd.force_cgroup_v1";
+    let mount = json!({ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"] });
+    let config =
+        Config::sh("grep ' /sys/fs/cgroup ' /proc/mounts; mkdir /sys/fs/cgroup/unit && rmdir /sys/fs/cgroup/unit")
+            .namespace("cgroup", None)
+            .mount(json!({ "destination": "/sys", "type": "sysfs", "source": "sysfs" }))
+            .mount(mount);
+    let c = t.container(annotated(config.clone(), NAME, "/sys/fs/cgroup/"));
+    let output = c.run().ok();
+    let line: Vec<_> = output.text().split(' ').collect();
+    assert_eq!(line[..3], ["cgroup", "/sys/fs/cgroup", "cgroup"], "{line:?}");
+    for option in ["rw", "name=systemd"] {
+        assert!(line[3].split(',').any(|found| found == option), "{option}: {line:?}");
+    }
+    let c = t.container(annotated(config, NAME, "/elsewhere"));
+    c.create().fails().says("/annotations/run.oci.systemd.force_cgroup_v1: nothing is to be mounted on \"/elsewhere\"");
 }
 
 fn wrong_values_are_refused(t: &Test) {
