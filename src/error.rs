@@ -16,6 +16,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Kind {
     #[default]
     Other,
+    /// Init found it, on the container's side.
+    Init,
     /// The container does not exist.
     NoContainer,
     /// The executable of the process does not exist: shells and engines answer 127.
@@ -66,6 +68,12 @@ impl Error {
     pub fn with_kind(mut self, kind: Kind) -> Self {
         self.kind = kind;
         self
+    }
+
+    /// Init has sent it.
+    #[must_use]
+    pub fn from_init(self) -> Self {
+        if self.kind == Kind::Other { self.with_kind(Kind::Init) } else { self }
     }
 
     /// For a message of limited size: each part keeps its beginning. What is that long was made up by an image.

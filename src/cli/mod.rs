@@ -145,7 +145,10 @@ fn dispatch(program: &str, args: &[OsString], log: &mut Log, failure: &mut u8) -
         Parsed::Help(help) => return Ok(Outcome::Print(help)),
     };
     let global = Global::new(&matches, log)?;
-    (command.run)(&global, &own).map(Outcome::Exit).map_err(|e| in_course_of(e, command.name, &own))
+    (command.run)(&global, &own).map(Outcome::Exit).map_err(|e| match program {
+        "runc" => as_runc(e, command.name),
+        _ => in_course_of(e, command.name, &own),
+    })
 }
 
 /// The whole command line, for manual pages: what [`main`] parses, command by command.
@@ -163,6 +166,20 @@ fn in_course_of(e: Error, command: &str, own: &ArgMatches) -> Error {
         (Kind::CommandNotFound | Kind::CommandNotExecutable, _) => e,
         (_, Some(id)) => e.context(format_args!("{command} {id}")),
         (_, None) => e.context(command),
+    }
+}
+
+/// Installed under the name of runc, it begins what it has to say as runc does: logs are searched for that.
+fn as_runc(e: Error, command: &str) -> Error {
+    let staged = match e.kind() {
+        Kind::CommandNotFound | Kind::CommandNotExecutable => return e,
+        Kind::Init => e.context("error during container init").context("unable to start container process"),
+        _ => e,
+    };
+    match command {
+        "create" | "run" => staged.context(format_args!("runc {command} failed")),
+        "exec" => staged.context("exec failed"),
+        _ => staged,
     }
 }
 

@@ -175,7 +175,7 @@ impl Init {
     /// Init's next request; its failure, or its end, is our error.
     fn next(&self) -> Result<(FromInit, Vec<OwnedFd>)> {
         match self.channel.receive()? {
-            Some((FromInit::Failed(error), _)) => Err(error),
+            Some((FromInit::Failed(error), _)) => Err(error.from_init()),
             Some((FromInit::Stillborn(report), _)) => Err(self.stillborn(report)),
             Some(request) => Ok(request),
             None => Err(self.died()),
@@ -333,7 +333,7 @@ fn await_exec(channel: &Channel, hook_output: HookOutput) -> Result<()> {
         match channel.receive()? {
             None => return Ok(()),
             Some((FromInit::HookOutput, _)) => send_hook_output(channel, hook_output)?,
-            Some((FromInit::Failed(error), _)) => return Err(error),
+            Some((FromInit::Failed(error), _)) => return Err(error.from_init()),
             Some((other, _)) => return Err(unexpected(&other)),
         }
     }

@@ -26,6 +26,7 @@ e2e!(any:
     failing_mounts,
     namespaces_that_cannot_be_joined,
     a_wrong_mount_option,
+    in_the_words_of_runc_under_its_name,
     kernel_refusals_name_their_object,
 );
 
@@ -243,6 +244,17 @@ fn a_wrong_mount_option(t: &Test) {
         c.create().fails().says(point);
         c.assert_gone();
     }
+}
+
+fn in_the_words_of_runc_under_its_name(t: &Test) {
+    let link = t.dir.join("runc");
+    std::os::unix::fs::symlink(t.runtime_path(), &link).unwrap();
+    let mount = json!({ "destination": "/m", "type": "tmpfs", "source": "tmpfs", "options": ["size=banana"] });
+    let c = t.container(Config::sleep().mount(mount));
+    let runc = |command| t.command(&link).arg("--root").arg(&t.root).arg(command);
+    let create = runc("create").arg("--bundle").arg(&c.bundle).arg(&c.id);
+    create.run().code(1).says("runc create failed: unable to start container process: error during container init: ");
+    runc("exec").arg(&c.id).arg("true").run().fails().says("exec failed: container does not exist");
 }
 
 fn kernel_refusals_name_their_object(t: &Test) {
