@@ -132,17 +132,17 @@ fn walk(
 }
 
 /// The processes in this cgroup and all below it.
+///
+/// A domain lists the processes of the threaded cgroups below it as its own. Only of a cgroup that is threaded itself
+/// are the threads listed: its processes belong to a domain above it.
 pub fn pids(top: BorrowedFd<'_>) -> Result<Vec<u32>, Errno> {
+    let threaded = matches!(read_file(top, "cgroup.procs"), Err(Errno::OPNOTSUPP));
+    let file = if threaded { "cgroup.threads" } else { "cgroup.procs" };
     let mut pids = Vec::new();
     let add = |dir: BorrowedFd<'_>| {
-        let text = match read_file(dir, "cgroup.procs") {
-            // A threaded cgroup; its processes are listed in the nearest domain above it, its threads here.
-            Err(Errno::OPNOTSUPP) => read_file(dir, "cgroup.threads"),
-            other => other,
-        };
-        match text {
+        match read_file(dir, file) {
             Ok(text) => pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok())),
-            Err(Errno::NOENT | Errno::NODEV) => {}
+            Err(Errno::NOENT | Errno::NODEV | Errno::OPNOTSUPP) => {}
             Err(e) => return Err(e),
         }
         Ok(())

@@ -30,4 +30,5 @@ mod rootless;
 mod security;
 mod systemd;
 mod terminal;
+mod threaded;
 mod update;
