@@ -53,6 +53,7 @@ impl MountContext {
 impl Annotations {
     pub fn plan(annotations: &BTreeMap<String, String>) -> Result<Self> {
         let mut planned = Self::default();
+        check_handler(annotations)?;
         for (key, value) in annotations {
             let Some(name) = key.strip_prefix(PREFIX) else { continue };
             planned.read(name, value).map_err(|message| Error::config(format_args!("/annotations/{key}"), message))?;
@@ -78,6 +79,21 @@ impl Annotations {
 
     pub fn redirect_hooks(&self) -> bool {
         self.hooks_stdout.is_some() || self.hooks_stderr.is_some()
+    }
+}
+
+/// Another handler is a virtual machine's isolation, or an interpreter: an ordinary container in its place would be
+/// weaker than what was asked for. A pod's sandbox bears the annotations of the pod, and is an ordinary process always.
+fn check_handler(annotations: &BTreeMap<String, String>) -> Result<()> {
+    const HANDLER: &str = "run.oci.handler";
+    const CRI_TYPE: &str = "io.kubernetes.cri.container-type";
+    match annotations.get(HANDLER) {
+        Some(handler) if !handler.is_empty() && annotations.get(CRI_TYPE).is_none_or(|kind| kind != "sandbox") => {
+            let message = format_args!("there is no handler {handler:?}, only ordinary containers");
+            Err(Error::config(format_args!("/annotations/{HANDLER}"), message)
+                .with_hint("without the annotation, or with an empty one, it runs as an ordinary container"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -17,6 +17,7 @@ e2e!(any:
     a_filter_of_ones_own,
     a_cgroup_v1_for_an_older_systemd,
     wrong_values_are_refused,
+    another_handler_is_not_replaced_by_an_ordinary_container,
 );
 
 fn annotated(config: Config, name: &str, value: impl Into<Value>) -> Config {
@@ -240,5 +241,29 @@ fn wrong_values_are_refused(t: &Test) {
         c.run().code(1).says(&format!("/annotations/run.oci.{name}: "));
     }
     // Whoever else has annotations there is left alone.
-    t.container(annotated(Config::sh("true"), "handler", "krun")).run().ok();
+    t.container(annotated(Config::sh("true"), "nothing.of.ours", "x")).run().ok();
+}
+
+fn another_handler_is_not_replaced_by_an_ordinary_container(t: &Test) {
+    if lacks(t) {
+        return;
+    }
+    for handler in ["krun", "wasm"] {
+        let c = t.container(annotated(Config::sh("touch /ran"), "handler", handler));
+        let refused = c.run().code(1).says(&format!("/annotations/run.oci.handler: there is no handler \"{handler}\""));
+        refused.says("without the annotation");
+        assert!(!c.rootfs().join("ran").exists());
+        c.assert_gone();
+    }
+    t.container(annotated(Config::sh("true"), "handler", "")).run().ok();
+    // The pod's annotations are the sandbox's too.
+    let sandbox = |kind: &str| {
+        let config = annotated(Config::sh("true"), "handler", "krun");
+        t.container(config.set("/annotations/io.kubernetes.cri.container-type", kind)).run()
+    };
+    sandbox("sandbox").ok();
+    sandbox("container").code(1);
+    // An image's, which says nothing where nobody interprets it.
+    let wasm = Config::sh("true").set("/annotations", json!({ "module.wasm.image/variant": "compat" }));
+    t.container(wasm).run().ok();
 }
