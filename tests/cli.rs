@@ -203,7 +203,9 @@ fn wrong_usage_is_told_on_one_line_with_a_hint() {
         (&["kill", "a", "NOPE"], 1, "berth: kill a: unknown signal \"NOPE\"\n"),
         (&["list", "-f", "xml"], 1, "berth: list: "),
         (&["exec", "a"], 255, "berth: exec a: exec args cannot be empty\n"),
-        (&["exec", "--nope", "a", "sh"], 255, "berth: unexpected argument '--nope' found\n"),
+        (&["exec"], 1, "berth: the following required arguments were not provided: <CONTAINER>\n"),
+        (&["exec", "-g", "x", "a", "sh"], 1, "berth: invalid value 'x' for '--additional-gids <GID>'"),
+        (&["exec", "--nope", "a", "sh"], 1, "berth: unexpected argument '--nope' found\n"),
         (&["exec", "-u", "1x", "a", "sh"], 255, "berth: exec a: bad uid \"1x\" in --user"),
         (&["--cgroup-manager", "docker", "list"], 1, "berth: invalid value 'docker' for '--cgroup-manager <MANAGER>'"),
         (&["--rootless", "perhaps", "list"], 1, "berth: --rootless perhaps: "),
@@ -388,4 +390,22 @@ fn output_that_nobody_reads_is_an_error_and_no_panic() {
     let output = Command::new(env!("CARGO_BIN_EXE_berth")).arg("features").stdout(full).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(stderr(&output), "berth: features: write(stdout): no space left on device\n");
+}
+
+/// Words that those who drive runc look for, next to our own.
+#[test]
+fn known_words_are_in_the_message() {
+    let dir = Dir::new("words");
+    let (root, bundle) = (dir.path("root"), dir.path("nothing"));
+    for (args, words) in [
+        (&["state", ""][..], "container id cannot be empty"),
+        (&["state", ".."], "invalid container ID format"),
+        (&["create", "--bundle", &bundle, "a"], "JSON specification file config.json not found"),
+        (&["create", "--bundle", &root, "a"], "JSON specification file config.json not found"),
+        (&["kill", "a", ""], "container does not exist"),
+    ] {
+        let output = berth(&[&["--root", &root], args].concat());
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        assert!(stderr(&output).contains(words), "{args:?}: {}", stderr(&output));
+    }
 }

@@ -2,7 +2,7 @@
 
 use clap::Arg;
 
-use super::{Command, args, each_matching, get_id, id, signal};
+use super::{Command, args, each_matching, get_id, get_string, id, signal};
 
 pub(super) const COMMAND: Command = Command {
     name: "kill",
@@ -16,7 +16,7 @@ pub(super) const COMMAND: Command = Command {
             .arg(Arg::new("signal").value_name("SIGNAL").default_value("TERM").help("its name or number"))
     },
     run: |global, matches| {
-        let signal = signal::parse(matches.get_one::<String>("signal").map_or("TERM", String::as_str))?;
+        let signal = signal::parse(get_string(matches, "signal").as_deref().unwrap_or("TERM"))?;
         if matches.get_flag("regex") {
             return each_matching(global, matches, |container| container.kill(signal, matches.get_flag("all")));
         }

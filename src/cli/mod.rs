@@ -49,7 +49,7 @@ struct Command {
     options_end: bool,
     options: fn(clap::Command) -> clap::Command,
     run: fn(&Global, &ArgMatches) -> Result<u8>,
-    /// The exit status for errors of our own.
+    /// The exit status for errors of our own; wrong usage is 1 everywhere, as with runc.
     failure: u8,
 }
 
@@ -139,11 +139,11 @@ fn dispatch(program: &str, args: &[OsString], log: &mut Log, failure: &mut u8) -
     if help {
         return Ok(Outcome::Print(options.render_help().to_string()));
     }
-    *failure = command.failure;
     let own = match parse(options, &bin, &args[split + 1..], command.options_end)? {
         Parsed::Matches(own) => own,
         Parsed::Help(help) => return Ok(Outcome::Print(help)),
     };
+    *failure = command.failure;
     let global = Global::new(&matches, log)?;
     (command.run)(&global, &own).map(Outcome::Exit).map_err(|e| match program {
         "runc" => as_runc(e, command.name),

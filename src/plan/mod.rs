@@ -255,6 +255,7 @@ fn plan_seccomp(spec: &Spec, annotations: &Annotations, receiver: Option<&str>) 
 fn check_version(version: &str) -> Result<()> {
     match version.split('.').next() {
         Some("1") => Ok(()),
+        Some("") => Err(Error::config("/ociVersion", "is missing")),
         _ => Err(Error::config("/ociVersion", format_args!("{version:?} is not a version 1 of the runtime-spec"))),
     }
 }
@@ -265,7 +266,11 @@ fn in_namespace(name: &Option<String>, pointer: &str, namespaces: &Namespaces) -
     match name {
         Some(name) if !name.is_empty() => {
             if !namespaces.has(Kind::Uts) {
-                return Err(Error::config(pointer, "would change the host's: it needs a uts namespace"));
+                return Err(Error::config(
+                    pointer,
+                    format_args!("unable to set {} without a private UTS namespace", &pointer[1..]),
+                )
+                .with_hint("it would change the host's"));
             }
             if name.len() > UTS_LEN {
                 return Err(Error::config(pointer, "is longer than 64 bytes"));

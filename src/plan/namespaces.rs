@@ -110,7 +110,7 @@ impl Namespaces {
             for (field, mappings) in mapped {
                 let pointer = format!("/linux/{field}");
                 if mappings.is_empty() {
-                    return Err(Error::config(pointer, "a new user namespace needs at least one mapping"));
+                    return Err(Error::config(pointer, "user namespaces enabled, but no mappings found"));
                 }
                 check_mappings(&pointer, mappings)?;
                 if !mappings.iter().any(|m| m.container_id == 0) {

@@ -16,8 +16,9 @@ pub fn plan(sysctls: &BTreeMap<String, String>, namespaces: &Namespaces) -> Resu
             if path.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
                 return Err(Error::config(pointer, "is not the name of a sysctl"));
             }
-            let kind = namespace_of(&path)
-                .ok_or_else(|| Error::config(&pointer, "is not namespaced: it would change the host"))?;
+            let kind = namespace_of(&path).ok_or_else(|| {
+                Error::config(&pointer, "is not in a separate kernel namespace: it would change the host")
+            })?;
             if kind == Kind::Uts {
                 // hostname(5) and domainname have fields of their own.
                 let field = if path == "kernel/domainname" { "/domainname" } else { "/hostname" };

@@ -112,7 +112,7 @@ impl<'a> Container<'a> {
             Status::Created => {}
             Status::Stopped => return Err(Error::new("cannot start a container that has stopped")),
             Status::Creating => return Err(Error::new("cannot start a container that is being created")),
-            Status::Paused => return Err(Error::new("cannot start a paused container")),
+            Status::Paused => return Err(Error::new("cannot start a container in the paused state")),
             Status::Running => return Err(Error::new("cannot start an already running container")),
         }
         let socket = self.connect()?.ok_or_else(|| Error::new("cannot start an already running container"))?;

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::cgroup::{Cgroup, Entry, Systemd};
@@ -35,7 +36,7 @@ pub(super) fn create(runtime: &Runtime, id: &str, options: &CreateOptions) -> Re
 pub(super) fn run(runtime: &Runtime, id: &str, options: &RunOptions) -> Result<u8> {
     let creation = Creation::plan(runtime, id, &options.create)?;
     if creation.spec.process.is_none() {
-        return Err(Error::config("/process", "is missing").context(creation.path.display()));
+        return Err(Error::config("/process", "process property must not be empty").context(creation.path.display()));
     }
     let has_terminal = creation.plan.init.process.terminal;
     creation.check_terminal(options.detach)?;
@@ -79,6 +80,14 @@ pub(super) struct Creation<'a> {
     systemd: RefCell<Option<Systemd>>,
 }
 
+/// The words by which callers know that it is the bundle that is at fault.
+fn no_config(e: Error) -> Error {
+    match e.errno() {
+        Some(Errno::NOENT) => e.context("JSON specification file config.json not found"),
+        _ => e,
+    }
+}
+
 struct Created<'a> {
     container: Container<'a>,
     init: Init,
@@ -89,10 +98,10 @@ struct Created<'a> {
 impl<'a> Creation<'a> {
     pub fn plan(runtime: &'a Runtime, id: &'a str, options: &'a CreateOptions) -> Result<Self> {
         check_id(id)?;
-        let bundle =
-            std::fs::canonicalize(&options.bundle).call(|| format!("open({:?})", options.bundle)).context("bundle")?;
+        let bundle = std::fs::canonicalize(&options.bundle).call(|| format!("open({:?})", options.bundle));
+        let bundle = bundle.context("bundle").map_err(no_config)?;
         let path = options.config.clone().unwrap_or_else(|| bundle.join("config.json"));
-        let config = std::fs::read(&path).call(|| format!("open({path:?})"))?;
+        let config = std::fs::read(&path).call(|| format!("open({path:?})")).map_err(no_config)?;
         let mut spec = Spec::parse(&config).context(path.display())?;
         hand_over(&mut spec, &runtime.root.join(id), options);
         let rootless = runtime.rootless.unwrap_or_else(host::is_rootless);
@@ -132,15 +141,17 @@ impl<'a> Creation<'a> {
     pub fn check_terminal(&self, detached: bool) -> Result<()> {
         let socket = self.options.console_socket.is_some();
         match (self.plan.init.process.terminal, detached) {
-            (true, true) if !socket => {
-                Err(Error::config("/process/terminal", "a detached container needs a console socket")
-                    .with_hint("--console-socket names who takes its terminal"))
-            }
+            (true, true) if !socket => Err(Error::config(
+                "/process/terminal",
+                "cannot allocate tty: a detached container needs a console socket",
+            )
+            .with_hint("--console-socket names who takes its terminal")),
             (_, false) if socket => {
-                Err(Error::new("--console-socket is for detached containers: the terminal of others is the caller's"))
+                Err(Error::new("cannot use console socket: --console-socket is for detached containers")
+                    .with_hint("the terminal of others is the caller's"))
             }
             (false, _) if socket => {
-                Err(Error::new("--console-socket is for a process that has a terminal (/process/terminal)"))
+                Err(Error::new("cannot use console socket: the process has no terminal (/process/terminal)"))
             }
             _ => Ok(()),
         }

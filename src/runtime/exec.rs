@@ -122,10 +122,10 @@ impl Container<'_> {
             plan::exec(&spec, &process, pointer, lsm, self.record.namespaces, keyring, options.preserve_fds)?;
         warnings.iter().for_each(|warning| (self.runtime.warn)(warning));
         if process.terminal && options.detach && options.console_socket.is_none() {
-            return Err(Error::new("a detached process needs --console-socket to hand its terminal to"));
+            return Err(Error::new("cannot allocate tty: a detached process needs --console-socket to hand it to"));
         }
         if !process.terminal && options.console_socket.is_some() {
-            return Err(Error::new("--console-socket goes with a terminal only"));
+            return Err(Error::new("cannot use console socket: --console-socket goes with a terminal only"));
         }
         Ok(plan)
     }

@@ -169,9 +169,10 @@ fn hook_output(annotations: &BTreeMap<String, String>) -> Result<[Option<OwnedFd
 fn check_id(id: &str) -> Result<()> {
     const NAME_MAX: usize = 255;
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_+-.".contains(c);
-    let problem = if id.is_empty() {
-        "must not be empty"
-    } else if id.len() > NAME_MAX {
+    if id.is_empty() {
+        return Err(Error::new("invalid container ID: container id cannot be empty"));
+    }
+    let problem = if id.len() > NAME_MAX {
         "is longer than 255 characters"
     } else if id.starts_with('.') {
         "must not begin with a dot"
@@ -180,7 +181,7 @@ fn check_id(id: &str) -> Result<()> {
     } else {
         return Ok(());
     };
-    Err(Error::new(format_args!("invalid container ID {id:?}: it {problem}")))
+    Err(Error::new(format_args!("invalid container ID format: {id:?} {problem}")))
 }
 
 #[cfg(test)]

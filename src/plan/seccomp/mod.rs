@@ -232,7 +232,7 @@ fn default_action(seccomp: &spec::Seccomp) -> Result<u32> {
 /// `fields` are the pointers of the action and of its errno.
 fn action(name: &str, errno: Option<u32>, fields: (&str, &str)) -> Result<u32> {
     let Some((_, action)) = ACTIONS.iter().find(|(known, _)| *known == name) else {
-        return Err(Error::config(fields.0, format_args!("unknown action {name:?}")));
+        return Err(Error::config(fields.0, format_args!("{name:?} is not a valid action for seccomp")));
     };
     let most = match *action {
         ERRNO => MAX_ERRNO,
@@ -251,7 +251,9 @@ fn arches(native: &'static Arch, names: &[String]) -> Result<Vec<&'static Arch>>
     let mut arches = vec![native];
     for (at, name) in names.iter().enumerate() {
         let refuse = |message| Err(Error::config(format_args!("{ROOT}/architectures/{at}"), message));
-        let Some(arch) = Arch::by_name(name) else { return refuse(format!("unknown architecture {name:?}")) };
+        let Some(arch) = Arch::by_name(name) else {
+            return refuse(format!("{name:?} is not a valid arch for seccomp"));
+        };
         if arch.endian != native.endian {
             return refuse(format!("{name} has another byte order than {}, this machine's", native.name()));
         }
@@ -440,10 +442,13 @@ mod tests {
             {"names": ["socket"], "action": "SCMP_ACT_LOG", "args": [{"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}]},
         ]);
         for (profile, expected) in [
-            (with("defaultAction", json!("ALLOW")), "/defaultAction: unknown action \"ALLOW\""),
+            (with("defaultAction", json!("ALLOW")), "/defaultAction: \"ALLOW\" is not a valid action for seccomp"),
             (with("defaultAction", json!("SCMP_ACT_NOTIFY")), "/defaultAction: SCMP_ACT_NOTIFY cannot be used"),
             (with("defaultErrnoRet", json!(4096)), "/defaultErrnoRet: 4096 is more than 4095"),
-            (with("architectures", json!(["SCMP_ARCH_X86", "X"])), "/architectures/1: unknown architecture \"X\""),
+            (
+                with("architectures", json!(["SCMP_ARCH_X86", "X"])),
+                "/architectures/1: \"X\" is not a valid arch for seccomp",
+            ),
             (with("architectures", json!(["SCMP_ARCH_S390X"])), "/architectures/0: SCMP_ARCH_S390X has another byte"),
             (with("flags", json!(["SECCOMP_FILTER_FLAG_LOG", "X"])), "/flags/1: unknown flag \"X\""),
             (with("flags", json!(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"])), "/flags/0: SECCOMP_FILTER_FLAG_WAIT"),
@@ -453,7 +458,7 @@ mod tests {
                 "/syscalls/1: gives the same socket (SCMP_ARCH_X86_64) another action than /linux/seccomp/syscalls/0",
             ),
             (entry("action", json!("SCMP_ACT_NOTIFY")), "/listenerPath: is not set"),
-            (entry("action", json!("")), "/syscalls/1/action: unknown action \"\""),
+            (entry("action", json!("")), "/syscalls/1/action: \"\" is not a valid action for seccomp"),
             (entry("errnoRet", json!(1)), "/syscalls/1/errnoRet: SCMP_ACT_ALLOW has no errno"),
             (entry("names", json!(["read", ""])), "/syscalls/1/names/1: a system call's name cannot be empty"),
             (arg("op", json!("SCMP_CMP_XX")), "/syscalls/1/args/1/op: unknown operator \"SCMP_CMP_XX\""),
