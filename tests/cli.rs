@@ -91,7 +91,9 @@ fn help_is_no_failure() {
             assert!(lines[0] == "NAME:" && lines[1].starts_with(&format!("berth {command} - ")), "{lines:?}");
         }
     }
-    for (args, wanted) in [(&[][..], "berth - "), (&["help"], "berth - "), (&["help", "kill"], "berth kill - ")] {
+    for (args, wanted) in
+        [(&[][..], "berth - "), (&["help"], "berth - "), (&["help", "kill"], "berth kill - "), (&["h"], "berth - ")]
+    {
         let output = berth(args);
         assert_eq!(output.status.code(), Some(0), "{args:?}");
         assert!(stdout(&output).contains(wanted), "{args:?}");
@@ -176,6 +178,10 @@ fn flags_of_other_runtimes_are_accepted() {
         assert!(!stderr(&output).contains("argument"), "{args:?}: {}", stderr(&output));
     }
     assert!(stdout(&berth(&["-V"])).starts_with("berth version "));
+    let log = dir.path("log");
+    let output = berth(&["-r", "/nonexistent", "-l", &log, "-s", "list"]);
+    assert!(stderr(&output).contains("list: stat(\"/nonexistent\")"), "{}", stderr(&output));
+    assert!(std::fs::read_to_string(&log).unwrap().contains("level=error"));
     let output = berth(&["spec", "-b", dir.0.to_str().unwrap(), "-f", "other.json"]);
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(read_json(&dir.path("other.json"))["hostname"], "berth");

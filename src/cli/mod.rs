@@ -125,7 +125,7 @@ fn dispatch(program: &str, args: &[OsString], log: &mut Log, failure: &mut u8) -
     if matches.get_flag("version") {
         return Ok(Outcome::Print(version()));
     }
-    let help = args.get(split).is_some_and(|name| name == "help");
+    let help = args.get(split).is_some_and(|name| name == "help" || name == "h");
     let Some(name) = args.get(split + usize::from(help)) else {
         return Ok(Outcome::Print(global_options(program).render_help().to_string()));
     };
@@ -211,12 +211,12 @@ fn global_options(program: &str) -> clap::Command {
     base(program, "Open Container Initiative runtime")
         .override_usage(format!("{program} [OPTIONS] COMMAND [ARGUMENTS]"))
         .after_help(commands)
-        .arg(path("root", "DIR", "where the state of containers is kept [default: /run/berth]"))
-        .arg(path("log", "[file:]FILE", "write the log to FILE, to journald:NAME or to syslog:NAME"))
+        .arg(path("root", "DIR", "where the state of containers is kept [default: /run/berth]").short('r'))
+        .arg(path("log", "[file:]FILE", "write the log to FILE, to journald:NAME or to syslog:NAME").short('l'))
         .arg(value("log-format", "FORMAT", "text or json").value_parser(["text", "json"]))
         .arg(value("log-level", "LEVEL", "error, warning or debug").value_parser(["error", "warning", "debug"]))
         .arg(flag("debug", "log what happens, not only what goes wrong"))
-        .arg(flag("systemd-cgroup", "let systemd make the cgroups of new containers"))
+        .arg(flag("systemd-cgroup", "let systemd make the cgroups of new containers").short('s'))
         .arg(
             value("cgroup-manager", "MANAGER", "who makes them: cgroupfs, systemd, or disabled for nobody")
                 .value_parser(["cgroupfs", "systemd", "disabled"]),
