@@ -55,9 +55,6 @@ fn run(global: &Global, matches: &ArgMatches) -> Result<u8> {
         Some(path) => read(&path).context("--resources")?,
         None => named(matches)?,
     };
-    if resources.memory.as_ref().is_some_and(|m| m.kernel.is_some() || m.kernel_tcp.is_some()) {
-        global.log.warning("Kernel memory settings are ignored and will be removed");
-    }
     let get = |name| get_string(matches, name).unwrap_or_default();
     let options =
         UpdateOptions { resources, l3_cache_schema: get("l3-cache-schema"), mem_bw_schema: get("mem-bw-schema") };

@@ -8,6 +8,9 @@ use crate::error::{Error, Result};
 /// What begins so may change what the runtime does.
 pub const PREFIX: &str = "run.oci.";
 
+/// Those of crun that have no meaning here: whoever relies on one ought to know.
+const ELSEWHERE: [&str; 2] = ["handler", "seccomp.plugins"];
+
 /// What the annotations of a container ask for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Annotations {
@@ -75,6 +78,12 @@ impl Annotations {
             _ => {}
         }
         Ok(())
+    }
+
+    /// A warning for each annotation that is without effect.
+    pub fn warnings(annotations: &BTreeMap<String, String>) -> impl Iterator<Item = String> {
+        let named = annotations.keys().filter(|key| key.strip_prefix(PREFIX).is_some_and(|n| ELSEWHERE.contains(&n)));
+        named.map(|key| format!("/annotations/{key}: not supported, and ignored"))
     }
 
     pub fn redirect_hooks(&self) -> bool {

@@ -69,7 +69,7 @@ impl Plan {
         let namespaces = Namespaces::plan(linux)?;
         let hooks = hooks::plan(&spec.hooks)?;
         let annotations = Annotations::plan(&spec.annotations)?;
-        let mut warnings = Vec::new();
+        let mut warnings: Vec<_> = Annotations::warnings(&spec.annotations).collect();
         let mut process = match &spec.process {
             Some(process) => plan_process(process, "/process", spec, &namespaces, facts.lsm, &mut warnings)?,
             None => plan_no_process(spec, &namespaces, facts.lsm)?,
@@ -79,6 +79,9 @@ impl Plan {
         process.user.keep_groups = annotations.keep_groups;
         check_mount_label(&linux.mount_label, facts.lsm)?;
         let cgroup = cgroup::plan(spec, facts.id, facts.layout, facts.rootless, facts.cgroup_manager, &mut warnings)?;
+        if let Some(resources) = &linux.resources {
+            warnings.extend(resources::warnings(resources, &cgroup.directories));
+        }
         let rootfs_facts = rootfs::Facts {
             layout: facts.layout,
             cgroup: &|hierarchy| cgroup.directory(hierarchy),

@@ -41,6 +41,9 @@ impl Container<'_> {
         let cgroup = &self.record.cgroup;
         let cpu_max = cgroup.cpu_max();
         let directories = cgroup.directories();
+        for warning in resources::warnings(&options.resources, &directories) {
+            (self.runtime.warn)(&warning);
+        }
         let mut plan = resources::update(&options.resources, memory, cpu_max.as_deref(), &directories)?;
         let properties = match cgroup.is_unit() {
             true => self.properties(&mut plan, &directories),

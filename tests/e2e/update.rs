@@ -290,7 +290,9 @@ fn values_are_checked(t: &Test) {
         update(&c, options).code(1).says(message);
     }
     // Obsolete, and still on command lines.
-    update(&c, &["--kernel-memory", "50M"]).ok().says("Kernel memory settings are ignored");
+    for option in ["--kernel-memory", "--kernel-memory-tcp"] {
+        update(&c, &[option, "50M"]).ok().says("Kernel memory settings are ignored");
+    }
 }
 
 fn a_class_of_resctrl_must_be_there(t: &Test) {

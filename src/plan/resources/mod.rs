@@ -4,6 +4,7 @@
 //! field agreed to (opencontainers/cgroups, crun). A controller that is asked for and missing is an error; an empty
 //! object asks for nothing.
 
+mod ignored;
 mod update;
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,7 @@ use super::cgroup::Directory;
 use crate::error::{Error, Result, push_pointer};
 use crate::spec::{BlockIo, Cpu, HugepageLimit, Memory, Network, Pids, Resources, ThrottleDevice};
 
+pub use ignored::warnings;
 pub use update::{MemoryLimits, Update, update};
 
 /// One write(2) of `value` to `file` in the container's cgroup.

@@ -253,3 +253,24 @@ fn memory_is_checked_only_where_the_kernel_would_kill() {
     assert_eq!(memory_check(&asked, &v1()), None);
     assert_eq!(memory_check(&resources(r#"{"memory":{"limit":4096}}"#), &v2()), None);
 }
+
+#[test]
+fn what_has_no_effect_is_warned_about() {
+    let asked = resources(
+        r#"{"memory":{"swappiness":10,"disableOOMKiller":true,"kernel":1,"kernelTCP":2,"useHierarchy":false},
+            "cpu":{"realtimeRuntime":1,"realtimePeriod":2},"blockIO":{"leafWeight":300},
+            "network":{"classID":1,"priorities":[{"name":"a","priority":1}]}}"#,
+    );
+    let fields = |directories: &[Directory]| {
+        let warned = warnings(&asked, directories);
+        let fields = warned.iter().map(|w| w.split(": ").next().unwrap().trim_start_matches("/linux/resources/"));
+        fields.collect::<Vec<_>>().join(" ")
+    };
+    let everywhere = "memory/kernel memory/kernelTCP memory/useHierarchy";
+    let on_v2 = "memory/swappiness memory/disableOOMKiller cpu/realtimeRuntime cpu/realtimePeriod blockIO/leafWeight \
+                 network/classID network/priorities";
+    assert_eq!(fields(&v1()), everywhere);
+    assert_eq!(fields(&v2()), format!("{on_v2} {everywhere}"));
+    let usual = resources(r#"{"memory":{"limit":1,"disableOOMKiller":false,"useHierarchy":true,"kernel":0}}"#);
+    assert_eq!(warnings(&usual, &v2()), Vec::<String>::new());
+}
