@@ -44,15 +44,15 @@ e2e!(any:
 const COUNT: &str = "exec </dev/null >/dev/null 2>&1; mkfifo /tmp/wait; exec 9<>/tmp/wait; n=0; \
                      while true; do n=$((n+1)); echo $n > /tmp/n; read -t 0.05 x <&9; done";
 
-fn images(c: &Container) -> String {
+pub fn images(c: &Container) -> String {
     c.bundle.join("images").to_str().unwrap().to_owned()
 }
 
-fn checkpoint(c: &Container, options: &[&str]) -> Cmd {
+pub fn checkpoint(c: &Container, options: &[&str]) -> Cmd {
     c.cli("checkpoint", &["--image-path", &images(c)]).args(options).arg(&c.id)
 }
 
-fn restore(c: &Container, options: &[&str]) -> Cmd {
+pub fn restore(c: &Container, options: &[&str]) -> Cmd {
     c.cli("restore", &["--image-path", &images(c)]).args(options).arg(&c.id)
 }
 
@@ -155,15 +155,15 @@ fn only_what_runs_can_be_dumped(t: &Test) {
 // --- with a stand-in
 
 /// Version 4.2.1, as CRIU says it.
-const VERSION: &str = r"printf '\010\012\020\001\122\006\010\004\020\002\040\001'";
+pub const VERSION: &str = r"printf '\010\012\020\001\122\006\010\004\020\002\040\001'";
 /// A request, or an answer of ours.
 const READ: &str = "dd bs=65536 count=1 <&$2 2>/dev/null >/dev/null";
 
 /// A `criu swrk FD` that does this; returns the PATH by which it is found.
-fn stand_in(t: &Test, body: &str) -> String {
+pub fn stand_in(t: &Test, body: &str) -> String {
     let dir = t.dir.join("stand-in");
     fs::create_dir_all(&dir).unwrap();
-    for applet in ["dd", "cat", "touch", "sleep"] {
+    for applet in ["dd", "cat", "touch", "sleep", "od"] {
         let _ = std::os::unix::fs::symlink(busybox(), dir.join(applet));
     }
     let path = dir.to_str().unwrap();

@@ -240,6 +240,25 @@ mod tests {
     }
 
     #[test]
+    fn the_last_word_about_a_superblock_counts() {
+        for (words, flags) in [
+            (
+                "sync dirsync mand lazytime iversion silent",
+                &["sync", "dirsync", "mand", "lazytime", "iversion", "silent"][..],
+            ),
+            ("sync async mand nomand lazytime nolazytime iversion noiversion silent loud", &[]),
+            (
+                "async sync nomand mand nolazytime lazytime noiversion iversion loud silent",
+                &["sync", "mand", "lazytime", "iversion", "silent"],
+            ),
+            ("defaults", &[]),
+        ] {
+            let words: Vec<_> = words.split(' ').map(str::to_owned).collect();
+            assert_eq!(Options::parse(&words).superblock, flags, "{words:?}");
+        }
+    }
+
+    #[test]
     fn parameters_are_parted_at_commas_outside_of_quotes() {
         let parts = |option| split_data(option).collect::<Vec<_>>();
         assert_eq!(parts("a=1,b,c=2"), ["a=1", "b", "c=2"]);
