@@ -16,6 +16,7 @@ e2e!(any:
     labels_for_exec,
     orphans_of_run,
     a_root_directory_of_the_users_own,
+    ids_that_only_the_helpers_can_map,
     what_has_no_effect_is_warned_about,
 );
 
@@ -136,6 +137,20 @@ fn a_root_directory_of_the_users_own(t: &Test) {
     }
     // The sticky bit: what lacks it may be removed as being old (XDG base directory specification).
     assert_eq!(made[0].metadata().unwrap().permissions().mode() & 0o7777, 0o1700);
+}
+
+fn ids_that_only_the_helpers_can_map(t: &Test) {
+    if t.peer_lacks("tells what the helper said in its own words") {
+        return;
+    }
+    t.become_user(12_345, None);
+    let dir = t.path("helpers");
+    fs::create_dir(&dir).unwrap();
+    crate::harness::script(&std::path::Path::new(&dir).join("newuidmap"), "shift; echo \"asked for: $*\" >&2; exit 1");
+    let c = t.container(Config::sleep().userns(100_000).without_cgroups_path().set("/linux/resources", json!({})));
+    let create = c.create_cmd(&[]).env("PATH", &format!("{dir}:/usr/sbin:/usr/bin:/sbin:/bin"));
+    create.run().fails().says("newuidmap: asked for: 0 100000 65536").says("/etc/subuid");
+    assert!(!t.root.join(&c.id).exists());
 }
 
 fn weight_and_realtime_are_updated(t: &Test) {

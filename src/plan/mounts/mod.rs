@@ -384,6 +384,9 @@ mod tests {
             // Words that only take an access-time mode back leave access times as they are.
             (&["bind", "atime"], 0, all),
             (&["bind", "norelatime"], 0, all),
+            (&["bind", "nostrictatime"], 0, all),
+            (&["bind", "nosymfollow"], NOSYMFOLLOW, all & !NOSYMFOLLOW),
+            (&["bind", "nosymfollow", "symfollow"], 0, all),
             (&["bind", "relatime"], 0, all | ATIME | NODIRATIME),
             (&["bind", "noatime"], NOATIME, all | ATIME | NODIRATIME),
             (&["bind", "nodiratime"], NODIRATIME, all | ATIME | NODIRATIME),
@@ -403,11 +406,26 @@ mod tests {
             (&["rbind", "rnoatime"], NOATIME, ATIME),
             (&["rbind", "ratime"], 0, ATIME),
             (&["rbind", "rrelatime"], 0, ATIME),
+            (&["rbind", "rnorelatime"], 0, ATIME),
+            (&["rbind", "rstrictatime"], STRICTATIME, ATIME),
+            (&["rbind", "rstrictatime", "rnostrictatime"], 0, ATIME | STRICTATIME),
             (&["rbind", "rnodiratime"], NODIRATIME, 0),
         ] {
             assert_eq!(planned("none", options).unwrap().recursive, Attrs { set, clear }, "{options:?}");
         }
         assert_eq!(planned("none", &["rbind", "rro"]).unwrap().attrs, Attrs::default());
+    }
+
+    #[test]
+    fn every_propagation_is_known() {
+        use Propagation::*;
+        for (word, kind) in [("private", Private), ("slave", Slave), ("shared", Shared), ("unbindable", Unbindable)] {
+            for (word, recursive) in [(word.to_owned(), false), (format!("r{word}"), true)] {
+                let plan = planned("none", &["rbind", &word]).unwrap();
+                assert_eq!(plan.propagation, [PropagationChange { kind, recursive }], "{word}");
+            }
+        }
+        assert_eq!(PropagationChange::parse("rsharedish"), None);
     }
 
     #[test]

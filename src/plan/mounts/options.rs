@@ -240,6 +240,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_an_option_is_listed() {
+        let is_option = |word: &str| Options::parse(&[word.to_owned()]).data.is_empty();
+        for known in KNOWN_OPTIONS {
+            let shorter = ["r", "no", "rno"].iter().filter_map(|prefix| known.strip_prefix(prefix)).map(str::to_owned);
+            let longer = ["r", "no", "rno"].iter().map(|prefix| format!("{prefix}{known}"));
+            let inner = known.strip_prefix("no").map(|word| format!("rno{word}"));
+            for word in shorter.chain(longer).chain(inner).filter(|word| is_option(word)) {
+                assert!(word.is_empty() || KNOWN_OPTIONS.contains(&&*word), "{word}");
+            }
+        }
+    }
+
+    #[test]
     fn the_last_word_about_a_superblock_counts() {
         for (words, flags) in [
             (

@@ -77,11 +77,15 @@ mod tests {
 
     #[test]
     fn modes_and_flags() {
-        let table: [(&str, &str, &[&str], i32); 5] = [
+        let table: [(&str, &str, &[&str], i32); 9] = [
             ("MPOL_DEFAULT", "", &[], 0),
             ("MPOL_PREFERRED", "", &[], 1),
             ("MPOL_BIND", "0", &["MPOL_F_STATIC_NODES"], 2 | 1 << 15),
             ("MPOL_PREFERRED", "0", &["MPOL_F_RELATIVE_NODES"], 1 | 1 << 14),
+            ("MPOL_BIND", "0", &["MPOL_F_NUMA_BALANCING"], 2 | 1 << 13),
+            ("MPOL_INTERLEAVE", "0,1", &[], 3),
+            ("MPOL_LOCAL", "", &[], 4),
+            ("MPOL_PREFERRED_MANY", "0,1", &[], 5),
             ("MPOL_WEIGHTED_INTERLEAVE", "0-3,7", &[], 6),
         ];
         for (mode, nodes, flags, want) in table {

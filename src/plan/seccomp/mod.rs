@@ -480,6 +480,25 @@ mod tests {
         );
     }
 
+    /// seccomp(2), "Filter return values", by linux/seccomp.h.
+    #[test]
+    fn actions_are_the_kernels() {
+        for (name, errno, value) in [
+            ("SCMP_ACT_KILL_PROCESS", None, 0x8000_0000),
+            ("SCMP_ACT_KILL_THREAD", None, 0),
+            ("SCMP_ACT_KILL", None, 0),
+            ("SCMP_ACT_TRAP", None, 0x0003_0000),
+            ("SCMP_ACT_ERRNO", None, 0x0005_0001),
+            ("SCMP_ACT_ERRNO", Some(38), 0x0005_0026),
+            ("SCMP_ACT_NOTIFY", None, 0x7fc0_0000),
+            ("SCMP_ACT_TRACE", Some(7), 0x7ff0_0007),
+            ("SCMP_ACT_LOG", None, 0x7ffc_0000),
+            ("SCMP_ACT_ALLOW", None, 0x7fff_0000_u32),
+        ] {
+            assert_eq!(action(name, errno, ("", "")).unwrap(), value, "{name}");
+        }
+    }
+
     #[test]
     fn flags_are_those_of_runc() {
         let notify = json!([{"names": ["read"], "action": "SCMP_ACT_NOTIFY"}]);
