@@ -1,0 +1,456 @@
+"""What the runners of the engines have in common: a private place, the features one after another, and what is left.
+
+    integration/NAME/run [--runtime PATH|NAME=PATH]... [--cgroup own|v2] [--only REGEX] [--json FILE] [--timeout S]
+
+A runner is a list of features, functions marked with @feature that get the Engine, and a `setup` that starts the
+engine; `main` does the rest. Each runtime is tried in namespaces of its own (mount, PID, network), with tmpfs where
+engines keep their state, so that a machine on which the same engine works already is not disturbed, and whatever
+process is there at the end was left by the engine or by the runtime.
+"""
+
+import argparse
+import glob
+import io
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+FEATURES = []
+
+
+def feature(function):
+    """Marks a function as a feature; the first line of its docstring is the name."""
+    FEATURES.append(function)
+    return function
+
+
+class Skip(Exception):
+    pass
+
+
+class Deadline(Exception):
+    pass
+
+
+def skip(reason):
+    raise Skip(reason)
+
+
+class Output(str):
+    """Standard output without the last newline; `code` and `err` come with it."""
+
+    code = 0
+    err = ""
+
+
+def sh(command, input="", ok=True, timeout=60, tty=False):
+    """Runs a command line. With ok=True it must succeed, with False it must fail, with None it may do either."""
+    if tty:
+        command = f"script -qec {shlex.quote(command)} /dev/null"
+    # Files, not pipes: a process that is left behind may hold a pipe open for ever.
+    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        stdin.write(input.encode())
+        stdin.seek(0)
+        process = subprocess.Popen(["bash", "-c", command], stdin=stdin, stdout=stdout, stderr=stderr,
+                                   start_new_session=True)
+        try:
+            process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"no end after {timeout} s: {command}") from None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        texts = []
+        for stream in (stdout, stderr):
+            stream.seek(0)
+            texts.append(stream.read().decode(errors="replace").replace("\r\n", "\n").rstrip("\n"))
+    result = Output(texts[0])
+    result.code, result.err = process.returncode, texts[1]
+    if ok is not None and ok != (result.code == 0):
+        raise AssertionError(f"status {result.code}: {command}: {result} {result.err}")
+    return result
+
+
+def wait_until(condition, what, seconds=20):
+    """Waits until condition() is true and returns its value."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {seconds} s: {what}")
+        time.sleep(0.05)
+    return value
+
+
+class Engine:
+    """The private place of one engine with one runtime."""
+
+    def __init__(self, runtime, directory, marker):
+        self.runtime = runtime      # path of the runtime's binary
+        self.dir = directory        # everything that the engine writes belongs below
+        self.marker = marker        # part of the name of every cgroup that the engine makes
+        self.v2 = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
+        self.daemons = []
+
+    def path(self, name):
+        return os.path.join(self.dir, name)
+
+    def write(self, name, text):
+        path = self.path(name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w") as file:
+            file.write(text)
+        return path
+
+    def lines(self, name):
+        """The block of docs/engines.md that is marked with this name (```toml NAME), for this runtime."""
+        with open(os.path.join(HERE, "docs/engines.md")) as file:
+            found = re.search(rf"^```\w+ {re.escape(name)}\n(.*?)^```$", file.read(), re.M | re.S)
+        assert found, f"docs/engines.md has no block named {name}"
+        return found[1].replace("/usr/local/bin/berth", self.runtime)
+
+    def daemon(self, command, ready, log, seconds=60):
+        """Starts a daemon and waits until the command line `ready` succeeds."""
+        with open(self.path(log), "ab") as file:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+                                       start_new_session=True)
+        self.daemons.append(process)
+
+        def is_ready():
+            assert process.poll() is None, f"{command[0]} has ended: {self.tail(log)}"
+            return sh(ready, ok=None).code == 0
+        wait_until(is_ready, f"{ready}: {self.tail(log)}", seconds)
+        return process
+
+    def tail(self, log):
+        with open(self.path(log), errors="replace") as file:
+            return file.read()[-2000:]
+
+    def stop(self, seconds=30):
+        """Ends the daemons, the last one first."""
+        while self.daemons:
+            process = self.daemons.pop()
+            process.terminate()
+            try:
+                process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise AssertionError(f"{process.args[0]} does not end on SIGTERM") from None
+
+    def controllers(self):
+        """The cgroup controllers that can be used for limits."""
+        if self.v2:
+            with open("/sys/fs/cgroup/cgroup.controllers") as file:
+                return file.read().split()
+        return [name for _, options in cgroup_mounts() for name in options]
+
+    def need_controller(self, *names):
+        for name in names:
+            if name not in self.controllers():
+                skip(f"no {name} controller in this hierarchy")
+
+
+def rootfs():
+    """The image's root file system, as {path: content}; a content that is a string is a symlink."""
+    with open(shutil.which("busybox"), "rb") as file:
+        busybox = file.read()
+    files = {"bin/busybox": busybox}
+    for applet in subprocess.check_output(["busybox", "--list"], text=True).split():
+        if applet != "busybox":
+            files[f"bin/{applet}"] = "busybox"
+    files["etc/passwd"] = b"root:x:0:0:root:/root:/bin/sh\nguest:x:1000:1000::/home/guest:/bin/sh\n"
+    files["etc/group"] = b"root:x:0:\nguest:x:1000:\nextra:x:2000:guest\n"
+    return files
+
+
+def layer():
+    """The root file system as an uncompressed tar."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        def add(name, kind, mode, content=b"", owner=0, link=""):
+            info = tarfile.TarInfo(name)
+            info.type, info.mode, info.size, info.linkname, info.uid, info.gid = kind, mode, len(content), link, owner, owner
+            tar.addfile(info, io.BytesIO(content))
+        for name, mode, owner in [("bin", 0o755, 0), ("dev", 0o755, 0), ("etc", 0o755, 0), ("home", 0o755, 0),
+                                  ("home/guest", 0o755, 1000), ("proc", 0o755, 0), ("root", 0o700, 0),
+                                  ("run", 0o755, 0), ("sys", 0o755, 0), ("tmp", 0o1777, 0), ("var", 0o755, 0)]:
+            add(name, tarfile.DIRTYPE, mode, owner=owner)
+        for name, content in rootfs().items():
+            if isinstance(content, str):
+                add(name, tarfile.SYMTYPE, 0o777, link=content)
+            else:
+                add(name, tarfile.REGTYPE, 0o755 if name.startswith("bin/") else 0o644, content)
+    return buffer.getvalue()
+
+
+def image(path, reference, command=("sh",)):
+    """Writes an archive with one image of the root file system: OCI layout and `docker save` format in one."""
+    from hashlib import sha256
+    blobs = {}
+
+    def blob(content, media_type):
+        content = content if isinstance(content, bytes) else json.dumps(content).encode()
+        digest = sha256(content).hexdigest()
+        blobs[f"blobs/sha256/{digest}"] = content
+        return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content)}
+
+    oci = "application/vnd.oci.image"
+    data = blob(layer(), f"{oci}.layer.v1.tar")
+    architecture = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
+    config = blob({"architecture": architecture, "os": "linux",
+                   "config": {"Env": ["PATH=/bin"], "Cmd": list(command)},
+                   "rootfs": {"type": "layers", "diff_ids": [data["digest"]]}}, f"{oci}.config.v1+json")
+    manifest = blob({"schemaVersion": 2, "mediaType": f"{oci}.manifest.v1+json", "config": config, "layers": [data]},
+                    f"{oci}.manifest.v1+json")
+    manifest["annotations"] = {"io.containerd.image.name": reference,
+                               "org.opencontainers.image.ref.name": reference.rpartition(":")[2]}
+    blob_path = lambda item: "blobs/" + item["digest"].replace(":", "/")
+    blobs["index.json"] = json.dumps({"schemaVersion": 2, "manifests": [manifest]}).encode()
+    blobs["oci-layout"] = b'{"imageLayoutVersion":"1.0.0"}'
+    blobs["manifest.json"] = json.dumps([{"Config": blob_path(config), "RepoTags": [reference],
+                                          "Layers": [blob_path(data)]}]).encode()
+    with tarfile.open(path, "w") as tar:
+        for name, content in blobs.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+# What is there, and what is left
+
+def mounts():
+    """[(mount point, file system, super block options)], in the order of mounting."""
+    with open("/proc/self/mountinfo") as file:
+        lines = [line.split() for line in file]
+    return [(line[4], line[line.index("-") + 1], line[line.index("-") + 3]) for line in lines]
+
+
+def cgroup_mounts():
+    return [(point, options.split(",")) for point, kind, options in mounts() if kind in ("cgroup", "cgroup2")]
+
+
+def processes():
+    """{pid: command line} of all but init and this one; what is dead does not count."""
+    found = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                state = file.read().rpartition(")")[2].split()[0]
+            with open(f"/proc/{pid}/cmdline") as file:
+                command = file.read().replace("\0", " ").strip()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(pid) not in (1, os.getpid()) and state not in "ZX":
+            found[int(pid)] = command
+    return found
+
+
+def cgroups(marker):
+    """The cgroups with the marker in their path, the innermost first."""
+    found = set()
+    for point, _ in cgroup_mounts():
+        for directory, _, _ in os.walk(point):
+            if marker in directory:
+                found.add(directory)
+    return sorted(found, key=len, reverse=True)
+
+
+def interfaces():
+    with open("/proc/net/dev") as file:
+        return {line.split(":")[0].strip() for line in file if ":" in line}
+
+
+def remains(before, marker, files):
+    """What is there and should not be, as {text: function that removes it}."""
+    left = {}
+    for pid, command in processes().items():
+        left[f"process {pid} ({command[:80]})"] = lambda pid=pid: os.kill(pid, signal.SIGKILL)
+    known = [point for point, _, _ in before["mounts"]]
+    for point in reversed([point for point, _, _ in mounts()]):
+        if point in known:
+            known.remove(point)
+        else:
+            left[f"mount {point}"] = lambda point=point: subprocess.run(["umount", "-l", point])
+    for path in cgroups(marker):
+        left[f"cgroup {path}"] = lambda path=path: os.rmdir(path)
+    for name in interfaces() - before["interfaces"]:
+        left[f"interface {name}"] = lambda: None        # goes with the network namespace
+    for path in files:
+        left[f"file {path}"] = lambda: None             # goes with the mount namespace
+    return left
+
+
+def check_nothing_is_left(before, marker, patterns):
+    def now():
+        return remains(before, marker, [path for pattern in patterns for path in glob.glob(pattern)])
+    end = time.monotonic() + 10
+    while (left := now()) and time.monotonic() < end:
+        time.sleep(0.2)
+    for remove in left.values():
+        try:
+            remove()
+        except OSError:
+            pass
+    if left:
+        time.sleep(0.5)
+        for path in cgroups(marker):    # once more, without the processes that were in them
+            try:
+                os.rmdir(path)
+            except OSError:
+                pass
+    assert not left, ", ".join(left)
+
+
+# Running
+
+def attempt(name, function, seconds, *arguments):
+    """Runs one feature within its time, prints its line, and returns its verdict and reason."""
+    def late(*_):
+        raise Deadline(f"no end after {seconds} s")
+    signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    start = time.monotonic()
+    try:
+        function(*arguments)
+        verdict, reason = "PASS", f"{time.monotonic() - start:.1f} s"
+    except Skip as error:
+        verdict, reason = "SKIP", str(error)
+    except Exception as error:
+        verdict, reason = "FAIL", f"{type(error).__name__}: {error}"
+    finally:
+        signal.alarm(0)
+    reason = " ".join(reason.split())
+    print(f"{verdict} {name}" + (f" ({reason[:1500]})" if verdict != "PASS" else ""), flush=True)
+    return {"name": name, "verdict": verdict, "reason": reason}
+
+
+def title(function):
+    return function.__doc__.strip().splitlines()[0].rstrip(".")
+
+
+def inside(options, setup, tidy, files, features):
+    """Runs the features with one runtime; already in the private namespaces. Returns the verdicts."""
+    marker = f"berth-{options.marker}"
+    with tempfile.TemporaryDirectory(prefix="berth-engine-") as directory:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", directory], check=True)
+        before = {"mounts": mounts(), "interfaces": interfaces()}
+        engine = Engine(options.runtime[0].partition("=")[2], directory, marker)
+        results = [attempt("the engine starts", setup, 120, engine)]
+        if results[0]["verdict"] == "PASS":
+            for function in features:
+                results.append(attempt(title(function), function, getattr(function, "seconds", options.timeout), engine))
+                try:
+                    tidy(engine)
+                except AssertionError as error:
+                    print(f"     {error}"[:500], flush=True)
+        results.append(attempt("the engine stops", engine.stop, 120))
+        patterns = [pattern.replace("DIR", directory) for pattern in files]
+        results.append(attempt("nothing is left", check_nothing_is_left, 60, before, marker, patterns))
+        subprocess.run(["umount", "-l", directory], check=True)
+    return results
+
+
+def init(function):
+    """Runs function in a child and reaps whatever is orphaned meanwhile, as the first process of a PID namespace must."""
+    child = os.fork()
+    if child == 0:
+        os._exit(function())
+    while True:
+        pid, status = os.wait()
+        if pid == child:
+            return os.waitstatus_to_exitcode(status)
+
+
+def private(options, name, runtime, private_dirs, report):
+    """Runs this script again in namespaces of its own for one runtime; returns the verdicts."""
+    setup = ["ip link set lo up"]
+    # /run may hold sockets of an engine that works on this machine; the tree of another PID namespace is of no use.
+    for path in ["/run", *private_dirs]:
+        setup.append(f"mkdir -p {path} && mount -t tmpfs -o mode=755 tmpfs {path}")
+    if options.cgroup == "v2":
+        setup.append("umount -R -l /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup")
+    arguments = ["--runtime", runtime, "--only", options.only, "--timeout", str(options.timeout),
+                 "--inside", report, "--marker", str(os.getpid())]
+    # In one session without a controlling terminal: no feature may depend on the terminal of who runs this.
+    subprocess.run(["unshare", "--mount", "--propagation", "private", "--net", "--pid", "--fork", "--kill-child",
+                    "--mount-proc", "sh", "-ec", "; ".join(setup) + '; exec "$@"', "sh",
+                    sys.executable, sys.argv[0], *arguments], stdin=subprocess.DEVNULL)
+    try:
+        with open(report) as file:
+            return json.load(file)
+    except ValueError:
+        return [{"name": "the runner", "verdict": "FAIL", "reason": "ended without a report"}]
+
+
+def count(results):
+    return ", ".join(f"{sum(r['verdict'] == verdict for r in results)} {verdict}" for verdict in ("PASS", "FAIL", "SKIP"))
+
+
+def named(runtimes):
+    """["NAME=PATH"] of what --runtime said; without it, the newest release binary."""
+    if not runtimes:
+        built = sorted(glob.glob(os.path.join(HERE, "target/*/release/berth")), key=os.path.getmtime)
+        runtimes = [f"berth={built[-1]}"] if built else sys.exit("no release binary: run make, or name a --runtime")
+    found = []
+    for item in runtimes:
+        name, _, path = item.rpartition("=")
+        resolved = shutil.which(path) or sys.exit(f"{path}: not found")
+        found.append(f"{name or os.path.basename(path)}={os.path.realpath(resolved)}")
+    return found
+
+
+def main(name, setup, tidy=lambda engine: None, files=(), private_dirs=(), needs=(), version="", features=None):
+    """The whole of a runner.
+
+    setup(engine) starts the engine; tidy(engine) removes the containers that a feature has left, after each; files are
+    patterns of what must not be there at the end (DIR is engine.dir); private_dirs get a tmpfs; needs are
+    "COMMAND:PACKAGE" as hack/require takes them; version is a command line that tells the engine's version.
+    """
+    parser = argparse.ArgumentParser(description=f"Runs {name} with one or more runtimes, and says what works.")
+    parser.add_argument("--runtime", action="append", metavar="PATH|NAME=PATH", help="default: target/*/release/berth")
+    parser.add_argument("--cgroup", choices=["own", "v2"], default="own",
+                        help="v2: a pure cgroup v2 on /sys/fs/cgroup; own: as it is")
+    parser.add_argument("--only", default="", metavar="REGEX", help="only the features whose name matches")
+    parser.add_argument("--json", metavar="FILE", help="write the verdicts there")
+    parser.add_argument("--timeout", type=int, default=120, help="seconds for one feature (default: 120)")
+    parser.add_argument("--inside", help=argparse.SUPPRESS)
+    parser.add_argument("--marker", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    features = [f for f in features or FEATURES if re.search(options.only, title(f))]
+
+    if options.inside:
+        def run():
+            results = inside(options, setup, tidy, files, features)
+            with open(options.inside, "w") as report:
+                json.dump(results, report)
+            return 0
+        sys.exit(init(run))
+
+    if os.geteuid() != 0:
+        sys.exit(f"{name}: needs root")
+    missing = [item.rpartition(":")[2] for item in ("ip:iproute2", "busybox:busybox-static", *needs)
+               if not shutil.which(item.partition(":")[0])]
+    if missing:
+        sys.exit(f"{name}: missing; apt-get install {' '.join(missing)}")
+    everything, mode = {}, "v2" if options.cgroup == "v2" else "own"
+    for runtime in named(options.runtime):
+        label = runtime.partition("=")[0]
+        print(f"== {name} with {label}, cgroup {mode}" + (f": {sh(version)}" if version else ""), flush=True)
+        with tempfile.NamedTemporaryFile(prefix="berth-report-") as report:
+            everything[label] = private(options, name, runtime, private_dirs, report.name)
+        print(f"total: {count(everything[label])}", flush=True)
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump(everything, file, indent=1)
+    sys.exit(any(r["verdict"] == "FAIL" for results in everything.values() for r in results))
