@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 /// What begins so may change what the runtime does.
 pub const PREFIX: &str = "run.oci.";
 
-/// Those of crun that have no meaning here: whoever relies on one ought to know.
-const ELSEWHERE: [&str; 2] = ["handler", "seccomp.plugins"];
+/// Of crun's, that has no meaning here: whoever relies on it ought to know.
+const PLUGINS: &str = "run.oci.seccomp.plugins";
 
 /// What the annotations of a container ask for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -80,10 +80,9 @@ impl Annotations {
         Ok(())
     }
 
-    /// A warning for each annotation that is without effect.
-    pub fn warnings(annotations: &BTreeMap<String, String>) -> impl Iterator<Item = String> {
-        let named = annotations.keys().filter(|key| key.strip_prefix(PREFIX).is_some_and(|n| ELSEWHERE.contains(&n)));
-        named.map(|key| format!("/annotations/{key}: not supported, and ignored"))
+    /// For what is without effect.
+    pub fn warning(annotations: &BTreeMap<String, String>) -> Option<String> {
+        annotations.contains_key(PLUGINS).then(|| format!("/annotations/{PLUGINS}: not supported, and ignored"))
     }
 
     pub fn redirect_hooks(&self) -> bool {

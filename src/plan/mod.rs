@@ -69,7 +69,7 @@ impl Plan {
         let namespaces = Namespaces::plan(linux)?;
         let hooks = hooks::plan(&spec.hooks)?;
         let annotations = Annotations::plan(&spec.annotations)?;
-        let mut warnings: Vec<_> = Annotations::warnings(&spec.annotations).collect();
+        let mut warnings: Vec<_> = Annotations::warning(&spec.annotations).into_iter().collect();
         let mut process = match &spec.process {
             Some(process) => plan_process(process, "/process", spec, &namespaces, facts.lsm, &mut warnings)?,
             None => plan_no_process(spec, &namespaces, facts.lsm)?,

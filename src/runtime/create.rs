@@ -150,9 +150,9 @@ impl<'a> Creation<'a> {
                 Err(Error::new("cannot use console socket: --console-socket is for detached containers")
                     .with_hint("the terminal of others is the caller's"))
             }
-            (false, _) if socket => {
-                Err(Error::new("cannot use console socket: the process has no terminal (/process/terminal)"))
-            }
+            (false, _) if socket => Err(Error::new(
+                "cannot use console socket: --console-socket is for a process that has a terminal (/process/terminal)",
+            )),
             _ => Ok(()),
         }
     }

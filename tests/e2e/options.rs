@@ -205,10 +205,9 @@ fn what_has_no_effect_is_warned_about(t: &Test) {
         return;
     }
     let config = Config::new(["/bin/true"])
-        .set("/annotations", json!({ "run.oci.handler": "krun", "run.oci.seccomp.plugins": "x", "org.example": "y" }))
+        .set("/annotations", json!({ "run.oci.seccomp.plugins": "x", "org.example": "y" }))
         .set("/linux/personality", json!({ "domain": "LINUX", "flags": ["ADDR_NO_RANDOMIZE"] }));
     let output = t.container(config).run().ok();
-    let output = output.says("/annotations/run.oci.handler: not supported, and ignored");
     let output = output.says("/annotations/run.oci.seccomp.plugins: not supported, and ignored");
     let output = output.says("ignoring unsupported personality flags: ADDR_NO_RANDOMIZE");
     assert!(!output.stderr.contains("org.example"), "{output}");
