@@ -126,8 +126,8 @@ fn a_root_directory_of_the_users_own(t: &Test) {
         let list = t.command("/usr/bin/setpriv").args(["--reuid", user, "--regid", user, "--clear-groups", &copy]);
         list.args(["list", "--quiet"]).env("XDG_RUNTIME_DIR", &dir)
     };
-    // Root's containers are everybody's.
-    list("0").ok();
+    // Root's containers are everybody's; a host without any is a failure to some.
+    list("0").run();
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
     list(&USER.to_string()).ok();
     let made: Vec<_> = fs::read_dir(&dir).unwrap().flatten().collect();
@@ -171,7 +171,7 @@ fn weight_and_realtime_are_updated(t: &Test) {
             update(&["--blkio-weight", "500"]).ok();
             assert!(c.cgroup_file(controller, file).ends_with("500"));
         }
-        None => drop(update(&["--blkio-weight", "500"]).code(1).says("blockIO/weight")),
+        None => drop(update(&["--blkio-weight", "500"]).code(1).says_any(&["blockIO/weight", "io.weight"])),
     }
     // v2 has no share of real time; and where the kernel has none, the file is missing.
     let realtime = ["--cpu-rt-period", "500000", "--cpu-rt-runtime", "1000"];
