@@ -99,7 +99,7 @@ fn has_unit(module: &str, name: &str) -> bool {
 fn the_named_tests_exist() {
     for row in rows() {
         let tests: Vec<_> = quoted(&row.proof).collect();
-        assert_eq!(row.is_had(), !tests.is_empty(), "{}: what is had is proven, and nothing else", row.item);
+        assert!(!row.is_had() || !tests.is_empty(), "{}: what is had is proven", row.item);
         for test in tests {
             let (kind, name) = test.split_once(' ').unwrap_or_else(|| panic!("{test}"));
             let exists = match (kind, name.rsplit_once("::")) {
@@ -229,7 +229,7 @@ fn literals(line: &str) -> impl Iterator<Item = &str> {
 #[test]
 fn annotations_and_variables_that_are_read_have_rows() {
     let rows = rows();
-    let of = |name| section(&rows, name).filter(|row| row.is_had()).flat_map(Row::words).collect::<BTreeSet<_>>();
+    let of = |name| section(&rows, name).flat_map(Row::words).collect::<BTreeSet<_>>();
     let (annotations, variables) = (of("Annotations"), of("Environment"));
     let (mut read, mut missing) = (0, Vec::new());
     for (file, code) in code() {
