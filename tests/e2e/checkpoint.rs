@@ -127,7 +127,7 @@ fn wrong_options(t: &Test) {
     for (options, complaint) in [
         (&["--image-path", "/nonexistent"][..], "no such file or directory"),
         (&["--manage-cgroups-mode", "hard"], "invalid --manage-cgroups-mode value"),
-        (&["--console-socket", &*file], "--console-socket"),
+        (&["--console-socket", &*file], "cannot use console socket"),
     ] {
         restore(&c, options).arg("--detach").run().code(1).says(complaint);
         c.assert_gone();
