@@ -10,7 +10,7 @@ use super::host::Host;
 use super::mounts::change;
 use super::resolve;
 use crate::error::{Call, Result};
-use crate::plan::mounts::{Attrs, attr, clean};
+use crate::plan::mounts::{Attrs, MountKind, attr, clean};
 use crate::plan::rootfs::RootfsPlan;
 
 /// All the mounts of the plan, or none.
@@ -18,15 +18,22 @@ pub fn add(plan: &RootfsPlan, host: Host<'_>) -> Result<()> {
     rustix::process::umask(Mode::empty());
     let root = fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).call(|| "open(\"/\")")?;
     let mut builder = Builder { plan, host, root, late_readonly: Vec::new(), joined: true };
-    for (count, mount) in plan.mounts.iter().enumerate() {
-        builder.mount(mount).inspect_err(|_| {
-            let made = plan.mounts[..count].iter().rev().map(|mount| mount.destination.as_str());
-            // What cannot be taken back has been covered or removed meanwhile, by the container.
-            made.for_each(|destination| drop(detach(destination)));
-        })?;
-    }
-    let readonly = Attrs { set: attr::RDONLY, clear: 0 };
-    builder.late_readonly.iter().try_for_each(|mount| change(mount.as_fd(), false, readonly))
+    let mut made = Vec::new();
+    let mut make = || {
+        for mount in &plan.mounts {
+            builder.mount(mount)?;
+            // A remount changes what is the container's own.
+            if !matches!(mount.kind, MountKind::Remount { .. }) {
+                made.push(mount.destination.as_str());
+            }
+        }
+        let readonly = Attrs { set: attr::RDONLY, clear: 0 };
+        builder.late_readonly.iter().try_for_each(|mount| change(mount.as_fd(), false, readonly))
+    };
+    make().inspect_err(|_| {
+        // What cannot be taken back has been covered or removed meanwhile, by the container.
+        made.iter().rev().for_each(|destination| drop(detach(destination)));
+    })
 }
 
 /// The topmost mount on each of these.

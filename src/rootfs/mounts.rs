@@ -49,8 +49,10 @@ impl Builder<'_> {
             false => resolve::open_or_make(self.root.as_fd(), &plan.destination, make)?,
         };
         check_proc(&place.path, Some(tree.as_fd()))?;
+        // Before it can be seen: what runs in a container that gets it later would use it without them.
+        restrict(plan, &tree)?;
         attach(&tree, &place).map_err(|error| explain_kinds(error, &tree, &place))?;
-        self.adjust(plan, &tree)?;
+        self.propagate(plan, &tree)?;
         self.took_place(&place, tree, false);
         Ok(())
     }
@@ -121,6 +123,9 @@ impl Builder<'_> {
                 }
                 if filesystem.kind == "mqueue" && !self.plan.mount_label.is_empty() {
                     self.label(&mount)?;
+                }
+                if self.joined && plan.late_readonly {
+                    change(mount.as_fd(), false, Attrs { set: attr::RDONLY, clear: 0 })?;
                 }
                 attach(&mount, &place)?;
                 mount
@@ -202,10 +207,10 @@ impl Builder<'_> {
 
     fn host_sysfs(&mut self, plan: &MountPlan, place: &Place, refused: Error) -> Result<()> {
         let tree = clone_tree(CWD, "/sys", true).map_err(|_| refused)?;
-        attach(&tree, place)?;
         // With all that the host has mounted there, such as its control groups (CVE-2023-25809).
         change(tree.as_fd(), true, Attrs { set: plan.attrs.set & attr::RDONLY, clear: 0 })?;
         change(tree.as_fd(), false, plan.attrs)?;
+        attach(&tree, place)?;
         self.propagate(plan, &tree)
     }
 
@@ -220,22 +225,13 @@ impl Builder<'_> {
         self.adjust(plan, &place)
     }
 
-    /// Attributes and propagation, which options of a bind mount change after it is attached: under a shared parent
-    /// it has become shared by that.
+    /// What options change of a mount that is there already.
     pub(super) fn adjust(&self, plan: &MountPlan, mount: &OwnedFd) -> Result<()> {
-        if plan.attrs != Attrs::default() {
-            match change(mount.as_fd(), false, plan.attrs) {
-                Err(error) if error.errno() == Some(Errno::PERM) => keep_locked(plan, mount, error)?,
-                result => result?,
-            }
-        }
-        self.propagate(plan, mount)?;
-        if plan.recursive != Attrs::default() {
-            change(mount.as_fd(), true, plan.recursive)?;
-        }
-        Ok(())
+        restrict(plan, mount)?;
+        self.propagate(plan, mount)
     }
 
+    /// Once it is attached: under a shared parent it has become shared by that.
     pub(super) fn propagate(&self, plan: &MountPlan, mount: &OwnedFd) -> Result<()> {
         plan.propagation.iter().try_for_each(|&wanted| set_propagation(mount.as_fd(), wanted))
     }
@@ -255,6 +251,20 @@ impl Builder<'_> {
         fs::fsetxattr(&dir, c"security.selinux", self.plan.mount_label.as_bytes(), fs::XattrFlags::empty())
             .call(|| format!("setxattr(\"security.selinux\", {:?})", self.plan.mount_label))
     }
+}
+
+/// Gives a mount the attributes that its options name.
+fn restrict(plan: &MountPlan, mount: &OwnedFd) -> Result<()> {
+    if plan.attrs != Attrs::default() {
+        match change(mount.as_fd(), false, plan.attrs) {
+            Err(error) if error.errno() == Some(Errno::PERM) => keep_locked(plan, mount, error)?,
+            result => result?,
+        }
+    }
+    if plan.recursive != Attrs::default() {
+        change(mount.as_fd(), true, plan.recursive)?;
+    }
+    Ok(())
 }
 
 /// A new filesystem's mount.

@@ -5,12 +5,13 @@ use std::os::unix::fs::symlink;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Config, Test, namespace_of};
+use crate::harness::{Config, Test, eventually, namespace_of};
 
 e2e!(any:
     mounts_come_and_go,
     mounts_in_a_user_namespace,
     added_mounts_stay_in_the_container,
+    an_added_mount_is_never_without_its_options,
     mounts_are_all_or_none,
     mounts_that_cannot_be,
     a_link_is_copied,
@@ -94,6 +95,25 @@ fn added_mounts_stay_in_the_container(t: &Test) {
     assert_eq!(own, namespace_of(None, "mnt"));
 }
 
+/// The container is at it from the moment that the mount is there.
+fn an_added_mount_is_never_without_its_options(t: &Test) {
+    if lacks(t) {
+        return;
+    }
+    let host = host(t);
+    let script = "echo up > /dev/shm/up; while :; do echo written > /data/file; done 2> /dev/null";
+    let c = t.container(Config::sh(script).set("/root/readonly", true));
+    fs::create_dir(c.rootfs().join("data")).unwrap();
+    c.up();
+    eventually("the container is at it", || c.inside("cat /dev/shm/up 2> /dev/null || :") == "up");
+    let list = t.write("mounts.json", &json!([bind(&host, "/data", &["rbind", "ro"])]).to_string());
+    for _ in 0..25 {
+        t.cli(["mounts", "add", &c.id, &list]).ok();
+        t.cli(["mounts", "remove", &c.id, &list]).ok();
+    }
+    assert_eq!(fs::read_to_string(t.path("host/file")).unwrap(), "of the host\n");
+}
+
 fn mounts_are_all_or_none(t: &Test) {
     if lacks(t) {
         return;
@@ -107,6 +127,12 @@ fn mounts_are_all_or_none(t: &Test) {
     let failed = t.cli(["mounts", "add", &c.id, &list]).run().fails();
     failed.says("/mounts/1").says("open_tree(\"/nonexistent\"): no such file or directory");
     assert_eq!(c.inside("cat /proc/self/mountinfo"), before);
+    // What was there before is not taken away with what was made.
+    let missing = bind("/nonexistent", "/second", &["rbind"]);
+    let remount = bind("", "/dev/shm", &["bind", "remount", "noatime"]);
+    let list = t.write("mounts.json", &json!([remount, missing]).to_string());
+    t.cli(["mounts", "add", &c.id, &list]).run().fails().says("/mounts/1");
+    assert_eq!(c.inside("cat /proc/self/mountinfo | wc -l"), before.lines().count().to_string());
 }
 
 fn mounts_that_cannot_be(t: &Test) {
