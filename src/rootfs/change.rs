@@ -1,6 +1,6 @@
 //! Mounts that a running container gets or loses, in its namespaces.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{self, Mode, OFlags};
 use rustix::mount::{UnmountFlags, unmount};
@@ -9,7 +9,7 @@ use super::build::Builder;
 use super::host::Host;
 use super::mounts::change;
 use super::resolve;
-use crate::error::{Call, Result};
+use crate::error::{Call, Error, Result};
 use crate::plan::mounts::{Attrs, MountKind, attr, clean};
 use crate::plan::rootfs::RootfsPlan;
 
@@ -48,6 +48,12 @@ fn detach(destination: &str) -> Result<()> {
     let (above, name) = path.rsplit_once('/').unwrap_or(("", &path));
     let flags = OFlags::PATH | OFlags::DIRECTORY;
     let above = resolve::open_plain(root.as_fd(), &clean(above), flags).call(|| format!("open({above:?})"))?;
+    if path != clean(destination) && is_of_kernel(&above)? {
+        let message = format_args!("{destination:?} leads to \"/{path}\", by a link of the container's");
+        return Err(
+            Error::new(message).with_hint("what hides or protects a part of /proc or /sys is to be named itself")
+        );
+    }
     rustix::process::fchdir(&above).call(|| "fchdir")?;
     unmount(name, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).call(|| format!("umount2({destination:?})")).map_err(
         |e| match e.errno() {
@@ -55,4 +61,10 @@ fn detach(destination: &str) -> Result<()> {
             _ => e,
         },
     )
+}
+
+fn is_of_kernel(dir: &OwnedFd) -> Result<bool> {
+    const SYSFS_MAGIC: u64 = 0x6265_6572;
+    let kind = fs::fstatfs(dir).call(|| "fstatfs")?.f_type as u64;
+    Ok(kind == fs::PROC_SUPER_MAGIC as u64 || kind == SYSFS_MAGIC)
 }

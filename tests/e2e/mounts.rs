@@ -13,6 +13,7 @@ e2e!(any:
     added_mounts_stay_in_the_container,
     an_added_mount_is_never_without_its_options,
     mounts_are_all_or_none,
+    a_link_leads_to_no_mask,
     mounts_that_cannot_be,
     a_link_is_copied,
     links_are_not_followed,
@@ -133,6 +134,23 @@ fn mounts_are_all_or_none(t: &Test) {
     let list = t.write("mounts.json", &json!([remount, missing]).to_string());
     t.cli(["mounts", "add", &c.id, &list]).run().fails().says("/mounts/1");
     assert_eq!(c.inside("cat /proc/self/mountinfo | wc -l"), before.lines().count().to_string());
+}
+
+fn a_link_leads_to_no_mask(t: &Test) {
+    if lacks(t) {
+        return;
+    }
+    let c = t.container(Config::sleep().set("/linux/maskedPaths", json!(["/proc/version"])));
+    c.up();
+    let remove = |destination: &str| {
+        let list = t.write("mounts.json", &json!([bind("", destination, &[])]).to_string());
+        t.cli(["mounts", "remove", &c.id, &list])
+    };
+    c.inside("ln -s /proc /data");
+    remove("/data/version").run().fails().says("\"/data/version\" leads to \"/proc/version\"");
+    assert_eq!(c.inside("cat /proc/version"), "");
+    remove("/proc/version").ok();
+    assert!(!c.inside("cat /proc/version").is_empty());
 }
 
 fn mounts_that_cannot_be(t: &Test) {
