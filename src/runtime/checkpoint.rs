@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File};
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
@@ -170,7 +171,7 @@ impl Container<'_> {
         }
         if !options.pre_dump {
             request.external_mounts = external_mounts(&rootfs, init.pid)?;
-            self.write_descriptors(&options.criu.image_path)?;
+            self.write_descriptors(&work)?;
         }
         let kind = if options.pre_dump { Kind::PreDump } else { Kind::Dump };
         let mut notified = |notification: &Notification, _| self.dumping(notification, &mut status_fd);
@@ -215,10 +216,12 @@ impl Container<'_> {
         Ok(())
     }
 
-    fn write_descriptors(&self, images: &Path) -> Result<()> {
-        let path = images.join(DESCRIPTORS);
+    fn write_descriptors(&self, work: &Work) -> Result<()> {
         let text = serde_json::to_vec(&self.record.streams).map_err(Error::new)?;
-        std::fs::write(&path, text).call(|| format!("write({path:?})"))
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&work.images, DESCRIPTORS, flags, Mode::from_raw_mode(0o600))
+            .call(|| format!("open({DESCRIPTORS:?})"))?;
+        File::from(fd).write_all(&text).call(|| format!("write({DESCRIPTORS:?})"))
     }
 
     fn dumping(&self, notification: &Notification, status_fd: &mut Option<OwnedFd>) -> Result<()> {

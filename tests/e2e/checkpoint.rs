@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use rustix::fs::{CWD, FileType, mknodat};
 use serde_json::json;
 
 use crate::harness::{
@@ -137,6 +138,15 @@ fn wrong_options(t: &Test) {
         restore(&c, &["--detach"]).run().code(1).says("descriptors.json");
         c.assert_gone();
     }
+    // In images from somewhere else it may be anything: nobody follows a link, or waits for who writes to a fifo.
+    let list = Path::new(&images(&c)).join("descriptors.json");
+    fs::remove_file(&list).unwrap();
+    std::os::unix::fs::symlink(&file, &list).unwrap();
+    restore(&c, &["--detach"]).run().code(1).says("too many levels of symbolic links");
+    fs::remove_file(&list).unwrap();
+    mknodat(CWD, &list, FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600), 0).unwrap();
+    restore(&c, &["--detach"]).run().code(1).says("descriptors.json");
+    c.assert_gone();
 }
 
 fn only_what_runs_can_be_dumped(t: &Test) {
