@@ -10,6 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -33,8 +34,12 @@ impl Output {
     pub fn open(annotations: &Annotations) -> Result<Self> {
         let open = |path: &Option<PathBuf>| {
             let Some(path) = path else { return Ok(None) };
-            let file = File::options().append(true).create(true).mode(0o600).open(path);
-            file.map(|file| Some(OwnedFd::from(file))).call(|| format!("open({path:?}, O_APPEND | O_CREAT)"))
+            // Nobody waits for the reader of a fifo, or gets a controlling terminal. What hooks write may wait.
+            let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+            let file = File::options().append(true).create(true).mode(0o600).custom_flags(flags).open(path);
+            let file = file.call(|| format!("open({path:?}, O_APPEND | O_CREAT)"))?;
+            rustix::fs::fcntl_setfl(&file, OFlags::APPEND).call(|| "fcntl(F_SETFL)")?;
+            Ok(Some(OwnedFd::from(file)))
         };
         Ok(Self {
             stdout: open(&annotations.hooks_stdout).context("/annotations/run.oci.hooks.stdout")?,

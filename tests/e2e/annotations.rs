@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::{Value, json};
 
 use crate::harness::{Config, DescriptorSocket, Test, script, sys};
@@ -73,6 +74,10 @@ fn hooks_write_to_files_from_create_to_delete(t: &Test) {
     c.start().fails().says("error running startContainer hook #0: exit status 3, stdout: , stderr: lost");
     let c = t.container(annotated(loud(t, Config::sleep()), "hooks.stderr", t.path("no/such/directory")));
     c.create().fails().says("/annotations/run.oci.hooks.stderr: open(").says("no such file or directory");
+    // Nobody reads from it, and nobody waits for somebody who does.
+    mknodat(CWD, t.path("fifo"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    let c = t.container(annotated(loud(t, Config::sleep()), "hooks.stdout", t.path("fifo")));
+    c.create().fails().says("/annotations/run.oci.hooks.stdout: open(").says("no such device or address");
 }
 
 fn the_callers_groups_are_kept(t: &Test) {
