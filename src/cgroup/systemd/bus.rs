@@ -119,6 +119,8 @@ pub struct Bus {
     authenticated: bool,
     received: Vec<u8>,
     signals: Vec<Message>,
+    /// Who answered the last call.
+    sender: String,
 }
 
 /// What the other side has to say against a call.
@@ -152,8 +154,8 @@ impl Bus {
         // The identity is left for the other side to find out: the one that a user namespace shows is not the one that
         // is seen from outside. To wait for an answer to each of these lines is not asked for.
         let greeting = b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n".to_vec();
-        let (received, signals) = (Vec::new(), Vec::new());
-        let mut bus = Self { socket, address, serial: 0, greeting, authenticated: false, received, signals };
+        let (received, signals, sender) = (Vec::new(), Vec::new(), String::new());
+        let mut bus = Self { socket, address, serial: 0, greeting, authenticated: false, received, signals, sender };
         if !bus.address.direct {
             bus.greet("Hello", Vec::new());
             // Systemd tells the end of a job to whom it began it for; the bus passes on what it is asked to.
@@ -202,7 +204,10 @@ impl Bus {
         loop {
             let message = self.next(deadline, member)?;
             match message.kind {
-                Kind::Return if message.reply_serial == call.serial => return Ok(Ok(message.body)),
+                Kind::Return if message.reply_serial == call.serial => {
+                    self.sender = message.sender;
+                    return Ok(Ok(message.body));
+                }
                 // To one of the greeting, too: without that there is no answer to the call.
                 Kind::Error => {
                     let text = match message.body.into_iter().next() {
@@ -217,21 +222,26 @@ impl Bus {
         }
     }
 
-    /// Waits for a signal of which `wanted` makes something: one that came meanwhile, or one to come.
+    /// Waits for a signal of which `wanted` makes something: one that came meanwhile, or one to come. It must be from
+    /// who answered the last call: everybody may send signals to everybody on a bus.
     pub fn signal<T>(
         &mut self,
         what: &str,
         deadline: Instant,
         mut wanted: impl FnMut(&Message) -> Option<T>,
     ) -> Result<T> {
+        let (sender, direct) = (self.sender.clone(), self.address.direct);
+        let mut found = |m: &Message| {
+            let vouched = m.kind == Kind::Signal && (direct || m.sender == sender);
+            if vouched { wanted(m) } else { None }
+        };
         for signal in std::mem::take(&mut self.signals) {
-            if let Some(found) = wanted(&signal) {
+            if let Some(found) = found(&signal) {
                 return Ok(found);
             }
         }
         loop {
-            let message = self.next(deadline, what)?;
-            if let Some(found) = Some(&message).filter(|m| m.kind == Kind::Signal).and_then(&mut wanted) {
+            if let Some(found) = found(&self.next(deadline, what)?) {
                 return Ok(found);
             }
         }
@@ -405,6 +415,21 @@ mod tests {
             assert!(sent.starts_with(b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\nl\x01"), "all in one write");
             assert_eq!(sent.windows(5).any(|w| w == b"Hello"), !direct);
         }
+    }
+
+    #[test]
+    fn a_signal_of_somebody_else_is_none() {
+        let from = |sender: &str, path: &str| Message {
+            sender: sender.into(),
+            path: path.into(),
+            member: "JobRemoved".into(),
+            ..Message::new(Kind::Signal)
+        };
+        let reply = Message { sender: ":1.0".into(), ..reply(3, vec![]) };
+        let messages = [from(":1.666", "/early"), reply, from(":1.666", "/late"), from(":1.0", "/systemd")];
+        let (mut bus, _peer) = peer(false, answer(&messages));
+        bus.call("a.b", "Do", vec![], soon()).unwrap().unwrap();
+        assert_eq!(bus.signal("a signal", soon(), |s| Some(s.path.clone())).unwrap(), "/systemd");
     }
 
     #[test]

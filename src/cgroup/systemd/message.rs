@@ -29,6 +29,8 @@ pub struct Message {
     pub error_name: String,
     pub reply_serial: u32,
     pub destination: String,
+    /// On a bus: the name that it vouches for.
+    pub sender: String,
     pub body: Vec<Value>,
 }
 
@@ -40,6 +42,7 @@ mod field {
     pub const ERROR_NAME: u8 = 4;
     pub const REPLY_SERIAL: u8 = 5;
     pub const DESTINATION: u8 = 6;
+    pub const SENDER: u8 = 7;
     pub const SIGNATURE: u8 = 8;
 }
 
@@ -54,6 +57,7 @@ impl Message {
             error_name: String::new(),
             reply_serial: 0,
             destination: String::new(),
+            sender: String::new(),
             body: Vec::new(),
         }
     }
@@ -73,6 +77,7 @@ impl Message {
             (field::MEMBER, &self.member),
             (field::ERROR_NAME, &self.error_name),
             (field::DESTINATION, &self.destination),
+            (field::SENDER, &self.sender),
         ] {
             if !text.is_empty() {
                 add(code, Value::String(text.clone()));
@@ -133,9 +138,10 @@ impl Message {
                     (field::MEMBER, Value::String(text)) => message.member = text,
                     (field::ERROR_NAME, Value::String(text)) => message.error_name = text,
                     (field::DESTINATION, Value::String(text)) => message.destination = text,
+                    (field::SENDER, Value::String(text)) => message.sender = text,
                     (field::REPLY_SERIAL, Value::U32(serial)) => message.reply_serial = serial,
                     (field::SIGNATURE, Value::Signature(text)) => signature = text,
-                    (1..=6 | 8, _) => return Err(malformed("with a header field of another type")),
+                    (1..=8, _) => return Err(malformed("with a header field of another type")),
                     // "Implementations must ignore fields they do not understand."
                     _ => {}
                 },

@@ -1,6 +1,7 @@
 //! systemd as the maker of cgroups: the unit of a container, started, changed and stopped by way of D-Bus.
 //!
-//! Only `create`, `update` and `delete` speak to systemd, and `delete` only if the unit is still there.
+//! Only `create` and `update` always speak to systemd; `delete` if the unit is still there, and `exec` where the kernel
+//! lets a user not move a process.
 
 mod bus;
 mod message;
