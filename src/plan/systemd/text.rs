@@ -15,7 +15,7 @@ pub fn parse(text: &str) -> Result<Value, String> {
     if !parser.peek().is_empty() {
         return Err(format!("unexpected {:?} after the value", parser.rest));
     }
-    let signature = infer(&node).ok_or("its type cannot be told: say it, as in \"@as []\"")?;
+    let signature = type_of(&node)?.ok_or("its type cannot be told: say it, as in \"@as []\"")?;
     build(&node, &signature)
 }
 
@@ -216,6 +216,14 @@ fn text_of(bytes: Vec<u8>) -> Result<String, String> {
     }
 }
 
+/// As [`infer`], of what can be sent: a byte tells the length of a signature.
+fn type_of(node: &Node) -> Result<Option<String>, String> {
+    match infer(node) {
+        Some(signature) if signature.len() > 255 => Err("its type is longer than D-Bus allows".to_owned()),
+        signature => Ok(signature),
+    }
+}
+
 /// The type of what bears none. An array has that of its elements, of which any may name it.
 fn infer(node: &Node) -> Option<String> {
     Some(match node {
@@ -264,7 +272,7 @@ fn build(node: &Node, signature: &str) -> Result<Value, String> {
         }
         (Node::Bytes(_), _) => mismatch("a byte string"),
         (Node::Variant(node), b"v") => {
-            let inner = infer(node).ok_or("the type of a variant cannot be told")?;
+            let inner = type_of(node)?.ok_or("the type of a variant cannot be told")?;
             Ok(Value::Variant(Box::new(build(node, &inner)?)))
         }
         (Node::Variant(_), _) => mismatch("a variant"),
@@ -402,6 +410,7 @@ mod tests {
 
     #[test]
     fn what_is_no_value_is_refused() {
+        let long = format!("({})", "1,".repeat(300));
         let deep = "[".repeat(100_000);
         let typed = "byte ".repeat(1000) + "1";
         for text in [
@@ -454,6 +463,8 @@ mod tests {
             "é",
             &deep,
             &typed,
+            &long,
+            &format!("<{long}>"),
         ] {
             assert!(parse(text).is_err(), "{text:?}");
         }
