@@ -16,7 +16,7 @@ pub(super) fn seconds(time: SystemTime) -> String {
     calendar(time).0 + "Z"
 }
 
-/// `1h15m30.5s`, `300ms`: what Go's `time.ParseDuration` takes. Less than nothing is nothing.
+/// `1h15m30.5s`, `300ms`: what Go's `time.ParseDuration` takes, up to 292 years. Less than nothing is nothing.
 pub(super) fn go_duration(text: &str) -> Option<Duration> {
     const UNITS: [(&str, f64); 8] = [
         ("ns", 1e-9),
@@ -44,7 +44,8 @@ pub(super) fn go_duration(text: &str) -> Option<Duration> {
             break;
         }
     }
-    Duration::try_from_secs_f64(if negative { 0.0 } else { seconds }).ok()
+    let duration = Duration::try_from_secs_f64(if negative { 0.0 } else { seconds }).ok()?;
+    i64::try_from(duration.as_nanos()).is_ok().then_some(duration)
 }
 
 fn calendar(time: SystemTime) -> (String, u32) {
@@ -94,6 +95,9 @@ mod tests {
             ("1d", None),
             ("1s ", None),
             ("1.2.3s", None),
+            ("2562047h", Some(9_223_369_200_000)),
+            ("2562048h", None),
+            ("5000000000000000h", None),
         ] {
             assert_eq!(go_duration(text), milliseconds.map(Duration::from_millis), "{text}");
         }
