@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clap::{Arg, ArgMatches, value_parser};
 
-use super::{Command, args, create, get_id, get_path, get_string, get_strings, id};
+use super::{Command, args, create, engine, get_id, get_path, get_string, get_strings, id};
 use crate::error::{Call, Context, Error, Result};
 use crate::runtime::ExecOptions;
 use crate::spec::{self, Process};
@@ -70,6 +70,7 @@ fn read(matches: &ArgMatches) -> Result<ExecOptions> {
         console_socket: get_path(matches, "console-socket"),
         pidfd_socket: get_path(matches, "pidfd-socket"),
         preserve_fds: create::preserve_fds(matches),
+        seccomp_receiver: engine::seccomp_receiver()?,
         ignore_paused: matches.get_flag("ignore-paused"),
         cgroups: get_strings(matches, "cgroup"),
     })

@@ -11,6 +11,9 @@ pub const PREFIX: &str = "run.oci.";
 /// Of crun's, that has no meaning here: whoever relies on it ought to know.
 const PLUGINS: &str = "run.oci.seccomp.plugins";
 
+/// As the environment's `RUN_OCI_SECCOMP_RECEIVER`, which it goes before.
+pub const SECCOMP_RECEIVER: &str = "run.oci.seccomp.receiver";
+
 /// What the annotations of a container ask for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Annotations {

@@ -11,6 +11,7 @@ use crate::error::{Context, Error, Result};
 use crate::host;
 use crate::launch::{Host, Init, rlimits, send_descriptor, send_listener};
 use crate::plan;
+use crate::plan::annotations::SECCOMP_RECEIVER;
 use crate::plan::init::InitPlan;
 use crate::plan::process::inherit;
 use crate::spec::{Process, Status};
@@ -39,6 +40,8 @@ pub struct ExecOptions {
     pub console_socket: Option<PathBuf>,
     pub pidfd_socket: Option<PathBuf>,
     pub preserve_fds: u32,
+    /// An agent for a seccomp profile that names none.
+    pub seccomp_receiver: Option<String>,
     pub ignore_paused: bool,
     /// `PATH` or `CONTROLLER[,CONTROLLER]:PATH`.
     pub cgroups: Vec<String>,
@@ -113,7 +116,10 @@ impl Container<'_> {
     }
 
     fn plan_exec(&self, options: &ExecOptions) -> Result<InitPlan> {
-        let spec = self.spec()?;
+        let mut spec = self.spec()?;
+        if let Some(receiver) = &options.seccomp_receiver {
+            spec.annotations.entry(SECCOMP_RECEIVER.to_owned()).or_insert_with(|| receiver.clone());
+        }
         let process = options.process(spec.process.clone());
         let pointer = if options.process.is_some() { "" } else { "/process" };
         let lsm = host::lsm(&process.apparmor_profile, &process.selinux_label);

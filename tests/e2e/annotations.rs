@@ -135,6 +135,10 @@ fn an_agent_for_a_profile_without_one(t: &Test) {
         c.start().ok();
         sys::refuse_next_syscall(listener.as_fd(), libc::EXDEV).unwrap();
         assert!(c.wait_file("/said").contains("ross-device link"));
+        let exec = c.exec_cmd(&[], &["true"]);
+        let exec = if by_environment { exec.env("RUN_OCI_SECCOMP_RECEIVER", socket.path()) } else { exec };
+        exec.ok();
+        socket.receive_with_data();
     }
     let c = t.container(Config::sh("true").set("/linux/seccomp", asking()));
     c.create().fails().says("/linux/seccomp/listenerPath");
