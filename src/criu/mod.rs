@@ -95,10 +95,6 @@ impl Criu {
         Err(Error::new(format_args!("CRIU is {}, {what} needs {}", text(self.version), text(needed))))
     }
 
-    pub fn is_at_least(&self, version: i64) -> bool {
-        self.version >= version
-    }
-
     pub fn features(&mut self) -> Result<Features> {
         self.ask(Kind::FeatureCheck).map(|response| response.features)
     }
