@@ -246,7 +246,7 @@ mod tests {
             (r#"{"namespaces":[{"type":"net"}]}"#, "/linux/namespaces/0/type: unknown namespace \"net\""),
             (r#"{"namespaces":[{"type":"pid"},{"type":"pid"}]}"#, "/linux/namespaces/1/type: duplicate"),
             (r#"{"namespaces":[{"type":"pid","path":"x"}]}"#, "/linux/namespaces/0/path: must be absolute"),
-            (r#"{"namespaces":[{"type":"user"}]}"#, "/linux/uidMappings: a new user namespace needs"),
+            (r#"{"namespaces":[{"type":"user"}]}"#, "/linux/uidMappings: user namespaces enabled, but no"),
             (
                 r#"{"namespaces":[{"type":"user"}],"uidMappings":[{"containerID":1,"hostID":0,"size":1}]}"#,
                 "/linux/uidMappings: no mapping for id 0",
