@@ -45,7 +45,8 @@ impl Cgroup {
     }
 
     fn reverse(&self, write: &Write) -> Option<Write> {
-        let slot = self.slots.get(write.directory)?;
+        // What is absent may yet be there, as somebody else's.
+        let slot = self.slots.get(write.directory).filter(|slot| !slot.absent)?;
         let (file, value, before) = match (slot.read(&write.file), &write.missing) {
             (Ok(before), _) => (&write.file, &write.value, before),
             (Err(_), Missing::Instead(file, value)) => (file, value, slot.read(file).ok()?),

@@ -25,6 +25,9 @@ impl Container<'_> {
 
     /// Every process of the container, by its number in our PID namespace; none once it has ended.
     pub fn pids(&self) -> Result<Vec<u32>> {
+        if self.record.cgroup.is_empty() && self.status()? != Status::Stopped {
+            return Err(Error::new("unable to get all container pids: the container has no cgroup of its own"));
+        }
         self.record.cgroup.pids()
     }
 }

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use crate::harness::{Config, Mode, Test};
 
 e2e!(a_users_container, limits_need_a_cgroup, a_named_cgroup_must_be_the_users, runtimes_are_killed);
-e2e!(without_a_cgroup_nothing_can_be_paused);
-e2e!(delegated_cgroup, exec_from_outside_the_delegated_cgroup);
+e2e!(commands_without_a_cgroup);
+e2e!(delegated_cgroup, exec_from_outside_the_delegated_cgroup, commands_in_the_delegated_cgroup);
 
 const USER: u32 = 12_345;
 
@@ -165,10 +165,56 @@ fn runtimes_are_killed(t: &Test) {
     }
 }
 
-fn without_a_cgroup_nothing_can_be_paused(t: &Test) {
+fn commands_without_a_cgroup(t: &Test) {
     t.become_user(USER, None);
-    let c = t.container(config(t, "sleep 1000"));
+    let c = t.container(config(t, "trap 'exit 0' USR1; while :; do sleep 0.05; done"));
     c.up();
     c.cli("pause", &[]).arg(&c.id).run().code(1).says("cannot toggle freezer: cgroups not configured for container");
+    c.cli("resume", &[]).arg(&c.id).run().code(1).says("container not paused");
     assert_eq!(c.status(), "running");
+    c.cli("update", &["--pids-limit", "20"]).arg(&c.id).run().code(1).says("/linux/resources/pids/limit: cannot set");
+    assert!(!c.cli("update", &["--pids-limit", "20"]).arg(&c.id).run().stderr.contains("could not be restored"));
+    c.cli("ps", &[]).arg(&c.id).run().code(1).says("unable to get all container pids");
+    c.cli("ps", &["--format", "json"]).arg(&c.id).run().code(1);
+    // Nothing is counted, but that it runs is true.
+    c.cli("events", &["--stats"]).arg(&c.id).ok();
+    c.cli("checkpoint", &["--image-path", &t.path("images")]).arg(&c.id).run().code(1);
+    assert_eq!(c.status(), "running");
+    c.cli("kill", &["--all"]).arg(&c.id).arg("USR1").ok();
+    c.wait_status("stopped");
+    c.cli("ps", &[]).arg(&c.id).ok();
+    c.delete().ok();
+    c.assert_gone();
+    t.assert_no_process();
+}
+
+/// Not on v1, as above.
+fn commands_in_the_delegated_cgroup(t: &Test) {
+    if t.mode == Mode::V1 {
+        return;
+    }
+    let caller = delegate(t);
+    t.become_user(USER, Some(caller.clone()));
+    let c = t.container(config(t, "sleep 1000 & trap 'exit 0' USR1; while :; do sleep 0.05; done"));
+    c.up();
+    let pids = || -> Value { serde_json::from_str(c.cli("ps", &["--format", "json"]).arg(&c.id).ok().text()).unwrap() };
+    assert!(pids().as_array().unwrap().contains(&json!(c.pid())));
+    c.cli("pause", &[]).arg(&c.id).ok();
+    assert_eq!(c.status(), "paused");
+    c.exec(&["/bin/true"]).code(255).says("cannot exec in a paused container");
+    c.cli("resume", &[]).arg(&c.id).ok();
+    assert_eq!(c.status(), "running");
+    let stats = c.cli("events", &["--stats"]).arg(&c.id).ok();
+    assert!(stats.text().starts_with("{\"type\":\"stats\""), "{stats}");
+    let update = c.cli("update", &["--pids-limit", "20"]).arg(&c.id).run();
+    if t.has_controller("pids") {
+        update.ok();
+        assert_eq!(fs::read_to_string(caller.with_file_name(&c.id).join("pids.max")).unwrap(), "20\n");
+    } else {
+        update.fails().says("pids");
+    }
+    c.cli("kill", &["--all"]).arg(&c.id).arg("USR1").ok();
+    c.wait_status("stopped");
+    c.delete().ok();
+    assert_clean(t, &caller);
 }
