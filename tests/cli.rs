@@ -407,7 +407,7 @@ fn known_words_are_in_the_message() {
         (&["state", ""][..], "container id cannot be empty"),
         (&["state", ".."], "invalid container ID format"),
         (&["create", "--bundle", &bundle, "a"], "JSON specification file config.json not found"),
-        (&["create", "--bundle", &root, "a"], "JSON specification file config.json not found"),
+        (&["create", "--bundle", &dir.path("."), "a"], "JSON specification file config.json not found"),
         (&["kill", "a", ""], "container does not exist"),
     ] {
         let output = berth(&[&["--root", &root], args].concat());

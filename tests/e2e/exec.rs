@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::harness::{Config, DescriptorSocket, Test, eventually, namespace_of};
 
 e2e!(joins_everything, the_process_is_in_the_cgroup, exec_after_init_changed_cgroup, a_cgroup_below_can_be_named);
+e2e!(waits_in_a_paused_container);
 e2e!(any:
     environment_and_directory,
     users_and_groups,
@@ -24,6 +25,8 @@ e2e!(any:
     refused_when_not_running,
     missing_commands,
     in_a_user_namespace,
+    in_every_kind_of_namespace_at_once,
+    a_label_that_cannot_be,
     many_at_once,
 );
 
@@ -306,6 +309,57 @@ fn in_a_user_namespace(t: &Test) {
     let pid = fs::read_to_string(t.path("pid")).unwrap();
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     assert!(status.contains("Uid:\t101000\t101000\t101000\t101000"), "{status}");
+}
+
+fn in_every_kind_of_namespace_at_once(t: &Test) {
+    let offsets = json!({ "monotonic": { "secs": 1_000_000 }, "boottime": { "secs": 2_000_000 } });
+    let config = Config::sleep().userns(100_000).namespace("cgroup", None).namespace("time", None);
+    let c = t.container(config.set("/linux/timeOffsets", offsets));
+    c.up();
+    let kinds = ["cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"];
+    let seen = |pid: i32| kinds.map(|kind| namespace_of(Some(pid), kind));
+    let own = kinds.map(|kind| namespace_of(None, kind));
+    assert!(seen(c.pid()).iter().zip(&own).all(|(theirs, own)| theirs != own), "all are new");
+    let pid_file = t.path("pid");
+    c.exec_cmd(&["--detach", "--pid-file", &pid_file], &["/bin/sleep", "1000"]).ok();
+    let pid = fs::read_to_string(pid_file).unwrap().parse().unwrap();
+    eventually("exec", || fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == "sleep\n"));
+    assert_eq!(seen(pid), seen(c.pid()));
+    let uptime: f64 = c.inside("cut -d' ' -f1 /proc/uptime").parse().unwrap();
+    assert!(uptime >= 2_000_000.0, "{uptime}");
+}
+
+fn a_label_that_cannot_be(t: &Test) {
+    let c = t.container(Config::sleep());
+    c.up();
+    let labelled = |option: &str| c.exec_cmd(&[option, "berth-test-missing"], &["/bin/true"]).run().code(255);
+    labelled("--apparmor").says("apparmor");
+    if !fs::exists("/sys/fs/selinux/enforce").unwrap() {
+        labelled("--process-label").says("selinux is disabled or not supported");
+    }
+    c.exec(&["/bin/true"]).ok();
+}
+
+fn waits_in_a_paused_container(t: &Test) {
+    let c = t.container(Config::sleep());
+    c.up();
+    c.cli("pause", &[]).arg(&c.id).ok();
+    let running = c.exec_cmd(&["--ignore-paused"], &["/bin/sh", "-c", "touch /ran; exit 7"]).spawn();
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    assert!(!c.rootfs().join("ran").exists());
+    assert_eq!(c.status(), "paused");
+    c.cli("resume", &[]).arg(&c.id).ok();
+    running.wait().code(7);
+    assert!(c.rootfs().join("ran").exists());
+
+    // One that nobody lets go on ends with the container.
+    c.cli("pause", &[]).arg(&c.id).ok();
+    let running = c.exec_cmd(&["--ignore-paused"], &["/bin/true"]).spawn();
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    c.delete_force().ok();
+    assert!(!running.wait().status.success());
+    c.assert_gone();
+    t.assert_no_process();
 }
 
 fn many_at_once(t: &Test) {
