@@ -1,7 +1,7 @@
 //! Undoing all that `create` did.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
@@ -75,13 +75,17 @@ fn kill(record: &Record) -> Result<()> {
     {
         process::send_signal(pidfd.as_fd(), libc::SIGKILL)?;
         record.thaw()?;
-        if !ends_within(pidfd.as_fd(), SOON)? {
-            // A CRIU that was left behind is in the cgroup and still traces what it has restored.
-            record.cgroup.kill(libc::SIGKILL).context("processes of the container")?;
-            if !ends_within(pidfd.as_fd(), DEATH)? {
+        let deadline = Instant::now() + DEATH;
+        while !ends_within(pidfd.as_fd(), SOON)? {
+            if Instant::now() >= deadline {
                 return Err(Error::new(format_args!("init (pid {}) does not die", init.pid))
                     .with_hint("the kernel may hold it in a device or a file system: see /proc/PID/stack"));
             }
+            // A CRIU that was left behind is in the cgroup and traces what it has restored; or it is outside, freezes
+            // what it is to dump, and waits for init, which waits until CRIU has reaped the others that it traces.
+            process::kill_criu_of(init.pid)?;
+            record.cgroup.kill(libc::SIGKILL).context("processes of the container")?;
+            record.thaw()?;
         }
     }
     record.cgroup.kill(libc::SIGKILL).context("processes of the container")

@@ -1,6 +1,6 @@
 //! A process that outlives the runtime which made it, told apart from a later one of the same pid.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
@@ -45,6 +45,26 @@ pub fn send_signal(pidfd: BorrowedFd, signal: i32) -> Result<()> {
         Err(Errno::SRCH) => Ok(()),
         result => result.call(|| format!("pidfd_send_signal({signal})")),
     }
+}
+
+/// Ends the CRIU that traces the process, if one does.
+pub fn kill_criu_of(traced: i32) -> Result<()> {
+    let Some(tracer) = tracer(traced) else { return Ok(()) };
+    let pidfd = match rustix::process::pidfd_open(tracer, PidfdFlags::empty()) {
+        Err(Errno::SRCH) => return Ok(()),
+        result => result.call(|| format!("pidfd_open({tracer})"))?,
+    };
+    // Not a debugger: that lets go of what was killed.
+    let is_criu = std::fs::read(format!("/proc/{tracer}/comm")).is_ok_and(|name| name == b"criu\n");
+    match is_criu && self::tracer(traced) == Some(tracer) {
+        true => send_signal(pidfd.as_fd(), libc::SIGKILL),
+        false => Ok(()),
+    }
+}
+
+fn tracer(pid: i32) -> Option<Pid> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    Pid::from_raw(status.lines().find_map(|line| line.strip_prefix("TracerPid:"))?.trim().parse().ok()?)
 }
 
 struct Stat {

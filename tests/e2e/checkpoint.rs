@@ -74,7 +74,7 @@ fn up(c: &Container) {
     count(c);
 }
 
-fn criu_works() -> bool {
+pub fn criu_works() -> bool {
     static WORKS: OnceLock<bool> = OnceLock::new();
     let works = *WORKS.get_or_init(|| {
         let check = Command::new("criu").arg("check").stdout(Stdio::null()).stderr(Stdio::null()).status();

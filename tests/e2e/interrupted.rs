@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{Cmd, Config, Container, Test};
+use crate::checkpoint::criu_works;
+use crate::harness::{Cmd, Config, Container, Test, eventually};
 
-e2e!(create_is_killed, run_is_killed, delete_is_killed, exec_is_killed);
+e2e!(create_is_killed, run_is_killed, delete_is_killed, exec_is_killed, changes_are_killed);
+e2e!(checkpoint_is_killed);
 
 /// How often the runtime is killed, each time a little later.
 const TIMES: u32 = 60;
@@ -70,4 +72,66 @@ fn exec_is_killed(t: &Test) {
     c.delete_force().ok();
     c.assert_gone();
     t.assert_no_process();
+}
+
+/// Of what is changed in a running container, which stays one that can be used.
+fn changes_are_killed(t: &Test) {
+    if t.peer_lacks("mounts of a running container") {
+        return;
+    }
+    let mounts = json!([
+        { "destination": "/cache", "type": "tmpfs", "source": "tmpfs" },
+        { "destination": "/host", "type": "bind", "source": t.dir.join("host"), "options": ["rbind", "ro"] },
+    ]);
+    std::fs::create_dir(t.path("host")).unwrap();
+    let list = t.write("mounts.json", &mounts.to_string());
+    let limits = t.write("resources.json", &json!({ "pids": { "limit": 100 }, "cpu": { "shares": 512 } }).to_string());
+    let c = t.container(config());
+    c.up();
+    let commands: [&dyn Fn() -> Cmd; 4] = [
+        &|| t.cli(["mounts", "add", &c.id, &list]),
+        &|| t.cli(["mounts", "remove", &c.id, &list]),
+        &|| c.cli("update", &["--resources", &limits]).arg(&c.id),
+        &|| c.cli("pause", &[]).arg(&c.id),
+    ];
+    for command in commands {
+        for n in 0..TIMES / 3 {
+            let mut running = command().spawn();
+            std::thread::sleep(STEP * n);
+            running.kill();
+            running.wait_quietly();
+            // A change that has begun is seen through by a process in the container, which ends by itself.
+            eventually("status", || ["running", "paused"].contains(&c.status().as_str()));
+            c.cli("resume", &[]).arg(&c.id).run();
+            c.exec(&["/bin/true"]).ok();
+        }
+    }
+    assert_eq!(c.status(), "running");
+    c.delete_force().ok();
+    c.assert_gone();
+    t.assert_no_process();
+}
+
+const CRIU_TIMES: u32 = 12;
+const CRIU_STEP: Duration = Duration::from_millis(12);
+
+fn without_streams() -> Config {
+    Config::sh("exec </dev/null >/dev/null 2>&1; while :; do sleep 0.1; done")
+}
+
+fn checkpoint_is_killed(t: &Test) {
+    if !criu_works() || t.peer_lacks("leaves processes behind when it is killed") {
+        return;
+    }
+    for n in 0..CRIU_TIMES {
+        let c = t.container(without_streams());
+        c.up();
+        let mut running = c.cli("checkpoint", &["--image-path", &t.path("images")]).arg(&c.id).spawn();
+        std::thread::sleep(CRIU_STEP * n);
+        running.kill();
+        running.wait_quietly();
+        c.delete_force().ok();
+        c.assert_gone();
+        eventually("no process", || crate::harness::left::processes(&t.cgroup).is_empty());
+    }
 }

@@ -5,7 +5,7 @@ mod command;
 mod config;
 mod console;
 mod container;
-mod left;
+pub mod left;
 pub mod sys;
 
 use std::cell::{Cell, RefCell};
