@@ -2,6 +2,7 @@
 # make install    with manual pages and completions, into DESTDIR/PREFIX (PREFIX: /usr/local)
 # make man        the manual pages, in target/man
 # make test       unit and end-to-end tests; needs root
+# make integration  runs the features of the engines that are installed with berth; needs root
 # make demo       builds, then shows a container from inside; needs root
 # make bench      compares the start of containers with the other runtimes in PATH; needs root
 # Each installs the Debian packages that it needs and that are missing.
@@ -43,6 +44,13 @@ test:
 	if $(CARGO) nextest --version > /dev/null 2>&1; then \
 	  $(CARGO) nextest run --locked --no-fail-fast; else $(CARGO) test --locked --no-fail-fast; fi
 
+# An engine that is not installed ends with 77, and says what to install.
+engines := $(wildcard $(patsubst %,integration/%/run,containerd cri docker podman))
+integration: build
+	@hack/require busybox:busybox-static ip:iproute2 python3 script:bsdutils
+	@failed=; for run in $(engines); do $$run || [ $$? = 77 ] || failed="$$failed $$run"; done; \
+	  [ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
+
 demo: build
 	@hack/require busybox:busybox-static
 	@hack/demo $(binary)
@@ -54,4 +62,4 @@ bench: build
 clean:
 	$(CARGO) clean
 
-.PHONY: all build man install test demo bench clean
+.PHONY: all build man install test integration demo bench clean

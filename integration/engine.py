@@ -5,7 +5,8 @@
 A runner is a list of features, functions marked with @feature that get the Engine, and a `setup` that starts the
 engine; `main` does the rest. Each runtime is tried in namespaces of its own (mount, PID, network), with tmpfs where
 engines keep their state, so that a machine on which the same engine works already is not disturbed, and whatever
-process is there at the end was left by the engine or by the runtime.
+process is there at the end was left by the engine or by the runtime. The exit status is 1 if a feature fails, and 77 if
+the engine is not installed.
 """
 
 import argparse
@@ -450,7 +451,8 @@ def main(name, setup, tidy=lambda engine: None, files=(), private_dirs=(), needs
     missing = [item.rpartition(":")[2] for item in ("ip:iproute2", "busybox:busybox-static", *needs)
                if not shutil.which(item.partition(":")[0])]
     if missing:
-        sys.exit(f"{name}: missing; apt-get install {' '.join(missing)}")
+        print(f"{name}: missing; apt-get install {' '.join(missing)}", file=sys.stderr)
+        sys.exit(77)
     everything, mode = {}, "v2" if options.cgroup == "v2" else "own"
     for runtime in named(options.runtime):
         label = runtime.partition("=")[0]
