@@ -180,7 +180,8 @@ def layer():
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         def add(name, kind, mode, content=b"", owner=0, link=""):
             info = tarfile.TarInfo(name)
-            info.type, info.mode, info.size, info.linkname, info.uid, info.gid = kind, mode, len(content), link, owner, owner
+            info.type, info.mode, info.size, info.linkname = kind, mode, len(content), link
+            info.uid = info.gid = owner
             tar.addfile(info, io.BytesIO(content))
         for name, mode, owner in [("bin", 0o755, 0), ("dev", 0o755, 0), ("etc", 0o755, 0), ("home", 0o755, 0),
                                   ("home/guest", 0o755, 1000), ("proc", 0o755, 0), ("root", 0o700, 0),
@@ -371,7 +372,7 @@ def inside(options, setup, tidy, files, features):
 
 
 def init(function):
-    """Runs function in a child and reaps whatever is orphaned meanwhile, as the first process of a PID namespace must."""
+    """Runs function in a child and reaps what is orphaned meanwhile, as the first process of a PID namespace must."""
     child = os.fork()
     if child == 0:
         os._exit(function())
