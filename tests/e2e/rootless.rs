@@ -12,6 +12,7 @@ use crate::harness::{Config, Mode, Test};
 e2e!(a_users_container, limits_need_a_cgroup, a_named_cgroup_must_be_the_users, runtimes_are_killed);
 e2e!(commands_without_a_cgroup);
 e2e!(delegated_cgroup, exec_from_outside_the_delegated_cgroup, commands_in_the_delegated_cgroup);
+e2e!(any: the_root_of_a_user_namespace_has_a_users_state);
 
 const USER: u32 = 12_345;
 
@@ -72,6 +73,17 @@ fn a_users_container(t: &Test) {
     c.wait_status("stopped");
     c.delete().ok();
     c.assert_gone();
+}
+
+/// Podman runs as root of a namespace that an ordinary user has made, and gives no `--root`.
+fn the_root_of_a_user_namespace_has_a_users_state(t: &Test) {
+    for (user, directories) in [("somebody", 1), ("root", 0)] {
+        let dir = t.dir.join(user);
+        fs::create_dir(&dir).unwrap();
+        let list = t.command("/usr/bin/unshare").args(["--user", "--map-root-user"]).arg(t.runtime_path()).arg("list");
+        list.env("XDG_RUNTIME_DIR", dir.to_str().unwrap()).env("USER", user).run().ok();
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), directories, "{user}");
+    }
 }
 
 fn limits_need_a_cgroup(t: &Test) {
