@@ -367,9 +367,9 @@ fn hint_clone(error: Error) -> Error {
         Some(Errno::AGAIN) => {
             error.with_hint("a limit of processes is reached: pids.max of a parent cgroup, or RLIMIT_NPROC")
         }
-        Some(Errno::BUSY) => {
-            error.with_hint("the cgroup has controllers enabled for its children (cgroup.subtree_control)")
-        }
+        Some(Errno::BUSY) => error
+            .context("error adding pid of the new process to cgroups")
+            .with_hint("the cgroup has controllers enabled for its children (cgroup.subtree_control)"),
         _ => error,
     }
 }
