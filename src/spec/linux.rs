@@ -226,6 +226,7 @@ pub struct ThrottleDevice {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HugepageLimit {
+    #[serde(alias = "pagesize")]
     pub page_size: String,
     pub limit: u64,
 }

@@ -101,6 +101,11 @@ fn conversions() {
         ),
         (r#"{"CPU":{"Cpus":"0-1","Mems":"0"}}"#, "cpuset.cpus=0-1; cpuset.mems=0", "cpuset.cpus=0-1; cpuset.mems=0"),
         (
+            r#"{"hugepageLimits":[{"pagesize":"1GB","limit":1073741824}]}"#,
+            "hugetlb.1GB.limit_in_bytes=1073741824; hugetlb.1GB.rsvd.limit_in_bytes=1073741824?",
+            "hugetlb.1GB.max=1073741824; hugetlb.1GB.rsvd.max=1073741824?",
+        ),
+        (
             r#"{"hugepageLimits":[{"pageSize":"2MB","limit":4194304}]}"#,
             "hugetlb.2MB.limit_in_bytes=4194304; hugetlb.2MB.rsvd.limit_in_bytes=4194304?",
             "hugetlb.2MB.max=4194304; hugetlb.2MB.rsvd.max=4194304?",
