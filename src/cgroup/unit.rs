@@ -102,7 +102,7 @@ impl Cgroup {
 
     /// Tells systemd of limits that are written to the cgroup as well ([`crate::plan::systemd::properties`]): it would
     /// write its old ones again at the next `systemctl daemon-reload`.
-    pub fn set_unit_properties(&self, properties: &[Property]) -> Result<()> {
+    pub(super) fn set_unit_properties(&self, properties: &[Property]) -> Result<()> {
         // What a running unit can not be told.
         let properties: Vec<_> = properties.iter().filter(|p| p.name != "OOMPolicy").cloned().collect();
         match &self.unit {

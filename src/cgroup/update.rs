@@ -4,6 +4,7 @@ use super::Cgroup;
 use crate::error::{Error, Result};
 use crate::plan::cgroup::Directory;
 use crate::plan::resources::{Missing, Update, Write};
+use crate::plan::systemd::Property;
 
 /// The writes that bring back what was in force before.
 #[derive(Debug)]
@@ -20,12 +21,14 @@ impl Cgroup {
         self.unified()?.read("cpu.max").ok()
     }
 
-    /// Makes the writes; if one fails, those before it are taken back.
-    pub fn update(&self, update: &Update) -> Result<Undo> {
+    /// Makes the writes; if one fails, those before it are taken back. systemd is told `properties` before: it writes
+    /// them in its own way (a period without a quota is none to it), so ours has to come last.
+    pub fn update(&self, update: &Update, properties: &[Property]) -> Result<Undo> {
         if let Some(check) = &update.memory_check {
             self.check_memory(check)?;
         }
         let undo = Undo(update.writes.iter().rev().filter_map(|write| self.reverse(write)).collect());
+        self.set_unit_properties(properties)?;
         match self.write_all(&update.writes) {
             Ok(()) => Ok(undo),
             Err(e) => Err(self.undo(&undo).err().map_or(e.clone(), |left| e.with_hint(left))),

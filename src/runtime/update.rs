@@ -49,10 +49,9 @@ impl Container<'_> {
             true => self.properties(&mut plan, &directories),
             false => Vec::new(),
         };
-        let undo = cgroup.update(&plan)?;
+        let undo = cgroup.update(&plan, &properties)?;
         self.runtime.debug(|| format!("{} settings written", plan.writes.len()));
-        let told = cgroup.set_unit_properties(&properties);
-        let rest = told.and_then(|()| update_schemata(&record, &schemata)).and_then(|()| {
+        let rest = update_schemata(&record, &schemata).and_then(|()| {
             if plan.memory == memory {
                 return Ok(());
             }

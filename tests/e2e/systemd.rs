@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::harness::{Cmd, Config, Container, Mode, Test, eventually};
 
-e2e!(any: limits_are_the_units, units_end_with_containers, cgroups_below_the_unit, annotations_of_units, names_that_are_taken, a_failed_unit_stays_until_delete);
+e2e!(any: limits_are_the_units, units_end_with_containers, cgroups_below_the_unit, annotations_of_units, names_that_are_taken, a_failed_unit_stays_until_delete, the_cgroup_has_the_last_word);
 e2e!(any: runtimes_are_killed, a_users_units, no_systemd, a_bus_that_refuses);
 e2e!(no_cgroups);
 
@@ -239,6 +239,26 @@ fn a_failed_unit_stays_until_delete(t: &Test) {
     eventually("what systemd found", failed);
     c.delete().ok();
     assert_unit_gone(t, &unit);
+}
+
+/// systemd has no period without a quota, and takes back idleness only for a weight.
+fn the_cgroup_has_the_last_word(t: &Test) {
+    if !is_there(t) {
+        return;
+    }
+    let (c, unit) = container(t, Config::sleep());
+    up(&c);
+    let file = |name| fs::read_to_string(directory(&unit).join(name)).unwrap();
+    for (options, name, value) in [
+        (["--cpu-quota", "50000", "--cpu-period", "90000"].as_slice(), "cpu.max", "54000 90000\n"),
+        (&["--cpu-quota", "-1"], "cpu.max", "max 90000\n"),
+        (&["--cpu-period", "40000"], "cpu.max", "max 40000\n"),
+        (&["--cpu-idle", "1"], "cpu.idle", "1\n"),
+        (&["--cpu-share", "200"], "cpu.idle", "0\n"),
+    ] {
+        t.cli(["update"].into_iter().chain(options.iter().copied())).arg(&c.id).ok();
+        assert_eq!(file(name), value, "{options:?}");
+    }
 }
 
 fn names_that_are_taken(t: &Test) {

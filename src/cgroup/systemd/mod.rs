@@ -130,7 +130,8 @@ impl Systemd {
             let list = Value::Array("(sv)".to_owned(), all.iter().map(|p| pair(p)).collect());
             let body = vec![Value::string(unit), Value::Bool(true), list];
             match self.bus.call(MANAGER, "SetUnitProperties", body, deadline)? {
-                Ok(_) => return Ok(()),
+                // systemd writes to the cgroup before it reads another request, which any will do for.
+                Ok(_) => return self.control_group().map(drop),
                 Err(_) if all.iter().any(|p| p.optional) => all.retain(|p| !p.optional),
                 Err(refusal) => {
                     return Err(explain(&format!("set properties of {unit}"), refusal))
