@@ -65,6 +65,8 @@ fn a_users_container(t: &Test) {
     c.start().ok();
     assert_eq!(c.status(), "running");
     assert_eq!(cgroup_of(c.pid()), cgroup_of(std::process::id().cast_signed()), "none of its own can be made");
+    // The shell becomes the sleep a moment after the start.
+    c.inside("until grep -qx sleep /proc/1/comm; do sleep 0.01; done");
     assert_eq!(c.inside("id -u; cat /proc/1/comm; readlink /proc/self/ns/user | wc -l"), "0\nsleep\n1");
     assert_eq!(c.exec_cmd(&["--user", "1"], &["/bin/true"]).run().fails().status.code(), Some(255));
     assert!(t.cli(["list", "--quiet"]).ok().stdout.contains(&c.id));

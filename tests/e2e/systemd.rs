@@ -250,7 +250,7 @@ fn the_cgroup_has_the_last_word(t: &Test) {
     up(&c);
     let file = |name| fs::read_to_string(directory(&unit).join(name)).unwrap();
     for (options, name, value) in [
-        (["--cpu-quota", "50000", "--cpu-period", "90000"].as_slice(), "cpu.max", "54000 90000\n"),
+        (["--cpu-quota", "50000", "--cpu-period", "90000"].as_slice(), "cpu.max", "50400 90000\n"),
         (&["--cpu-quota", "-1"], "cpu.max", "max 90000\n"),
         (&["--cpu-period", "40000"], "cpu.max", "max 40000\n"),
         (&["--cpu-idle", "1"], "cpu.idle", "1\n"),
