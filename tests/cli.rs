@@ -199,8 +199,8 @@ fn help_goes_by_the_name_we_were_called() {
 #[test]
 fn wrong_usage_is_told_on_one_line_with_a_hint() {
     for (args, code, message) in [
-        (&["foo", "-h"][..], 1, "berth: No help topic for 'foo'"),
-        (&["help", "foo"], 1, "berth: No help topic for 'foo'"),
+        (&["foo", "-h"][..], 3, "berth: No help topic for 'foo'"),
+        (&["help", "foo"], 3, "berth: No help topic for 'foo'"),
         (&["state"], 1, "berth: the following required arguments were not provided: <CONTAINER>\n"),
         (&["state", "a", "b"], 1, "berth: unexpected argument 'b' found\n"),
         (&["kill", "--nope", "a"], 1, "berth: unexpected argument '--nope' found\n"),

@@ -83,6 +83,9 @@ struct Global {
     log: Log,
 }
 
+/// The exit status where there is no such command, as under runc.
+const NO_COMMAND: u8 = 3;
+
 enum Parsed {
     Matches(ArgMatches),
     Help(String),
@@ -131,6 +134,7 @@ fn dispatch(program: &str, args: &[OsString], log: &mut Log, failure: &mut u8) -
     };
     let Some(command) = COMMANDS.iter().find(|command| name == command.name) else {
         let name = name.to_string_lossy();
+        *failure = NO_COMMAND;
         return Err(Error::new(format_args!("No help topic for '{name}': there is no such command"))
             .with_hint(format_args!("`{program} --help` lists the commands")));
     };
