@@ -154,7 +154,14 @@ impl Runtime {
         self.debug(|| format!("{stage} hook {index}: {:?}", hook.path));
         let json = serde_json::to_vec(state).map_err(|e| Error::new(format_args!("state: {e}")))?;
         let bundle = std::fs::File::open(&state.bundle).call(|| format!("open({:?})", state.bundle))?;
-        let [stdout, stderr] = hook_output(&state.annotations)?;
+        let [stdout, stderr] = match hook_output(&state.annotations) {
+            // What it clears away matters more than where its words go.
+            Err(e) if stage == "poststop" => {
+                (self.warn)(&e.to_string());
+                [None, None]
+            }
+            output => output?,
+        };
         hooks::run(hook, &json, stage, index, Some(bundle.as_fd()), &Output { stdout, stderr })
     }
 }

@@ -11,6 +11,7 @@ use crate::harness::{Config, DescriptorSocket, Test, script, sys};
 e2e!(any:
     what_hooks_write_goes_to_files,
     hooks_write_to_files_from_create_to_delete,
+    a_poststop_hook_runs_even_where_its_words_are_lost,
     the_callers_groups_are_kept,
     a_pidfd_goes_to_the_receiver,
     an_agent_for_a_profile_without_one,
@@ -57,6 +58,20 @@ fn what_hooks_write_goes_to_files(t: &Test) {
     assert_eq!(c.run().ok().text(), "0\n1\n2\n3");
     assert_eq!(fs::read_to_string(t.path("out")).unwrap(), format!("before\n{}", told("out")));
     assert_eq!(fs::read_to_string(t.path("err")).unwrap(), told("err"));
+}
+
+fn a_poststop_hook_runs_even_where_its_words_are_lost(t: &Test) {
+    if lacks(t) {
+        return;
+    }
+    fs::create_dir(t.path("logs")).unwrap();
+    let hook = t.script("hook", &format!("touch {}", t.path("cleared")));
+    let config = Config::sleep().push("/hooks/poststop", json!({ "path": hook, "env": ["PATH=/bin:/usr/bin"] }));
+    let c = t.container(annotated(config, "hooks.stdout", t.path("logs/out")));
+    c.up();
+    fs::remove_dir_all(t.path("logs")).unwrap();
+    c.delete_force().ok().says("/annotations/run.oci.hooks.stdout: open(");
+    assert!(fs::exists(t.path("cleared")).unwrap());
 }
 
 fn hooks_write_to_files_from_create_to_delete(t: &Test) {

@@ -29,15 +29,19 @@ fn run_is_killed(t: &Test) {
     is_killed(t, &c, || c.run_cmd(&[]));
 }
 
+fn kill_after(time: Duration, command: Cmd) {
+    let mut running = command.spawn();
+    std::thread::sleep(time);
+    running.kill();
+    running.wait_quietly();
+}
+
 fn is_killed(t: &Test, c: &Container, command: impl Fn() -> Cmd) {
     if t.peer_lacks("leaves cgroups and processes behind when it is killed") {
         return;
     }
     for n in 0..TIMES {
-        let mut running = command().spawn();
-        std::thread::sleep(STEP * n);
-        running.kill();
-        running.wait_quietly();
+        kill_after(STEP * n, command());
         c.delete_force().ok();
         c.assert_gone();
         t.assert_no_process();
@@ -48,10 +52,7 @@ fn delete_is_killed(t: &Test) {
     let c = t.container(config());
     for n in 0..TIMES / 2 {
         c.up();
-        let mut running = c.cli("delete", &["--force"]).arg(&c.id).spawn();
-        std::thread::sleep(STEP * n);
-        running.kill();
-        running.wait_quietly();
+        kill_after(STEP * n, c.cli("delete", &["--force"]).arg(&c.id));
         c.delete_force().ok();
         c.assert_gone();
     }
@@ -62,10 +63,7 @@ fn exec_is_killed(t: &Test) {
     let c = t.container(config());
     c.up();
     for n in 0..TIMES / 2 {
-        let mut running = c.exec_cmd(&[], &["/bin/sleep", "1000"]).spawn();
-        std::thread::sleep(STEP * n);
-        running.kill();
-        running.wait_quietly();
+        kill_after(STEP * n, c.exec_cmd(&[], &["/bin/sleep", "1000"]));
     }
     assert_eq!(c.status(), "running");
     c.exec(&["/bin/true"]).ok();
@@ -96,10 +94,7 @@ fn changes_are_killed(t: &Test) {
     ];
     for command in commands {
         for n in 0..TIMES / 3 {
-            let mut running = command().spawn();
-            std::thread::sleep(STEP * n);
-            running.kill();
-            running.wait_quietly();
+            kill_after(STEP * n, command());
             // A change that has begun is seen through by a process in the container, which ends by itself.
             eventually("status", || ["running", "paused"].contains(&c.status().as_str()));
             c.cli("resume", &[]).arg(&c.id).run();
