@@ -1,12 +1,15 @@
 """What the runners of the engines have in common: a private place, the features one after another, and what is left.
 
     integration/NAME/run [--runtime PATH|NAME=PATH]... [--cgroup own|v2] [--only REGEX] [--json FILE] [--timeout S]
+    integration/NAME/run --bench ROUNDS ...
 
 A runner is a list of features, functions marked with @feature that get the Engine, and a `setup` that starts the
 engine; `main` does the rest. Each runtime is tried in namespaces of its own (mount, PID, network), with tmpfs where
 engines keep their state, so that a machine on which the same engine works already is not disturbed, and whatever
 process is there at the end was left by the engine or by the runtime. The exit status is 1 if a feature fails, and 77 if
 the engine is not installed.
+
+With --bench the engine's own command line is timed instead, with the runtime, and with crun and runc of PATH, in turn.
 """
 
 import argparse
@@ -14,10 +17,12 @@ import glob
 import io
 import json
 import os
+import random
 import re
 import shlex
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tarfile
@@ -95,10 +100,11 @@ def wait_until(condition, what, seconds=20):
 class Engine:
     """The private place of one engine with one runtime."""
 
-    def __init__(self, runtime, directory, marker):
+    def __init__(self, runtime, directory, marker, rounds=0):
         self.runtime = runtime      # path of the runtime's binary
         self.dir = directory        # everything that the engine writes belongs below
         self.marker = marker        # part of the name of every cgroup that the engine makes
+        self.rounds = rounds        # of the benchmark
         self.v2 = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
         self.daemons = []
 
@@ -159,6 +165,33 @@ class Engine:
         for name in names:
             if name not in self.controllers():
                 skip(f"no {name} controller in this hierarchy")
+
+    def compared(self):
+        """{name: path} of the runtimes that the benchmark compares."""
+        peers = {name: shutil.which(name) for name in ("crun", "runc")} if self.rounds else {}
+        return {"berth": self.runtime, **{name: path for name, path in peers.items() if path}}
+
+    def bench(self, operation, commands):
+        """Times {runtime: command line}, from before fork to after wait, and prints the medians as a row of
+        docs/benchmarks.md: the runtimes, and their ratios to crun."""
+        times = {}
+        for name, command in commands.items():
+            result = sh(command, ok=None)
+            if result.code == 0:
+                times[name] = []
+            else:
+                print(f"{operation}: {name} fails: {result.err}", flush=True)
+        for _ in range(self.rounds):
+            for name in random.sample(list(times), len(times)):
+                words = shlex.split(commands[name])
+                start = time.monotonic()
+                subprocess.run(words, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+                times[name].append(1000 * (time.monotonic() - start))
+        medians = {name: statistics.median(values) for name, values in times.items()}
+        cells = [f"{medians[name]:.0f}" if name in medians else "-" for name in ("berth", "runc", "crun")]
+        cells += [f"{medians[one] / medians[other]:.2f}" if {one, other} <= set(medians) else "-"
+                  for one, other in (("berth", "crun"), ("berth", "runc"))]
+        print(" | ".join([f"| `{operation}`", "v2" if self.v2 else "v1", *cells]) + " |", flush=True)
 
 
 def rootfs():
@@ -349,11 +382,14 @@ def title(function):
 
 def inside(options, setup, tidy, files, features):
     """Runs the features with one runtime; already in the private namespaces. Returns the verdicts."""
+    hide = options.bench and os.path.isdir("/sys/fs/cgroup/unified")    # crun refuses hybrids with a controller in there
+    if hide:
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/sys/fs/cgroup/unified"], check=True)
     marker = f"berth-{options.marker}"
     with tempfile.TemporaryDirectory(prefix="berth-engine-") as directory:
         subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", directory], check=True)
         before = {"mounts": mounts(), "interfaces": interfaces()}
-        engine = Engine(options.runtime[0].partition("=")[2], directory, marker)
+        engine = Engine(options.runtime[0].partition("=")[2], directory, marker, options.bench)
         results = [attempt("the engine starts", setup, 120, engine)]
         if results[0]["verdict"] == "PASS":
             for function in features:
@@ -364,6 +400,8 @@ def inside(options, setup, tidy, files, features):
                         tidy(engine)
                 seconds = getattr(function, "seconds", options.timeout)
                 results.append(attempt(title(function), then_tidy, seconds, engine))
+        if hide:
+            subprocess.run(["umount", "/sys/fs/cgroup/unified"], check=True)
         results.append(attempt("the engine stops", engine.stop, 120))
         patterns = [pattern.replace("DIR", directory) for pattern in files]
         results.append(attempt("nothing is left", check_nothing_is_left, 60, before, marker, patterns))
@@ -391,7 +429,7 @@ def private(options, name, runtime, private_dirs, report):
     if options.cgroup == "v2":
         setup.append("umount -R -l /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup")
     arguments = ["--runtime", runtime, "--only", options.only, "--timeout", str(options.timeout),
-                 "--inside", report, "--marker", str(os.getpid())]
+                 "--bench", str(options.bench), "--inside", report, "--marker", str(os.getpid())]
     # In one session without a controlling terminal: no feature may depend on the terminal of who runs this.
     subprocess.run(["unshare", "--mount", "--propagation", "private", "--net", "--pid", "--fork", "--kill-child",
                     "--mount-proc", "sh", "-ec", "; ".join(setup) + '; exec "$@"', "sh",
@@ -420,12 +458,13 @@ def named(runtimes):
     return found
 
 
-def main(name, setup, tidy=lambda engine: None, files=(), private_dirs=(), needs=(), version="", features=None):
+def main(name, setup, tidy=lambda engine: None, files=(), private_dirs=(), needs=(), version="", bench=None):
     """The whole of a runner.
 
     setup(engine) starts the engine; tidy(engine) removes the containers that a feature has left, after each; files are
     patterns of what must not be there at the end (DIR is engine.dir); private_dirs get a tmpfs; needs are
-    "COMMAND:PACKAGE" as hack/require takes them; version is a command line that tells the engine's version.
+    "COMMAND:PACKAGE" as hack/require takes them; version is a command line that tells the engine's version; bench(engine)
+    calls engine.bench.
     """
     parser = argparse.ArgumentParser(description=f"Runs {name} with one or more runtimes, and says what works.")
     parser.add_argument("--runtime", action="append", metavar="PATH|NAME=PATH", help="default: target/*/release/berth")
@@ -434,10 +473,11 @@ def main(name, setup, tidy=lambda engine: None, files=(), private_dirs=(), needs
     parser.add_argument("--only", default="", metavar="REGEX", help="only the features whose name matches")
     parser.add_argument("--json", metavar="FILE", help="write the verdicts there")
     parser.add_argument("--timeout", type=int, default=120, help="seconds for one feature (default: 120)")
+    parser.add_argument("--bench", type=int, default=0, metavar="ROUNDS", help="measure instead")
     parser.add_argument("--inside", help=argparse.SUPPRESS)
     parser.add_argument("--marker", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    features = [f for f in features or FEATURES if re.search(options.only, title(f))]
+    features = [f for f in ([bench] if options.bench else FEATURES) if re.search(options.only, title(f))]
 
     if options.inside:
         def run():
