@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
@@ -254,17 +254,19 @@ impl<'a> Creation<'a> {
         record.cgroup.enter_delegated(&self.plan.cgroup, pid).context("/annotations/run.oci.delegate-cgroup")?;
         dir.publish(CONFIG)?;
         self.runtime.debug(|| "init is ready to execute the process".to_owned());
+        self.announce(pid, init.process.pidfd.as_fd())?;
+        Ok((init, terminal))
+    }
+
+    /// Tells everybody who wants to know which process it is.
+    pub fn announce(&self, pid: i32, pidfd: BorrowedFd) -> Result<()> {
         if let Some(path) = &self.options.pidfd_socket {
-            send_descriptor(path, b"pidfd", init.process.pidfd.as_fd()).context("--pidfd-socket")?;
+            send_descriptor(path, b"pidfd", pidfd).context("--pidfd-socket")?;
         }
         if let Some(path) = &self.plan.pidfd_receiver {
-            send_descriptor(path, b"pidfd", init.process.pidfd.as_fd())
-                .context("/annotations/run.oci.pidfd_receiver")?;
+            send_descriptor(path, b"pidfd", pidfd).context("/annotations/run.oci.pidfd_receiver")?;
         }
-        if let Some(path) = &self.options.pid_file {
-            write_pid_file(path, pid)?;
-        }
-        Ok((init, terminal))
+        self.options.pid_file.as_ref().map_or(Ok(()), |path| write_pid_file(path, pid))
     }
 
     /// Limits the cgroup that has been made.

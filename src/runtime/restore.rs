@@ -19,7 +19,7 @@ use crate::rootfs::{self, ExternalMount};
 use crate::sys;
 
 use super::checkpoint::{CriuOptions, DESCRIPTORS, EXTERNAL_NAMESPACES, Work, check_common};
-use super::create::{Creation, open_namespace, write_pid_file};
+use super::create::{Creation, open_namespace};
 use super::delete::destroy;
 use super::process::ProcessId;
 use super::record::{CONFIG, Record, StateDir};
@@ -153,9 +153,7 @@ impl Restoration<'_> {
         }
         let pidfd = Pid::from_raw(pid).map(|pid| pidfd_open(pid, PidfdFlags::empty()));
         let pidfd = pidfd.ok_or_else(|| Error::new("no pid"))?.call(|| format!("pidfd_open({pid})"))?;
-        if let Some(path) = &self.options.create.pid_file {
-            write_pid_file(path, pid)?;
-        }
+        self.creation.announce(pid, pidfd.as_fd())?;
         Ok(Restored { pid, pidfd, terminal })
     }
 

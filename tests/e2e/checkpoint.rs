@@ -38,6 +38,7 @@ e2e!(any:
     hooks_in_their_order,
     a_hook_that_fails,
     the_annotation_names_a_configuration,
+    a_pidfd_goes_to_the_receiver,
 );
 
 /// Counts in /tmp/n, with no descriptor that leads out of the container. And without a child: a shell that waits for one
@@ -574,4 +575,17 @@ fn the_annotation_names_a_configuration(t: &Test) {
     fs::remove_file(&log).unwrap();
     restore(&c, &["--detach"]).ok();
     assert!(log.exists());
+}
+
+fn a_pidfd_goes_to_the_receiver(t: &Test) {
+    if !criu_works() || (t.is_runc() && t.peer_lacks("annotations run.oci.*")) {
+        return;
+    }
+    let socket = DescriptorSocket::new(&t.dir.join("receiver"));
+    let c = t.container(Config::sh(COUNT).set("/annotations", json!({ "run.oci.pidfd_receiver": socket.path() })));
+    up(&c);
+    socket.receive_pidfd();
+    checkpoint(&c, &[]).ok();
+    restore(&c, &["--detach"]).ok();
+    assert_eq!(socket.receive_pidfd(), c.pid());
 }

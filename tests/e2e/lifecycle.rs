@@ -466,10 +466,7 @@ fn pidfd_socket_hands_over_init(t: &Test) {
     let socket = crate::harness::DescriptorSocket::new(&t.dir.join("pidfd"));
     let c = t.container(Config::sleep());
     c.create_cmd(&["--pidfd-socket", socket.path()]).ok();
-    let pidfd = socket.receive();
-    use std::os::fd::AsRawFd;
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).unwrap();
-    assert!(info.lines().any(|line| line == format!("Pid:\t{}", c.pid())), "{info}");
+    assert_eq!(socket.receive_pidfd(), c.pid());
 }
 
 fn features_and_spec_documents(t: &Test) {

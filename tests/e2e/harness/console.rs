@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -49,6 +49,15 @@ impl DescriptorSocket {
             .collect();
         assert_eq!(fds.len(), 1, "one descriptor is expected");
         (fds.remove(0), data[..received.bytes].to_vec())
+    }
+
+    /// The process of the pidfd that comes.
+    pub fn receive_pidfd(&self) -> i32 {
+        let (pidfd, name) = self.receive_with_data();
+        assert_eq!(name, b"pidfd");
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).unwrap();
+        let pid = info.lines().find_map(|line| line.strip_prefix("Pid:\t"));
+        pid.unwrap_or_else(|| panic!("not a pidfd: {info}")).parse().unwrap()
     }
 
     pub fn terminal(&self) -> Terminal {
