@@ -17,7 +17,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("rootfs", &["error", "plan", "sys"]),
     ("init", &["error", "hooks", "plan", "rootfs", "sys", "wire"]),
     ("criu", &["error", "sys"]),
-    ("launch", &["cgroup", "error", "plan", "sys", "wire"]),
+    ("launch", &["cgroup", "error", "hooks", "plan", "sys", "wire"]),
     ("runtime", &["cgroup", "criu", "error", "hooks", "host", "launch", "plan", "rootfs", "spec", "sys"]),
     ("cli", &["error", "runtime", "spec"]),
     ("main", &["cli", "error", "init", "sys"]),

@@ -25,6 +25,7 @@ use crate::error::{Call, Context, Error, Result};
 
 use self::seal::Executable;
 use crate::cgroup::Entry;
+use crate::hooks::Output;
 use crate::plan::init::InitPlan;
 use crate::plan::namespaces::Kind;
 use crate::plan::process::CpuMask;
@@ -243,7 +244,7 @@ impl Init {
 }
 
 /// Opens the files that take what hooks write to standard output and standard error.
-pub type HookOutput<'a> = &'a dyn Fn() -> Result<[Option<OwnedFd>; 2]>;
+pub type HookOutput<'a> = &'a dyn Fn() -> Result<Output>;
 
 /// What the runtime does for init until that is ready.
 pub struct Host<'a> {
@@ -308,7 +309,7 @@ pub fn start(socket: OwnedFd, hook_output: HookOutput) -> Result<()> {
 }
 
 fn send_hook_output(channel: &Channel, open: HookOutput) -> Result<()> {
-    let [stdout, stderr] = open()?;
+    let Output { stdout, stderr } = open()?;
     let answer = ToInit::HookOutput { stdout: stdout.is_some(), stderr: stderr.is_some() };
     let fds: Vec<_> = [&stdout, &stderr].into_iter().flatten().map(AsFd::as_fd).collect();
     channel.send_with(&answer, &fds)

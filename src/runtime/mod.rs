@@ -17,7 +17,7 @@ mod terminal;
 mod update;
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 pub use checkpoint::{CheckpointOptions, CriuOptions};
@@ -154,22 +154,21 @@ impl Runtime {
         self.debug(|| format!("{stage} hook {index}: {:?}", hook.path));
         let json = serde_json::to_vec(state).map_err(|e| Error::new(format_args!("state: {e}")))?;
         let bundle = std::fs::File::open(&state.bundle).call(|| format!("open({:?})", state.bundle))?;
-        let [stdout, stderr] = match hook_output(&state.annotations) {
+        let output = match hook_output(&state.annotations) {
             // What it clears away matters more than where its words go.
             Err(e) if stage == "poststop" => {
                 (self.warn)(&e.to_string());
-                [None, None]
+                Output::default()
             }
             output => output?,
         };
-        hooks::run(hook, &json, stage, index, Some(bundle.as_fd()), &Output { stdout, stderr })
+        hooks::run(hook, &json, stage, index, Some(bundle.as_fd()), &output)
     }
 }
 
 /// The files that take what hooks write, where a container's annotations name them.
-fn hook_output(annotations: &BTreeMap<String, String>) -> Result<[Option<OwnedFd>; 2]> {
-    let Output { stdout, stderr } = Output::open(&Annotations::plan(annotations)?)?;
-    Ok([stdout, stderr])
+fn hook_output(annotations: &BTreeMap<String, String>) -> Result<Output> {
+    Output::open(&Annotations::plan(annotations)?)
 }
 
 /// An id is a file name, and the name of a cgroup.

@@ -63,9 +63,7 @@ impl Container<'_> {
             Err(left) => e.with_hint(left),
         })
     }
-}
 
-impl Container<'_> {
     /// What systemd is to know of it.
     fn properties(&self, plan: &mut Update, directories: &[Directory]) -> Vec<Property> {
         let mut warnings = Vec::new();
