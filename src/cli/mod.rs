@@ -83,6 +83,9 @@ struct Global {
     log: Log,
 }
 
+/// The name under which we are to be no more, and no less, than runc.
+const RUNC: &str = "runc";
+
 /// The exit status where there is no such command, as under runc.
 const NO_COMMAND: u8 = 3;
 
@@ -148,9 +151,9 @@ fn dispatch(program: &str, args: &[OsString], log: &mut Log, failure: &mut u8) -
         Parsed::Help(help) => return Ok(Outcome::Print(help)),
     };
     *failure = command.failure;
-    let global = Global::new(&matches, log)?;
+    let global = Global::new(program, &matches, log)?;
     (command.run)(&global, &own).map(Outcome::Exit).map_err(|e| match program {
-        "runc" => as_runc(e, command.name),
+        RUNC => as_runc(e, command.name),
         _ => in_course_of(e, command.name, &own),
     })
 }
@@ -230,7 +233,7 @@ fn global_options(program: &str) -> clap::Command {
 }
 
 impl Global {
-    fn new(matches: &ArgMatches, log: &Log) -> Result<Self> {
+    fn new(program: &str, matches: &ArgMatches, log: &Log) -> Result<Self> {
         let cgroup_manager = match matches.get_one::<String>("cgroup-manager").map(String::as_str) {
             Some("systemd") => CgroupManager::Systemd,
             Some("disabled") => CgroupManager::Disabled,
@@ -259,7 +262,7 @@ impl Global {
             let log = log.clone();
             Box::new(move |line: &str| log.debug(line)) as Sink
         });
-        let runtime = Runtime { root, rootless, cgroup_manager, warn, debug };
+        let runtime = Runtime { root, rootless, cgroup_manager, crun_annotations: program != RUNC, warn, debug };
         Ok(Self { runtime, root_given: given.is_some(), log: log.clone() })
     }
 }

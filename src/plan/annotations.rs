@@ -88,6 +88,11 @@ impl Annotations {
         annotations.contains_key(PLUGINS).then(|| format!("/annotations/{PLUGINS}: not supported, and ignored"))
     }
 
+    /// For those who expect runc, which knows none: an engine may well let the author of a pod write them.
+    pub fn disregard(annotations: &mut BTreeMap<String, String>) {
+        annotations.retain(|key, _| !key.starts_with(PREFIX));
+    }
+
     pub fn redirect_hooks(&self) -> bool {
         self.hooks_stdout.is_some() || self.hooks_stderr.is_some()
     }

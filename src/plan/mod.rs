@@ -18,6 +18,7 @@ pub mod seccomp;
 pub mod sysctl;
 pub mod systemd;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -35,6 +36,8 @@ use self::rootfs::RootfsPlan;
 pub struct Facts<'a> {
     pub id: &'a str,
     pub bundle: &'a Path,
+    /// As hooks are to see them; those of the spec are obeyed.
+    pub annotations: &'a BTreeMap<String, String>,
     pub layout: &'a Layout,
     /// Permission on cgroups may be missing.
     pub rootless: bool,
@@ -102,7 +105,7 @@ impl Plan {
             start_container: hooks.start_container.clone(),
             id: facts.id.to_owned(),
             bundle: facts.bundle.to_owned(),
-            annotations: spec.annotations.clone(),
+            annotations: facts.annotations.clone(),
         };
         let init = InitPlan {
             container: Some(container),

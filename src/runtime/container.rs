@@ -10,14 +10,15 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use crate::cgroup::Cgroup;
 use crate::error::{Call, Context, Error, Result};
 use crate::launch;
+use crate::plan::annotations::Annotations;
 use crate::plan::hooks::{self, Hook};
 use crate::spec::{Spec, State, Status};
 
+use super::Runtime;
 use super::delete::destroy;
 use super::notify::Notify;
 use super::process::ProcessId;
 use super::record::{CONFIG, Record, START, StateDir};
-use super::{Runtime, hook_output};
 
 /// A container as found on disk.
 pub struct Container<'a> {
@@ -59,10 +60,15 @@ impl<'a> Container<'a> {
 
     /// The configuration as it was when the container was created.
     pub fn spec(&self) -> Result<Spec> {
-        match self.dir.read(CONFIG) {
+        let text = match self.dir.read(CONFIG) {
             Err(e) if e.errno() == Some(Errno::NOENT) => Err(Error::new("the container is still being created")),
-            text => Spec::parse(&text?).context(CONFIG),
+            text => text,
+        };
+        let mut spec = Spec::parse(&text?).context(CONFIG)?;
+        if !self.record.crun_annotations {
+            Annotations::disregard(&mut spec.annotations);
         }
+        Ok(spec)
     }
 
     pub fn status(&self) -> Result<Status> {
@@ -126,7 +132,7 @@ impl<'a> Container<'a> {
         let hooks = hooks::plan(&spec.hooks)?.poststart;
         let pidfd = self.record.init.map(ProcessId::open).transpose()?.flatten();
         let notify = self.notify(notify);
-        let started = launch::start(socket, &|| hook_output(&self.record.annotations));
+        let started = launch::start(socket, &|| self.record.hook_output());
         self.after_start(started, &hooks)?;
         if let Some(pidfd) = pidfd {
             self.await_ready(notify, pidfd.as_fd());
@@ -158,7 +164,7 @@ impl<'a> Container<'a> {
         let started = started.and_then(|()| {
             let pid = self.record.init.map_or(0, |init| init.pid);
             self.runtime.debug(|| format!("the process runs, as pid {pid}"));
-            self.runtime.run_hooks("poststart", poststart, &self.record.state(Status::Running, pid))
+            self.runtime.run_hooks("poststart", poststart, &self.record, &self.record.state(Status::Running, pid))
         });
         started.inspect_err(|_| {
             if let Err(e) = destroy(self.runtime, &self.dir, &self.record) {

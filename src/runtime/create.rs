@@ -12,6 +12,7 @@ use crate::cgroup::{Cgroup, Entry, Systemd};
 use crate::error::{Call, Context, Error, Result};
 use crate::host;
 use crate::launch::{Host, Init, intel_rdt, network, rlimits, send_descriptor, send_listener};
+use crate::plan::annotations::Annotations;
 use crate::plan::cgroup::{CgroupPlan, Directory, Manager};
 use crate::plan::init::InitPlan;
 use crate::plan::namespaces::Kind as NsKind;
@@ -25,7 +26,7 @@ use super::notify;
 use super::process::ProcessId;
 use super::record::{CONFIG, Rdt, Record, StateDir};
 use super::terminal::{Foreground, clear_onlcr};
-use super::{CgroupManager, CreateOptions, RunOptions, Runtime, check_id, hook_output};
+use super::{CgroupManager, CreateOptions, RunOptions, Runtime, check_id};
 
 pub(super) fn create(runtime: &Runtime, id: &str, options: &CreateOptions) -> Result<()> {
     let creation = Creation::plan(runtime, id, options)?;
@@ -51,7 +52,7 @@ pub(super) fn run(runtime: &Runtime, id: &str, options: &RunOptions) -> Result<u
     let Created { container, init, terminal } = creation.perform(false)?;
     let notify = container.notify(options.create.notify_socket.as_deref());
     let mut process = None;
-    let started = init.start(&|| hook_output(&container.record.annotations)).map(|started| process = Some(started));
+    let started = init.start(&|| container.record.hook_output()).map(|started| process = Some(started));
     container.after_start(started, &hooks)?;
     let Some(process) = process else { return Ok(0) };
     let Some(foreground) = foreground else {
@@ -103,6 +104,10 @@ impl<'a> Creation<'a> {
         let path = options.config.clone().unwrap_or_else(|| bundle.join("config.json"));
         let config = std::fs::read(&path).call(|| format!("open({path:?})")).map_err(no_config)?;
         let mut spec = Spec::parse(&config).context(path.display())?;
+        let annotations = spec.annotations.clone();
+        if !runtime.crun_annotations {
+            Annotations::disregard(&mut spec.annotations);
+        }
         hand_over(&mut spec, &runtime.root.join(id), options);
         let rootless = runtime.rootless.unwrap_or_else(host::is_rootless);
         let mut systemd = match runtime.cgroup_manager {
@@ -122,6 +127,7 @@ impl<'a> Creation<'a> {
         let facts = plan::Facts {
             id,
             bundle: &bundle,
+            annotations: &annotations,
             layout: &layout,
             rootless,
             cgroup_manager,
@@ -170,8 +176,9 @@ impl<'a> Creation<'a> {
             self.id,
             self.bundle.clone(),
             PathBuf::from(&container.rootfs.path),
-            self.spec.annotations.clone(),
+            container.annotations.clone(),
         );
+        record.crun_annotations = self.runtime.crun_annotations;
         record.namespaces = self.plan.init.namespaces.flags_to_join();
         record.shared_pids = self.plan.init.namespaces.shares_pids();
         record.keyring = self.plan.init.keyring.is_some();
@@ -297,7 +304,7 @@ impl<'a> Creation<'a> {
                 rootfs::id_map(mount(index)?, fd.as_fd(), userns.as_ref().map(AsFd::as_fd))
             },
             hooks: &|| self.run_host_hooks(record, pid),
-            hook_output: &|| hook_output(&record.annotations),
+            hook_output: &|| record.hook_output(),
             console: &|master| {
                 *terminal.borrow_mut() = self.hand_over_terminal(master)?;
                 Ok(())
@@ -311,8 +318,8 @@ impl<'a> Creation<'a> {
     /// "creating" is step 2 of the lifecycle, and "created" what comes after: these hooks are steps 3 and 4.
     pub fn run_host_hooks(&self, record: &Record, pid: i32) -> Result<()> {
         let (hooks, state) = (&self.plan.hooks, record.state(Status::Created, pid));
-        self.runtime.run_hooks("prestart", &hooks.prestart, &state)?;
-        self.runtime.run_hooks("createRuntime", &hooks.create_runtime, &state)
+        self.runtime.run_hooks("prestart", &hooks.prestart, record, &state)?;
+        self.runtime.run_hooks("createRuntime", &hooks.create_runtime, record, &state)
     }
 
     /// Returns the master if it is ours to join to the caller's terminal.

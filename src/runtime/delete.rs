@@ -60,7 +60,7 @@ pub(super) fn destroy(runtime: &Runtime, dir: &StateDir, record: &Record) -> Res
     let state = record.state(Status::Stopped, 0);
     for (i, hook) in hooks.iter().enumerate() {
         // "the remaining hooks and lifecycle continue as if the hook had succeeded"
-        if let Err(e) = runtime.run_hook("poststop", i, hook, &state) {
+        if let Err(e) = runtime.run_hook("poststop", i, hook, record, &state) {
             (runtime.warn)(&e.to_string());
         }
     }

@@ -16,7 +16,6 @@ mod restore;
 mod terminal;
 mod update;
 
-use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
@@ -32,10 +31,11 @@ pub use crate::criu::{CgroupsMode, NetworkLock};
 use crate::error::{Call, Error, Result};
 use crate::hooks::{self, Output};
 pub use crate::host::is_rootless;
-use crate::plan::annotations::Annotations;
 use crate::plan::hooks::Hook;
 use crate::spec::State;
 use crate::sys::regex::Regex;
+
+use self::record::Record;
 
 /// Takes a line of text.
 pub type Sink = Box<dyn Fn(&str)>;
@@ -48,6 +48,8 @@ pub struct Runtime {
     pub rootless: Option<bool>,
     /// Who makes the cgroups of new containers.
     pub cgroup_manager: CgroupManager,
+    /// Whether annotations `run.oci.*` have an effect on new containers.
+    pub crun_annotations: bool,
     /// Takes what is wrong but does not stop the operation.
     pub warn: Sink,
     /// Takes a line for each thing done, where somebody wants to read them.
@@ -146,15 +148,15 @@ impl Runtime {
     }
 
     /// Runs hooks of one kind on the host's side, in order, up to the first that fails.
-    fn run_hooks(&self, stage: &str, hooks: &[Hook], state: &State) -> Result<()> {
-        hooks.iter().enumerate().try_for_each(|(i, hook)| self.run_hook(stage, i, hook, state))
+    fn run_hooks(&self, stage: &str, hooks: &[Hook], record: &Record, state: &State) -> Result<()> {
+        hooks.iter().enumerate().try_for_each(|(i, hook)| self.run_hook(stage, i, hook, record, state))
     }
 
-    fn run_hook(&self, stage: &str, index: usize, hook: &Hook, state: &State) -> Result<()> {
+    fn run_hook(&self, stage: &str, index: usize, hook: &Hook, record: &Record, state: &State) -> Result<()> {
         self.debug(|| format!("{stage} hook {index}: {:?}", hook.path));
         let json = serde_json::to_vec(state).map_err(|e| Error::new(format_args!("state: {e}")))?;
         let bundle = std::fs::File::open(&state.bundle).call(|| format!("open({:?})", state.bundle))?;
-        let output = match hook_output(&state.annotations) {
+        let output = match record.hook_output() {
             // What it clears away matters more than where its words go.
             Err(e) if stage == "poststop" => {
                 (self.warn)(&e.to_string());
@@ -164,11 +166,6 @@ impl Runtime {
         };
         hooks::run(hook, &json, stage, index, Some(bundle.as_fd()), &output)
     }
-}
-
-/// The files that take what hooks write, where a container's annotations name them.
-fn hook_output(annotations: &BTreeMap<String, String>) -> Result<Output> {
-    Output::open(&Annotations::plan(annotations)?)
 }
 
 /// An id is a file name, and the name of a cgroup.

@@ -17,6 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Cgroup;
 use crate::error::{Call, Context, Error, Kind, Result};
+use crate::hooks::Output;
+use crate::plan::annotations::Annotations;
 use crate::plan::intel_rdt::IntelRdt;
 use crate::plan::resources::MemoryLimits;
 use crate::runtime::process::ProcessId;
@@ -54,6 +56,8 @@ pub struct Record {
     pub keyring: bool,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+    /// Whether those of crun have an effect.
+    pub crun_annotations: bool,
     /// The pipes that the container got for its standard streams, as `pipe:[4711]`; "" for what is no pipe. The
     /// other ends are not in a checkpoint, so `restore` connects its own streams in their place.
     #[serde(default)]
@@ -84,6 +88,7 @@ impl Record {
             shared_pids: false,
             keyring: false,
             annotations,
+            crun_annotations: true,
             streams: own_streams(),
         }
     }
@@ -91,6 +96,14 @@ impl Record {
     /// Version 1 of the freezer holds back even SIGKILL.
     pub fn thaw(&self) -> Result<()> {
         if self.cgroup.is_frozen()? { self.cgroup.thaw() } else { Ok(()) }
+    }
+
+    /// The files that take what hooks write, where the annotations name them.
+    pub fn hook_output(&self) -> Result<Output> {
+        if !self.crun_annotations {
+            return Ok(Output::default());
+        }
+        Output::open(&Annotations::plan(&self.annotations)?)
     }
 
     /// As hooks, agents and engines see the container.

@@ -20,6 +20,7 @@ e2e!(any:
     a_cgroup_v1_for_an_older_systemd,
     wrong_values_are_refused,
     another_handler_is_not_replaced_by_an_ordinary_container,
+    without_effect_under_the_name_of_runc,
 );
 
 fn annotated(config: Config, name: &str, value: impl Into<Value>) -> Config {
@@ -287,4 +288,33 @@ fn another_handler_is_not_replaced_by_an_ordinary_container(t: &Test) {
     // An image's, which says nothing where nobody interprets it.
     let wasm = Config::sh("true").set("/annotations", json!({ "module.wasm.image/variant": "compat" }));
     t.container(wasm).run().ok();
+}
+
+/// Engines of runc may let the author of a pod write what runc does not know.
+fn without_effect_under_the_name_of_runc(t: &Test) {
+    if lacks(t) {
+        return;
+    }
+    let link = t.dir.join("runc");
+    std::os::unix::fs::symlink(t.runtime_path(), &link).unwrap();
+    let runc = |words: &[&str]| t.command(&link).arg("--root").arg(&t.root).args(words).ok().text().to_owned();
+    let settings = [
+        ("hooks.stdout", t.path("out")),
+        ("handler", "krun".to_owned()),
+        ("pidfd_receiver", t.path("nobody")),
+        ("seccomp_bpf_data", "not even a program".to_owned()),
+        ("systemd.subgroup", "below".to_owned()),
+        ("delegate-cgroup", "below".to_owned()),
+    ];
+    let config = loud(t, Config::sleep());
+    let c = t.container(settings.iter().fold(config, |config, (name, value)| annotated(config, name, value.as_str())));
+    script(&c.rootfs().join("hook"), "echo out");
+    runc(&["create", "--bundle", c.bundle.to_str().unwrap(), &c.id]);
+    runc(&["start", &c.id]);
+    // Whoever goes on with it.
+    c.exec(&["/bin/true"]).ok();
+    let state: Value = serde_json::from_str(&runc(&["state", &c.id])).unwrap();
+    assert_eq!(state["annotations"]["run.oci.handler"], "krun");
+    c.delete_force().ok();
+    assert!(!fs::exists(t.path("out")).unwrap());
 }
