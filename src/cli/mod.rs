@@ -280,7 +280,9 @@ fn default_root() -> Result<PathBuf> {
     let root = Path::new(&dir).join("berth");
     // The XDG base directory specification: what lacks the sticky bit may be removed after six hours.
     use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&root).call(|| format!("mkdir({root:?})"))?;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&root);
+    made.call(|| format!("mkdir({root:?})"))
+        .hint("XDG_RUNTIME_DIR must be a directory of the user's own; or give --root")?;
     std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o1700))
         .call(|| format!("chmod({root:?}, 01700)"))?;
     Ok(root)

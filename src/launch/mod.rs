@@ -363,7 +363,7 @@ fn hint_clone(error: Error) -> Error {
     match error.errno() {
         Some(Errno::NOSPC) => error.with_hint("a limit of namespaces is reached: see /proc/sys/user/max_*_namespaces"),
         Some(Errno::PERM) => {
-            error.with_hint("making namespaces needs root, or a new user namespace that the kernel allows")
+            error.with_hint("making namespaces needs root, or a new user namespace: see `berth spec --rootless`")
         }
         Some(Errno::AGAIN) => {
             error.with_hint("a limit of processes is reached: pids.max of a parent cgroup, or RLIMIT_NPROC")

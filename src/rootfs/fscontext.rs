@@ -24,7 +24,16 @@ pub fn make(kind: &str, source: &str, data: &[(String, Option<String>)], attrs: 
     for (key, value) in data {
         set(&context, key, value.as_deref())?;
     }
-    mount::fsconfig_create(&context).map_err(|errno| explain(&context, format_args!("mount({kind:?})"), errno))?;
+    mount::fsconfig_create(&context).map_err(|errno| {
+        let error = explain(&context, format_args!("mount({kind:?})"), errno);
+        match (kind, errno) {
+            ("proc", Errno::PERM) => error
+                .with_hint("a user namespace may only show a PID namespace of its own: bind the host's /proc instead"),
+            ("mqueue", Errno::PERM) => error
+                .with_hint("a user namespace may only show an IPC namespace of its own: leave the mount out, or bind"),
+            _ => error,
+        }
+    })?;
     let attrs = MountAttrFlags::from_bits_retain(attrs.try_into().unwrap_or(u32::MAX));
     mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attrs)
         .map_err(|errno| explain(&context, format_args!("fsmount({kind:?})"), errno))

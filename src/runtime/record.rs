@@ -133,17 +133,26 @@ pub struct StateDir {
     fd: OwnedFd,
 }
 
+fn not_ours(error: Error) -> Error {
+    match error.errno() {
+        Some(Errno::ACCESS | Errno::ROFS) => {
+            error.with_hint("a user who is not root needs XDG_RUNTIME_DIR, or --root, to name a directory of their own")
+        }
+        _ => error,
+    }
+}
+
 impl StateDir {
     /// Claims the id: of two that try, one succeeds.
     pub fn create(root: &Path, id: &str) -> Result<Self> {
         let path = root.join(id);
         let mut builder = std::fs::DirBuilder::new();
-        builder.mode(0o700).recursive(true).create(root).call(|| format!("mkdir({root:?})"))?;
+        builder.mode(0o700).recursive(true).create(root).call(|| format!("mkdir({root:?})")).map_err(not_ours)?;
         match builder.recursive(false).create(&path) {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
                 Err(Error::new(format_args!("container with given ID already exists: {id}")))
             }
-            result => result.call(|| format!("mkdir({path:?})")),
+            result => result.call(|| format!("mkdir({path:?})")).map_err(not_ours),
         }?;
         Self::open_path(path).call(|| format!("open({:?})", root.join(id)))
     }

@@ -29,6 +29,8 @@ mod ps;
 mod resources;
 mod rootfs;
 mod rootless;
+mod rootless_ids;
+mod rootless_mounts;
 mod security;
 mod systemd;
 mod terminal;

@@ -14,18 +14,24 @@ e2e!(commands_without_a_cgroup);
 e2e!(delegated_cgroup, exec_from_outside_the_delegated_cgroup, commands_in_the_delegated_cgroup);
 e2e!(any: the_root_of_a_user_namespace_has_a_users_state);
 
-const USER: u32 = 12_345;
+pub const USER: u32 = 12_345;
 
 /// What `spec --rootless` writes for the user, with this script to run.
-fn config(t: &Test, script: &str) -> Config {
-    let dir = t.dir.join("spec");
-    let _ = fs::remove_dir_all(&dir);
-    fs::create_dir(&dir).unwrap();
-    chown(&dir, Some(USER), Some(USER)).unwrap();
+pub fn config(t: &Test, script: &str) -> Config {
+    let dir = own_directory(t, "spec");
     t.cli(["spec", "--rootless", "--bundle", dir.to_str().unwrap()]).ok();
     let text = fs::read(dir.join("config.json")).unwrap();
     let config = Config::from(serde_json::from_slice::<Value>(&text).unwrap()).without_cgroups_path();
     config.set("/process/terminal", false).set("/process/args", json!(["/bin/sh", "-c", script]))
+}
+
+/// A new directory that is the user's.
+pub fn own_directory(t: &Test, name: &str) -> PathBuf {
+    let dir = t.dir.join(name);
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir(&dir).unwrap();
+    chown(&dir, Some(USER), Some(USER)).unwrap();
+    dir
 }
 
 fn cgroup_of(pid: i32) -> String {
@@ -83,7 +89,9 @@ fn the_root_of_a_user_namespace_has_a_users_state(t: &Test) {
         let dir = t.dir.join(user);
         fs::create_dir(&dir).unwrap();
         let list = t.command("/usr/bin/unshare").args(["--user", "--map-root-user"]).arg(t.runtime_path()).arg("list");
-        list.env("XDG_RUNTIME_DIR", dir.to_str().unwrap()).env("USER", user).run().ok();
+        let list = list.env("XDG_RUNTIME_DIR", dir.to_str().unwrap()).env("USER", user).run();
+        // Where nobody has made /run/NAME there is nothing to list: an error to runc.
+        assert!(list.status.success() || t.is_runc(), "{list}");
         assert_eq!(fs::read_dir(&dir).unwrap().count(), directories, "{user}");
     }
 }
@@ -91,7 +99,7 @@ fn the_root_of_a_user_namespace_has_a_users_state(t: &Test) {
 fn limits_need_a_cgroup(t: &Test) {
     t.become_user(USER, None);
     let c = t.container(config(t, "true").set("/linux/resources/pids/limit", 5));
-    c.run().fails().says("limit");
+    c.run().fails().says_any(&["limit", "pids.max: no such file"]);
     c.assert_gone();
 }
 
@@ -183,13 +191,18 @@ fn commands_without_a_cgroup(t: &Test) {
     t.become_user(USER, None);
     let c = t.container(config(t, "trap 'exit 0' USR1; while :; do sleep 0.05; done"));
     c.up();
-    c.cli("pause", &[]).arg(&c.id).run().code(1).says("cannot toggle freezer: cgroups not configured for container");
-    c.cli("resume", &[]).arg(&c.id).run().code(1).says("container not paused");
+    let pause = c.cli("pause", &[]).arg(&c.id).run().code(1);
+    pause.says_any(&["cannot toggle freezer: cgroups not configured for container", "freezer not supported"]);
+    c.cli("resume", &[]).arg(&c.id).run().code(1);
     assert_eq!(c.status(), "running");
-    c.cli("update", &["--pids-limit", "20"]).arg(&c.id).run().code(1).says("/linux/resources/pids/limit: cannot set");
-    assert!(!c.cli("update", &["--pids-limit", "20"]).arg(&c.id).run().stderr.contains("could not be restored"));
-    c.cli("ps", &[]).arg(&c.id).run().code(1).says("unable to get all container pids");
+    let update = c.cli("update", &["--pids-limit", "20"]).arg(&c.id).run().code(1);
     c.cli("ps", &["--format", "json"]).arg(&c.id).run().code(1);
+    let ps = c.cli("ps", &[]).arg(&c.id).run().code(1);
+    if !t.peer_lacks("says in v1 that settings could not be set back, and in v2 which file is missing") {
+        let update = update.says("/linux/resources/pids/limit: cannot set");
+        assert!(!update.stderr.contains("could not be restored"), "{update}");
+        ps.says("unable to get all container pids");
+    }
     // Nothing is counted, but that it runs is true.
     c.cli("events", &["--stats"]).arg(&c.id).ok();
     c.cli("checkpoint", &["--image-path", &t.path("images")]).arg(&c.id).run().code(1);

@@ -147,10 +147,15 @@ impl Test {
 
     /// The runtime with its `--root`.
     pub fn cli<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Cmd {
+        self.as_caller().arg("--root").arg(&self.root).args(args)
+    }
+
+    /// The runtime without any argument, as whoever calls it ([`Test::become_user`]).
+    pub fn as_caller(&self) -> Cmd {
         const AS_USER: &str = r#"id=$1 cgroup=$2; shift 2
             test -z "$cgroup" || echo $$ > "$cgroup/cgroup.procs"
-            exec setpriv --reuid "$id" --regid "$id" --clear-groups "$@""#;
-        let command = match (&*self.rootless.borrow(), &*self.user.borrow()) {
+            exec /usr/bin/setpriv --reuid "$id" --regid "$id" --groups "$id,$((id + 1))" "$@""#;
+        match (&*self.rootless.borrow(), &*self.user.borrow()) {
             (Some(holder), _) => {
                 let target = holder.pid().to_string();
                 self.command("/usr/bin/nsenter").args(["--user", "--mount", "--target", &target]).arg(&self.runtime)
@@ -160,8 +165,7 @@ impl Test {
                 shell.arg(cgroup.clone().unwrap_or_default()).arg(self.users_runtime())
             }
             (None, None) => self.command(&self.runtime),
-        };
-        command.arg("--root").arg(&self.root).args(args)
+        }
     }
 
     /// From now on the runtime runs as the root of a user namespace whose ids begin at `base`, as under Podman for a
@@ -178,7 +182,8 @@ impl Test {
         *self.rootless.borrow_mut() = Some(holder);
     }
 
-    /// From now on the runtime runs as an ordinary user, in the v2 cgroup `cgroup` if there is one.
+    /// From now on the runtime runs as an ordinary user, who is in one more group, in the v2 cgroup `cgroup` if there is
+    /// one.
     pub fn become_user(&self, id: u32, cgroup: Option<PathBuf>) {
         if !self.root.exists() {
             fs::create_dir(&self.root).unwrap();
