@@ -4,7 +4,7 @@ use super::Cgroup;
 use crate::error::{Error, Result};
 use crate::plan::cgroup::Directory;
 use crate::plan::resources::{Missing, Update, Write};
-use crate::plan::systemd::Property;
+use crate::plan::systemd::{self, Property};
 
 /// The writes that bring back what was in force before.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ impl Cgroup {
         if let Some(check) = &update.memory_check {
             self.check_memory(check)?;
         }
-        let undo = Undo(update.writes.iter().rev().filter_map(|write| self.reverse(write)).collect());
+        let undo = self.what_undoes(&update.writes);
         self.set_unit_properties(properties)?;
         match self.write_all(&update.writes) {
             Ok(()) => Ok(undo),
@@ -35,14 +35,23 @@ impl Cgroup {
         }
     }
 
+    fn what_undoes(&self, writes: &[Write]) -> Undo {
+        // systemd knows idleness as a weight of 0, and so is told the weight again.
+        let idle = writes.iter().find(|write| self.is_unit() && write.file == "cpu.idle");
+        let weight = idle.map(|write| Write { file: "cpu.weight".to_owned(), ..write.clone() });
+        Undo(weight.iter().chain(writes.iter().rev()).filter_map(|write| self.reverse(write)).collect())
+    }
+
     /// Takes back an update.
     pub fn undo(&self, Undo(writes): &Undo) -> Result<()> {
+        let properties = systemd::properties(&mut writes.clone(), &self.directories(), &mut Vec::new());
+        let told = self.set_unit_properties(&properties);
         // What depends on another that is still to come back is made again, and nothing keeps the rest from coming back.
         let failed = |write: &&Write| self.write_all(std::slice::from_ref(*write)).is_err();
         let left: Vec<_> = writes.iter().filter(failed).collect();
         let left: Vec<_> = left.into_iter().filter(failed).map(|write| write.file.as_str()).collect();
         if left.is_empty() {
-            return Ok(());
+            return told;
         }
         Err(Error::new(format_args!("what was in force before could not be restored: {}", left.join(", "))))
     }

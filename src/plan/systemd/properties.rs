@@ -114,8 +114,9 @@ fn tasks_max(value: &str) -> Vec<Property> {
 
 /// What is no list of numbers the kernel is left to judge.
 fn mask(name: &str, list: &str) -> Vec<Property> {
-    let Ok(Some(mask)) = CpuMask::parse(list) else { return Vec::new() };
-    let mut bytes: Vec<u8> = mask.words().iter().flat_map(|word| word.to_le_bytes()).collect();
+    let Ok(mask) = CpuMask::parse(list) else { return Vec::new() };
+    let words = mask.as_ref().map_or(&[][..], CpuMask::words);
+    let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
     bytes.truncate(bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
     vec![Property::new(name, Value::Array("y".to_owned(), bytes.into_iter().map(Value::Byte).collect()))]
 }
@@ -292,6 +293,7 @@ mod tests {
             ),
             (r#"{"cpu":{"quota":-1,"period":1000}}"#, &["CPUQuotaPeriodUSec=1000", "CPUQuotaPerSecUSec=infinity"]),
             (r#"{"cpu":{"cpus":"0-3,7","mems":"8"}}"#, &["AllowedCPUs=8f", "AllowedMemoryNodes=0001"]),
+            (r#"{"unified":{"cpuset.cpus":"\n"}}"#, &["AllowedCPUs="]),
             (r#"{"blockIO":{"weight":500}}"#, &["IOWeight=4950"]),
             (
                 r#"{"memory":{"limit":100},"unified":{"memory.max":"max","memory.high":"7\n","memory.min":"1"}}"#,
