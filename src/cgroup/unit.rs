@@ -86,8 +86,9 @@ impl Cgroup {
         const PATIENCE: Duration = Duration::from_secs(1);
         let (Some(unit), Some(path)) = (&self.unit, self.unit_directory()) else { return Ok(()) };
         // One that failed is kept, to be looked at, for as long as the container is.
+        let kept = || systemd::keeps(&unit.name, unit.user);
         let exists = path.exists();
-        let stopped = match self.owned && (exists || systemd::keeps(&unit.name, unit.user)) {
+        let stopped = match self.owned && (exists || kept()) {
             true => Systemd::connect(unit.user).and_then(|mut systemd| systemd.stop(&unit.name)),
             false => Ok(()),
         };
@@ -96,6 +97,13 @@ impl Cgroup {
         let is_used = || dir::read_file(CWD, &path.join("cgroup.events").to_string_lossy()).is_ok_and(is_populated);
         let mut backoff = dir::Backoff::until(Instant::now() + PATIENCE);
         while path.exists() && (self.owned || !is_used()) && backoff.pause() {}
+        // A unit that was asked for by a runtime which was killed then fails when its turn comes, for want of a process.
+        while !self.owned && kept() && !is_used() {
+            let _ = Systemd::connect(unit.user).and_then(|mut systemd| systemd.forget(&unit.name));
+            if !backoff.pause() {
+                break;
+            }
+        }
         // A name that stays taken for a while is no reason to keep the container.
         if exists { stopped } else { Ok(()) }
     }

@@ -257,7 +257,7 @@ impl<'a> Creation<'a> {
         rlimits::raise(pid, &self.plan.init.process.rlimits)?;
         init.placed()?;
 
-        let terminal = self.serve(&init, record)?;
+        let terminal = self.serve(&init, record).inspect_err(|_| init.kill())?;
         record.cgroup.enter_delegated(&self.plan.cgroup, pid).context("/annotations/run.oci.delegate-cgroup")?;
         dir.publish(CONFIG)?;
         self.runtime.debug(|| "init is ready to execute the process".to_owned());

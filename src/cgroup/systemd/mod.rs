@@ -108,9 +108,13 @@ impl Systemd {
             Err(refusal) if is_unknown(&refusal) => return Ok(()),
             Err(refusal) => return Err(explain(&format!("stop {unit}"), refusal)),
         }
-        // One that failed stays; one that did not is not there any more.
-        let _ = self.bus.call(MANAGER, "ResetFailedUnit", vec![Value::string(unit)], deadline)?;
-        Ok(())
+        self.forget(unit)
+    }
+
+    /// One that failed stays until then; one that did not is not there any more.
+    pub fn forget(&mut self, unit: &str) -> Result<()> {
+        let body = vec![Value::string(unit)];
+        self.bus.call(MANAGER, "ResetFailedUnit", body, Instant::now() + PATIENCE).map(drop)
     }
 
     /// Moves a process of the caller's into a unit's cgroup, or into `below` in it.
