@@ -33,6 +33,8 @@ mod rootless_ids;
 mod rootless_mounts;
 mod security;
 mod systemd;
+mod systemd_scopes;
+mod systemd_users;
 mod terminal;
 mod threaded;
 mod update;

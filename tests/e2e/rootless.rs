@@ -1,10 +1,11 @@
 //! The runtime as an ordinary user's, who is nobody's root but that of the user namespaces they make.
 
 use std::fs;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::mount::{MountFlags, mount};
 use serde_json::{Value, json};
 
 use crate::harness::{Config, Mode, Test};
@@ -12,7 +13,7 @@ use crate::harness::{Config, Mode, Test};
 e2e!(a_users_container, limits_need_a_cgroup, a_named_cgroup_must_be_the_users, runtimes_are_killed);
 e2e!(commands_without_a_cgroup);
 e2e!(delegated_cgroup, exec_from_outside_the_delegated_cgroup, commands_in_the_delegated_cgroup);
-e2e!(any: the_root_of_a_user_namespace_has_a_users_state);
+e2e!(any: the_root_of_a_user_namespace_has_a_users_state, where_the_state_is);
 
 pub const USER: u32 = 12_345;
 
@@ -96,6 +97,37 @@ fn the_root_of_a_user_namespace_has_a_users_state(t: &Test) {
     }
 }
 
+/// Where nobody says where: the directory that a login gives the user.
+fn where_the_state_is(t: &Test) {
+    t.become_user(USER, None);
+    let runtime_dir = own_directory(t, "runtime-dir");
+    let closed = t.dir.join("closed");
+    fs::create_dir(&closed).unwrap();
+    // Here nobody else has made a directory that the user could find.
+    mount("tmpfs", "/run", "tmpfs", MountFlags::empty(), Some(c"mode=755")).unwrap();
+    t.accept_mounts();
+    let c = t.container(config(t, "sleep 1000"));
+    let bundle = c.bundle.to_str().unwrap();
+    let with = |dir: &Path, args: &[&str]| t.as_caller().args(args).env("XDG_RUNTIME_DIR", dir.to_str().unwrap());
+    with(&runtime_dir, &["run", "--detach", "--bundle", bundle, &c.id]).ok();
+    assert!(with(&runtime_dir, &["list", "--quiet"]).ok().stdout.contains(&c.id));
+    let names: Vec<_> = fs::read_dir(&runtime_dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(names.len(), 1, "{names:?}");
+    if !t.is_crun() {
+        // The sticky bit keeps it from being tidied away.
+        assert_eq!(fs::metadata(&names[0]).unwrap().mode() & 0o7777, 0o1700);
+    }
+    assert!(names[0].join(&c.id).is_dir());
+    with(&runtime_dir, &["delete", "--force", &c.id]).ok();
+
+    for dir in [Path::new(""), &closed, Path::new("/no/such")] {
+        let run = with(dir, &["run", "--bundle", bundle, &c.id]).run().fails();
+        if !t.peer_lacks("does not always name the variable") {
+            run.says("mkdir(").says("permission denied").says("XDG_RUNTIME_DIR").says("--root");
+        }
+    }
+}
+
 fn limits_need_a_cgroup(t: &Test) {
     t.become_user(USER, None);
     let c = t.container(config(t, "true").set("/linux/resources/pids/limit", 5));
@@ -117,21 +149,26 @@ fn delegated_cgroup(t: &Test) {
     }
     let caller = delegate(t);
     t.become_user(USER, Some(caller.clone()));
+    let limits = [
+        ("pids", "/linux/resources/pids/limit", 33, "pids.max", "33\n"),
+        ("memory", "/linux/resources/memory/limit", 1 << 26, "memory.max", "67108864\n"),
+        ("cpu", "/linux/resources/cpu/quota", 50_000, "cpu.max", "50000 100000\n"),
+    ];
     let mut config = config(t, "cat /proc/self/cgroup; sleep 1000");
-    if t.has_controller("pids") {
-        config = config.set("/linux/resources/pids/limit", 33);
-    } else {
-        println!("SKIP: pids.max: no pids controller in this mode");
+    for (controller, pointer, limit, file, _) in limits {
+        if t.has_controller(controller) {
+            config = config.set(pointer, limit);
+        } else {
+            println!("SKIP: {file}: no {controller} controller in this mode");
+        }
     }
-    let limited = t.has_controller("pids");
     let c = t.container(config);
     c.up();
     let own = format!("0::{}/{}", t.cgroup, c.id);
     assert!(cgroup_of(c.pid()).lines().any(|line| line == own), "{}", cgroup_of(c.pid()));
     assert_eq!(c.inside("grep 0:: /proc/self/cgroup"), "0::/");
-    if limited {
-        let pids = caller.with_file_name(&c.id).join("pids.max");
-        assert_eq!(fs::read_to_string(pids).unwrap(), "33\n");
+    for (_, _, _, file, value) in limits.into_iter().filter(|limit| t.has_controller(limit.0)) {
+        assert_eq!(fs::read_to_string(caller.with_file_name(&c.id).join(file)).unwrap(), value, "{file}");
     }
     c.delete_force().ok();
     assert_clean(t, &caller);

@@ -119,15 +119,16 @@ fn terminals(t: &Test) {
     let socket = DescriptorSocket::new(&dir.join("console"));
     std::os::unix::fs::chown(socket.path(), Some(USER), Some(USER)).unwrap();
     let c = t.container(
-        config(t, "tty; stat -c %u /dev/pts/0; read x; echo got $x; sleep 1000").set("/process/terminal", true),
+        config(t, "tty; stat -c %u /dev/pts/0; echo ready; read x; echo got $x; sleep 1000")
+            .set("/process/terminal", true),
     );
     c.create_cmd(&["--console-socket", socket.path()]).ok();
     let mut terminal = socket.terminal();
     c.start().ok();
-    terminal.wait("0\r\n");
+    terminal.wait("ready");
     terminal.write("words\n");
     let seen = terminal.wait("got words").replace('\r', "");
-    assert!(seen.starts_with("/dev/pts/0\n0\n"), "{seen:?}");
+    assert!(seen.starts_with("/dev/pts/0\n0\nready\n"), "{seen:?}");
     // A second one, for a process that joins.
     let exec =
         c.exec_cmd(&["--tty", "--detach", "--console-socket", socket.path()], &["/bin/sh", "-c", "tty; echo end"]);

@@ -11,11 +11,11 @@ use serde_json::json;
 use crate::harness::{Cmd, Config, Container, Mode, Test, eventually};
 
 e2e!(any: limits_are_the_units, units_end_with_containers, cgroups_below_the_unit, annotations_of_units, names_that_are_taken, a_failed_unit_stays_until_delete, the_cgroup_has_the_last_word);
-e2e!(any: runtimes_are_killed, a_users_units, no_systemd, a_bus_that_refuses);
+e2e!(any: runtimes_are_killed, no_systemd, a_bus_that_refuses);
 e2e!(no_cgroups);
 
 /// Whether pid 1 is a systemd that manages cgroup v2; says so if it is not.
-fn is_there(t: &Test) -> bool {
+pub fn is_there(t: &Test) -> bool {
     let there = Path::new("/run/systemd/private").exists() && Mode::own() == Mode::V2;
     if !there {
         println!("SKIP: no systemd that manages cgroup v2 on this machine");
@@ -23,17 +23,17 @@ fn is_there(t: &Test) -> bool {
     there && !t.peer_lacks("names and ends its units in its own way")
 }
 
-fn with_systemd(c: &Container, command: &str, options: &[&str]) -> Cmd {
+pub fn with_systemd(c: &Container, command: &str, options: &[&str]) -> Cmd {
     let cmd = c.t.cli(["--systemd-cgroup", command, "--bundle"]).arg(&c.bundle);
     cmd.args(options).arg(&c.id)
 }
 
-fn up(c: &Container) {
+pub fn up(c: &Container) {
     with_systemd(c, "run", &["--detach"]).ok();
 }
 
 /// A container in a unit that no other test has, and the name of that.
-fn container(t: &Test, config: Config) -> (Container<'_>, String) {
+pub fn container(t: &Test, config: Config) -> (Container<'_>, String) {
     let config = config.without_cgroups_path();
     let c = t.container(config.clone());
     let prefix = t.cgroup.trim_start_matches('/');
@@ -46,15 +46,15 @@ fn directory(unit: &str) -> PathBuf {
     Path::new("/sys/fs/cgroup/system.slice").join(unit)
 }
 
-fn systemctl(t: &Test, args: &[&str]) -> String {
+pub fn systemctl(t: &Test, args: &[&str]) -> String {
     t.command("/usr/bin/systemctl").args(args).run().ok().stdout
 }
 
 #[track_caller]
-fn assert_unit_gone(t: &Test, unit: &str) {
+pub fn assert_unit_gone(t: &Test, unit: &str) {
     let state = || systemctl(t, &["show", "--property", "LoadState,ActiveState", unit]);
     assert_eq!(state(), "LoadState=not-found\nActiveState=inactive\n", "{unit}");
-    assert!(!directory(unit).exists(), "{unit}: its cgroup is left");
+    t.assert_no_cgroup_below(&format!("/system.slice/{unit}"));
 }
 
 /// The configuration, systemd and the kernel say the same, also after systemd wrote everything anew.
@@ -294,46 +294,6 @@ fn runtimes_are_killed(t: &Test) {
         assert!(!directory(&unit).exists());
     }
     t.assert_no_process();
-}
-
-fn a_users_units(t: &Test) {
-    const USER: u32 = 1000;
-    let runtime_dir = format!("/run/user/{USER}");
-    if !is_there(t) {
-        return;
-    }
-    if !Path::new(&runtime_dir).join("systemd/private").exists() {
-        println!("SKIP: user {USER} has no service manager");
-        return;
-    }
-    t.become_user(USER, None);
-    let dir = t.dir.join("spec");
-    fs::create_dir(&dir).unwrap();
-    std::os::unix::fs::chown(&dir, Some(USER), Some(USER)).unwrap();
-    t.cli(["spec", "--rootless", "--bundle", dir.to_str().unwrap()]).ok();
-    let config: serde_json::Value = serde_json::from_slice(&fs::read(dir.join("config.json")).unwrap()).unwrap();
-    let config = Config::from(config)
-        .without_cgroups_path()
-        .set("/process/terminal", false)
-        .set("/process/args", json!(["/bin/sleep", "1000"]))
-        .set("/linux/resources/pids/limit", 17);
-    let (c, unit) = container(t, config);
-    let text = fs::read_to_string(c.bundle.join("config.json")).unwrap().replace("system.slice:", ":");
-    fs::write(c.bundle.join("config.json"), text).unwrap();
-    let bus = format!("unix:path={runtime_dir}/bus");
-    // By the bus, and by the socket of the service manager.
-    for session in [bus.as_str(), ""] {
-        let env = |cmd: Cmd| cmd.env("XDG_RUNTIME_DIR", &runtime_dir).env("DBUS_SESSION_BUS_ADDRESS", session);
-        env(with_systemd(&c, "run", &["--detach"])).ok();
-        let own = fs::read_to_string(format!("/proc/{}/cgroup", c.pid())).unwrap();
-        let path = format!("/user.slice/user-{USER}.slice/user@{USER}.service/user.slice/{unit}");
-        assert_eq!(own.trim(), format!("0::{path}"));
-        assert_eq!(fs::read_to_string(format!("/sys/fs/cgroup{path}/pids.max")).unwrap(), "17\n");
-        // From outside of what is the user's, only systemd may bring a process in.
-        assert!(env(c.exec_cmd(&[], &["/bin/cat", "/proc/self/cgroup"])).ok().stdout.contains("0::/"));
-        env(c.cli("delete", &["--force"]).arg(&c.id)).ok();
-        assert!(!Path::new(&format!("/sys/fs/cgroup{path}")).exists());
-    }
 }
 
 fn no_systemd(t: &Test) {
