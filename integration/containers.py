@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 
-from engine import cgroups, feature, sh, wait_until
+from engine import cgroups, feature, remove_parent, sh, stretched, wait_until
 
 # The local image: PATH is set, every applet of busybox is there, and a user "guest".
 IMAGE = "bb"
@@ -72,7 +72,7 @@ class Terminal:
 
     def expect(self, text, seconds=15):
         """Waits until the text is seen, and forgets everything up to it."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + stretched(seconds)
         while text not in self.text:
             assert time.monotonic() < end, f"{text!r} is not in {self.text!r}"
             # A client that is still starting may have missed that the size has changed.
@@ -85,7 +85,7 @@ class Terminal:
         self.text = self.text.split(text, 1)[1]
 
     def ends(self, code, seconds=15):
-        equal(self.process.wait(seconds), code)
+        equal(self.process.wait(stretched(seconds)), code)
 
     def __enter__(self):
         return self
@@ -105,10 +105,7 @@ def remove_parents(engine):
     """The engine leaves the cgroups above its containers; a container's own has its id as name and stays to be seen."""
     for path in cgroups(engine.marker):
         if not re.search("[0-9a-f]{64}", path):
-            try:
-                os.rmdir(path)
-            except OSError:
-                pass
+            remove_parent(path)
 
 
 # Life
@@ -373,17 +370,19 @@ def connect(_):
         cli("network rm first second")
 
 
+def served(port):
+    """Whether what SERVE serves is published on this port."""
+    try:
+        return urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).read() == b"served\n"
+    except (OSError, urllib.error.URLError):
+        return False
+
+
 @feature
 def publish(_):
     """Published ports"""
     cli(f"run -d --name web -p 127.0.0.1:18080:80 {IMAGE} sh -c {SERVE}")
-
-    def served():
-        try:
-            return urllib.request.urlopen("http://127.0.0.1:18080/", timeout=5).read() == b"served\n"
-        except (OSError, urllib.error.URLError):
-            return False
-    wait_until(served, "an answer on the published port")
+    wait_until(lambda: served(18080), "an answer on the published port")
 
 
 @feature
@@ -408,13 +407,8 @@ def hosts(_):
 
 def cgroup_value(engine, container, v1, v2):
     """What the kernel has, read where the engine itself would read it."""
-    pid = inspect(container, "{{.State.Pid}}")
-    with open(f"/proc/{pid}/cgroup") as file:
-        paths = {controller: line.rstrip("\n").split(":", 2)[2] for line in file
-                 for controller in line.split(":", 2)[1].split(",")}
-    file = v2 if engine.v2 else v1
-    point = "/sys/fs/cgroup" if engine.v2 else f"/sys/fs/cgroup/{v1.split('.')[0]}"
-    return sh(f"cat {point}{paths['' if engine.v2 else v1.split('.')[0]]}/{file}")
+    path = engine.cgroup(inspect(container, "{{.State.Pid}}"), v1.split(".")[0])
+    return sh(f"cat {path}/{v2 if engine.v2 else v1}")
 
 
 @feature
@@ -516,6 +510,17 @@ def seccomp(engine):
         {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]}))
     cli(f"run --rm --security-opt seccomp={profile} {IMAGE} mkdir /x", code=1)
     cli(f"run --rm --security-opt seccomp={profile} {IMAGE} touch /x")
+
+
+@feature
+def apparmor(engine):
+    """AppArmor: the engine's profile, and none"""
+    engine.need_apparmor()
+    show = "cat /proc/self/attr/current"
+    cli(f"run -d --name host {IMAGE} sleep 1000")
+    for output in cli(f"run --rm {IMAGE} {show}"), cli(f"exec host {show}"):
+        contains(output, "-default", " (enforce)")
+    contains(cli(f"run --rm --security-opt apparmor=unconfined {IMAGE} {show}"), "unconfined")
 
 
 @feature

@@ -1,18 +1,22 @@
 """What the runners of the engines have in common: a private place, the features one after another, and what is left.
 
-    integration/NAME/run [--runtime PATH|NAME=PATH]... [--cgroup own|v2] [--only REGEX] [--json FILE] [--timeout S]
+    integration/NAME/run [--runtime PATH|NAME=PATH]... [--cgroup own|v2|systemd] [--only REGEX] [--json FILE] [--slow N]
     integration/NAME/run --bench ROUNDS ...
 
 A runner is a list of features, functions marked with @feature that get the Engine, and a `setup` that starts the
 engine; `main` does the rest. Each runtime is tried in namespaces of its own (mount, PID, network), with tmpfs where
-engines keep their state, so that a machine on which the same engine works already is not disturbed, and whatever
-process is there at the end was left by the engine or by the runtime. The exit status is 1 if a feature fails, and 77 if
-the engine is not installed.
+engines keep their state, so that a machine on which the same engine works already is not disturbed. Every process that
+is orphaned comes to the runner: what is there at the end was left by the engine or by the runtime. The exit status is
+1 if a feature fails, and 77 if the engine is not installed.
+
+With --cgroup systemd the engine has systemd make the cgroups. As systemd is told which processes go there, their PID
+namespace is then the machine's, and /run has systemd's sockets.
 
 With --bench the engine's own command line is timed instead, with the runtime, and with crun and runc of PATH, in turn.
 """
 
 import argparse
+import ctypes
 import glob
 import io
 import json
@@ -31,6 +35,8 @@ import time
 
 HERE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 FEATURES = []
+PR_SET_CHILD_SUBREAPER = 36
+slow = 1        # the factor of --slow
 
 
 def feature(function):
@@ -58,6 +64,11 @@ class Output(str):
     err = ""
 
 
+def stretched(seconds):
+    """The time that this machine is given for what takes others so many seconds at most."""
+    return seconds * slow
+
+
 def sh(command, input="", ok=True, timeout=60, tty=False):
     """Runs a command line. With ok=True it must succeed, with False it must fail, with None it may do either."""
     if tty:
@@ -69,9 +80,9 @@ def sh(command, input="", ok=True, timeout=60, tty=False):
         process = subprocess.Popen(["bash", "-c", command], stdin=stdin, stdout=stdout, stderr=stderr,
                                    start_new_session=True)
         try:
-            process.wait(timeout)
+            process.wait(stretched(timeout))
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"no end after {timeout} s: {command}") from None
+            raise AssertionError(f"no end after {stretched(timeout)} s: {command}") from None
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -89,10 +100,10 @@ def sh(command, input="", ok=True, timeout=60, tty=False):
 
 def wait_until(condition, what, seconds=20):
     """Waits until condition() is true and returns its value."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + stretched(seconds)
     while not (value := condition()):
         if time.monotonic() > end:
-            raise AssertionError(f"not within {seconds} s: {what}")
+            raise AssertionError(f"not within {stretched(seconds)} s: {what}")
         time.sleep(0.05)
     return value
 
@@ -100,10 +111,11 @@ def wait_until(condition, what, seconds=20):
 class Engine:
     """The private place of one engine with one runtime."""
 
-    def __init__(self, runtime, directory, marker, rounds=0):
+    def __init__(self, runtime, directory, marker, systemd, rounds=0):
         self.runtime = runtime      # path of the runtime's binary
         self.dir = directory        # everything that the engine writes belongs below
         self.marker = marker        # part of the name of every cgroup that the engine makes
+        self.systemd = systemd      # makes the cgroups
         self.rounds = rounds        # of the benchmark
         self.v2 = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
         self.daemons = []
@@ -124,6 +136,21 @@ class Engine:
             found = re.search(rf"^```\w+ {re.escape(name)}\n(.*?)^```$", file.read(), re.M | re.S)
         assert found, f"docs/engines.md has no block named {name}"
         return found[1].replace("/usr/local/bin/berth", self.runtime)
+
+    def parent(self, *below):
+        """A cgroup for containers, as engines want it named: the marker's, or one below."""
+        names = [self.marker, *below]
+        return "-".join(names) + ".slice" if self.systemd else "/" + "/".join(names)
+
+    def cgroup(self, pid, controller=""):
+        """The directory of the cgroup of a process; of v1, the controller's."""
+        with open(f"/proc/{pid}/cgroup") as file:
+            lines = [line.rstrip("\n").split(":", 2) for line in file]
+        for point, options in cgroup_mounts():
+            for _, names, path in lines:
+                if not names if self.v2 else controller in options and controller in names.split(","):
+                    return point + path
+        raise AssertionError(f"process {pid} has no {controller} cgroup")
 
     def daemon(self, command, ready, log, seconds=60):
         """Starts a daemon and waits until the command line `ready` succeeds."""
@@ -148,7 +175,7 @@ class Engine:
             process = self.daemons.pop()
             process.terminate()
             try:
-                process.wait(seconds)
+                process.wait(stretched(seconds))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -165,6 +192,15 @@ class Engine:
         for name in names:
             if name not in self.controllers():
                 skip(f"no {name} controller in this hierarchy")
+
+    def need_apparmor(self):
+        try:
+            with open("/sys/module/apparmor/parameters/enabled") as file:
+                enabled = file.read().strip() == "Y"
+        except FileNotFoundError:
+            enabled = False
+        if not enabled:
+            skip("no AppArmor in this kernel")
 
     def compared(self):
         """{name: path} of the runtimes that the benchmark compares."""
@@ -276,19 +312,26 @@ def cgroup_mounts():
 
 
 def processes():
-    """{pid: command line} of all but init and this one; what is dead does not count."""
-    found = {}
+    """{pid: command line} of what descends from the runner; what is dead does not count."""
+    found, parents = {}, {}
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{pid}/stat") as file:
-                state = file.read().rpartition(")")[2].split()[0]
+                state, parent = file.read().rpartition(")")[2].split()[:2]
             with open(f"/proc/{pid}/cmdline") as file:
                 command = file.read().replace("\0", " ").strip()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if int(pid) not in (1, os.getpid()) and state not in "ZX":
+        parents[int(pid)] = int(parent)
+        if state not in "ZX":
             found[int(pid)] = command
-    return found
+    reaper = os.getppid()       # see init()
+
+    def is_ours(pid):
+        while pid not in (0, reaper):
+            pid = parents.get(pid, reaper)      # of one that has just ended
+        return pid == reaper
+    return {pid: command for pid, command in found.items() if pid not in (reaper, os.getpid()) and is_ours(pid)}
 
 
 def cgroups(marker):
@@ -299,6 +342,20 @@ def cgroups(marker):
             if marker in directory:
                 found.add(directory)
     return sorted(found, key=len, reverse=True)
+
+
+def remove_parent(path):
+    """Removes a cgroup of Engine.parent, if it has none below."""
+    if not glob.glob(f"{path}/*/"):
+        sh(f"systemctl stop {os.path.basename(path)}" if path.endswith(".slice") else f"rmdir {path}", ok=None)
+
+
+def units():
+    """What systemd has of the kinds that engines and runtimes make, failed ones too."""
+    if not os.path.exists("/run/systemd/private"):
+        return set()
+    listed = sh("systemctl list-units --all --plain --no-legend --type=scope,slice,timer").splitlines()
+    return {line.split()[0] for line in listed} - {"machine.slice"}     # systemd's own, but made when it is needed
 
 
 def interfaces():
@@ -319,6 +376,8 @@ def remains(before, marker, files):
             left[f"mount {point}"] = lambda point=point: subprocess.run(["umount", "-l", point])
     for path in cgroups(marker):
         left[f"cgroup {path}"] = lambda path=path: os.rmdir(path)
+    for unit in units() - before["units"]:
+        left[f"unit {unit}"] = lambda unit=unit: sh(f"systemctl stop {unit}; systemctl reset-failed {unit}", ok=None)
     for name in interfaces() - before["interfaces"]:
         left[f"interface {name}"] = lambda: None        # goes with the network namespace
     for path in files:
@@ -329,13 +388,11 @@ def remains(before, marker, files):
 def check_nothing_is_left(before, marker, patterns):
     def now():
         for path in cgroups(marker):
-            if os.path.basename(path) == marker:    # the runner's own, in which the engine made its cgroups
-                try:
-                    os.rmdir(path)
-                except OSError:
-                    pass
+            # The runner's own, in which the engine made its cgroups.
+            if os.path.basename(path) == marker or path.endswith(".slice"):
+                remove_parent(path)
         return remains(before, marker, [path for pattern in patterns for path in glob.glob(pattern)])
-    end = time.monotonic() + 10
+    end = time.monotonic() + stretched(10)
     while (left := now()) and time.monotonic() < end:
         time.sleep(0.2)
     for remove in left.values():
@@ -357,6 +414,8 @@ def check_nothing_is_left(before, marker, patterns):
 
 def attempt(name, function, seconds, *arguments):
     """Runs one feature within its time, prints its line, and returns its verdict and reason."""
+    seconds = stretched(seconds)
+
     def late(*_):
         raise Deadline(f"no end after {seconds} s")
     signal.signal(signal.SIGALRM, late)
@@ -385,11 +444,12 @@ def inside(options, setup, tidy, files, features):
     hide = options.bench and os.path.isdir("/sys/fs/cgroup/unified")    # crun refuses hybrids with a controller in there
     if hide:
         subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/sys/fs/cgroup/unified"], check=True)
-    marker = f"berth-{options.marker}"
+    marker = f"berth{options.marker}"       # a "-" would tell systemd that it is below "berth"
     with tempfile.TemporaryDirectory(prefix="berth-engine-") as directory:
         subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", directory], check=True)
-        before = {"mounts": mounts(), "interfaces": interfaces()}
-        engine = Engine(options.runtime[0].partition("=")[2], directory, marker, options.bench)
+        before = {"mounts": mounts(), "interfaces": interfaces(), "units": units()}
+        engine = Engine(options.runtime[0].partition("=")[2], directory, marker, options.cgroup == "systemd",
+                        options.bench)
         results = [attempt("the engine starts", setup, 120, engine)]
         if results[0]["verdict"] == "PASS":
             for function in features:
@@ -410,7 +470,8 @@ def inside(options, setup, tidy, files, features):
 
 
 def init(function):
-    """Runs function in a child and reaps what is orphaned meanwhile, as the first process of a PID namespace must."""
+    """Runs function in a child, and is the parent of what is orphaned meanwhile, also where it is not process 1."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     child = os.fork()
     if child == 0:
         os._exit(function())
@@ -422,17 +483,23 @@ def init(function):
 
 def private(options, name, runtime, private_dirs, report):
     """Runs this script again in namespaces of its own for one runtime; returns the verdicts."""
-    setup = ["ip link set lo up"]
-    # /run may hold sockets of an engine that works on this machine; the tree of another PID namespace is of no use.
-    for path in ["/run", *private_dirs]:
+    setup = ["ip link set lo up", "mount -t tmpfs -o mode=755 tmpfs /mnt"]
+    if options.cgroup == "systemd":
+        for path in filter(os.path.exists, ["/run/systemd", "/run/dbus", "/run/user"]):
+            setup.append(f"mkdir /mnt/{path[5:]} && mount --rbind {path} /mnt/{path[5:]}")
+    # /run may hold sockets of an engine that works on this machine.
+    setup.append("mount --move /mnt /run")
+    for path in private_dirs:
         setup.append(f"mkdir -p {path} && mount -t tmpfs -o mode=755 tmpfs {path}")
     if options.cgroup == "v2":
         setup.append("umount -R -l /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup")
     arguments = ["--runtime", runtime, "--only", options.only, "--timeout", str(options.timeout),
+                 "--slow", str(options.slow), "--cgroup", options.cgroup,
                  "--bench", str(options.bench), "--inside", report, "--marker", str(os.getpid())]
+    pids = [] if options.cgroup == "systemd" else ["--pid", "--fork", "--kill-child", "--mount-proc"]
     # In one session without a controlling terminal: no feature may depend on the terminal of who runs this.
-    subprocess.run(["unshare", "--mount", "--propagation", "private", "--net", "--pid", "--fork", "--kill-child",
-                    "--mount-proc", "sh", "-ec", "; ".join(setup) + '; exec "$@"', "sh",
+    subprocess.run(["unshare", "--mount", "--propagation", "private", "--net", *pids,
+                    "sh", "-ec", "; ".join(setup) + '; exec "$@"', "sh",
                     sys.executable, sys.argv[0], *arguments], stdin=subprocess.DEVNULL)
     try:
         with open(report) as file:
@@ -468,15 +535,18 @@ def main(name, setup, tidy=lambda engine: None, files=(), private_dirs=(), needs
     """
     parser = argparse.ArgumentParser(description=f"Runs {name} with one or more runtimes, and says what works.")
     parser.add_argument("--runtime", action="append", metavar="PATH|NAME=PATH", help="default: target/*/release/berth")
-    parser.add_argument("--cgroup", choices=["own", "v2"], default="own",
-                        help="v2: a pure cgroup v2 on /sys/fs/cgroup; own: as it is")
+    parser.add_argument("--cgroup", choices=["own", "v2", "systemd"], default="own",
+                        help="own: as it is; v2: a pure cgroup v2 on /sys/fs/cgroup; systemd: made by systemd")
     parser.add_argument("--only", default="", metavar="REGEX", help="only the features whose name matches")
     parser.add_argument("--json", metavar="FILE", help="write the verdicts there")
     parser.add_argument("--timeout", type=int, default=120, help="seconds for one feature (default: 120)")
+    parser.add_argument("--slow", type=int, default=1, metavar="N", help="stretch all limits of time, for emulation")
     parser.add_argument("--bench", type=int, default=0, metavar="ROUNDS", help="measure instead")
     parser.add_argument("--inside", help=argparse.SUPPRESS)
     parser.add_argument("--marker", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    global slow
+    slow = options.slow
     features = [f for f in ([bench] if options.bench else FEATURES) if re.search(options.only, title(f))]
 
     if options.inside:
@@ -494,10 +564,12 @@ def main(name, setup, tidy=lambda engine: None, files=(), private_dirs=(), needs
     if missing:
         print(f"{name}: missing; apt-get install {' '.join(missing)}", file=sys.stderr)
         sys.exit(77)
-    everything, mode = {}, "v2" if options.cgroup == "v2" else "own"
+    if options.cgroup == "systemd" and not os.path.exists("/run/systemd/private"):
+        sys.exit(f"{name}: systemd does not run here")
+    everything = {}
     for runtime in named(options.runtime):
         label = runtime.partition("=")[0]
-        print(f"== {name} with {label}, cgroup {mode}" + (f": {sh(version)}" if version else ""), flush=True)
+        print(f"== {name} with {label}, cgroup {options.cgroup}" + (f": {sh(version)}" if version else ""), flush=True)
         with tempfile.NamedTemporaryFile(prefix="berth-report-") as report:
             everything[label] = private(options, name, runtime, private_dirs, report.name)
         print(f"total: {count(everything[label])}", flush=True)
