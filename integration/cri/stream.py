@@ -7,6 +7,8 @@ import socket
 import struct
 import urllib.parse
 
+from engine import stretched
+
 STDIN, STDOUT, STDERR, STATUS, RESIZE = range(5)
 BINARY, CLOSE = 2, 8
 
@@ -16,7 +18,7 @@ class Stream:
 
     def __init__(self, url):
         where = urllib.parse.urlsplit(url)
-        self.socket = socket.create_connection((where.hostname, where.port), 20)
+        self.socket = socket.create_connection((where.hostname, where.port), stretched(20))
         self.file = self.socket.makefile("rb")
         self.text = {STDOUT: "", STDERR: "", STATUS: ""}
         key = base64.b64encode(os.urandom(16)).decode()
