@@ -329,7 +329,7 @@ def processes():
 
     def is_ours(pid):
         while pid not in (0, reaper):
-            pid = parents.get(pid, reaper)      # of one that has just ended
+            pid = parents.get(pid, 0)
         return pid == reaper
     return {pid: command for pid, command in found.items() if pid not in (reaper, os.getpid()) and is_ours(pid)}
 
@@ -458,7 +458,7 @@ def inside(options, setup, tidy, files, features):
                         function(engine)
                     finally:
                         tidy(engine)
-                seconds = getattr(function, "seconds", options.timeout)
+                seconds = getattr(function, "seconds", 120)
                 results.append(attempt(title(function), then_tidy, seconds, engine))
         if hide:
             subprocess.run(["umount", "/sys/fs/cgroup/unified"], check=True)
@@ -487,14 +487,13 @@ def private(options, name, runtime, private_dirs, report):
     if options.cgroup == "systemd":
         for path in filter(os.path.exists, ["/run/systemd", "/run/dbus", "/run/user"]):
             setup.append(f"mkdir /mnt/{path[5:]} && mount --rbind {path} /mnt/{path[5:]}")
-    # /run may hold sockets of an engine that works on this machine.
+    # /run may hold sockets of an engine that works on this machine; the tree of another PID namespace is of no use.
     setup.append("mount --move /mnt /run")
     for path in private_dirs:
         setup.append(f"mkdir -p {path} && mount -t tmpfs -o mode=755 tmpfs {path}")
     if options.cgroup == "v2":
         setup.append("umount -R -l /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup")
-    arguments = ["--runtime", runtime, "--only", options.only, "--timeout", str(options.timeout),
-                 "--slow", str(options.slow), "--cgroup", options.cgroup,
+    arguments = ["--runtime", runtime, "--only", options.only, "--cgroup", options.cgroup, "--slow", str(options.slow),
                  "--bench", str(options.bench), "--inside", report, "--marker", str(os.getpid())]
     pids = [] if options.cgroup == "systemd" else ["--pid", "--fork", "--kill-child", "--mount-proc"]
     # In one session without a controlling terminal: no feature may depend on the terminal of who runs this.
@@ -539,7 +538,6 @@ def main(name, setup, tidy=lambda engine: None, files=(), private_dirs=(), needs
                         help="own: as it is; v2: a pure cgroup v2 on /sys/fs/cgroup; systemd: made by systemd")
     parser.add_argument("--only", default="", metavar="REGEX", help="only the features whose name matches")
     parser.add_argument("--json", metavar="FILE", help="write the verdicts there")
-    parser.add_argument("--timeout", type=int, default=120, help="seconds for one feature (default: 120)")
     parser.add_argument("--slow", type=int, default=1, metavar="N", help="stretch all limits of time, for emulation")
     parser.add_argument("--bench", type=int, default=0, metavar="ROUNDS", help="measure instead")
     parser.add_argument("--inside", help=argparse.SUPPRESS)
