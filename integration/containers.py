@@ -191,10 +191,11 @@ def events(_):
     """Events"""
     cli(f"run --name eventful {IMAGE} true")
     action = "Action" if PROGRAM[0] == "docker" else "Status"
-    until = "$(($(date +%s) + 1))"      # Docker waits for it; Podman goes through the whole of its file.
+    # Docker waits for the end of this time; Podman goes through the whole of its file, unless the end comes before.
+    until = f"$(($(date +%s) + {stretched(1)}))"
 
     def said():
-        return cli(f"events --since 1m --until {until} --filter container=eventful "
+        return cli(f"events --since {stretched(60)}s --until {until} --filter container=eventful "
                    f"--format '{{{{.{action}}}}}'").split()
     # Podman's last event comes from a process of its own.
     wait_until(lambda: {"create", "start"} <= set(said()) and {"die", "died"} & set(said()), "create, start and die")
