@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 
-from engine import cgroups, feature, remove_parent, sh, stretched, wait_until
+from engine import cgroups, feature, remove_parent, sh, skip, stretched, wait_until
 
 # The local image: PATH is set, every applet of busybox is there, and a user "guest".
 IMAGE = "bb"
@@ -349,7 +349,7 @@ def network(_):
     try:
         cli(f"run -d --name server --network names --network-alias also {IMAGE} sh -c {SERVE}")
         for name in ("server", "also"):
-            equal(cli(f"run --rm --network names {IMAGE} wget -T 5 -qO- http://{name}/"), "served")
+            equal(cli(f"run --rm --network names {IMAGE} timeout 5 wget -qO- http://{name}/"), "served")
     finally:
         cli("rm -f server")
         cli("network rm names")
@@ -429,6 +429,8 @@ def out_of_memory(engine):
     """The engine hears that the memory is used up"""
     engine.need_controller("memory")
     cli(f"run --name oom --memory 16m --memory-swap 16m {IMAGE} sh -c 'tail /dev/zero; exit $?'", code=137)
+    if os.path.exists("oom"):
+        skip("conmon has heard it, but notes it in the directory of Podman's caller, where Podman does not look")
     wait_until(lambda: inspect("oom", "{{.State.OOMKilled}}") == "true", "OOMKilled")
 
 
@@ -462,6 +464,8 @@ def pids(engine):
     engine.need_controller("pids")
     cli(f"run -d --name pids --pids-limit 20 {IMAGE} sleep 1000")
     equal(cgroup_value(engine, "pids", "pids.max", "pids.max"), "20")
+    if "--pids-limit" not in cli("update --help"):
+        skip("the limit is set, but this Podman cannot update it")
     cli("update --pids-limit 30 pids")
     equal(cgroup_value(engine, "pids", "pids.max", "pids.max"), "30")
 
@@ -536,7 +540,8 @@ def no_new_privileges(_):
 @feature
 def ulimits(_):
     """Limits of the process"""
-    equal(cli("run --rm --ulimit nofile=100:200 --ulimit core=0 "
+    # Podman 4 would raise the limit of processes where it is not named, which takes CAP_SYS_RESOURCE.
+    equal(cli("run --rm --ulimit nofile=100:200 --ulimit core=0 --ulimit nproc=1024:1024 "
               f"{IMAGE} sh -c 'ulimit -n; ulimit -Hn; ulimit -c'").split(), ["100", "200", "0"])
 
 

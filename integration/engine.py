@@ -280,7 +280,8 @@ def image(path, reference, command=("sh",)):
     architecture = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
     config = blob({"architecture": architecture, "os": "linux",
                    "config": {"Env": ["PATH=/bin"], "Cmd": list(command)},
-                   "rootfs": {"type": "layers", "diff_ids": [data["digest"]]}}, f"{oci}.config.v1+json")
+                   "rootfs": {"type": "layers", "diff_ids": [data["digest"]]},
+                   "history": [{"created_by": "busybox"}]}, f"{oci}.config.v1+json")
     manifest = blob({"schemaVersion": 2, "mediaType": f"{oci}.manifest.v1+json", "config": config, "layers": [data]},
                     f"{oci}.manifest.v1+json")
     manifest["annotations"] = {"io.containerd.image.name": reference,
