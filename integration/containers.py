@@ -20,6 +20,7 @@ from engine import cgroups, feature, remove_parent, sh, skip, stretched, wait_un
 IMAGE = "bb"
 SERVE = "'echo served > /tmp/index.html; exec httpd -f -p 80 -h /tmp'"
 PROGRAM = []
+exec_not_found = 127    # the engine's exit code of an exec of what does not exist
 
 
 def use(program):
@@ -208,7 +209,7 @@ def execute(_):
     equal(cli("exec -e B=exec -w /tmp -u 1000:2000 host sh -c 'echo $A $B $(pwd) $(id -u):$(id -g)'"),
           "container exec /tmp 1000:2000")
     cli("exec host sh -c 'exit 9'", code=9)
-    contains(cli("exec host no-such-command", code=127), "not found in $PATH")
+    contains(cli("exec host no-such-command", code=exec_not_found), "not found in $PATH")
     cli("exec host /etc/passwd", code=126)
     equal(cli("exec -i host cat", input="through\n"), "through")
     cli("exec -d host sh -c 'echo later > /later'")
