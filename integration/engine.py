@@ -561,7 +561,7 @@ def main(name, setup, tidy=lambda engine: None, files=(), private_dirs=(), needs
     missing = [item.rpartition(":")[2] for item in ("ip:iproute2", "busybox:busybox-static", *needs)
                if not shutil.which(item.partition(":")[0])]
     if missing:
-        print(f"{name}: missing; apt-get install {' '.join(missing)}", file=sys.stderr)
+        print(f"{name}: missing; apt-get install {' '.join(dict.fromkeys(missing))}", file=sys.stderr)
         sys.exit(77)
     if options.cgroup == "systemd" and not os.path.exists("/run/systemd/private"):
         sys.exit(f"{name}: systemd does not run here")
