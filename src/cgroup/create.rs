@@ -70,7 +70,7 @@ impl Cgroup {
     }
 
     fn prepare(&self, plan: &CgroupPlan) -> Result<()> {
-        self.inherit_cpusets(plan)?;
+        self.inherit_cpusets(&plan.writes)?;
         self.enable(plan)
     }
 
@@ -86,9 +86,10 @@ impl Cgroup {
         if pure || !wanted.is_empty() { enable_controllers(slot, &wanted) } else { Ok(()) }
     }
 
-    pub(super) fn inherit_cpusets(&self, plan: &CgroupPlan) -> Result<()> {
+    /// What `to_come` gives is left for that to write.
+    pub(super) fn inherit_cpusets(&self, to_come: &[Write]) -> Result<()> {
         let Some(slot) = self.v1("cpuset") else { return Ok(()) };
-        let given = |file: &str| plan.writes.iter().any(|w| w.file == file);
+        let given = |file: &str| to_come.iter().any(|w| w.file == file);
         ["cpuset.cpus", "cpuset.mems"].into_iter().try_for_each(|file| {
             inherit_cpuset(slot, file, given(file)).call(|| format!("write({:?})", slot.path().join(file)))
         })

@@ -47,7 +47,8 @@ impl Cgroup {
             slot.fd = OnceLock::new();
         }
         self.make(plan, &mut Vec::new())?;
-        self.inherit_cpusets(plan)?;
+        // Init joins before the limits are written, which nothing is to be without that is in there already.
+        self.inherit_cpusets(&[])?;
         for slot in self.present() {
             let Directory { controllers, unified, path, .. } = &slot.directory;
             if path_in(&cgroups, controllers, *unified).as_ref() != Some(path) {
