@@ -14,13 +14,22 @@ e2e!(any: limits_are_the_units, units_end_with_containers, cgroups_below_the_uni
 e2e!(any: runtimes_are_killed, no_systemd, a_bus_that_refuses);
 e2e!(no_cgroups);
 
-/// Whether pid 1 is a systemd that manages cgroup v2; says so if it is not.
+/// Whether there is a systemd; says so if not.
 pub fn is_there(t: &Test) -> bool {
-    let there = Path::new("/run/systemd/private").exists() && Mode::own() == Mode::V2;
+    let there = Path::new("/run/systemd/private").exists();
     if !there {
-        println!("SKIP: no systemd that manages cgroup v2 on this machine");
+        println!("SKIP: no systemd on this machine");
     }
     there && !t.peer_lacks("names and ends its units in its own way")
+}
+
+/// Whether it manages cgroup v2, whose files the test knows.
+pub fn is_there_with_v2(t: &Test) -> bool {
+    let there = is_there(t);
+    if there && Mode::own() == Mode::V1 {
+        println!("SKIP: systemd manages cgroup v1 on this machine");
+    }
+    there && Mode::own() == Mode::V2
 }
 
 pub fn with_systemd(c: &Container, command: &str, options: &[&str]) -> Cmd {
@@ -43,7 +52,8 @@ pub fn container(t: &Test, config: Config) -> (Container<'_>, String) {
 }
 
 fn directory(unit: &str) -> PathBuf {
-    Path::new("/sys/fs/cgroup/system.slice").join(unit)
+    let hierarchy = if Mode::own() == Mode::V1 { "/systemd" } else { "" };
+    Path::new(&format!("/sys/fs/cgroup{hierarchy}/system.slice")).join(unit)
 }
 
 pub fn systemctl(t: &Test, args: &[&str]) -> String {
@@ -59,7 +69,7 @@ pub fn assert_unit_gone(t: &Test, unit: &str) {
 
 /// The configuration, systemd and the kernel say the same, also after systemd wrote everything anew.
 fn limits_are_the_units(t: &Test) {
-    if !is_there(t) {
+    if !is_there_with_v2(t) {
         return;
     }
     let config = Config::sleep()
@@ -146,7 +156,7 @@ impl Drop for Hidden {
 
 /// What is done to a running container systemd need not hear of, nor that it ended.
 fn units_end_with_containers(t: &Test) {
-    if !is_there(t) {
+    if !is_there_with_v2(t) {
         return;
     }
     let (c, unit) = container(t, Config::sleep().namespace("cgroup", None));
@@ -177,7 +187,7 @@ fn units_end_with_containers(t: &Test) {
 }
 
 fn cgroups_below_the_unit(t: &Test) {
-    if !is_there(t) {
+    if !is_there_with_v2(t) {
         return;
     }
     let config = Config::sleep()
@@ -243,7 +253,7 @@ fn a_failed_unit_stays_until_delete(t: &Test) {
 
 /// systemd has no period without a quota, and takes back idleness only for a weight.
 fn the_cgroup_has_the_last_word(t: &Test) {
-    if !is_there(t) {
+    if !is_there_with_v2(t) {
         return;
     }
     let (c, unit) = container(t, Config::sleep());

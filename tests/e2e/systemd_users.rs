@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::harness::{Cmd, Config, Container, Test, eventually};
-use crate::systemd::{container, is_there, with_systemd};
+use crate::systemd::{container, is_there_with_v2, with_systemd};
 
 e2e!(any: a_users_units, limits_of_a_users_unit, the_root_of_a_user_namespace_has_units);
 
@@ -16,7 +16,7 @@ const RUNTIME_DIR: &str = "/run/user/1000";
 const MANAGER: &str = "/user.slice/user-1000.slice/user@1000.service";
 
 fn has_manager(t: &Test) -> bool {
-    if !is_there(t) {
+    if !is_there_with_v2(t) {
         return false;
     }
     let there = Path::new(RUNTIME_DIR).join("systemd/private").exists();
