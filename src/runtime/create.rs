@@ -210,6 +210,12 @@ impl<'a> Creation<'a> {
             return record.cgroup.refuse_used_unit();
         }
         record.cgroup.create(&self.plan.cgroup)?;
+        if record.cgroup.is_empty() && record.shared_pids && !self.plan.cgroup.disabled {
+            (self.runtime.warn)(
+                "no cgroup may be made here, and there is no PID namespace of its own: nothing holds the container's \
+                 processes together. Such configuration is strongly discouraged",
+            );
+        }
         self.limit(dir, record)
     }
 
