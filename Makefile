@@ -39,7 +39,7 @@ install: build man
 	$(binary) completion fish > $(DESTDIR)$(share)/$(word 3,$(completions))
 
 test:
-	@hack/require cc:gcc busybox:busybox-static nsenter:util-linux python3:python3-minimal libseccomp.so.2:libseccomp2
+	@hack/require cc:gcc busybox:busybox-static newuidmap:uidmap nsenter:util-linux python3:python3-minimal libseccomp.so.2:libseccomp2
 	@test "$$(id -u)" = 0 || { echo "make test: the end-to-end tests need root" >&2; exit 1; }
 	if $(CARGO) nextest --version > /dev/null 2>&1; then \
 	  $(CARGO) nextest run --locked --no-fail-fast; else $(CARGO) test --locked --no-fail-fast; fi

@@ -188,7 +188,9 @@ impl Test {
         if !self.root.exists() {
             fs::create_dir(&self.root).unwrap();
             std::os::unix::fs::chown(&self.root, Some(id), Some(id)).unwrap();
-            fs::copy(&self.runtime, self.users_runtime()).unwrap();
+            // By another process: what a test beside this one forks meanwhile would hold a copy of ours open for writing,
+            // and nobody could execute it.
+            self.command("/bin/cp").arg(&self.runtime).arg(self.users_runtime()).ok();
         }
         *self.user.borrow_mut() = Some((id, cgroup));
     }
