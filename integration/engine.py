@@ -309,7 +309,8 @@ def mounts():
 
 
 def cgroup_mounts():
-    return [(point, options.split(",")) for point, kind, options in mounts() if kind in ("cgroup", "cgroup2")]
+    topmost = {point: (kind, options.split(",")) for point, kind, options in mounts()}
+    return [(point, options) for point, (kind, options) in topmost.items() if kind in ("cgroup", "cgroup2")]
 
 
 def processes():
