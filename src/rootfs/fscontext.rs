@@ -11,6 +11,8 @@ use crate::error::{Error, Result};
 /// fsconfig(2) takes no longer strings.
 pub const MAX_VALUE: usize = 255;
 
+const UNMAPPED: &str = "the id must have a mapping in the container's user namespace";
+
 /// `attrs` in the encoding of [`crate::plan::mounts::attr`].
 pub fn make(kind: &str, source: &str, data: &[(String, Option<String>)], attrs: u64) -> Result<OwnedFd> {
     let context = mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(|errno| {
@@ -31,6 +33,10 @@ pub fn make(kind: &str, source: &str, data: &[(String, Option<String>)], attrs: 
                 .with_hint("a user namespace may only show a PID namespace of its own: bind the host's /proc instead"),
             ("mqueue", Errno::PERM) => error
                 .with_hint("a user namespace may only show an IPC namespace of its own: leave the mount out, or bind"),
+            // Older kernels look at the parameters of some filesystems, such as devpts, no sooner.
+            (_, Errno::INVAL) if data.iter().any(|(key, _)| matches!(key.as_str(), "uid" | "gid")) => {
+                error.with_hint(UNMAPPED)
+            }
             _ => error,
         }
     })?;
@@ -57,9 +63,7 @@ fn set(context: &OwnedFd, key: &str, value: Option<&str>) -> Result<()> {
         Err(errno) => {
             let error = explain(context, call, errno);
             Err(match (key, errno) {
-                ("uid" | "gid", Errno::INVAL) => {
-                    error.with_hint("the id must have a mapping in the container's user namespace")
-                }
+                ("uid" | "gid", Errno::INVAL) => error.with_hint(UNMAPPED),
                 _ => error,
             })
         }
