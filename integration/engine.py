@@ -490,7 +490,7 @@ def private(options, name, runtime, private_dirs, report):
         for path in filter(os.path.exists, ["/run/systemd", "/run/dbus", "/run/user"]):
             setup.append(f"mkdir /mnt/{path[5:]} && mount --rbind {path} /mnt/{path[5:]}")
     # /run may hold sockets of an engine that works on this machine; the tree of another PID namespace is of no use.
-    setup.append("mount --move /mnt /run")
+    setup.append("mount --no-mtab --move /mnt /run")    # its table of mounts is in /run, too
     for path in private_dirs:
         setup.append(f"mkdir -p {path} && mount -t tmpfs -o mode=755 tmpfs {path}")
     if options.cgroup == "v2":
