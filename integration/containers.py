@@ -429,7 +429,9 @@ def memory(engine):
 def out_of_memory(engine):
     """The engine hears that the memory is used up"""
     engine.need_controller("memory")
-    cli(f"run --name oom --memory 16m --memory-swap 16m {IMAGE} sh -c 'tail /dev/zero; exit $?'", code=137)
+    # With its last process systemd removes the cgroup, and with that the count that the engine is still to read.
+    script = "tail /dev/zero; code=$?; sleep 1; exit $code"
+    cli(f"run --name oom --memory 16m --memory-swap 16m {IMAGE} sh -c '{script}'", code=137)
     if os.path.exists("oom"):
         skip("conmon has heard it, but notes it in the directory of Podman's caller, where Podman does not look")
     wait_until(lambda: inspect("oom", "{{.State.OOMKilled}}") == "true", "OOMKilled")
