@@ -65,7 +65,7 @@ impl<'a> Container<'a> {
             text => text,
         };
         let mut spec = Spec::parse(&text?).context(CONFIG)?;
-        if !self.record.crun_annotations {
+        if self.record.inert_annotations {
             Annotations::disregard(&mut spec.annotations);
         }
         Ok(spec)

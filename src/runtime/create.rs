@@ -178,7 +178,7 @@ impl<'a> Creation<'a> {
             PathBuf::from(&container.rootfs.path),
             container.annotations.clone(),
         );
-        record.crun_annotations = self.runtime.crun_annotations;
+        record.inert_annotations = !self.runtime.crun_annotations;
         record.namespaces = self.plan.init.namespaces.flags_to_join();
         record.shared_pids = self.plan.init.namespaces.shares_pids();
         record.keyring = self.plan.init.keyring.is_some();

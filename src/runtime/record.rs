@@ -56,8 +56,9 @@ pub struct Record {
     pub keyring: bool,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
-    /// Whether those of crun have an effect.
-    pub crun_annotations: bool,
+    /// Those of crun have no effect. Absent where an earlier berth has made the container, which obeyed them.
+    #[serde(default)]
+    pub inert_annotations: bool,
     /// The pipes that the container got for its standard streams, as `pipe:[4711]`; "" for what is no pipe. The
     /// other ends are not in a checkpoint, so `restore` connects its own streams in their place.
     #[serde(default)]
@@ -88,7 +89,7 @@ impl Record {
             shared_pids: false,
             keyring: false,
             annotations,
-            crun_annotations: true,
+            inert_annotations: false,
             streams: own_streams(),
         }
     }
@@ -100,7 +101,7 @@ impl Record {
 
     /// The files that take what hooks write, where the annotations name them.
     pub fn hook_output(&self) -> Result<Output> {
-        if !self.crun_annotations {
+        if self.inert_annotations {
             return Ok(Output::default());
         }
         Output::open(&Annotations::plan(&self.annotations)?)

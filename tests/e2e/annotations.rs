@@ -21,6 +21,7 @@ e2e!(any:
     wrong_values_are_refused,
     another_handler_is_not_replaced_by_an_ordinary_container,
     without_effect_under_the_name_of_runc,
+    a_container_of_an_earlier_version_keeps_their_effect,
 );
 
 fn annotated(config: Config, name: &str, value: impl Into<Value>) -> Config {
@@ -317,4 +318,19 @@ fn without_effect_under_the_name_of_runc(t: &Test) {
     assert_eq!(state["annotations"]["run.oci.handler"], "krun");
     c.delete_force().ok();
     assert!(!fs::exists(t.path("out")).unwrap());
+}
+
+fn a_container_of_an_earlier_version_keeps_their_effect(t: &Test) {
+    if lacks(t) {
+        return;
+    }
+    let c = t.container(annotated(loud(t, Config::sleep()), "hooks.stdout", t.path("out")));
+    script(&c.rootfs().join("hook"), "echo out $1");
+    c.up();
+    let path = std::path::Path::new(&t.root).join(&c.id).join("state.json");
+    let mut record: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    assert!(record.as_object_mut().unwrap().remove("inertAnnotations").is_some());
+    fs::write(&path, record.to_string()).unwrap();
+    c.delete_force().ok();
+    assert_eq!(fs::read_to_string(t.path("out")).unwrap(), told("out"));
 }
