@@ -1,51 +1,73 @@
 //! The working directory of the user's process.
 
 use std::ffi::CStr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{self, CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
+use crate::rootfs::Location;
 
 /// Where init, as root, may go, though the user may not; `false` if it is the other way round, as on NFS, or in a
 /// directory of mode 0700 whose owner has no mapping: [`enter_as_user`] then.
 pub fn enter_as_root(cwd: &CStr) -> Result<bool> {
     match enter(cwd) {
-        Ok(()) => Ok(true),
+        Ok(()) => verify().map(|()| true),
         Err(Errno::ACCESS | Errno::PERM) => Ok(false),
         Err(errno) => Err(failed(cwd, errno)),
     }
 }
 
 pub fn enter_as_user(cwd: &CStr) -> Result<()> {
-    enter(cwd).map_err(|errno| failed(cwd, errno))
+    enter(cwd).map_err(|errno| failed(cwd, errno))?;
+    verify()
 }
 
-/// The working directory must be within the root: the kernel says so, whatever the path was (CVE-2024-21626).
-pub fn verify() -> Result<()> {
-    let outside = || {
-        Error::new(
-            "current working directory is outside of container mount namespace root -- possible container breakout \
-             detected",
-        )
-    };
-    match rustix::process::getcwd(Vec::with_capacity(256)) {
-        // The syscall's own answer for a directory that is not below the root is "(unreachable)/...".
-        Ok(path) if path.as_bytes().starts_with(b"/") => Ok(()),
-        Ok(_) | Err(Errno::NOENT) => Err(outside()),
-        Err(errno) => Err(Error::sys("getcwd()", errno).context("verify the working directory")),
+/// The working directory must be within the root, whatever its path was (CVE-2024-21626): the name that the kernel has
+/// for it must lead from the root to the very same directory of the same mount.
+///
+/// The name alone proves nothing. getcwd(2) calls a directory of a mount that lies over the root "/", too.
+fn verify() -> Result<()> {
+    /// Something that runs in the container may rename a directory between the two calls.
+    const TRIES: usize = 8;
+    for _ in 0..TRIES {
+        let path = match rustix::process::getcwd(Vec::with_capacity(256)) {
+            // The syscall's own answer for a directory that is not below the root is "(unreachable)/...".
+            Ok(path) if path.as_bytes().starts_with(b"/") => path,
+            Ok(_) | Err(Errno::NOENT) => return Err(outside()),
+            Err(errno) => return Err(Error::sys("getcwd()", errno).context("verify the working directory")),
+        };
+        let named = match open(&path) {
+            Ok(named) => Location::of(named.as_fd())?,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::AGAIN) => continue,
+            Err(errno) => {
+                return Err(Error::sys(format_args!("open({path:?})"), errno)).context("verify the working directory");
+            }
+        };
+        if named == Location::of(CWD)? {
+            return Ok(());
+        }
     }
+    Err(outside())
 }
 
-/// A descriptor of the host's that was left open can be had through the links of procfs (CVE-2024-21626).
-fn open(at: impl std::os::fd::AsFd, path: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {
+fn outside() -> Error {
+    Error::new(
+        "current working directory is outside of container mount namespace root -- possible container breakout detected",
+    )
+}
+
+/// Links lead no further than to the root. Those of procfs are not followed at all: a descriptor of the host's that was
+/// left open could be had through them (CVE-2024-21626).
+fn open(path: &CStr) -> rustix::io::Result<OwnedFd> {
+    let root = fs::open(c"/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    fs::openat2(at, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS)
+    fs::openat2(&root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
 }
 
 fn enter(cwd: &CStr) -> rustix::io::Result<()> {
-    rustix::process::fchdir(open(CWD, cwd)?)
+    rustix::process::fchdir(open(cwd)?)
 }
 
 fn failed(cwd: &CStr, errno: Errno) -> Error {
@@ -120,5 +142,25 @@ mod tests {
             verify().unwrap_err().to_string()
         });
         assert!(output.starts_with("current working directory is outside"), "{output}");
+    }
+
+    #[test]
+    fn a_directory_of_a_mount_over_the_root_is_noticed() {
+        use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+        let scratch = Scratch::new("over");
+        let (output, _) = in_child(|| {
+            crate::sys::process::testing::unshare(libc::CLONE_NEWNS);
+            mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+            rustix::process::chroot(&scratch.0).unwrap();
+            mount("none", "/", "tmpfs", MountFlags::empty(), None).unwrap();
+            // As pivot_root(2) leaves the old root: over "/", and reached by "..".
+            rustix::process::chdir("/..").unwrap();
+            assert_eq!(rustix::process::getcwd(Vec::new()).unwrap().as_bytes(), b"/");
+            let over = verify().unwrap_err().to_string();
+            rustix::process::chdir("/").unwrap();
+            format!("{over}; {:?}", verify())
+        });
+        assert!(output.starts_with("current working directory is outside"), "{output}");
+        assert!(output.ends_with("; Ok(())"), "{output}");
     }
 }

@@ -30,7 +30,7 @@ use crate::plan::init::{ContainerPlan, Errand, InitPlan};
 use crate::plan::namespaces::Kind as NsKind;
 use crate::plan::process::{Capability, ProcessPlan};
 use crate::plan::seccomp::Filter;
-use crate::rootfs::{Ask, Console, OldRoot, Rootfs};
+use crate::rootfs::{Ask, Console, Rootfs};
 use crate::spec::Status;
 use crate::sys;
 use crate::sys::clone::{CloneOptions, fork};
@@ -138,12 +138,12 @@ impl Init {
             self.take_terminal(rootfs.console(process.user.uid)?, process)?;
         }
         identity::replace_null(rootfs.open_null(&proc)?)?;
-        let old_root = rootfs.enter(&proc)?;
+        rootfs.enter(&proc)?;
         for (name, value) in &container.sysctls {
             proc.write(&format!("sys/{name}"), value.as_bytes()).with_context(|| format!("/linux/sysctl/{name}"))?;
         }
         exec::die_of_signals()?;
-        let ready = self.assume(plan, proc, old_root, listener.as_ref())?;
+        let ready = self.assume(plan, proc, listener.as_ref())?;
         self.await_start(listener)?;
         let output = self.hook_output(&container.start_container, container)?;
         start_container_hooks(plan, container, &ready, pid, &output)?;
@@ -166,20 +166,14 @@ impl Init {
         if process.terminal {
             self.take_terminal(Console::in_root(process.user.uid)?, process)?;
         }
-        let ready = self.assume(plan, proc, OldRoot::default(), None)?;
+        let ready = self.assume(plan, proc, None)?;
         self.await_start(None)?;
         ready.exec(plan)
     }
 
     /// Becomes the process as far as that is possible before exec: whatever can be known to fail fails here, while
     /// the runtime listens.
-    fn assume(
-        &mut self,
-        plan: &InitPlan,
-        proc: ProcFs,
-        old_root: OldRoot,
-        listener: Option<&OwnedFd>,
-    ) -> Result<Ready> {
+    fn assume(&mut self, plan: &InitPlan, proc: ProcFs, listener: Option<&OwnedFd>) -> Result<Ready> {
         let process = &plan.process;
         let mut warnings = Vec::new();
         process::schedule(process)?;
@@ -202,7 +196,6 @@ impl Init {
         if !in_cwd {
             cwd::enter_as_user(&process.cwd)?;
         }
-        cwd::verify()?;
         drop(proc);
         let kept = [self.channel.as_fd()].into_iter().chain(listener.map(AsFd::as_fd));
         exec::close_descriptors(3 + plan.preserve_fds, kept)?;
@@ -211,7 +204,6 @@ impl Init {
             Some(command) => exec::find(command, path)?,
             None => CString::default(),
         };
-        old_root.wait_gone()?;
         for warning in warnings {
             self.channel.send(&FromInit::Warning(warning))?;
         }

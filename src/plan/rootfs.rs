@@ -1,5 +1,6 @@
 //! The container's root filesystem: what is mounted where, which devices it has, what is hidden.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -216,18 +217,22 @@ fn propagation(word: &str, switch: Switch) -> Result<Option<PropagationChange>> 
     Ok(Some(change))
 }
 
+/// Each path once, from the root and without a leading slash. A ".." stays: behind a link only the kernel knows what it
+/// means.
 fn distinct(pointer: &str, paths: &[String]) -> Result<Vec<String>> {
-    let mut seen: Vec<String> = Vec::with_capacity(paths.len());
+    let mut seen = HashSet::with_capacity(paths.len());
+    let mut distinct = Vec::with_capacity(paths.len());
     for (i, path) in paths.iter().enumerate() {
         if !path.starts_with('/') {
             return Err(Error::config(format_args!("{pointer}/{i}"), format_args!("{path:?} is not absolute")));
         }
-        let path = clean(path);
-        if !path.is_empty() && !seen.contains(&path) {
-            seen.push(path);
+        let path: Vec<_> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+        let path = path.join("/");
+        if seen.insert(path.clone()) {
+            distinct.push(path);
         }
     }
-    Ok(seen)
+    Ok(distinct)
 }
 
 fn devices(spec: &Spec) -> Result<Vec<DevicePlan>> {
@@ -401,8 +406,9 @@ mod tests {
     fn paths_are_restricted_only_in_a_mount_namespace_and_once() {
         let config = with_linux(r#""maskedPaths":["/proc/kcore"]"#);
         assert!(planned(&config, &Layout::default(), false).is_err());
-        let config = with_linux(&format!(r#"{NAMESPACE},"maskedPaths":["/proc/kcore","/proc//kcore/","/a"]"#));
-        assert_eq!(planned(&config, &Layout::default(), false).unwrap().masked_paths, ["proc/kcore", "a"]);
+        let config =
+            with_linux(&format!(r#"{NAMESPACE},"maskedPaths":["/proc/kcore","/proc//kcore/","/a/../b/.","/"]"#));
+        assert_eq!(planned(&config, &Layout::default(), false).unwrap().masked_paths, ["proc/kcore", "a/../b", ""]);
     }
 
     #[test]

@@ -7,7 +7,6 @@ use rustix::io::Errno;
 
 use super::host::Host;
 use super::mounts::{attach_at, clone_tree, set_propagation};
-use super::pivot::OldRoot;
 use super::resolve::{self, Make};
 use super::{devices, mask, pivot};
 use crate::error::{Call, Context, Error, Result};
@@ -71,13 +70,13 @@ impl<'a> Rootfs<'a> {
         })
     }
 
-    /// Makes it "/" and the working directory, and restricts what is to be restricted. The host's tree is out of
-    /// reach once the answer has been waited for, which is best done late.
-    pub fn enter(self, proc: &ProcFs) -> Result<OldRoot> {
-        let old_root = match self.plan.switch {
+    /// Makes it "/" and the working directory, with the host's tree out of reach, and then restricts what is to be
+    /// restricted.
+    pub fn enter(self, proc: &ProcFs) -> Result<()> {
+        match self.plan.switch {
             Switch::Pivot => pivot::pivot(self.root.as_fd(), proc),
-            Switch::Move => pivot::move_over(self.root.as_fd(), &self.plan.path, proc).map(|()| OldRoot::default()),
-            Switch::Chroot => pivot::chroot(self.root.as_fd()).map(|()| OldRoot::default()),
+            Switch::Move => pivot::move_over(self.root.as_fd(), &self.plan.path, proc),
+            Switch::Chroot => pivot::chroot(self.root.as_fd()),
         }
         .context("error jailing process inside rootfs")?;
         if !self.plan.cwd.is_empty() {
@@ -97,7 +96,7 @@ impl<'a> Rootfs<'a> {
         {
             set_propagation(self.root.as_fd(), change).context("unable to apply root propagation flags")?;
         }
-        Ok(old_root)
+        Ok(())
     }
 }
 

@@ -7,6 +7,7 @@ use rustix::io::Errno;
 
 use super::build::Rootfs;
 use super::mounts::{attach_at, change, clone_tree};
+use super::resolve::Location;
 use super::{devices, fscontext, resolve};
 use crate::error::{Call, Context, Error, Result};
 use crate::plan::mounts::{Attrs, attr};
@@ -14,10 +15,11 @@ use crate::plan::rootfs::HARMLESS;
 
 /// Read-only first: a path may be below one that is hidden, and is then not reachable any more.
 pub fn restrict(rootfs: &Rootfs) -> Result<()> {
+    let root = Location::of(rootfs.as_fd())?;
     for path in &rootfs.plan.readonly_paths {
-        readonly(rootfs.as_fd(), path).with_context(|| format!("can't make \"/{path}\" read-only"))?;
+        readonly(rootfs.as_fd(), root, path).with_context(|| format!("can't make \"/{path}\" read-only"))?;
     }
-    let mut masks = Masks { rootfs, null: None, directory: None };
+    let mut masks = Masks { rootfs, root, null: None, directory: None };
     for path in &rootfs.plan.masked_paths {
         masks.hide(path).with_context(|| format!("can't mask path \"/{path}\""))?;
     }
@@ -32,15 +34,21 @@ fn open(root: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>> {
     }
 }
 
-fn readonly(root: BorrowedFd<'_>, path: &str) -> Result<()> {
-    let Some(place) = open(root, path)? else { return Ok(()) };
+/// A mount laid over "/" would protect nothing, as the processes' root is the mount below it: so that is changed itself.
+fn readonly(root_fd: BorrowedFd<'_>, root: Location, path: &str) -> Result<()> {
+    let Some(place) = open(root_fd, path)? else { return Ok(()) };
+    let readonly = Attrs { set: attr::RDONLY, clear: 0 };
+    if Location::of(place.as_fd())? == root {
+        return change(root_fd, false, readonly);
+    }
     let tree = clone_tree(place.as_fd(), "", true).call(|| "open_tree")?;
-    change(tree.as_fd(), false, Attrs { set: attr::RDONLY, clear: 0 })?;
+    change(tree.as_fd(), false, readonly)?;
     attach_at(tree.as_fd(), place.as_fd()).call(|| "move_mount")
 }
 
 struct Masks<'a> {
     rootfs: &'a Rootfs<'a>,
+    root: Location,
     null: Option<OwnedFd>,
     /// The one empty directory that hides all others, once it is mounted somewhere.
     directory: Option<OwnedFd>,
@@ -51,6 +59,9 @@ impl Masks<'_> {
         let Some(place) = open(self.rootfs.as_fd(), path)? else { return Ok(()) };
         let kind = FileType::from_raw_mode(fs::fstat(&place).call(|| "fstat")?.st_mode);
         if kind == FileType::Directory {
+            if Location::of(place.as_fd())? == self.root {
+                return Err(Error::new("the whole root cannot be masked"));
+            }
             return self.hide_directory(&place);
         }
         let cover = clone_tree(self.null()?, "", false).call(|| "open_tree(\"/dev/null\")")?;

@@ -21,5 +21,5 @@ pub use build::Rootfs;
 pub use change::{add, remove};
 pub use console::Console;
 pub use host::{Ask, Host, id_map, open_source};
-pub use pivot::OldRoot;
+pub use resolve::Location;
 pub use restore::{ExternalMount, external_mounts, stage};

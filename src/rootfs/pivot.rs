@@ -5,35 +5,25 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-use rustix::fs::{self, Mode, OFlags};
+use rustix::fs::{self, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process;
 
 use super::fscontext;
 use super::mounts::{attach_at, set_propagation};
+use super::resolve::Location;
 use crate::error::{Call, Error, Result};
 use crate::plan::mounts::{Propagation, PropagationChange};
 use crate::sys::procfs::ProcFs;
-use crate::sys::unmount::Unmounting;
 
 const SLAVE: PropagationChange = PropagationChange { kind: Propagation::Slave, recursive: true };
 
-/// The host's tree on its way out. It cannot be reached any more, but must be gone before anything of the container's
-/// runs.
-#[must_use]
-#[derive(Default)]
-pub struct OldRoot {
-    unmounting: Option<Unmounting>,
-}
-
-impl OldRoot {
-    pub fn wait_gone(self) -> Result<()> {
-        self.unmounting.map_or(Ok(()), Unmounting::finish).call(|| "umount2(old root)")
-    }
-}
-
-pub fn pivot(root: BorrowedFd<'_>, proc: &ProcFs) -> Result<OldRoot> {
+/// Makes `root` "/" and the working directory. The host's tree is gone when this returns.
+///
+/// Nothing of the container may be looked up before that: pivot_root(2) leaves the old root mounted over the new one,
+/// and ".." at "/" leads into it, with `RESOLVE_IN_ROOT` as well.
+pub fn pivot(root: BorrowedFd<'_>, proc: &ProcFs) -> Result<()> {
     let old = fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).call(|| "open(\"/\")")?;
     process::fchdir(root).call(|| "fchdir(rootfs)")?;
     // pivot_root(2): with "." twice, the old root ends up on top of the new one, and no directory is needed for it.
@@ -50,17 +40,18 @@ pub fn pivot(root: BorrowedFd<'_>, proc: &ProcFs) -> Result<OldRoot> {
     set_propagation(old.as_fd(), SLAVE)?;
     leave_with(old.as_fd(), proc)?;
     drop(old);
-    let unmounting = match Unmounting::start() {
-        Ok(unmounting) => Some(unmounting),
-        // The container's limit of processes does not even allow for this one.
-        Err(Errno::AGAIN) => {
-            unmount(c".", UnmountFlags::DETACH).call(|| "umount2(old root)")?;
-            None
-        }
-        Err(errno) => return Err(Error::sys("clone(CLONE_VM)", errno)),
-    };
+    unmount(c".", UnmountFlags::DETACH).call(|| "umount2(old root)")?;
     process::chdir(c"/").call(|| "chdir(\"/\")")?;
-    Ok(OldRoot { unmounting })
+    verify_top(root)
+}
+
+/// Nothing must lie over the container's root: what it covers could be reached by "..".
+fn verify_top(root: BorrowedFd<'_>) -> Result<()> {
+    let above = fs::openat(CWD, c"/..", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).call(|| "open(\"/..\")")?;
+    if Location::of(above.as_fd())? == Location::of(root)? {
+        return Ok(());
+    }
+    Err(Error::new("something is still mounted over the container's root"))
 }
 
 /// Lets the private procfs go together with the old root, so that the kernel waits once for both. Our descriptor of it
@@ -78,7 +69,8 @@ fn leave_with(old: BorrowedFd<'_>, proc: &ProcFs) -> Result<()> {
 pub fn chroot(root: BorrowedFd<'_>) -> Result<()> {
     process::fchdir(root).call(|| "fchdir(rootfs)")?;
     process::chroot(c".").call(|| "chroot(rootfs)")?;
-    process::chdir(c"/").call(|| "chdir(\"/\")")
+    process::chdir(c"/").call(|| "chdir(\"/\")")?;
+    verify_top(root)
 }
 
 /// Without pivot_root the host's mounts stay in the namespace. The kernel lets a container mount a procfs or sysfs

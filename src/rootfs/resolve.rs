@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::Errno;
 
 use crate::error::{Call, Error, Result};
@@ -33,6 +33,26 @@ pub struct Place {
     pub path: String,
     /// It was not there before.
     pub made: bool,
+}
+
+/// Which mount, and which file of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Location {
+    mount: u64,
+    device: (u32, u32),
+    inode: u64,
+}
+
+impl Location {
+    /// Linux 5.8 and later tell the mount (`STATX_MNT_ID`).
+    pub fn of(file: BorrowedFd<'_>) -> Result<Self> {
+        let wanted = StatxFlags::INO | StatxFlags::MNT_ID;
+        let stat = fs::statx(file, c"", AtFlags::EMPTY_PATH, wanted).call(|| "statx(STATX_MNT_ID)")?;
+        if !StatxFlags::from_bits_retain(stat.stx_mask).contains(wanted) {
+            return Err(Error::new("statx(STATX_MNT_ID): the kernel does not tell the mount"));
+        }
+        Ok(Self { mount: stat.stx_mnt_id, device: (stat.stx_dev_major, stat.stx_dev_minor), inode: stat.stx_ino })
+    }
 }
 
 /// Opens what `path` means inside `root`; links are followed as if `root` were "/".
@@ -61,6 +81,10 @@ fn openat2(root: BorrowedFd<'_>, path: &str, flags: OFlags, resolve: ResolveFlag
 /// to where they point.
 pub fn open_or_make(root: BorrowedFd<'_>, path: &str, make: Make) -> Result<Place> {
     let plain = clean(path);
+    // Behind a link ".." means the directory that holds what the link leads to.
+    if path.split('/').any(|part| part == "..") {
+        return Walk::new(root, path).finish(make);
+    }
     match open_plain(root, &plain, OFlags::PATH) {
         Ok(fd) => Ok(Place { fd, path: plain, made: false }),
         Err(Errno::NOENT | Errno::LOOP) => Walk::new(root, path).finish(make),

@@ -19,7 +19,6 @@ pub mod regex;
 pub mod seccomp;
 pub mod signal;
 pub mod start;
-pub mod unmount;
 
 use rustix::io::Errno;
 

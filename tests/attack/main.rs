@@ -5,6 +5,8 @@
 //! that fail then. A defence that no test misses is a defect.
 
 #[macro_use]
-#[allow(dead_code, reason = "the end-to-end tests use the rest")]
+#[allow(dead_code, unused_imports, reason = "the end-to-end tests use the rest")]
 #[path = "../e2e/harness/mod.rs"]
 mod harness;
+
+mod root;
