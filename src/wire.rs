@@ -9,8 +9,10 @@
 //!      | <------- MapIds ----------------- |   only then, and with a new user namespace
 //!      | -- Done ------------------------> |
 //!      | -- Placed (pid) ----------------> |   I is in its cgroup
-//!      | <------- Source, IdMap * -------- |   mounts that take the host's privileges
-//!      | -- Mount, Done * ---------------> |
+//!      | <------- TimeOffsets ------------ |   of a new time namespace
+//!      | -- Done ------------------------> |
+//!      | <------- Source * --------------- |   mounts that take the host's privileges
+//!      | -- Mount * ---------------------> |
 //!      | <------- Hooks ------------------ |   prestart, createRuntime
 //!      | -- Done ------------------------> |
 //!      | <------- HookOutput ------------- |   createContainer hooks, if what they write goes to files
@@ -21,8 +23,11 @@
 //! ```
 //!
 //! After `Ready`, `Start` comes on the same channel (`run`, `exec`) or, from another process, on the start socket.
-//! The hooks of that moment have `HookOutput` asked once more. From then on the end of the file means that exec succeeded. `Failed` may come in place of any message of I.
+//! The hooks of that moment have `HookOutput` asked once more. Then I says `Executing`, and exec closes the channel. So
+//! does death: R looks at the name of the process, which exec changes from [`INIT_NAME`]. `Failed` may come in place of any
+//! message of I. What I may ask for, R knows from the plan: `launch::requests`.
 
+use std::ffi::CStr;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -36,6 +41,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Call, Error, Result};
+
+/// The name that init has (`PR_SET_NAME`) until it executes the user's program.
+pub const INIT_NAME: &CStr = c"berth:[init]";
 
 /// From the runtime to init.
 #[derive(Debug, Serialize, Deserialize)]
@@ -68,17 +76,13 @@ pub enum FromInit {
     /// Written by a child that could not even execute init ([`crate::sys::clone::Stillborn`]): the first variant, since
     /// its number is the byte that is always 0.
     Stillborn([u8; 3]),
-    /// The process that will go on; comes with its pidfd.
-    Forked {
-        pid: i32,
-    },
+    /// Comes with the pidfd of the process that will go on.
+    Forked,
     MapIds,
-    /// For a detached mount of what entry `index` of the plan's mounts names.
+    /// To set the clocks of the time namespace that was made.
+    TimeOffsets,
+    /// For a detached mount of what entry `index` of the plan's mounts names, with the owners that it asks for.
     Source {
-        index: u32,
-    },
-    /// Comes with a detached mount, to be given the owners that entry `index` of the plan's mounts asks for.
-    IdMap {
         index: u32,
     },
     Hooks,
@@ -92,6 +96,8 @@ pub enum FromInit {
     },
     Warning(String),
     Ready,
+    /// Only exec is left to do.
+    Executing,
     Failed(Error),
 }
 
@@ -206,9 +212,9 @@ mod tests {
     fn messages_carry_descriptors_and_the_end_is_seen() {
         let (a, b) = Channel::pair().unwrap();
         let null = std::fs::File::open("/dev/null").unwrap();
-        a.send_with(&FromInit::Forked { pid: 7 }, &[null.as_fd()]).unwrap();
+        a.send_with(&FromInit::Forked, &[null.as_fd()]).unwrap();
         let (message, fds) = b.receive::<FromInit>().unwrap().unwrap();
-        assert!(matches!(message, FromInit::Forked { pid: 7 }));
+        assert!(matches!(message, FromInit::Forked));
         assert_eq!(fds.len(), 1);
         a.send(&FromInit::Failed(Error::new("x").with_hint("y"))).unwrap();
         let (message, _) = b.receive::<FromInit>().unwrap().unwrap();

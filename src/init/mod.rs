@@ -27,16 +27,17 @@ use crate::error::{Call, Context, Error, Kind, Result};
 use crate::hooks::{self, Output};
 use crate::plan::hooks::Hook;
 use crate::plan::init::{ContainerPlan, Errand, InitPlan};
+use crate::plan::mounts::MountPlan;
 use crate::plan::namespaces::Kind as NsKind;
 use crate::plan::process::{Capability, ProcessPlan};
 use crate::plan::seccomp::Filter;
-use crate::rootfs::{Ask, Console, Rootfs};
+use crate::rootfs::{Console, Rootfs};
 use crate::spec::Status;
 use crate::sys;
 use crate::sys::clone::{CloneOptions, fork};
 use crate::sys::process::Execve;
 use crate::sys::procfs::ProcFs;
-use crate::wire::{Channel, FromInit, ToInit};
+use crate::wire::{Channel, FromInit, INIT_NAME, ToInit};
 
 use self::identity::Privileges;
 use self::process::KeyringSearch;
@@ -87,7 +88,8 @@ impl Init {
         let Told { plan, target, listener } = self.receive_plan()?;
         // Before the fork that shows us to the processes of a PID namespace that we join. Whoever may trace them all
         // finds no descriptor at least that the runtime's caller left open.
-        set_dumpable(false)?;
+        never_dumpable()?;
+        rustix::thread::set_name(INIT_NAME).call(|| "prctl(PR_SET_NAME)")?;
         let kept = [Some(self.channel.as_fd()), target.as_ref().map(AsFd::as_fd), listener.as_ref().map(AsFd::as_fd)];
         exec::close_descriptors(3 + plan.preserve_fds, kept.into_iter().flatten())?;
         namespaces::enter(&self.channel, &plan, target)?;
@@ -105,7 +107,7 @@ impl Init {
             become_root()?;
         }
         match errand {
-            Errand::AddMounts(plan) => crate::rootfs::add(plan, &mut |ask| self.ask(ask))?,
+            Errand::AddMounts(plan) => crate::rootfs::add(plan, &mut |mount| self.ask(mount))?,
             Errand::RemoveMounts(destinations) => crate::rootfs::remove(destinations)?,
         }
         self.channel.send_plainly(&FromInit::Ready)?;
@@ -125,11 +127,16 @@ impl Init {
         let proc = ProcFs::private()?;
         self.join_keyring(plan, &proc)?;
         namespaces::unshare_late(&plan.namespaces)?;
+        if plan.namespaces.time_offsets.is_some() {
+            // Not by us: our own file in procfs is ours only while we are dumpable, and then a process of a user namespace
+            // that we have joined may trace us, whose root is still the host's.
+            self.request(&FromInit::TimeOffsets)?;
+        }
         if container.loopback {
             network::loopback_up()?;
         }
         set_names(container)?;
-        let rootfs = Rootfs::prepare(&container.rootfs, &proc, &mut |ask| self.ask(ask))?;
+        let rootfs = Rootfs::prepare(&container.rootfs, &proc, &mut |mount| self.ask(mount))?;
         if container.host_hooks {
             self.request(&FromInit::Hooks)?;
         }
@@ -147,6 +154,7 @@ impl Init {
         self.await_start(listener)?;
         let output = self.hook_output(&container.start_container, container)?;
         start_container_hooks(plan, container, &ready, pid, &output)?;
+        self.channel.send_plainly(&FromInit::Executing)?;
         ready.exec(plan)
     }
 
@@ -168,6 +176,7 @@ impl Init {
         }
         let ready = self.assume(plan, proc, None)?;
         self.await_start(None)?;
+        self.channel.send_plainly(&FromInit::Executing)?;
         ready.exec(plan)
     }
 
@@ -349,18 +358,10 @@ impl Init {
     }
 
     /// What building the root file system takes of the host's privileges.
-    fn ask(&self, ask: Ask) -> Result<Option<OwnedFd>> {
-        match ask {
-            Ask::Source(mount) => {
-                self.channel.send(&FromInit::Source { index: mount.index })?;
-                let (ToInit::Mount, fds) = self.receive()? else { return Err(out_of_turn()) };
-                Ok(fds.into_iter().next())
-            }
-            Ask::IdMap(mount, fd) => {
-                self.channel.send_with(&FromInit::IdMap { index: mount.index }, &[fd])?;
-                expect_done(&self.channel).map(|()| None)
-            }
-        }
+    fn ask(&self, mount: &MountPlan) -> Result<OwnedFd> {
+        self.channel.send(&FromInit::Source { index: mount.index })?;
+        let (ToInit::Mount, fds) = self.receive()? else { return Err(out_of_turn()) };
+        fds.into_iter().next().ok_or_else(|| Error::new("the runtime sent no mount"))
     }
 
     fn take_terminal(&self, console: Console, process: &ProcessPlan) -> Result<()> {
@@ -428,10 +429,9 @@ fn become_root() -> Result<()> {
     identity::become_root()
 }
 
-/// CVE-2016-9962: a process of the container that could trace us could take our descriptors.
-fn set_dumpable(dumpable: bool) -> Result<()> {
-    let behavior = if dumpable { DumpableBehavior::Dumpable } else { DumpableBehavior::NotDumpable };
-    rustix::process::set_dumpable_behavior(behavior).call(|| format!("prctl(PR_SET_DUMPABLE, {behavior:?})"))
+/// CVE-2016-9962: a process of the container that could trace us could take our descriptors and our root.
+fn never_dumpable() -> Result<()> {
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).call(|| "prctl(PR_SET_DUMPABLE, 0)")
 }
 
 fn set_names(container: &ContainerPlan) -> Result<()> {

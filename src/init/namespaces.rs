@@ -104,7 +104,7 @@ fn pointer(join: &Join) -> String {
 fn become_child(channel: &Channel, flags: u64) -> Result<()> {
     let options = CloneOptions { flags: flags | libc::CLONE_PARENT as u64, ..CloneOptions::default() };
     if let Some(child) = fork(options).call(|| "clone3(CLONE_PARENT)")? {
-        channel.send_with(&FromInit::Forked { pid: child.pid }, &[child.pidfd.as_fd()])?;
+        channel.send_with(&FromInit::Forked, &[child.pidfd.as_fd()])?;
         std::process::exit(0);
     }
     if flags & Kind::User.clone_flag() != 0 {
@@ -125,23 +125,7 @@ pub fn unshare_late(namespaces: &Namespaces) -> Result<()> {
     if namespaces.is_new(Kind::Time) {
         check_time_namespace()?;
     }
-    unshare(flags)?;
-    let Some(offsets) = &namespaces.time_offsets else { return Ok(()) };
-    let write = || std::fs::write("/proc/self/timens_offsets", offsets);
-    let mut written = write();
-    if written.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied) {
-        // In a user namespace that was joined: while we are not dumpable the file belongs to the root of the host.
-        super::set_dumpable(true)?;
-        written = write();
-        super::set_dumpable(false)?;
-    }
-    written
-        .call(|| format!("write(\"/proc/self/timens_offsets\", {offsets:?})"))
-        .map_err(|e| match e.errno() {
-            Some(Errno::RANGE) => e.with_hint("the clock plus its offset must be neither negative nor past 146 years"),
-            _ => e,
-        })
-        .context("/linux/timeOffsets")
+    unshare(flags)
 }
 
 /// Exec enters the time namespace that was made by unshare(2) since Linux 6.1; before, only a fork did.

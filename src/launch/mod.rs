@@ -6,12 +6,15 @@ mod ids;
 pub mod intel_rdt;
 mod netlink;
 pub mod network;
+mod proof;
+mod requests;
 pub mod rlimits;
 mod seal;
 mod seccomp;
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 pub use descriptor::send_descriptor;
 pub use seccomp::send_listener;
@@ -23,6 +26,7 @@ use rustix::process::{PidfdGetfdFlags, Signal, WaitId, WaitIdOptions};
 
 use crate::error::{Call, Context, Error, Result};
 
+use self::requests::{Requests, refuse};
 use self::seal::Executable;
 use crate::cgroup::Entry;
 use crate::hooks::Output;
@@ -32,13 +36,16 @@ use crate::plan::process::CpuMask;
 use crate::sys::clone::{CloneOptions, Process, Spawn, Step, spawn};
 use crate::wire::{Channel, FromInit, ToInit, encode};
 
-/// The process that becomes the container's, and the channel to it.
+/// The process that becomes the container's, and the channel to it. It is killed if it is dropped before it was released.
 pub struct Init {
     pub process: Process,
     /// The kernel refused to have it born in its cgroup: it is still to be added.
     pub outside: bool,
     channel: Channel,
     entry: Entry,
+    /// How long it may say nothing; `None` where it may wait for somebody who is not us.
+    patience: Option<Duration>,
+    released: bool,
     /// Kept while init runs it: freeing it takes time, which its exec would take if it were the last to let go.
     executable: Executable,
 }
@@ -53,6 +60,7 @@ impl Init {
         listener: Option<BorrowedFd>,
         cgroup: Option<BorrowedFd>,
         entry: Entry,
+        patience: Option<Duration>,
     ) -> Result<Self> {
         let (channel, theirs) = Channel::pair()?;
         let namespaces = &plan.namespaces;
@@ -92,7 +100,7 @@ impl Init {
         let process = process.call(|| format!("clone3({})", describe_flags(flags))).map_err(hint_clone)?;
         drop((theirs, gate));
 
-        let mut init = Self { process, outside, channel, entry, executable };
+        let mut init = Self { process, outside, channel, entry, patience, released: false, executable };
         init.set_oom_score_adj(plan)?;
         if maps_ids {
             ids::map(init.process.pid, &namespaces.uid_mappings, &namespaces.gid_mappings)?;
@@ -104,6 +112,11 @@ impl Init {
             init.follow(plan)?;
         }
         Ok(init)
+    }
+
+    #[cfg(test)]
+    fn stand_in(process: Process, channel: Channel, entry: Entry, executable: Executable) -> Self {
+        Self { process, outside: false, channel, entry, patience: Some(PATIENCE), released: false, executable }
     }
 
     /// The first process may not lower its own score from within a user namespace; what it forks inherits the score.
@@ -140,12 +153,13 @@ impl Init {
     /// The stage joins namespaces and forks the process that goes on, our child as well.
     fn follow(&mut self, plan: &InitPlan) -> Result<()> {
         match self.next()? {
-            (FromInit::Forked { pid }, fds) => {
-                let pidfd = one(fds)?;
-                let stage = std::mem::replace(&mut self.process, Process { pid, pidfd });
-                reap(stage.pidfd.as_fd());
+            (FromInit::Forked, fds) => {
+                let process = proof::forked(one(fds)?, self.executable.as_fd())?;
+                let stage = std::mem::replace(&mut self.process, process);
+                // It has done what it was for.
+                end(stage.pidfd.as_fd());
             }
-            (other, _) => return Err(unexpected(&other)),
+            (other, _) => return Err(refuse(&other)),
         }
         let namespaces = &plan.namespaces;
         if plan.container.is_some() && namespaces.is_new(Kind::User) {
@@ -154,7 +168,7 @@ impl Init {
                     ids::map(self.process.pid, &namespaces.uid_mappings, &namespaces.gid_mappings)?;
                     self.send(&ToInit::Done)?;
                 }
-                (other, _) => return Err(unexpected(&other)),
+                (other, _) => return Err(refuse(&other)),
             }
         }
         Ok(())
@@ -175,7 +189,7 @@ impl Init {
 
     /// Init's next request; its failure, or its end, is our error.
     fn next(&self) -> Result<(FromInit, Vec<OwnedFd>)> {
-        match self.channel.receive()? {
+        match hear(&self.channel, Some(self.process.pidfd.as_fd()), self.patience)? {
             Some((FromInit::Failed(error), _)) => Err(error.from_init()),
             Some((FromInit::Stillborn(report), _)) => Err(self.stillborn(report)),
             Some(request) => Ok(request),
@@ -183,41 +197,39 @@ impl Init {
         }
     }
 
-    /// Ends what could not be completed.
-    pub fn kill(&self) {
-        // Only a process that has ended already cannot be killed.
-        let _ = rustix::process::pidfd_send_signal(&self.process.pidfd, Signal::KILL);
-        reap(self.process.pidfd.as_fd());
+    /// Leaves init to whoever starts or deletes the container.
+    pub fn release(mut self) {
+        self.released = true;
     }
 
     /// Lets what is no user's process end by itself: without us it takes back what it has not finished.
     pub fn dismiss(self) {
-        const PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
-        let Self { process, channel, .. } = self;
-        drop(channel);
-        let mut fds = [PollFd::new(&process.pidfd, PollFlags::IN)];
-        if rustix::event::poll(&mut fds, Some(&PATIENCE)) == Ok(0) {
-            let _ = rustix::process::pidfd_send_signal(&process.pidfd, Signal::KILL);
-        }
-        reap(process.pidfd.as_fd());
+        const PATIENCE: Duration = Duration::from_secs(10);
+        // As if we had gone. Only a channel that has no other end cannot be shut.
+        let _ = rustix::net::shutdown(&self.channel, rustix::net::Shutdown::Both);
+        ends_within(self.process.pidfd.as_fd(), PATIENCE);
     }
 
     /// Lets init go on to the user's process: returns once that has been executed.
-    pub fn start(self, hook_output: HookOutput) -> Result<Process> {
+    pub fn start(&mut self, hook_output: Option<HookOutput>) -> Result<()> {
         self.send(&ToInit::Start)?;
-        await_exec(&self.channel, hook_output)?;
-        Ok(self.process)
+        let Process { pid, pidfd } = &self.process;
+        proof::await_exec(&self.channel, *pid, Some(pidfd.as_fd()), hook_output, &|| self.died())?;
+        self.released = true;
+        Ok(())
     }
 
-    /// A message that cannot be sent means that init has gone: what it said last tells why.
+    /// A message that cannot be sent may mean that init has gone: what it said last tells why.
     fn explain(&self, error: Error) -> Error {
-        match (error.errno(), self.channel.receive::<FromInit>()) {
-            (Some(Errno::PIPE | Errno::CONNRESET), Ok(Some((FromInit::Failed(cause), _)))) => cause,
-            (Some(Errno::PIPE | Errno::CONNRESET), Ok(Some((FromInit::Stillborn(report), _)))) => {
-                self.stillborn(report)
+        if !matches!(error.errno(), Some(Errno::PIPE | Errno::CONNRESET)) {
+            return error;
+        }
+        loop {
+            match self.next() {
+                Ok((FromInit::Warning(_), _)) => {}
+                Ok(_) => return error,
+                Err(cause) => return cause,
             }
-            (Some(Errno::PIPE | Errno::CONNRESET), _) => self.died(),
-            _ => error,
         }
     }
 
@@ -235,6 +247,10 @@ impl Init {
     }
 
     fn died(&self) -> Error {
+        const SOON: Duration = Duration::from_secs(1);
+        if !ends_within(self.process.pidfd.as_fd(), SOON) {
+            return Error::new("init has closed its channel");
+        }
         match reap(self.process.pidfd.as_fd()) {
             Some(9) => Error::new("init was killed"),
             Some(signal) => Error::new(format_args!("init was killed by signal {signal}")),
@@ -243,6 +259,18 @@ impl Init {
     }
 }
 
+/// Whatever could not be completed leaves no process.
+impl Drop for Init {
+    fn drop(&mut self) {
+        if !self.released {
+            end(self.process.pidfd.as_fd());
+        }
+    }
+}
+
+/// How long init may say nothing where nobody but us and the kernel can keep it waiting.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
 /// Opens the files that take what hooks write to standard output and standard error.
 pub type HookOutput<'a> = &'a dyn Fn() -> Result<Output>;
 
@@ -250,8 +278,6 @@ pub type HookOutput<'a> = &'a dyn Fn() -> Result<Output>;
 pub struct Host<'a> {
     /// Opens a mount that takes the host's privileges.
     pub source: &'a dyn Fn(u32) -> Result<OwnedFd>,
-    /// Changes the owners that a mount shows.
-    pub id_map: &'a dyn Fn(u32, OwnedFd) -> Result<()>,
     /// Runs the hooks that come while the container is being created.
     pub hooks: &'a dyn Fn() -> Result<()>,
     pub hook_output: HookOutput<'a>,
@@ -263,35 +289,51 @@ pub struct Host<'a> {
 }
 
 impl Init {
-    /// Serves init's requests, in whatever order its plan has them, until it is ready to execute the user's process.
-    pub fn serve(&self, host: &Host) -> Result<()> {
+    /// Serves the requests that init may make by its plan, until it is ready to execute the user's process.
+    pub fn serve(&self, plan: &InitPlan, host: &Host) -> Result<()> {
+        let mut requests = Requests::of(plan);
         loop {
-            match self.next()? {
-                (FromInit::Ready, _) => return Ok(()),
-                (FromInit::Warning(text), _) => (host.warn)(&text),
-                (FromInit::Source { index }, _) => {
+            let (request, fds) = self.next()?;
+            requests.admit(&request)?;
+            match request {
+                FromInit::Ready => return Ok(()),
+                FromInit::Warning(text) => (host.warn)(&text),
+                FromInit::TimeOffsets => {
+                    self.set_time_offsets(plan)?;
+                    self.send(&ToInit::Done)?;
+                }
+                FromInit::Source { index } => {
                     let mount = (host.source)(index)?;
                     self.send_with(&ToInit::Mount, &[mount.as_fd()])?;
                 }
-                (FromInit::IdMap { index }, fds) => {
-                    (host.id_map)(index, one(fds)?)?;
-                    self.send(&ToInit::Done)?;
-                }
-                (FromInit::Hooks, _) => {
+                FromInit::Hooks => {
                     (host.hooks)()?;
                     self.send(&ToInit::Done)?;
                 }
-                (FromInit::HookOutput, _) => send_hook_output(&self.channel, host.hook_output)?,
-                (FromInit::Console, fds) => (host.console)(one(fds)?)?,
-                (FromInit::Listener { fd }, _) => (host.listener)(self.take_fd(fd)?)?,
-                (
-                    other @ (FromInit::Stillborn(_) | FromInit::Forked { .. } | FromInit::MapIds | FromInit::Failed(_)),
-                    _,
-                ) => {
-                    return Err(unexpected(&other));
-                }
+                FromInit::HookOutput => send_hook_output(&self.channel, host.hook_output)?,
+                FromInit::Console => (host.console)(proof::terminal(one(fds)?)?)?,
+                FromInit::Listener { fd } => (host.listener)(proof::listener(self.take_fd(fd)?)?)?,
+                other => return Err(refuse(&other)),
             }
         }
+    }
+
+    /// By us, as init's file in procfs is not its own: it is not dumpable.
+    fn set_time_offsets(&self, plan: &InitPlan) -> Result<()> {
+        let Some(offsets) = &plan.namespaces.time_offsets else { return Ok(()) };
+        let path = format!("/proc/{}/timens_offsets", self.process.pid);
+        std::fs::write(&path, offsets)
+            .call(|| format!("write({path:?}, {offsets:?})"))
+            .map_err(|e| match e.errno() {
+                Some(Errno::RANGE) => {
+                    e.with_hint("the clock plus its offset must be neither negative nor past 146 years")
+                }
+                Some(Errno::ACCESS | Errno::PERM) => {
+                    e.with_hint("in a user namespace that is joined, only root may set the clocks")
+                }
+                _ => e,
+            })
+            .context("/linux/timeOffsets")
     }
 
     /// A seccomp listener cannot be sent by the process under its filter: sendmsg(2) may be what it waits for.
@@ -301,11 +343,16 @@ impl Init {
     }
 }
 
-/// Starts a created container, whose init listens behind `socket`: returns once the user's process is executed.
-pub fn start(socket: OwnedFd, hook_output: HookOutput) -> Result<()> {
+/// Starts a created container, whose init, process `pid`, listens behind `socket`: returns once the user's process is
+/// executed.
+pub fn start(socket: OwnedFd, pid: i32, pidfd: Option<BorrowedFd>, hook_output: Option<HookOutput>) -> Result<()> {
     let channel = Channel::from(socket);
     channel.send(&ToInit::Start)?;
-    await_exec(&channel, hook_output)
+    let died = || {
+        Error::new("init ended without a word, before it executed the process")
+            .with_hint("it may have been killed: see the kernel's log")
+    };
+    proof::await_exec(&channel, pid, pidfd, hook_output, &died)
 }
 
 fn send_hook_output(channel: &Channel, open: HookOutput) -> Result<()> {
@@ -328,26 +375,52 @@ fn on_cpus<T>(cpus: Option<&CpuMask>, body: impl FnOnce() -> T) -> Result<T> {
     Ok(done)
 }
 
-/// After `Start`: the end of the file means success, for the channel is closed by exec.
-fn await_exec(channel: &Channel, hook_output: HookOutput) -> Result<()> {
-    loop {
-        match channel.receive()? {
-            None => return Ok(()),
-            Some((FromInit::HookOutput, _)) => send_hook_output(channel, hook_output)?,
-            Some((FromInit::Failed(error), _)) => return Err(error.from_init()),
-            Some((other, _)) => return Err(unexpected(&other)),
-        }
-    }
-}
-
 /// Waits for a child that has ended or is about to; the signal that ended it, if one did.
 fn reap(pidfd: BorrowedFd) -> Option<i32> {
     let status = rustix::io::retry_on_intr(|| rustix::process::waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED));
     status.ok().flatten()?.terminating_signal()
 }
 
-fn unexpected(message: &FromInit) -> Error {
-    Error::new(format_args!("init sent {message:?} out of turn"))
+/// Kills a child and waits for it, unless the kernel holds it in a device or a file system.
+fn end(pidfd: BorrowedFd) {
+    const DEATH: Duration = Duration::from_secs(10);
+    // Only a process that has ended already cannot be killed.
+    let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
+    if ends_within(pidfd, DEATH) {
+        reap(pidfd);
+    }
+}
+
+fn ends_within(pidfd: BorrowedFd, patience: Duration) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
+    let patience = Timespec::try_from(patience).ok();
+    rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, patience.as_ref())) != Ok(0)
+}
+
+/// The next message of init; `None` once it has closed the channel or has ended. `process` is its pidfd: the channel alone
+/// can be held open by whatever init has forked.
+fn hear(
+    channel: &Channel,
+    process: Option<BorrowedFd>,
+    patience: Option<Duration>,
+) -> Result<Option<(FromInit, Vec<OwnedFd>)>> {
+    let ready = |fd: BorrowedFd, fds: Option<BorrowedFd>, patience: Option<Duration>| {
+        let patience = patience.map(Timespec::try_from).transpose().unwrap_or_default();
+        let mut polled = vec![PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+        polled.extend(fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, patience.as_ref())).call(|| "poll(channel)")?;
+        Ok(polled.iter().map(|fd| !fd.revents().is_empty()).collect::<Vec<_>>())
+    };
+    match ready(channel.as_fd(), process, patience)?.as_slice() {
+        [true, ..] => channel.receive(),
+        // What it said before it ended came before that.
+        [_, true] => match ready(channel.as_fd(), None, Some(Duration::ZERO))?.as_slice() {
+            [true] => channel.receive(),
+            _ => Ok(None),
+        },
+        _ => Err(Error::new(format_args!("init has said nothing for {} s", patience.unwrap_or_default().as_secs()))
+            .with_hint("it may have been stopped, or wait for a file system that does not answer")),
+    }
 }
 
 fn one(fds: Vec<OwnedFd>) -> Result<OwnedFd> {

@@ -5,63 +5,80 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs;
+use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 
-use super::fscontext;
+use super::{fscontext, resolve};
 use crate::error::{Call, Context, Error, Result};
-use crate::plan::mounts::{BindSource, Mappings, MountKind, MountPlan};
+use crate::plan::mounts::{BindSource, IdMap, Mappings, MountKind, MountPlan};
 use crate::spec::IdMapping;
 use crate::sys::helper;
 use crate::sys::mount::{MOUNT_ATTR_IDMAP, MountAttr, mount_setattr};
 
-/// A request of init's.
-#[derive(Debug)]
-pub enum Ask<'a> {
-    /// For a detached mount of what is to be mounted: [`open_source`].
-    Source(&'a MountPlan),
-    /// To give this detached mount the owners of the plan's mapping: [`id_map`]. The answer carries no descriptor:
-    /// the mount that init holds is changed.
-    IdMap(&'a MountPlan, BorrowedFd<'a>),
+/// Asks the runtime for what this entry of the plan mounts, and waits for the mount: [`open_source`].
+pub type Host<'a> = &'a mut dyn FnMut(&MountPlan) -> Result<OwnedFd>;
+
+/// Namespaces of the container that the mount is for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Namespaces<'a> {
+    /// `None` for a container that runs: the source is the host's own.
+    pub mount: Option<BorrowedFd<'a>>,
+    /// If it has one of its own.
+    pub user: Option<BorrowedFd<'a>>,
 }
 
-/// Passes a request on to the runtime and waits for what it answers.
-pub type Host<'a> = &'a mut dyn FnMut(Ask<'_>) -> Result<Option<OwnedFd>>;
-
-/// The answer to [`Ask::Source`]: a bind source that only the runtime may reach, as init's mount namespace shows it,
-/// or a filesystem that is to belong to the host's user namespace.
+/// A detached mount that only the runtime may make: of a bind source, or of a filesystem that is to belong to the host's
+/// user namespace. It has the owners that the plan asks for. `rootfs` is the container's root on the host.
 ///
-/// Without `mount_namespace`, for a container that runs, the source is the host's own.
-pub fn open_source(plan: &MountPlan, mount_namespace: Option<BorrowedFd<'_>>) -> Result<OwnedFd> {
-    match &plan.kind {
-        MountKind::Bind { source: BindSource::Host(path), recursive } => {
-            let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-            if *recursive {
-                flags |= OpenTreeFlags::AT_RECURSIVE;
-            }
-            if plan.links.source {
-                flags |= OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
-            }
-            let name = CString::new(path.as_str()).map_err(|_| Error::sys("open_tree", Errno::INVAL))?;
-            // There, not here: the mounts of a namespace whose user namespace is another have their flags locked,
-            // and copies inherit that. One made here could be stripped of `nosuid` or `ro` by the container.
-            let opened = match mount_namespace {
-                Some(namespace) => helper::open_tree_in(namespace, &name, flags.bits()),
-                None => rustix::mount::open_tree(fs::CWD, &name, flags),
-            };
-            opened.call(|| format!("open_tree({path:?})"))
+/// Nothing of it comes from init, which may be in the hands of a process of the container: whoever has a mount given
+/// other owners can write to it as anybody.
+pub fn open_source(plan: &MountPlan, rootfs: &str, container: Namespaces) -> Result<OwnedFd> {
+    let mount = match &plan.kind {
+        MountKind::Bind { source: BindSource::Host(path), recursive } => bind(plan, path, *recursive, container.mount)?,
+        MountKind::Bind { source: BindSource::Rootfs(path), recursive } => {
+            let root = fs::open(rootfs, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+                .call(|| format!("open({rootfs:?})"))?;
+            // Without links, so that the path means the same inside the container or is noticed to mean something else.
+            let path = format!("{rootfs}/{}", resolve::real_path(root.as_fd(), path)?);
+            bind(plan, &path, *recursive, container.mount)?
         }
         MountKind::Filesystem(filesystem) => {
-            fscontext::make(&filesystem.kind, &filesystem.source, &filesystem.data, plan.attrs.set)
+            fscontext::make(&filesystem.kind, &filesystem.source, &filesystem.data, plan.attrs.set)?
         }
-        _ => Err(Error::new("a mount that the runtime does not make")),
+        _ => return Err(Error::new("a mount that the runtime does not make")),
+    };
+    if let Some(map) = &plan.idmap {
+        id_map(map, mount.as_fd(), container.user)?;
     }
+    Ok(mount)
 }
 
-/// The answer to [`Ask::IdMap`]. `userns` is the container's user namespace, if it has one of its own.
-pub fn id_map(plan: &MountPlan, mount: BorrowedFd<'_>, userns: Option<BorrowedFd<'_>>) -> Result<()> {
-    let Some(map) = &plan.idmap else { return Err(Error::new("a mount that is not id-mapped")) };
+/// In the container's mount namespace, as the mounts of a namespace whose user namespace is another have their flags
+/// locked, and copies inherit that: one made here could be stripped of `nosuid` or `ro` by the container.
+fn bind(plan: &MountPlan, path: &str, recursive: bool, namespace: Option<BorrowedFd>) -> Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if plan.links.source {
+        flags |= OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    }
+    let mut copy = flags | OpenTreeFlags::OPEN_TREE_CLONE;
+    if recursive {
+        copy |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    let call = || format!("open_tree({path:?})");
+    let Some(namespace) = namespace else { return rustix::mount::open_tree(fs::CWD, path, copy).call(call) };
+    let name = CString::new(path).map_err(|_| Error::sys("open_tree", Errno::INVAL))?;
+    let opened = helper::open_tree_in(namespace, &name, copy.bits()).call(call)?;
+    // What init has made of its namespace is not known. So it must be what is there on the host.
+    let meant = rustix::mount::open_tree(fs::CWD, path, flags).call(call)?;
+    let file = |fd: &OwnedFd| fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino)).call(|| "fstat");
+    if file(&opened)? == file(&meant)? {
+        return Ok(opened);
+    }
+    Err(Error::new(format_args!("{path:?} is another file in the container's mount namespace than on the host")))
+}
+
+fn id_map(map: &IdMap, mount: BorrowedFd<'_>, userns: Option<BorrowedFd<'_>>) -> Result<()> {
     let made;
     let namespace = match (&map.mappings, userns) {
         (Some(mappings), _) => {
@@ -127,4 +144,42 @@ fn table(mappings: &[IdMapping]) -> String {
         let _ = writeln!(text, "{container_id} {host_id} {size}");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+    use crate::plan::mounts::testing::bind;
+
+    #[test]
+    fn a_source_that_is_another_file_in_the_namespace_is_refused() {
+        let dir = std::env::temp_dir().join(format!("berth-source-{}", std::process::id()));
+        std::fs::create_dir(&dir).unwrap();
+        let path = dir.to_str().unwrap();
+        let opened = |script: &str| {
+            let mut child = Command::new("unshare")
+                .args(["--mount", "sh", "-c", &format!("{script} && echo ready && exec sleep 1000")])
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            child.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
+            let namespace = File::open(format!("/proc/{}/ns/mnt", child.id())).unwrap();
+            let namespaces = Namespaces { mount: Some(namespace.as_fd()), user: None };
+            let result = open_source(&bind(path), "/nonexistent", namespaces);
+            child.kill().unwrap();
+            child.wait().unwrap();
+            result.map(drop).map_err(|e| e.to_string())
+        };
+        let same = opened("true");
+        let other = opened(&format!("mount -t tmpfs none {path}"));
+        std::fs::remove_dir(&dir).unwrap();
+        assert_eq!(same, Ok(()));
+        assert_eq!(
+            other.unwrap_err(),
+            format!("{path:?} is another file in the container's mount namespace than on the host")
+        );
+    }
 }

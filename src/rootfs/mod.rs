@@ -20,6 +20,6 @@ mod restore;
 pub use build::Rootfs;
 pub use change::{add, remove};
 pub use console::Console;
-pub use host::{Ask, Host, id_map, open_source};
+pub use host::{Host, Namespaces, open_source};
 pub use resolve::Location;
 pub use restore::{ExternalMount, external_mounts, stage};

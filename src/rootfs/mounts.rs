@@ -4,12 +4,11 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{self, CWD, FileType, OFlags, StatVfsMountFlags};
+use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::{self, FsPickFlags, MountFlags, MoveMountFlags, OpenTreeFlags};
 
 use super::build::Builder;
-use super::host::Ask;
 use super::resolve::{self, Make, Place};
 use super::{copyup, fscontext};
 use crate::error::{Call, Context, Error, Result};
@@ -80,24 +79,20 @@ impl Builder<'_> {
 
     /// The source as a detached copy of its mount.
     fn source_tree(&mut self, plan: &MountPlan, source: &BindSource, recursive: bool) -> Result<OwnedFd> {
-        let tree = match source {
-            BindSource::Host(_) if self.joined => (self.host)(Ask::Source(plan))?,
+        match source {
+            _ if plan.idmap.is_some() => (self.host)(plan),
+            BindSource::Host(_) if self.joined => (self.host)(plan),
             BindSource::Host(path) => match clone_unfollowed(CWD, path, recursive, plan.links.source) {
                 // Root of a user namespace may lack the right to pass a directory; the runtime has it.
-                Err(Errno::ACCESS) => (self.host)(Ask::Source(plan))?,
-                result => Some(result.map_err(|errno| source_error(path, errno))?),
+                Err(Errno::ACCESS) => (self.host)(plan),
+                result => result.map_err(|errno| source_error(path, errno)),
             },
             BindSource::Rootfs(path) => {
                 let flags = if plan.links.source { OFlags::PATH | OFlags::NOFOLLOW } else { OFlags::PATH };
                 let place = resolve::open(self.root.as_fd(), path, flags).map_err(|e| source_error(path, e))?;
-                Some(clone_tree(place.as_fd(), "", recursive).map_err(|errno| source_error(path, errno))?)
+                clone_tree(place.as_fd(), "", recursive).map_err(|errno| source_error(path, errno))
             }
-        };
-        let tree = tree.ok_or_else(|| Error::new("the runtime sent no mount for the source"))?;
-        if plan.idmap.is_some() {
-            (self.host)(Ask::IdMap(plan, tree.as_fd()))?;
         }
-        Ok(tree)
     }
 
     fn filesystem(&mut self, plan: &MountPlan, filesystem: &Filesystem) -> Result<()> {
@@ -137,14 +132,19 @@ impl Builder<'_> {
     }
 
     fn make_filesystem(&mut self, plan: &MountPlan, filesystem: &Filesystem, place: &Place) -> Result<Made> {
+        let inherited = match filesystem.inherit_mode && !place.made {
+            true => Some(fs::fstat(&place.fd).call(|| "fstat")?.st_mode & 0o7777),
+            false => None,
+        };
         if filesystem.by_runtime {
-            let mount = (self.host)(Ask::Source(plan))?.ok_or_else(|| Error::new("the runtime sent no mount"))?;
-            (self.host)(Ask::IdMap(plan, mount.as_fd()))?;
+            let mount = (self.host)(plan)?;
+            if let Some(mode) = inherited {
+                fs::chmodat(&mount, c".", Mode::from_raw_mode(mode), AtFlags::empty()).call(|| "chmod")?;
+            }
             return Ok(Made::Detached(mount));
         }
         let mut data = filesystem.data.clone();
-        if filesystem.inherit_mode && !place.made {
-            let mode = fs::fstat(&place.fd).call(|| "fstat")?.st_mode & 0o7777;
+        if let Some(mode) = inherited {
             data.insert(0, ("mode".to_owned(), Some(format!("{mode:o}"))));
         }
         if data.iter().any(|(_, value)| value.as_ref().is_some_and(|value| value.len() > fscontext::MAX_VALUE)) {
@@ -153,9 +153,6 @@ impl Builder<'_> {
         let mount = fscontext::make(&filesystem.kind, &filesystem.source, &data, plan.attrs.set)?;
         if plan.recursive != Attrs::default() {
             change(mount.as_fd(), true, plan.recursive)?;
-        }
-        if plan.idmap.is_some() {
-            (self.host)(Ask::IdMap(plan, mount.as_fd()))?;
         }
         Ok(Made::Detached(mount))
     }

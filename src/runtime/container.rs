@@ -129,11 +129,14 @@ impl<'a> Container<'a> {
             return Err(Error::config("/process", "is missing, and start needs it").context(CONFIG));
         }
         rustix::io::ioctl_fionbio(&socket, false).call(|| "ioctl(FIONBIO)")?;
-        let hooks = hooks::plan(&spec.hooks)?.poststart;
+        let hooks = hooks::plan(&spec.hooks)?;
         let pidfd = self.record.init.map(ProcessId::open).transpose()?.flatten();
         let notify = self.notify(notify);
-        let started = launch::start(socket, &|| self.record.hook_output());
-        self.after_start(started, &hooks)?;
+        let open = || self.record.hook_output();
+        let output: Option<launch::HookOutput> = if hooks.start_container.is_empty() { None } else { Some(&open) };
+        let pid = self.record.init.map_or(0, |init| init.pid);
+        let started = launch::start(socket, pid, pidfd.as_ref().map(AsFd::as_fd), output);
+        self.after_start(started, &hooks.poststart)?;
         if let Some(pidfd) = pidfd {
             self.await_ready(notify, pidfd.as_fd());
         }

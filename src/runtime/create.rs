@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -11,7 +12,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use crate::cgroup::{Cgroup, Entry, Systemd};
 use crate::error::{Call, Context, Error, Result};
 use crate::host;
-use crate::launch::{Host, Init, intel_rdt, network, rlimits, send_descriptor, send_listener};
+use crate::launch::{Host, Init, PATIENCE, intel_rdt, network, rlimits, send_descriptor, send_listener};
 use crate::plan::annotations::Annotations;
 use crate::plan::cgroup::{CgroupPlan, Directory, Manager};
 use crate::plan::init::InitPlan;
@@ -31,7 +32,8 @@ use super::{CgroupManager, CreateOptions, RunOptions, Runtime, check_id};
 pub(super) fn create(runtime: &Runtime, id: &str, options: &CreateOptions) -> Result<()> {
     let creation = Creation::plan(runtime, id, options)?;
     creation.check_terminal(true)?;
-    creation.perform(true).map(drop)
+    creation.perform(true)?.init.release();
+    Ok(())
 }
 
 pub(super) fn run(runtime: &Runtime, id: &str, options: &RunOptions) -> Result<u8> {
@@ -49,12 +51,13 @@ pub(super) fn run(runtime: &Runtime, id: &str, options: &RunOptions) -> Result<u
             .call(|| "prctl(PR_SET_CHILD_SUBREAPER)")?;
     }
     let hooks = creation.plan.hooks.poststart.clone();
-    let Created { container, init, terminal } = creation.perform(false)?;
+    let redirected = creation.redirected();
+    let Created { container, mut init, terminal } = creation.perform(false)?;
     let notify = container.notify(options.create.notify_socket.as_deref());
-    let mut process = None;
-    let started = init.start(&|| container.record.hook_output()).map(|started| process = Some(started));
+    let open = || container.record.hook_output();
+    let started = init.start(redirected.then_some(&open));
     container.after_start(started, &hooks)?;
-    let Some(process) = process else { return Ok(0) };
+    let process = &init.process;
     let Some(foreground) = foreground else {
         container.await_ready(notify, process.pidfd.as_fd());
         return Ok(0);
@@ -247,14 +250,15 @@ impl<'a> Creation<'a> {
         let listener = if listen { Some(start_socket(dir)?) } else { None };
         let entry = self.entry(record)?;
         let born_in = if self.systemd.borrow().is_some() { None } else { record.cgroup.dirfd()? };
-        let init = Init::spawn(&self.plan.init, None, listener.as_ref().map(AsFd::as_fd), born_in, entry)?;
+        let socket = listener.as_ref().map(AsFd::as_fd);
+        let init = Init::spawn(&self.plan.init, None, socket, born_in, entry, self.patience())?;
         drop(listener);
 
         let pid = init.process.pid;
         describe_init(self.runtime, pid, &self.plan.init);
         record.init = Some(ProcessId::of_child(pid)?);
         dir.write_record(record)?;
-        self.place(dir, record, pid, init.outside).inspect_err(|_| init.kill())?;
+        self.place(dir, record, pid, init.outside)?;
         self.join_intel_rdt(dir, record, pid)?;
         if !self.plan.net_devices.is_empty() {
             network::attach(&self.plan.net_devices, open_namespace(pid, NsKind::Network)?.as_fd())?;
@@ -263,12 +267,24 @@ impl<'a> Creation<'a> {
         rlimits::raise(pid, &self.plan.init.process.rlimits)?;
         init.placed()?;
 
-        let terminal = self.serve(&init, record).inspect_err(|_| init.kill())?;
+        let terminal = self.serve(&init, record)?;
         record.cgroup.enter_delegated(&self.plan.cgroup, pid).context("/annotations/run.oci.delegate-cgroup")?;
         dir.publish(CONFIG)?;
         self.runtime.debug(|| "init is ready to execute the process".to_owned());
         self.announce(pid, init.process.pidfd.as_fd())?;
         Ok((init, terminal))
+    }
+
+    /// Hooks that init runs may take as long as they like, unless they have a timeout of their own.
+    fn patience(&self) -> Option<Duration> {
+        let hooks = self.plan.init.container.as_ref().is_some_and(|container| !container.create_container.is_empty());
+        if hooks { None } else { Some(PATIENCE) }
+    }
+
+    /// Whether init asks for the files that take what hooks write, once it has been told to start.
+    fn redirected(&self) -> bool {
+        let container = self.plan.init.container.as_ref();
+        container.is_some_and(|container| container.redirect_hooks && !container.start_container.is_empty())
     }
 
     /// Tells everybody who wants to know which process it is.
@@ -295,29 +311,35 @@ impl<'a> Creation<'a> {
         let pid = init.process.pid;
         let terminal = RefCell::new(None);
         let state = |status| record.state(status, pid);
-        let mounts = self.plan.init.container.as_ref().map_or(&[][..], |container| &container.rootfs.mounts);
+        let rootfs = self.plan.init.container.as_ref().map(|container| &container.rootfs);
+        let (path, mounts) = rootfs.map_or(("", &[][..]), |rootfs| (&rootfs.path, &rootfs.mounts));
         let mount = |index: u32| {
             let mount = mounts.iter().find(|mount| mount.index == index);
             mount.ok_or_else(|| Error::new(format_args!("init asked for mount {index}, which the plan has not")))
         };
-        init.serve(&Host {
-            source: &|index| rootfs::open_source(mount(index)?, Some(open_namespace(pid, NsKind::Mount)?.as_fd())),
-            id_map: &|index, fd| {
-                let userns = match self.plan.init.namespaces.has(NsKind::User) {
-                    true => Some(open_namespace(pid, NsKind::User)?),
-                    false => None,
-                };
-                rootfs::id_map(mount(index)?, fd.as_fd(), userns.as_ref().map(AsFd::as_fd))
+        init.serve(
+            &self.plan.init,
+            &Host {
+                source: &|index| {
+                    let namespace = open_namespace(pid, NsKind::Mount)?;
+                    let userns = match self.plan.init.namespaces.has(NsKind::User) {
+                        true => Some(open_namespace(pid, NsKind::User)?),
+                        false => None,
+                    };
+                    let user = userns.as_ref().map(AsFd::as_fd);
+                    let namespaces = rootfs::Namespaces { mount: Some(namespace.as_fd()), user };
+                    rootfs::open_source(mount(index)?, path, namespaces)
+                },
+                hooks: &|| self.run_host_hooks(record, pid),
+                hook_output: &|| record.hook_output(),
+                console: &|master| {
+                    *terminal.borrow_mut() = self.hand_over_terminal(master)?;
+                    Ok(())
+                },
+                listener: &|fd| send_listener(self.plan.init.seccomp.as_ref(), fd, pid, state(Status::Creating)),
+                warn: &self.runtime.warn,
             },
-            hooks: &|| self.run_host_hooks(record, pid),
-            hook_output: &|| record.hook_output(),
-            console: &|master| {
-                *terminal.borrow_mut() = self.hand_over_terminal(master)?;
-                Ok(())
-            },
-            listener: &|fd| send_listener(self.plan.init.seccomp.as_ref(), fd, pid, state(Status::Creating)),
-            warn: &self.runtime.warn,
-        })?;
+        )?;
         Ok(terminal.into_inner())
     }
 

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use crate::cgroup::Join;
 use crate::error::{Context, Error, Result};
 use crate::host;
-use crate::launch::{Host, Init, rlimits, send_descriptor, send_listener};
+use crate::launch::{Host, Init, PATIENCE, rlimits, send_descriptor, send_listener};
 use crate::plan;
 use crate::plan::annotations::SECCOMP_RECEIVER;
 use crate::plan::init::InitPlan;
@@ -92,10 +92,11 @@ impl Container<'_> {
         self.check_exec(options)?;
         let plan = self.plan_exec(options)?;
         let foreground = if options.detach { None } else { Some(Foreground::prepare(plan.process.terminal)?) };
-        let init = self.spawn_exec(options, &plan)?;
+        let mut init = self.spawn_exec(options, &plan)?;
         describe_init(self.runtime, init.process.pid, &plan);
-        let terminal = self.serve_exec(options, &plan, &init).inspect_err(|_| init.kill())?;
-        let process = init.start(&|| Err(no_container()))?;
+        let terminal = self.serve_exec(options, &plan, &init)?;
+        init.start(None)?;
+        let process = &init.process;
         self.runtime.debug(|| format!("the process runs, as pid {}", process.pid));
         match foreground {
             Some(foreground) => foreground.supervise(process.pidfd.as_fd(), process.pid, terminal, None, false),
@@ -140,7 +141,10 @@ impl Container<'_> {
         let target = self.record.init.ok_or_else(stopped)?.open()?.ok_or_else(stopped)?;
         let container_init = self.record.init.map(|init| init.pid as u32);
         let mut cgroup = self.record.cgroup.join(&options.cgroups, container_init)?;
-        let spawn = |cgroup: &Join| Init::spawn(plan, Some(target.as_fd()), None, cgroup.dirfd(), cgroup.entry()?);
+        // In a paused container it waits for whoever resumes that.
+        let patience = if options.ignore_paused { None } else { Some(PATIENCE) };
+        let target = Some(target.as_fd());
+        let spawn = |cgroup: &Join| Init::spawn(plan, target, None, cgroup.dirfd(), cgroup.entry()?, patience);
         let init = match spawn(&cgroup) {
             // The container has given the controllers of its cgroup to those below it: then where its init is.
             Err(e) if e.errno() == Some(Errno::BUSY) && options.cgroups.is_empty() => {
@@ -162,25 +166,27 @@ impl Container<'_> {
         rlimits::raise(pid, &plan.process.rlimits)?;
         init.placed()?;
         let terminal = RefCell::new(None);
-        init.serve(&Host {
-            source: &|_| Err(no_container()),
-            id_map: &|_, _| Err(no_container()),
-            hooks: &|| Err(no_container()),
-            hook_output: &|| Err(no_container()),
-            console: &|master| match &options.console_socket {
-                Some(path) => send_descriptor(path, b"/dev/ptmx", master.as_fd()).context("--console-socket"),
-                None => {
-                    clear_onlcr(&master)?;
-                    *terminal.borrow_mut() = Some(master);
-                    Ok(())
-                }
+        init.serve(
+            plan,
+            &Host {
+                source: &|_| Err(no_container()),
+                hooks: &|| Err(no_container()),
+                hook_output: &|| Err(no_container()),
+                console: &|master| match &options.console_socket {
+                    Some(path) => send_descriptor(path, b"/dev/ptmx", master.as_fd()).context("--console-socket"),
+                    None => {
+                        clear_onlcr(&master)?;
+                        *terminal.borrow_mut() = Some(master);
+                        Ok(())
+                    }
+                },
+                listener: &|fd| {
+                    let init = self.record.init.map_or(0, |init| init.pid);
+                    send_listener(plan.seccomp.as_ref(), fd, pid, self.record.state(Status::Running, init))
+                },
+                warn: &self.runtime.warn,
             },
-            listener: &|fd| {
-                let init = self.record.init.map_or(0, |init| init.pid);
-                send_listener(plan.seccomp.as_ref(), fd, pid, self.record.state(Status::Running, init))
-            },
-            warn: &self.runtime.warn,
-        })?;
+        )?;
         if let Some(path) = &options.pidfd_socket {
             send_descriptor(path, b"pidfd", init.process.pidfd.as_fd()).context("--pidfd-socket")?;
         }

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use crate::cgroup::Entry;
 use crate::error::{Context, Error, Result};
-use crate::launch::{Host, Init};
+use crate::launch::{Host, Init, PATIENCE};
 use crate::plan;
 use crate::plan::init::{Errand, InitPlan};
 use crate::plan::namespaces::Kind as NsKind;
@@ -41,16 +41,16 @@ impl Container<'_> {
     fn run_errand(&self, plan: &InitPlan) -> Result<()> {
         let stopped = || Error::new("container not running");
         let target = self.record.init.ok_or_else(stopped)?.open()?.ok_or_else(stopped)?;
-        let init = Init::spawn(plan, Some(target.as_fd()), None, None, Entry::default())?;
+        let init = Init::spawn(plan, Some(target.as_fd()), None, None, Entry::default(), Some(PATIENCE))?;
         let done = self.serve_errand(plan, &init);
         init.dismiss();
         done
     }
 
     fn serve_errand(&self, plan: &InitPlan, init: &Init) -> Result<()> {
-        let mounts = match &plan.errand {
-            Some(Errand::AddMounts(plan)) => &plan.mounts[..],
-            _ => &[],
+        let (path, mounts) = match &plan.errand {
+            Some(Errand::AddMounts(plan)) => (plan.path.as_str(), &plan.mounts[..]),
+            _ => ("", &[][..]),
         };
         let mount = |index: u32| {
             let mount = mounts.iter().find(|mount| mount.index == index);
@@ -58,22 +58,26 @@ impl Container<'_> {
         };
         let nothing = || Error::new("init asked for what only a process needs");
         init.placed()?;
-        init.serve(&Host {
-            source: &|index| {
-                rootfs::open_source(mount(index)?, None).with_context(|| format!("/mounts/{index}/source"))
+        init.serve(
+            plan,
+            &Host {
+                source: &|index| {
+                    let userns = match self.record.init {
+                        Some(init) if plan.join & NsKind::User.clone_flag() != 0 => {
+                            Some(open_namespace(init.pid, NsKind::User)?)
+                        }
+                        _ => None,
+                    };
+                    let namespaces = rootfs::Namespaces { mount: None, user: userns.as_ref().map(AsFd::as_fd) };
+                    rootfs::open_source(mount(index)?, path, namespaces)
+                        .with_context(|| format!("/mounts/{index}/source"))
+                },
+                hooks: &|| Err(nothing()),
+                hook_output: &|| Err(nothing()),
+                console: &|_| Err(nothing()),
+                listener: &|_| Err(nothing()),
+                warn: &self.runtime.warn,
             },
-            id_map: &|index, fd| {
-                let userns = match plan.join & NsKind::User.clone_flag() {
-                    0 => None,
-                    _ => Some(open_namespace(init.process.pid, NsKind::User)?),
-                };
-                rootfs::id_map(mount(index)?, fd.as_fd(), userns.as_ref().map(AsFd::as_fd))
-            },
-            hooks: &|| Err(nothing()),
-            hook_output: &|| Err(nothing()),
-            console: &|_| Err(nothing()),
-            listener: &|_| Err(nothing()),
-            warn: &self.runtime.warn,
-        })
+        )
     }
 }

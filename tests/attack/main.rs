@@ -9,4 +9,5 @@
 #[path = "../e2e/harness/mod.rs"]
 mod harness;
 
+mod init;
 mod root;

@@ -112,7 +112,8 @@ pub struct Filesystem {
     pub copy_up: bool,
     /// A tmpfs takes the mode of the directory that it covers, unless `mode=` was given.
     pub inherit_mode: bool,
-    /// Idmapped in a user namespace: one made there would have its owners already, so the runtime makes it.
+    /// Idmapped: the runtime makes it, as it gives the owners of nothing that comes from init. In a user namespace it
+    /// would have its owners already.
     pub by_runtime: bool,
 }
 
@@ -154,6 +155,18 @@ pub struct MountPlan {
     pub links: Links,
     /// Made read-only only when all is in place: `tmpfs` and `/dev` are filled first.
     pub late_readonly: bool,
+}
+
+impl MountPlan {
+    /// Whether init may have the runtime open what is mounted.
+    pub fn may_be_asked_for(&self) -> bool {
+        match &self.kind {
+            MountKind::Bind { source: BindSource::Host(_), .. } => true,
+            MountKind::Bind { source: BindSource::Rootfs(_), .. } => self.idmap.is_some(),
+            MountKind::Filesystem(filesystem) => filesystem.by_runtime,
+            MountKind::Remount { .. } | MountKind::Cgroup(_) => false,
+        }
+    }
 }
 
 /// Facts that the plan of one mount needs.
@@ -314,7 +327,7 @@ fn filesystem(
             (context.label_option, context.label),
         ),
         copy_up: options.copy_up && tmpfs,
-        by_runtime: plan.idmap.is_some() && context.userns.exists,
+        by_runtime: plan.idmap.is_some(),
         inherit_mode: tmpfs && !options.data.iter().any(|(key, _)| key == "mode"),
     }))
 }
@@ -332,6 +345,29 @@ pub fn clean(path: &str) -> String {
         }
     }
     parts.join("/")
+}
+
+#[cfg(test)]
+pub mod testing {
+    use super::*;
+
+    /// A bind mount of a directory of the host's.
+    pub fn bind(source: &str) -> MountPlan {
+        let mount = Mount {
+            destination: "/x".into(),
+            source: source.into(),
+            options: vec!["bind".into()],
+            ..Mount::default()
+        };
+        let context = Context {
+            bundle: Path::new("/"),
+            rootfs: Path::new("/nonexistent"),
+            userns: idmap::UserNamespace::default(),
+            label: "",
+            label_option: "context",
+        };
+        plan(0, &mount, &context, &mut Vec::new()).unwrap()
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,123 @@
+//! What init says is proven before it is believed: see [`super::requests`].
+
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::process::{WaitId, WaitIdOptions};
+
+use super::{HookOutput, ends_within, hear, refuse, send_hook_output};
+use crate::error::{Call, Error, Result};
+use crate::sys::clone::Process;
+use crate::wire::{Channel, FromInit, INIT_NAME};
+
+/// The process behind a pidfd is a child of ours that runs from `executable`, which no other start has.
+pub fn forked(pidfd: OwnedFd, executable: BorrowedFd) -> Result<Process> {
+    let foreign = || Error::new("init has sent the pidfd of a process that is not its own");
+    // The kernel's word for its pid, not init's.
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).call(|| "read(fdinfo)")?;
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")).and_then(|pid| pid.trim().parse().ok());
+    let pid: i32 = pid.filter(|&pid| pid > 0).ok_or_else(foreign)?;
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    match rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), look) {
+        Err(Errno::CHILD) => return Err(foreign()),
+        result => result.call(|| "waitid(pidfd)")?,
+    };
+    let ours = rustix::fs::fstat(executable).call(|| "fstat(executable)")?;
+    match std::fs::metadata(format!("/proc/{pid}/exe")) {
+        Ok(exe) if (exe.dev(), exe.ino()) == (ours.st_dev, ours.st_ino) => Ok(Process { pid, pidfd }),
+        // An ordinary user may not look at a process that is not dumpable. No child of theirs has more rights than they.
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied && !rustix::process::geteuid().is_root() => {
+            Ok(Process { pid, pidfd })
+        }
+        // It ended already, and says why on the channel.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Process { pid, pidfd }),
+        _ => Err(foreign()),
+    }
+}
+
+/// The master side of a pseudoterminal.
+pub fn terminal(master: OwnedFd) -> Result<OwnedFd> {
+    match rustix::pty::ptsname(&master, Vec::new()) {
+        Ok(_) => Ok(master),
+        Err(errno) => Err(Error::sys("ioctl(TIOCGPTN)", errno).context("init has sent no terminal")),
+    }
+}
+
+/// The descriptor that seccomp(2) gives for SECCOMP_FILTER_FLAG_NEW_LISTENER.
+pub fn listener(listener: OwnedFd) -> Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", listener.as_raw_fd());
+    let name = std::fs::read_link(&path).call(|| format!("readlink({path:?})"))?;
+    match name.to_str() {
+        Some("anon_inode:seccomp notify") => Ok(listener),
+        _ => Err(Error::new(format_args!("init has sent {name:?} for a seccomp listener"))),
+    }
+}
+
+/// After `Start`: returns once the user's program has been executed by process `pid`. `died` tells why it ended, as far as
+/// that can be known.
+pub fn await_exec(
+    channel: &Channel,
+    pid: i32,
+    process: Option<BorrowedFd>,
+    mut hook_output: Option<HookOutput>,
+    died: &dyn Fn() -> Error,
+) -> Result<()> {
+    let mut executing = false;
+    while let Some((message, _)) = hear(channel, process, None)? {
+        match message {
+            FromInit::HookOutput if !executing => {
+                send_hook_output(channel, hook_output.take().ok_or_else(|| refuse(&message))?)?;
+            }
+            FromInit::Executing if !executing => executing = true,
+            FromInit::Failed(error) => return Err(error.from_init()),
+            other => return Err(refuse(&other)),
+        }
+    }
+    if executing && executed(pid, process)? { Ok(()) } else { Err(died()) }
+}
+
+/// Exec closes the channel, and so does death. Exec alone changes the name of the process, which is there to be read until
+/// the process has been reaped.
+fn executed(pid: i32, process: Option<BorrowedFd>) -> Result<bool> {
+    /// The kernel closes descriptors before it changes the name.
+    const PATIENCE: Duration = Duration::from_secs(1);
+    const STEP: Duration = Duration::from_millis(1);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match name_and_state(pid)? {
+            // It had nothing left to do but exec, has ended since, and whose child it was has taken note of that.
+            None => return Ok(true),
+            Some((name, _)) if name != INIT_NAME.to_bytes() => return Ok(true),
+            Some((_, b'Z' | b'X')) => return Ok(false),
+            // A program may bear the same name.
+            Some(_) if Instant::now() > deadline => return Ok(true),
+            Some(_) => {}
+        }
+        match process {
+            Some(process) => drop(ends_within(process, STEP)),
+            None => std::thread::sleep(STEP),
+        }
+    }
+}
+
+/// proc_pid_stat(5), fields 2 and 3. `None` where there is no such process any more.
+fn name_and_state(pid: i32) -> Result<Option<(Vec<u8>, u8)>> {
+    let path = format!("/proc/{pid}/stat");
+    let mut stat = Vec::new();
+    let read = std::fs::File::open(&path).and_then(|mut file| file.read_to_end(&mut stat));
+    match read {
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => return Ok(None),
+        result => result.call(|| format!("read({path:?})"))?,
+    };
+    let first = stat.iter().position(|&byte| byte == b'(');
+    let last = stat.iter().rposition(|&byte| byte == b')');
+    match (first, last) {
+        (Some(first), Some(last)) if first < last && last + 2 < stat.len() => {
+            Ok(Some((stat[first + 1..last].to_vec(), stat[last + 2])))
+        }
+        _ => Err(Error::new(format_args!("{path:?}: {:?}", String::from_utf8_lossy(&stat)))),
+    }
+}

@@ -1,0 +1,307 @@
+//! What init may ask for.
+//!
+//! From the moment that init has joined anything of a container, a process of that container may have taken it over. So
+//! the runtime, which has the privileges of the host, believes nothing that init says: what is asked must be in the plan,
+//! in the order of [`crate::wire`], and once. Whatever comes along is proven by whoever takes it.
+
+use std::collections::BTreeSet;
+
+use crate::error::{Error, Result};
+use crate::plan::init::{Errand, InitPlan};
+use crate::plan::mounts::MountPlan;
+use crate::wire::FromInit;
+
+/// Enough for what an honest init has to say: one line a setting.
+const MAX_WARNINGS: usize = 256;
+
+/// What is still to come, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    TimeOffsets,
+    Sources,
+    Hooks,
+    HookOutput,
+    Console,
+    Listener,
+    Ready,
+}
+
+/// The requests that a plan allows, less those that were made.
+#[derive(Debug)]
+pub struct Requests {
+    /// One after the other: a step that was passed does not come back.
+    steps: BTreeSet<Step>,
+    /// By index, each once, and none of them need be asked for.
+    sources: BTreeSet<u32>,
+    warnings: usize,
+}
+
+impl Requests {
+    pub fn of(plan: &InitPlan) -> Self {
+        let container = plan.container.as_ref();
+        let mounts: &[MountPlan] = match (container, &plan.errand) {
+            (Some(container), _) => &container.rootfs.mounts,
+            (None, Some(Errand::AddMounts(rootfs))) => &rootfs.mounts,
+            (None, _) => &[],
+        };
+        let sources: BTreeSet<_> = mounts.iter().filter(|m| m.may_be_asked_for()).map(|m| m.index).collect();
+        let is_process = plan.errand.is_none();
+        let steps = [
+            (Step::TimeOffsets, container.is_some() && plan.namespaces.time_offsets.is_some()),
+            (Step::Sources, !sources.is_empty()),
+            (Step::Hooks, container.is_some_and(|c| c.host_hooks)),
+            (Step::HookOutput, container.is_some_and(|c| c.redirect_hooks && !c.create_container.is_empty())),
+            (Step::Console, is_process && plan.process.terminal),
+            (Step::Listener, is_process && plan.seccomp.as_ref().is_some_and(|filter| filter.listener.is_some())),
+            (Step::Ready, true),
+        ];
+        let steps = steps.into_iter().filter(|(_, planned)| *planned).map(|(step, _)| step).collect();
+        Self { steps, sources, warnings: MAX_WARNINGS }
+    }
+
+    /// Takes note of a request, or refuses it.
+    pub fn admit(&mut self, request: &FromInit) -> Result<()> {
+        let step = match request {
+            FromInit::Warning(_) => {
+                self.warnings = self.warnings.checked_sub(1).ok_or_else(|| refuse(request))?;
+                return Ok(());
+            }
+            FromInit::TimeOffsets => Step::TimeOffsets,
+            FromInit::Source { .. } => Step::Sources,
+            FromInit::Hooks => Step::Hooks,
+            FromInit::HookOutput => Step::HookOutput,
+            FromInit::Console => Step::Console,
+            FromInit::Listener { .. } => Step::Listener,
+            FromInit::Ready => Step::Ready,
+            FromInit::Stillborn(_)
+            | FromInit::Forked
+            | FromInit::MapIds
+            | FromInit::Executing
+            | FromInit::Failed(_) => return Err(refuse(request)),
+        };
+        // Init may do without a source, but not leave out anything else: hooks may be what confines the container.
+        let skipped = self.steps.iter().any(|&planned| planned < step && planned != Step::Sources);
+        if skipped || !self.steps.contains(&step) {
+            return Err(refuse(request));
+        }
+        match request {
+            FromInit::Source { index } if !self.sources.remove(index) => return Err(refuse(request)),
+            FromInit::Source { .. } => {}
+            _ => self.steps.retain(|&planned| planned > step),
+        }
+        Ok(())
+    }
+}
+
+pub fn refuse(request: &FromInit) -> Error {
+    let what = match request {
+        FromInit::Failed(_) | FromInit::Warning(_) => "said too much".to_owned(),
+        other => format!("asked for {other:?}, which is not in the plan at this point"),
+    };
+    Error::new(format_args!("init {what}")).with_hint("a process of the container may have taken it over")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+    use std::path::Path;
+
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+    use super::super::seal::Executable;
+    use super::super::{Host, Init, proof};
+    use super::*;
+    use crate::cgroup::Entry;
+    use crate::hooks::Output;
+    use crate::plan::{Facts, Lsm, Plan, cgroup};
+    use crate::spec::Spec;
+    use crate::sys::clone::Process;
+    use crate::wire::Channel;
+
+    /// A plan in which init has everything to ask for, or nothing.
+    fn plan(everything: bool) -> InitPlan {
+        let with = |text: &'static str| if everything { text } else { "" };
+        let json = format!(
+            r#"{{"ociVersion":"1.2.0","root":{{"path":"/usr"}},"process":{{"args":["x"],"cwd":"/"{}}},
+            "linux":{{"namespaces":[{{"type":"mount"}},{{"type":"time"}}]{}}},
+            "annotations":{{"run.oci.hooks.stdout":"/dev/null"}},
+            "mounts":[{{"destination":"/a","type":"tmpfs"}}{}]{}}}"#,
+            with(r#","terminal":true"#),
+            with(r#","timeOffsets":{"monotonic":{"secs":1}}"#),
+            with(r#",{"destination":"/b","type":"bind","source":"/tmp","options":["bind"]}"#),
+            with(r#","hooks":{"createRuntime":[{"path":"/x"}],"createContainer":[{"path":"/x"}]}"#),
+        );
+        let spec = Spec::parse(json.as_bytes()).unwrap();
+        let facts = Facts {
+            id: "x",
+            bundle: Path::new("/"),
+            annotations: &spec.annotations,
+            layout: &cgroup::Layout::default(),
+            rootless: true,
+            cgroup_manager: cgroup::Manager::Disabled,
+            lsm: Lsm::default(),
+            no_pivot: false,
+            new_keyring: false,
+            preserve_fds: 0,
+            seccomp_receiver: None,
+        };
+        Plan::new(&spec, &facts).unwrap().init
+    }
+
+    /// Whoever has taken init over: a process that does nothing, and a channel on which anything can be said.
+    struct StandIn {
+        child: std::process::Child,
+        init: Init,
+        channel: Channel,
+    }
+
+    impl StandIn {
+        fn new() -> Self {
+            let child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+            let pidfd = pidfd_of(&child);
+            let (ours, channel) = Channel::pair().unwrap();
+            let process = Process { pid: child.id().cast_signed(), pidfd };
+            let init = Init::stand_in(process, ours, Entry::default(), Executable::new().unwrap());
+            Self { child, init, channel }
+        }
+
+        fn says(self, request: FromInit, fds: &[BorrowedFd]) -> Self {
+            self.channel.send_with(&request, fds).unwrap();
+            self
+        }
+
+        /// What the runtime did for it, and the error with which it ended.
+        fn served(self, plan: &InitPlan) -> (Vec<String>, String) {
+            let done = RefCell::new(Vec::new());
+            let note = |what: String| done.borrow_mut().push(what);
+            let null = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+            let result = self.init.serve(
+                plan,
+                &Host {
+                    source: &|index| {
+                        note(format!("source {index}"));
+                        Ok(null())
+                    },
+                    hooks: &|| {
+                        note("hooks".into());
+                        Ok(())
+                    },
+                    hook_output: &|| {
+                        note("hook output".into());
+                        Ok(Output::default())
+                    },
+                    console: &|_| {
+                        note("console".into());
+                        Ok(())
+                    },
+                    listener: &|_| {
+                        note("listener".into());
+                        Ok(())
+                    },
+                    warn: &(Box::new(|_: &str| {}) as Box<dyn Fn(&str)>),
+                },
+            );
+            drop(self.init);
+            let Self { mut child, .. } = self;
+            let _ = child.wait();
+            (done.into_inner(), result.map_or_else(|e| e.to_string(), |()| "ready".into()))
+        }
+    }
+
+    fn pidfd_of(child: &std::process::Child) -> OwnedFd {
+        pidfd_open(Pid::from_child(child), PidfdFlags::empty()).unwrap()
+    }
+
+    #[test]
+    fn what_is_not_in_the_plan_is_refused() {
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let requests: [(FromInit, &[BorrowedFd]); 9] = [
+            (FromInit::TimeOffsets, &[]),
+            (FromInit::Source { index: 0 }, &[]),
+            (FromInit::Source { index: u32::MAX }, &[]),
+            (FromInit::Hooks, &[]),
+            (FromInit::HookOutput, &[]),
+            (FromInit::Console, &[null.as_fd()]),
+            (FromInit::Listener { fd: 0 }, &[]),
+            (FromInit::MapIds, &[]),
+            (FromInit::Forked, &[null.as_fd()]),
+        ];
+        for (request, fds) in requests {
+            let shown = format!("{request:?}");
+            let (done, end) = StandIn::new().says(request, fds).served(&plan(false));
+            assert!(end.starts_with(&format!("init asked for {shown}, which is not in the plan")), "{shown}: {end}");
+            assert!(done.is_empty(), "{shown}: {done:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_in_the_plan_is_done_once_and_in_order() {
+        let plan = plan(true);
+        let after = |requests: &[FromInit]| {
+            let mut allowed = Requests::of(&plan);
+            requests.iter().map(|request| allowed.admit(request).is_ok()).collect::<Vec<_>>()
+        };
+        let source = FromInit::Source { index: 1 };
+        use FromInit::{Console, HookOutput, Hooks, Ready, Source, TimeOffsets};
+        assert_eq!(after(&[TimeOffsets, source, Hooks, HookOutput, Console, Ready]), [true; 6]);
+        // Twice, too late, and what must not be left out.
+        assert_eq!(after(&[TimeOffsets, TimeOffsets]), [true, false]);
+        assert_eq!(after(&[TimeOffsets, Source { index: 1 }, Source { index: 1 }]), [true, true, false]);
+        assert_eq!(after(&[TimeOffsets, Source { index: 0 }]), [true, false]);
+        assert_eq!(after(&[TimeOffsets, Hooks, Source { index: 1 }]), [true, true, false]);
+        assert_eq!(after(&[TimeOffsets, Hooks, HookOutput, HookOutput]), [true, true, true, false]);
+        assert_eq!(after(&[Hooks]), [false]);
+        assert_eq!(after(&[TimeOffsets, HookOutput]), [true, false]);
+        assert_eq!(after(&[TimeOffsets, Hooks, HookOutput, Ready]), [true, true, true, false]);
+        assert_eq!(after(&[TimeOffsets, Hooks, HookOutput, Console, Console]), [true, true, true, true, false]);
+        assert_eq!(after(&[Ready]), [false]);
+    }
+
+    #[test]
+    fn warnings_have_an_end() {
+        let mut stand_in = StandIn::new();
+        // More than fit into the socket: they are said while the runtime listens.
+        let (_, other) = Channel::pair().unwrap();
+        let channel = std::mem::replace(&mut stand_in.channel, other);
+        let talk = std::thread::spawn(move || {
+            (0..100_000).take_while(|_| channel.send(&FromInit::Warning("x".into())).is_ok()).count()
+        });
+        let (_, end) = stand_in.served(&plan(false));
+        assert_eq!(end, "init said too much");
+        assert!(talk.join().unwrap() < 100_000);
+    }
+
+    #[test]
+    fn what_comes_along_must_be_what_was_meant() {
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let fd = || null.as_fd().try_clone_to_owned().unwrap();
+        assert!(proof::terminal(fd()).unwrap_err().to_string().starts_with("init has sent no terminal"));
+        let master = rustix::pty::openpt(rustix::pty::OpenptFlags::RDWR).unwrap();
+        assert!(proof::terminal(master).is_ok());
+        let error = proof::listener(fd()).unwrap_err().to_string();
+        assert_eq!(error, "init has sent \"/dev/null\" for a seccomp listener");
+    }
+
+    #[test]
+    fn only_a_child_that_runs_from_inits_executable_is_adopted() {
+        let executable = Executable::new().unwrap();
+        let error = |pidfd| proof::forked(pidfd, executable.as_fd()).unwrap_err().to_string();
+        let foreign = "init has sent the pidfd of a process that is not its own";
+        // No pidfd; the pidfd of somebody else's child; of another child of ours.
+        assert_eq!(error(std::fs::File::open("/dev/null").unwrap().into()), foreign);
+        assert_eq!(error(pidfd_open(Pid::INIT, PidfdFlags::empty()).unwrap()), foreign);
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        assert_eq!(error(pidfd_of(&child)), foreign);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn the_death_of_init_ends_the_wait_whoever_holds_its_channel() {
+        let mut stand_in = StandIn::new();
+        stand_in.child.kill().unwrap();
+        let (_, end) = stand_in.served(&plan(false));
+        assert_eq!(end, "init was killed");
+    }
+}
