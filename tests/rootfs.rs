@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use berth::error::{Error, Result};
 use berth::plan::cgroup::{Hierarchy, Layout};
+use berth::plan::mounts::MountPlan;
 use berth::plan::rootfs::{self as plan, Facts, RootfsPlan};
-use berth::rootfs::{Ask, Rootfs, id_map, open_source};
+use berth::rootfs::{Namespaces, Rootfs, open_source};
 use berth::spec::Spec;
 use berth::sys::procfs::ProcFs;
 use rustix::thread::UnshareFlags;
@@ -84,19 +85,14 @@ impl Bundle {
 }
 
 /// The runtime's part, in the same process.
-fn host(ask: Ask<'_>) -> Result<Option<OwnedFd>> {
-    match ask {
-        Ask::Source(mount) => {
-            let namespace = fs::File::open("/proc/thread-self/ns/mnt").unwrap();
-            open_source(mount, Some(namespace.as_fd())).map(Some)
-        }
-        Ask::IdMap(mount, tree) => id_map(mount, tree, None).map(|()| None),
-    }
+fn host(mount: &MountPlan) -> Result<OwnedFd> {
+    let namespace = fs::File::open("/proc/thread-self/ns/mnt").unwrap();
+    open_source(mount, "/nonexistent", Namespaces { mount: Some(namespace.as_fd()), user: None })
 }
 
 fn enter(plan: &RootfsPlan) -> Result<ProcFs> {
     let proc = ProcFs::private()?;
-    Rootfs::prepare(plan, &proc, &mut host)?.enter(&proc)?.wait_gone()?;
+    Rootfs::prepare(plan, &proc, &mut host)?.enter(&proc)?;
     Ok(proc)
 }
 
@@ -230,7 +226,7 @@ fn the_terminal() {
     let (plan, proc) = (bundle.plan().unwrap(), ProcFs::private().unwrap());
     let rootfs = Rootfs::prepare(&plan, &proc, &mut host).unwrap();
     let console = rootfs.console(1000).unwrap();
-    rootfs.enter(&proc).unwrap().wait_gone().unwrap();
+    rootfs.enter(&proc).unwrap();
     let slave = rustix::fs::fstat(&console.slave).unwrap();
     assert_eq!((slave.st_uid, slave.st_gid, slave.st_mode & 0o777), (1000, 5, 0o620));
     assert_eq!(fs::metadata("/dev/console").unwrap().rdev(), slave.st_rdev);
@@ -489,7 +485,7 @@ fn hooks_can_mount_below_the_rootfs_path() {
     rustix::mount::mount("hook", bundle.rootfs().join("srv"), "tmpfs", rustix::mount::MountFlags::NOEXEC, None)
         .unwrap();
     fs::write(bundle.rootfs().join("srv/gpu"), "").unwrap();
-    rootfs.enter(&proc).unwrap().wait_gone().unwrap();
+    rootfs.enter(&proc).unwrap();
     assert!(Path::new("/srv/gpu").exists() && has("/srv", "noexec"));
 }
 
@@ -500,7 +496,7 @@ fn without_pivot_the_hosts_proc_and_sys_are_gone() {
     bundle.config["linux"]["maskedPaths"] = json!([]);
     bundle.config["linux"]["readonlyPaths"] = json!([]);
     let (plan, proc) = (bundle.plan_with(&Layout::default(), true).unwrap(), ProcFs::private().unwrap());
-    Rootfs::prepare(&plan, &proc, &mut host).unwrap().enter(&proc).unwrap().wait_gone().unwrap();
+    Rootfs::prepare(&plan, &proc, &mut host).unwrap().enter(&proc).unwrap();
     assert!(Path::new("/dev/null").exists() && !Path::new("/proc/self").exists());
     let table = String::from_utf8(proc.read("thread-self/mountinfo").unwrap()).unwrap();
     assert!(!table.lines().any(|line| line.contains(" - proc ") || line.contains(" - sysfs ")), "{table}");
@@ -561,7 +557,7 @@ fn the_runtime_opens_sources_in_inits_namespace() {
     let mount = plan.mounts.last().unwrap();
     own_descriptors();
     let before = fs::read_dir("/proc/thread-self/fd").unwrap().count();
-    let tree = host(Ask::Source(mount)).unwrap().unwrap();
+    let tree = host(mount).unwrap();
     let flags = rustix::fs::fstatvfs(&tree).unwrap().f_flag;
     assert!(flags.contains(rustix::fs::StatVfsMountFlags::RDONLY | rustix::fs::StatVfsMountFlags::NOEXEC));
     drop(tree);
@@ -571,7 +567,7 @@ fn the_runtime_opens_sources_in_inits_namespace() {
         source: berth::plan::mounts::BindSource::Host("/nothing".into()),
         recursive: true,
     };
-    assert_eq!(host(Ask::Source(&gone)).unwrap_err().errno(), Some(rustix::io::Errno::NOENT));
+    assert_eq!(host(&gone).unwrap_err().errno(), Some(rustix::io::Errno::NOENT));
 }
 
 #[test]
@@ -674,7 +670,7 @@ fn the_null_device_for_standard_streams() {
     let (plan, proc) = (bundle.plan().unwrap(), ProcFs::private().unwrap());
     let rootfs = Rootfs::prepare(&plan, &proc, &mut host).unwrap();
     let null = rootfs.open_null(&proc).unwrap().unwrap();
-    rootfs.enter(&proc).unwrap().wait_gone().unwrap();
+    rootfs.enter(&proc).unwrap();
     let (ours, path) = (rustix::fs::fstat(&null).unwrap(), fs::metadata("/dev/null").unwrap());
     assert_eq!((ours.st_ino, ours.st_dev), (path.ino(), path.dev()));
     assert_eq!(rustix::io::write(&null, b"x"), Ok(1));
@@ -793,10 +789,9 @@ fn in_a_user_namespace_the_runtime_opens_what_init_cannot() {
         bundle.mount(json!({"destination": "/srv", "source": "/mnt/secret/data", "options": ["bind"]}));
         let (plan, proc) = (bundle.plan().unwrap(), ProcFs::private().unwrap());
         let mut asked = Vec::new();
-        let mut host = |ask: Ask<'_>| {
-            let Ask::Source(mount) = ask else { panic!("{ask:?}") };
+        let mut host = |mount: &MountPlan| {
             asked.push(mount.source.clone());
-            Ok(None)
+            Err(Error::new("asked"))
         };
         assert!(Rootfs::prepare(&plan, &proc, &mut host).is_err());
         assert_eq!(asked, ["/mnt/secret/data"]);
@@ -984,73 +979,6 @@ fn in_a_user_namespace_covered_files_of_proc_are_not_used() {
         let error = proc.open("keys", rustix::fs::OFlags::RDONLY).unwrap_err();
         assert_eq!(error.errno(), Some(rustix::io::Errno::XDEV), "{error}");
     }
-}
-
-/// Init, in a user namespace, may not map the owners of a mount of the host's: the runtime does so to the detached
-/// mount that init holds.
-#[test]
-fn in_a_user_namespace_the_runtime_maps_owners() {
-    use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
-    use std::io::{BufRead, BufReader, Read, Write};
-    const NAME: &str = "in_a_user_namespace_the_runtime_maps_owners";
-    const INIT: &str = "BERTH_TEST_INIT";
-    let ids = json!([{"containerID": 1001, "hostID": 0, "size": 1}]);
-    let mapped = |destination: &str, source: &str| {
-        json!({"destination": destination, "source": source, "options": ["bind", "idmap"],
-               "uidMappings": ids, "gidMappings": ids})
-    };
-    if let Ok(dir) = std::env::var(INIT) {
-        let mut bundle = user_bundle();
-        bundle.config["mounts"] = json!([]);
-        bundle.config["linux"]["maskedPaths"] = json!([]);
-        bundle.config["linux"]["readonlyPaths"] = json!([]);
-        bundle.dir = dir.into();
-        // Also of what is mounted in the container only.
-        bundle.mount(json!({"destination": "/mnt", "source": "owned", "options": ["bind"]}));
-        bundle.mount(mapped("/srv", "rootfs/mnt"));
-        let plan = bundle.plan().unwrap();
-        let mut host = |ask: Ask<'_>| {
-            let Ask::IdMap(_, tree) = ask else { panic!("{ask:?}") };
-            println!("\ntree {}", std::os::fd::AsRawFd::as_raw_fd(&tree));
-            std::io::stdin().read_exact(&mut [0]).unwrap();
-            Ok(None)
-        };
-        let proc = ProcFs::private().unwrap();
-        Rootfs::prepare(&plan, &proc, &mut host).unwrap().enter(&proc).unwrap().wait_gone().unwrap();
-        println!("\nowners {} {}", fs::metadata("/mnt/file").unwrap().uid(), fs::metadata("/srv/file").unwrap().uid());
-        return;
-    }
-    let bundle = bundle!();
-    fs::create_dir(bundle.dir.join("owned")).unwrap();
-    fs::write(bundle.dir.join("owned/file"), "").unwrap();
-    std::os::unix::fs::chown(bundle.dir.join("owned/file"), Some(1001), Some(1001)).unwrap();
-    rustix::mount::mount_bind(&bundle.dir, "/mnt").unwrap();
-    // By descriptor: the bundle's own mounts may cover where it was built.
-    let own = fs::File::open("/proc/self/exe").unwrap();
-    rustix::io::fcntl_setfd(&own, rustix::io::FdFlags::empty()).unwrap();
-    let init = std::process::Command::new("unshare")
-        .args(["--user", "--map-root-user", "--"])
-        .arg(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&own)))
-        .args([NAME, "--exact", "--nocapture"])
-        .env(INIT, "/mnt")
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .spawn();
-    let Ok(mut init) = init else { return eprintln!("skipped: no unshare(1)") };
-    let mut lines = BufReader::new(init.stdout.take().unwrap()).lines();
-    let mut line = |word: &str| lines.by_ref().find_map(|l| l.unwrap().strip_prefix(word).map(str::to_owned)).unwrap();
-    let fd = line("tree ").trim().parse().unwrap();
-    let pidfd = pidfd_open(Pid::from_child(&init), PidfdFlags::empty()).unwrap();
-    let tree = pidfd_getfd(&pidfd, fd, PidfdGetfdFlags::empty()).unwrap();
-    let plan = {
-        let mut config = Bundle { dir: "/mnt".into(), config: json!({"root": {"path": "rootfs"}, "mounts": []}) };
-        config.mount(mapped("/srv", "rootfs/mnt"));
-        config.plan().unwrap()
-    };
-    id_map(&plan.mounts[0], tree.as_fd(), None).unwrap();
-    init.stdin.take().unwrap().write_all(b"x").unwrap();
-    assert_eq!(line("owners "), "65534 0");
-    assert!(init.wait().unwrap().success());
 }
 
 #[test]

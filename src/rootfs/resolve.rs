@@ -142,7 +142,8 @@ impl<'a> Walk<'a> {
     }
 
     fn error(&self, call: &str, name: &str, errno: Errno) -> Error {
-        Error::sys(format_args!("{call}({:?})", format!("/{}/{name}", self.done.join("/"))), errno)
+        let path: String = self.done.iter().map(String::as_str).chain([name]).flat_map(|part| ["/", part]).collect();
+        Error::sys(format_args!("{call}({path:?})"), errno)
     }
 
     fn finish(mut self, make: Make) -> Result<Place> {

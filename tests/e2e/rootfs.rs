@@ -32,6 +32,7 @@ e2e!(any:
     root_is_the_bundle,
     root_is_a_symlink_to_a_directory,
     idmapped_bind,
+    only_what_the_host_has_is_idmapped,
     proc_with_options,
     without_dev_mount,
 );
@@ -350,6 +351,34 @@ fn idmapped_bind(t: &Test) {
     let c = t.container(Config::sh("stat -c '%u %g' /m/file").userns(100_000).mount(mount));
     fs::create_dir(c.rootfs().join("m")).unwrap();
     assert_eq!(c.run().ok().text(), "1000 1001");
+}
+
+fn only_what_the_host_has_is_idmapped(t: &Test) {
+    // A source inside of the root file system, as crun has it. Whoever takes init over could have anything mounted there.
+    let map = json!([{ "containerID": 7, "hostID": 0, "size": 1 }]);
+    for userns in [false, true] {
+        let mut config = Config::sh("stat -c '%u %g' /m/file");
+        if userns {
+            config = config.userns(100_000);
+        }
+        let c = t.container(config.clone());
+        let root = c.rootfs();
+        fs::create_dir(root.join("m")).unwrap();
+        fs::create_dir(root.join("inside")).unwrap();
+        rustix::mount::mount("inside", root.join("inside"), "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
+        t.accept_mounts();
+        fs::write(root.join("inside/file"), "x").unwrap();
+        std::os::unix::fs::chown(root.join("inside/file"), Some(7), Some(7)).unwrap();
+        let mut mapped = bind(root.join("inside").display().to_string(), "/m", &["bind"]);
+        mapped["uidMappings"] = map.clone();
+        mapped["gidMappings"] = map.clone();
+        c.write(&config.clone().mount(mapped.clone()));
+        assert_eq!(c.run().ok().text(), if userns { "65534 65534" } else { "0 0" });
+
+        let over = json!({ "destination": "/inside", "type": "tmpfs", "source": "over" });
+        c.write(&config.mount(over).mount(mapped));
+        c.run().fails().says("is another file in the container's mount namespace than on the host");
+    }
 }
 
 fn proc_with_options(t: &Test) {

@@ -353,12 +353,8 @@ pub mod testing {
 
     /// A bind mount of a directory of the host's.
     pub fn bind(source: &str) -> MountPlan {
-        let mount = Mount {
-            destination: "/x".into(),
-            source: source.into(),
-            options: vec!["bind".into()],
-            ..Mount::default()
-        };
+        let mount =
+            Mount { destination: "/x".into(), source: source.into(), options: vec!["bind".into()], ..Mount::default() };
         let context = Context {
             bundle: Path::new("/"),
             rootfs: Path::new("/nonexistent"),
