@@ -68,35 +68,34 @@ pub fn become_root() -> Result<()> {
 
 /// Changes to the user and its groups. The permitted capabilities stay; the effective ones go with user 0.
 ///
-/// `proc` is the root of a procfs. What could not be done, but need not, becomes a warning.
-pub fn switch_user(user: &User, proc: &ProcFs, warnings: &mut Vec<String>) -> Result<()> {
+/// `proc` is the root of a procfs. What could not be done, but need not, becomes a warning. Returns whether the
+/// supplementary groups are the user's now.
+pub fn switch_user(user: &User, proc: &ProcFs, warnings: &mut Vec<String>) -> Result<bool> {
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     if user.uid != 0 {
         thread::set_keep_capabilities(true).call(|| "prctl(PR_SET_KEEPCAPS)")?;
     }
-    if !user.keep_groups {
-        set_groups(&user.additional_gids, proc, warnings)?;
-    }
+    let groups = !user.keep_groups && set_groups(&user.additional_gids, proc, warnings)?;
     thread::set_thread_res_gid(gid, gid, gid).map_err(|errno| unmapped("gid", user.gid, errno))?;
     thread::set_thread_res_uid(uid, uid, uid).map_err(|errno| unmapped("uid", user.uid, errno))?;
     if user.uid != 0 {
         thread::set_keep_capabilities(false).call(|| "prctl(PR_SET_KEEPCAPS)")?;
     }
-    Ok(())
+    Ok(groups)
 }
 
 /// In the user namespace of an unprivileged user setgroups(2) may be forbidden, since Linux 3.19; that user's groups
 /// stay then.
-fn set_groups(gids: &[u32], proc: &ProcFs, warnings: &mut Vec<String>) -> Result<()> {
+fn set_groups(gids: &[u32], proc: &ProcFs, warnings: &mut Vec<String>) -> Result<bool> {
     let groups: Vec<Gid> = gids.iter().copied().map(Gid::from_raw).collect();
     match thread::set_thread_groups(&groups) {
         Err(Errno::PERM) if setgroups_denied(proc)? => {
             if !gids.is_empty() {
                 warnings.push("ignoring additionalGids: the user namespace forbids setgroups".to_owned());
             }
-            Ok(())
+            Ok(false)
         }
-        other => other.call(|| format!("setgroups({gids:?})")),
+        other => other.call(|| format!("setgroups({gids:?})")).map(|()| true),
     }
 }
 
@@ -140,8 +139,8 @@ impl Privileges {
             let set = CapabilitySet::from_bits_retain(capability.bit());
             match thread::remove_capability_from_bounding_set(set) {
                 Ok(()) => {}
-                // Past the last capability of this kernel.
-                Err(Errno::INVAL) => break,
+                // Past the last capability of this kernel. Every kernel that berth runs on has those with a name.
+                Err(Errno::INVAL) if !capability.has_name() => break,
                 Err(Errno::PERM) if thread::capability_is_in_bounding_set(set) == Ok(false) => {}
                 Err(errno) => return Err(Error::sys(format_args!("prctl(PR_CAPBSET_DROP, {capability})"), errno)),
             }
@@ -149,15 +148,21 @@ impl Privileges {
         Ok(())
     }
 
+    /// What the user's process is to have, and init until then with `held`.
+    pub fn sets(&self, held: Option<Capability>) -> Capabilities {
+        let held = held.map_or(0, Capability::bit) & self.own;
+        let Capabilities { effective, permitted, .. } = self.sets;
+        Capabilities { effective: effective | held, permitted: permitted | held, ..self.sets }
+    }
+
     /// Sets all but the bounding and the ambient set. `held` stays permitted and effective until this is called
     /// without it: the seccomp filter of a process that may gain privileges needs CAP_SYS_ADMIN.
     pub fn apply(&self, held: Option<Capability>) -> Result<()> {
-        let held_bit = held.map_or(0, Capability::bit) & self.own;
-        let set = CapabilitySet::from_bits_retain;
+        let (sets, set) = (self.sets(held), CapabilitySet::from_bits_retain);
         let new = CapabilitySets {
-            effective: set(self.sets.effective | held_bit),
-            permitted: set(self.sets.permitted | held_bit),
-            inheritable: set(self.sets.inheritable),
+            effective: set(sets.effective),
+            permitted: set(sets.permitted),
+            inheritable: set(sets.inheritable),
         };
         thread::set_capabilities(None, new)
             .call(|| format!("capset({:x?})", self.sets))
@@ -317,5 +322,21 @@ mod tests {
             own_stdio(0).unwrap_err().to_string()
         });
         assert_eq!(output, "standard stream 1 is a directory");
+    }
+
+    #[test]
+    fn a_bounding_set_that_cannot_be_dropped_is_an_error() {
+        // PR_CAPBSET_DROP is 24, EINVAL 22.
+        let profile = r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["prctl"],"action":"SCMP_ACT_ERRNO",
+            "errnoRet":22,"args":[{"index":0,"value":24,"op":"SCMP_CMP_EQ"}]}]}"#;
+        let profile: crate::spec::Seccomp = serde_json::from_str(profile).unwrap();
+        let filter = crate::plan::seccomp::compile(&profile).unwrap().unwrap();
+        let (output, _) = in_child(|| {
+            thread::set_no_new_privs(true).unwrap();
+            crate::sys::seccomp::set_mode_filter(filter.flags, filter.program.as_bytes()).unwrap();
+            let privileges = Privileges::limited_to_own(&Capabilities::default(), &mut Vec::new()).unwrap();
+            privileges.drop_bounding_set().map_or_else(|e| e.to_string(), |()| "dropped".into())
+        });
+        assert_eq!(output, "prctl(PR_CAPBSET_DROP, CAP_CHOWN): invalid argument");
     }
 }

@@ -3,6 +3,7 @@
 //! [`create`] and [`exec`] list the steps, one line each, in the order that the kernel demands; `docs/architecture.md`
 //! gives the reasons.
 
+mod credentials;
 mod cwd;
 mod exec;
 mod explain;
@@ -197,11 +198,12 @@ impl Init {
         privileges.reset_secure_bits()?;
         privileges.drop_bounding_set()?;
         let in_cwd = cwd::enter_as_root(&process.cwd)?;
-        identity::switch_user(&process.user, &proc, &mut warnings)?;
+        let groups = identity::switch_user(&process.user, &proc, &mut warnings)?;
         // Without no_new_privs a filter takes CAP_SYS_ADMIN, which then goes with the last call before exec.
         let held = (plan.seccomp.is_some() && !process.no_new_privileges).then_some(Capability::SYS_ADMIN);
         privileges.apply(held)?;
         privileges.raise_ambient()?;
+        credentials::verify(process, &privileges, held, groups, &proc)?;
         if !in_cwd {
             cwd::enter_as_user(&process.cwd)?;
         }

@@ -65,6 +65,11 @@ impl Capability {
         1 << self.0
     }
 
+    /// Whether berth knows it.
+    pub fn has_name(self) -> bool {
+        usize::from(self.0) < NAMES.len()
+    }
+
     /// Those in `mask`, ascending.
     pub fn in_mask(mask: u64) -> impl Iterator<Item = Self> {
         (0..64).map(Self).filter(move |cap| mask & cap.bit() != 0)

@@ -204,6 +204,17 @@ fn console_size(process: &spec::Process, pointer: &str) -> Result<Option<(u16, u
 }
 
 #[cfg(test)]
+pub mod testing {
+    use super::*;
+
+    /// A process of root without capabilities.
+    pub fn idle() -> ProcessPlan {
+        let process = spec::Process { args: vec!["sh".into()], cwd: "/".into(), ..Default::default() };
+        plan(&process, "/process", &spec::Linux::default(), &Facts::default(), &mut Vec::new()).unwrap()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
