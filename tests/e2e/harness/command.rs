@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::inject::{Action, Point, Seen, Traced};
 use super::sys;
 
 /// How long a command may take before it is killed and the test fails.
@@ -94,9 +96,47 @@ impl Cmd {
         self.spawn().wait()
     }
 
+    /// Starts it under the eye of a tracer, which does `action` at a point; `also` are processes that are there already.
+    #[allow(dead_code, reason = "not every test target injects")]
+    pub fn trace(mut self, also: &[i32], at: Point, action: Action, patience: Duration) -> Injected {
+        let [stdout, stderr] = ["stdout", "stderr"].map(|name| self.output.with_extension(name));
+        self.command.stdout(File::create(&stdout).unwrap()).stderr(File::create(&stderr).unwrap());
+        let own = Path::new(self.command.get_program()).file_name().unwrap().to_string_lossy().into_owned();
+        let traced = Traced::spawn(self.command, &own, also.to_vec(), at, action, patience);
+        Injected { traced, shown: self.shown, stdout, stderr }
+    }
+
     /// Runs and demands success.
     pub fn ok(self) -> Output {
         self.run().ok()
+    }
+}
+
+/// A command that runs under the eye of a tracer.
+#[allow(dead_code, reason = "not every test target injects")]
+pub struct Injected {
+    traced: Traced,
+    shown: String,
+    stdout: PathBuf,
+    stderr: PathBuf,
+}
+
+#[allow(dead_code, reason = "not every test target injects")]
+impl Injected {
+    /// Waits until it stands still at [`Action::Pause`]; `false` if it ended before it came there.
+    pub fn reached(&self) -> bool {
+        self.traced.reached()
+    }
+
+    pub fn go_on(&self) {
+        self.traced.go_on();
+    }
+
+    /// Waits for its end, which is forced when it does not come in time.
+    pub fn wait(self) -> (Output, Seen) {
+        let seen = self.traced.wait();
+        let status = ExitStatus::from_raw(seen.status);
+        (Output { status, stdout: read(&self.stdout), stderr: read(&self.stderr), shown: self.shown }, seen)
     }
 }
 

@@ -5,6 +5,8 @@ mod command;
 mod config;
 mod console;
 mod container;
+#[allow(dead_code, reason = "not every test target injects")]
+pub mod inject;
 pub mod left;
 pub mod sys;
 
