@@ -138,11 +138,63 @@ fn verify(file: BorrowedFd<'_>, path: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
+
     use super::*;
+    use crate::sys::process::testing::in_child;
+
+    /// In a mount namespace whose /proc `spoil` may change.
+    fn spoiled(spoil: impl FnOnce(), look: impl FnOnce() -> String) -> String {
+        in_child(|| {
+            crate::sys::namespace::unshare(libc::CLONE_NEWNS as u64).unwrap();
+            mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+            spoil();
+            look()
+        })
+        .0
+    }
+
+    #[test]
+    fn a_forged_procfs_is_not_used() {
+        let got = spoiled(
+            || {
+                mount("tmpfs", "/proc", "tmpfs", MountFlags::empty(), None).unwrap();
+                std::fs::create_dir_all("/proc/self/attr").unwrap();
+                std::fs::write("/proc/self/stat", "forged").unwrap();
+            },
+            || {
+                assert!(ProcFs::mounted().is_err());
+                String::from_utf8(ProcFs::joined().unwrap().read("self/stat").unwrap()).unwrap()
+            },
+        );
+        assert!(got.split(' ').next().is_some_and(|pid| pid.parse::<u32>().is_ok()), "{got}");
+    }
+
+    #[test]
+    fn a_part_of_a_procfs_is_not_used() {
+        let got = spoiled(
+            || mount_bind("/proc/sys", "/proc").unwrap(),
+            || ProcFs::mounted().err().map(|e| e.to_string()).unwrap_or_default(),
+        );
+        assert!(got.starts_with("/proc is not the root of a procfs"), "{got}");
+    }
+
+    #[test]
+    fn what_covers_a_file_is_not_opened() {
+        let got = spoiled(
+            || mount_bind("/proc/version", "/proc/sys/kernel/hostname").unwrap(),
+            || {
+                let proc = ProcFs::mounted().unwrap();
+                assert!(proc.open("sys/kernel/ostype", OFlags::RDONLY).is_ok());
+                format!("{:?}", proc.open("sys/kernel/hostname", OFlags::RDONLY).unwrap_err().errno())
+            },
+        );
+        assert_eq!(got, format!("{:?}", Some(Errno::XDEV)));
+    }
 
     #[test]
     fn reads_and_refuses_to_leave() {
-        let Ok(proc) = ProcFs::private() else { return };
+        let proc = ProcFs::private().unwrap();
         assert!(
             String::from_utf8(proc.read("self/stat").unwrap()).unwrap().starts_with(&std::process::id().to_string())
         );

@@ -86,7 +86,7 @@ pub struct Test {
 }
 
 /// Runs `body` in a thread of its own, which alone enters the new mount namespace.
-pub fn run(mode: Mode, body: fn(&Test)) {
+pub fn run(mode: Mode, body: impl FnOnce(&Test) + Send + 'static) {
     if mode == Mode::V1 && Mode::own() == Mode::V2 {
         println!("SKIP: no cgroup v1 hierarchies on this machine");
         return;
