@@ -1,9 +1,7 @@
 //! Running one hook, on the host as well as inside init.
 
-use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -15,6 +13,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::error::{Call, Context, Error, Result};
+use crate::files;
 use crate::plan::annotations::Annotations;
 use crate::plan::hooks::Hook;
 use crate::sys;
@@ -34,10 +33,8 @@ impl Output {
     pub fn open(annotations: &Annotations) -> Result<Self> {
         let open = |path: &Option<PathBuf>| {
             let Some(path) = path else { return Ok(None) };
-            // Nobody waits for the reader of a fifo, or gets a controlling terminal. What hooks write may wait.
-            let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-            let file = File::options().append(true).create(true).mode(0o600).custom_flags(flags).open(path);
-            let file = file.call(|| format!("open({path:?}, O_APPEND | O_CREAT)"))?;
+            let file = files::open_append(path, 0o600)?;
+            // What hooks write may wait.
             rustix::fs::fcntl_setfl(&file, OFlags::APPEND).call(|| "fcntl(F_SETFL)")?;
             Ok(Some(OwnedFd::from(file)))
         };

@@ -6,6 +6,7 @@ pub mod cgroup;
 pub mod cli;
 pub mod criu;
 pub mod error;
+pub mod files;
 pub mod hooks;
 pub mod host;
 pub mod init;

@@ -4,36 +4,57 @@ use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 
-use crate::error::{Call, Result};
+use crate::error::{Call, Error, Result};
+use crate::files::PATIENCE;
 
 /// Connects to the `AF_UNIX` stream socket `path` and sends `fd` with `payload`. Receivers of a terminal's master
 /// (`--console-socket`) or of a pidfd (`--pidfd-socket`) take the payload for the descriptor's name.
+///
+/// Whoever listens may be anybody: one who takes nothing is waited for with [`PATIENCE`].
 pub fn send_descriptor(path: &Path, payload: &[u8], fd: BorrowedFd<'_>) -> Result<()> {
     let address = SocketAddrUnix::new(path).call(|| format!("connect({path:?})")).map_err(|e| match e.errno() {
         Some(Errno::NAMETOOLONG) => e.with_hint("the path of a socket has at most 107 bytes: use a symbolic link"),
         _ => e,
     })?;
+    let deadline = Instant::now() + PATIENCE;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
         .call(|| "socket(AF_UNIX)")?;
-    rustix::net::connect(&socket, &address).call(|| format!("connect({path:?})"))?;
+    let within = |call: String, act: &mut dyn FnMut() -> rustix::io::Result<usize>| {
+        let done = set_socket_timeout(&socket, Timeout::Send, Some(left(deadline))).and_then(|()| act());
+        done.map_err(|errno| match errno {
+            Errno::AGAIN => Error::sys(call, Errno::TIMEDOUT).with_hint("whoever has the socket does not answer"),
+            errno => Error::sys(call, errno),
+        })
+    };
+    // It waits as well, while too many others do.
+    within(format!("connect({path:?})"), &mut || rustix::net::connect(&socket, &address).map(|()| 0))?;
     let fds = [fd];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    control.push(SendAncillaryMessage::ScmRights(&fds));
-    let sent = rustix::net::sendmsg(&socket, &[IoSlice::new(payload)], &mut control, SendFlags::NOSIGNAL)
-        .call(|| format!("sendmsg({path:?}, SCM_RIGHTS)"))?;
+    let sent = within(format!("sendmsg({path:?}, SCM_RIGHTS)"), &mut || {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+        rustix::net::sendmsg(&socket, &[IoSlice::new(payload)], &mut control, SendFlags::NOSIGNAL)
+    })?;
     let mut rest = &payload[sent..];
     while !rest.is_empty() {
-        let sent = rustix::net::send(&socket, rest, SendFlags::NOSIGNAL).call(|| format!("send({path:?})"))?;
+        let send = &mut || rustix::net::send(&socket, rest, SendFlags::NOSIGNAL);
+        let sent = within(format!("send({path:?})"), send)?;
         rest = &rest[sent..];
     }
     Ok(())
+}
+
+/// Zero would mean to wait for ever.
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now()).max(Duration::from_micros(1))
 }
 
 #[cfg(test)]
@@ -67,6 +88,18 @@ mod tests {
             .collect();
         rustix::io::write(&received[0], b"x").unwrap();
         assert_eq!(rustix::io::read(&reader, &mut [0]).unwrap(), 1);
+    }
+
+    #[test]
+    fn nobody_is_waited_for_for_ever() {
+        let path = std::env::temp_dir().join(format!("berth-silent-{}", std::process::id()));
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let null = std::fs::File::open("/dev/null").unwrap();
+        // A state larger than what a socket holds, and nobody reads.
+        let e = send_descriptor(&path, &[b'x'; 4 << 20], null.as_fd()).unwrap_err();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!((e.errno(), e.hint().is_some()), (Some(Errno::TIMEDOUT), true), "{e}");
+        drop(listener);
     }
 
     #[test]

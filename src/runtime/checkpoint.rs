@@ -12,6 +12,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::criu::{self, CgroupsMode, Criu, Kind, NetworkLock, Notification, Options, Streams, Surroundings};
 use crate::error::{Call, Context, Error, Result};
+use crate::files;
 use crate::host;
 use crate::plan::namespaces::{Kind as NsKind, Namespaces};
 use crate::plan::rootfs::{self as plan_rootfs, RootfsPlan, Switch};
@@ -116,8 +117,7 @@ fn directory(path: &Path, make: bool) -> Result<OwnedFd> {
     if make {
         DirBuilder::new().recursive(true).mode(0o700).create(path).call(|| format!("mkdir({path:?})"))?;
     }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty()).call(|| format!("open({path:?})"))
+    files::open_directory(path)
 }
 
 /// What is in it overrides what we ask of CRIU. An empty annotation: none.

@@ -1,7 +1,6 @@
 //! `create`, and `run`, which goes on from it.
 
 use std::cell::RefCell;
-use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,6 +10,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::cgroup::{Cgroup, Entry, Systemd};
 use crate::error::{Call, Context, Error, Result};
+use crate::files;
 use crate::host;
 use crate::launch::{Host, Init, PATIENCE, intel_rdt, network, rlimits, send_descriptor, send_listener};
 use crate::plan::annotations::Annotations;
@@ -402,18 +402,7 @@ pub(super) fn open_namespace(pid: i32, kind: NsKind) -> Result<OwnedFd> {
 
 /// Engines watch for the file and read it at once, so it appears whole.
 pub(super) fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
-    let name = path.file_name().ok_or_else(|| Error::new(format_args!("--pid-file {path:?}: not a file name")))?;
-    let temporary = path.with_file_name(format!(".{}", name.to_string_lossy()));
-    // Anew: where others may write too, what is there could be a link to any file.
-    let create = || match std::fs::remove_file(&temporary) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
-        _ => std::fs::File::create_new(&temporary),
-    };
-    create()
-        .and_then(|mut file| file.write_all(pid.to_string().as_bytes()))
-        .and_then(|()| std::fs::rename(&temporary, path))
-        .call(|| format!("write({path:?})"))
-        .context("--pid-file")
+    files::publish(path, pid.to_string().as_bytes()).context("--pid-file")
 }
 
 fn describe_cgroup(plan: &CgroupPlan) -> String {

@@ -13,6 +13,7 @@ use std::path::Path;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{AtFlags, Mode};
 use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
     SocketType,
@@ -20,6 +21,7 @@ use rustix::net::{
 use rustix::pipe::PipeFlags;
 
 use crate::error::{Call, Context, Result};
+use crate::files::PATIENCE;
 use crate::spec::{Mount, Spec};
 
 use super::record::StateDir;
@@ -78,8 +80,14 @@ impl Notify {
         let to = datagram_socket()?;
         host_address(host)
             .and_then(|address| rustix::net::connect(&to, &address))
+            .and_then(|()| set_socket_timeout(&to, Timeout::Send, Some(PATIENCE)))
+            .and_then(|()| is_read(&to))
             .call(|| format!("connect({host:?})"))
-            .context("NOTIFY_SOCKET")?;
+            .context("NOTIFY_SOCKET")
+            .map_err(|e| match e.errno() {
+                Some(Errno::TIMEDOUT) => e.with_hint("its queue is full, and nobody reads what is there"),
+                _ => e,
+            })?;
         Ok(Some(Self { from, to }))
     }
 
@@ -164,6 +172,16 @@ impl AsFd for Notify {
 fn datagram_socket() -> Result<OwnedFd> {
     rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
         .call(|| "socket(AF_UNIX, SOCK_DGRAM)")
+}
+
+/// Whether there is room for a message, or is soon: else nobody would hear of the container, who is worth waiting for.
+fn is_read(socket: &OwnedFd) -> rustix::io::Result<()> {
+    let patience = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+    match rustix::event::poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&patience)) {
+        Ok(0) => Err(Errno::TIMEDOUT),
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// A path, or after `@` a name in the abstract namespace.

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::message::{Kind, Message};
 use crate::error::{Call, Error, Result};
+use crate::files;
 use crate::plan::systemd::value::Value;
 
 /// Where systemd listens.
@@ -49,16 +50,32 @@ impl Address {
         list.split(|byte| *byte == b';').filter_map(parse).collect()
     }
 
-    fn connect(&self, deadline: Instant) -> Result<OwnedFd, Errno> {
-        let address = match self.is_abstract {
-            true => SocketAddrUnix::new_abstract_name(&self.path)?,
-            false => SocketAddrUnix::new(Path::new(OsStr::from_bytes(&self.path)))?,
+    fn connect(&self, deadline: Instant) -> Result<OwnedFd> {
+        let connect = || -> Result<OwnedFd, Errno> {
+            let address = match self.is_abstract {
+                true => SocketAddrUnix::new_abstract_name(&self.path)?,
+                false => SocketAddrUnix::new(Path::new(OsStr::from_bytes(&self.path)))?,
+            };
+            let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+            // Also of connect(2), which waits while too many others do.
+            set_socket_timeout(&socket, Timeout::Send, Some(left(deadline)))?;
+            rustix::net::connect(&socket, &address)?;
+            Ok(socket)
         };
-        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        // Also of connect(2), which waits while too many others do.
-        set_socket_timeout(&socket, Timeout::Send, Some(left(deadline)))?;
-        rustix::net::connect(&socket, &address)?;
+        let socket = connect().call(|| format!("connect({self})"))?;
+        self.check_peer(&socket)?;
         Ok(socket)
+    }
+
+    /// The address may come from an environment that was taken over from another user, and who listens there would be
+    /// believed: that the limits are set, and in which cgroup the container is. It must be root or ourselves (unix(7):
+    /// it is whoever called listen(2), and a bus does so before it becomes another user).
+    fn check_peer(&self, socket: &OwnedFd) -> Result<()> {
+        let peer = socket_peercred(socket).call(|| format!("getsockopt({self}, SO_PEERCRED)"))?.uid.as_raw();
+        if files::trusts(peer) {
+            return Ok(());
+        }
+        Err(Error::new(format_args!("connect({self}): user {peer} listens there, who is neither root nor the caller")))
     }
 }
 
@@ -118,6 +135,9 @@ pub struct Bus {
     greeting: Vec<u8>,
     authenticated: bool,
     received: Vec<u8>,
+    /// Of all that was ever received: [`ENOUGH`] is the limit.
+    total: usize,
+    /// Those that came before the answer to a call, and may be what is waited for next.
     signals: Vec<Message>,
     /// Who answered the last call.
     sender: String,
@@ -134,17 +154,30 @@ pub struct Refusal {
 /// not look at until more comes; one of which a part is still to be read it does.
 const AT_ONCE: usize = 256;
 
+/// Far more than systemd says within any of our deadlines. Who says more wants to keep us busy.
+const ENOUGH: usize = 64 << 20;
+
+/// The one signal of interest: `JobRemoved(id, job, unit, result)`.
+pub const JOB_REMOVED: &str = "JobRemoved";
+
+/// Its values take no more room than they had in the message, so what is kept is bounded by [`ENOUGH`].
+fn is_job_removed(signal: &Message) -> bool {
+    let has_its_types =
+        matches!(signal.body[..], [Value::U32(_), Value::ObjectPath(_), Value::String(_), Value::String(_)]);
+    signal.member == JOB_REMOVED && has_its_types
+}
+
 pub const SYSTEMD: &str = "org.freedesktop.systemd1";
 const DBUS: &str = "org.freedesktop.DBus";
 
 impl Bus {
-    /// Connects to the first address where somebody listens. `None`: nowhere; then with why, of each.
-    pub fn connect(addresses: &[Address], deadline: Instant) -> Result<Self, Vec<(Address, Errno)>> {
+    /// Connects to the first address where somebody listens who may; else tells why not, of each.
+    pub fn connect(addresses: &[Address], deadline: Instant) -> Result<Self, Vec<Error>> {
         let mut failures = Vec::new();
         for address in addresses {
             match address.connect(deadline) {
                 Ok(socket) => return Ok(Self::over(socket, address.clone())),
-                Err(errno) => failures.push((address.clone(), errno)),
+                Err(e) => failures.push(e),
             }
         }
         Err(failures)
@@ -155,7 +188,8 @@ impl Bus {
         // is seen from outside. To wait for an answer to each of these lines is not asked for.
         let greeting = b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n".to_vec();
         let (received, signals, sender) = (Vec::new(), Vec::new(), String::new());
-        let mut bus = Self { socket, address, serial: 0, greeting, authenticated: false, received, signals, sender };
+        let (serial, authenticated, total) = (0, false, 0);
+        let mut bus = Self { socket, address, serial, greeting, authenticated, received, total, signals, sender };
         if !bus.address.direct {
             bus.greet("Hello", Vec::new());
             // Systemd tells the end of a job to whom it began it for; the bus passes on what it is asked to.
@@ -191,6 +225,8 @@ impl Bus {
         body: Vec<Value>,
         deadline: Instant,
     ) -> Result<Result<Vec<Value>, Refusal>> {
+        // What has ended by now is not what this call begins.
+        self.signals.clear();
         let call = self.message(SYSTEMD, "/org/freedesktop/systemd1", interface, member, body);
         let mut bytes = std::mem::take(&mut self.greeting);
         let encoded = call.encode();
@@ -216,7 +252,9 @@ impl Bus {
                     };
                     return Ok(Err(Refusal { name: message.error_name, message: text }));
                 }
-                Kind::Signal => self.signals.push(message),
+                // Nobody waits for any other.
+                Kind::Signal if is_job_removed(&message) => self.signals.push(message),
+                Kind::Signal => {}
                 Kind::Return | Kind::Call => {}
             }
         }
@@ -307,12 +345,14 @@ impl Bus {
         if Instant::now() >= deadline {
             return Err(self.silent(what));
         }
-        let mut buffer = [0_u8; 4096];
+        let mut buffer = [0_u8; 16 << 10];
         let received = set_socket_timeout(self.socket.as_fd(), Timeout::Recv, Some(left(deadline)))
             .and_then(|()| rustix::net::recv(&self.socket, &mut buffer[..], RecvFlags::empty()));
         match received {
             Ok((0, _)) | Err(Errno::CONNRESET) => Err(self.refused("the connection was closed")),
+            Ok((length, _)) if self.total + length > ENOUGH => Err(self.refused("it does not stop talking")),
             Ok((length, _)) => {
+                self.total += length;
                 self.received.extend_from_slice(&buffer[..length]);
                 Ok(())
             }
@@ -398,11 +438,17 @@ mod tests {
         Message { serial: 1, reply_serial, body, ..Message::new(Kind::Return) }
     }
 
+    fn job_removed(path: &str) -> Message {
+        let body =
+            vec![Value::U32(1), Value::ObjectPath("/job/1".into()), Value::string("x.scope"), Value::string("done")];
+        Message { member: JOB_REMOVED.into(), path: path.into(), body, ..Message::new(Kind::Signal) }
+    }
+
     #[test]
     fn a_call_and_its_signal() {
         for direct in [true, false] {
             let call = if direct { 1 } else { 3 };
-            let signal = Message { member: "JobRemoved".into(), path: "/p".into(), ..Message::new(Kind::Signal) };
+            let signal = job_removed("/p");
             let other = Message { member: "JobNew".into(), ..signal.clone() };
             let messages = [reply(99, vec![]), signal, other, reply(call, vec![Value::U32(7)])];
             let (mut bus, peer) = peer(direct, answer(&messages));
@@ -419,12 +465,7 @@ mod tests {
 
     #[test]
     fn a_signal_of_somebody_else_is_none() {
-        let from = |sender: &str, path: &str| Message {
-            sender: sender.into(),
-            path: path.into(),
-            member: "JobRemoved".into(),
-            ..Message::new(Kind::Signal)
-        };
+        let from = |sender: &str, path: &str| Message { sender: sender.into(), ..job_removed(path) };
         let reply = Message { sender: ":1.0".into(), ..reply(3, vec![]) };
         let messages = [from(":1.666", "/early"), reply, from(":1.666", "/late"), from(":1.0", "/systemd")];
         let (mut bus, _peer) = peer(false, answer(&messages));
@@ -486,10 +527,60 @@ mod tests {
         talker.join().unwrap();
     }
 
+    /// A peer that answers as it should in the end, after `count` times this signal.
+    fn talker(signal: Message, count: usize) -> (Bus, std::thread::JoinHandle<UnixStream>) {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let thread = std::thread::spawn(move || {
+            let signal = signal.encode();
+            let _ = theirs.write_all(b"OK 1\r\n");
+            for _ in 0..count {
+                if theirs.write_all(&signal).is_err() {
+                    return theirs;
+                }
+            }
+            let _ = theirs.write_all(&reply(1, vec![]).encode());
+            theirs
+        });
+        (Bus::over(ours.into(), Address::direct("/systemd")), thread)
+    }
+
+    #[test]
+    fn what_is_not_waited_for_is_not_kept() {
+        let other = Message { member: "JobNew".into(), ..job_removed("/p") };
+        let wide = Message { body: vec![Value::Array("y".into(), vec![Value::Byte(1); 1000])], ..job_removed("/p") };
+        for (signal, kept) in [(job_removed("/p"), 100), (other, 0), (wide, 0)] {
+            let (mut bus, talker) = talker(signal, 100);
+            bus.call("a.b", "Do", vec![], soon()).unwrap().unwrap();
+            assert_eq!(bus.signals.len(), kept);
+            talker.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_flood_has_an_end() {
+        let mut signal = job_removed("/p");
+        signal.body[2] = Value::String("x".repeat(1 << 19));
+        let (mut bus, talker) = talker(signal, usize::MAX);
+        let error = bus.call("a.b", "Do", vec![], Instant::now() + Duration::from_secs(60)).unwrap_err();
+        assert!(error.to_string().ends_with("it does not stop talking"), "{error}");
+        assert!(bus.total <= ENOUGH);
+        drop(bus);
+        talker.join().unwrap();
+    }
+
+    #[test]
+    fn only_root_or_the_caller_is_believed() {
+        let path = std::env::temp_dir().join(format!("berth-bus-{}", std::process::id()));
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        assert!(Bus::connect(&[Address::bus(&path)], soon()).is_ok());
+        drop(listener);
+        std::fs::remove_file(&path).unwrap();
+    }
+
     #[test]
     fn nobody_listens() {
         let missing = [Address::direct("/nonexistent/a"), Address::bus("/nonexistent/b")];
         let failures = Bus::connect(&missing, soon()).unwrap_err();
-        assert_eq!(failures.iter().map(|(_, e)| *e).collect::<Vec<_>>(), [Errno::NOENT; 2]);
+        assert!(failures.iter().all(|e| e.errno() == Some(Errno::NOENT)) && failures.len() == 2, "{failures:?}");
     }
 }

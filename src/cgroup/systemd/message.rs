@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::plan::systemd::value::{Value, first_type};
 
 /// A fraction of what the specification allows, and far more than any message that matters here.
-const MAX_MESSAGE: usize = 4 << 20;
+const MAX_MESSAGE: usize = 1 << 20;
 const MAX_DEPTH: usize = 64;
 /// What comes before the fields of the header: up to their length, and with it.
 const FIXED: usize = 16;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::plan::systemd::value::Value;
 use crate::plan::systemd::{Property, Unit};
-use bus::{Bus, Refusal, SYSTEMD};
+use bus::{Bus, JOB_REMOVED, Refusal, SYSTEMD};
 
 /// How long systemd may take for what it is asked to do: it is pid 1, and the whole host asks it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -36,10 +36,7 @@ impl Systemd {
         let addresses = bus::addresses(user, |name| std::env::var_os(name));
         Bus::connect(&addresses, Instant::now() + PATIENCE).map(|bus| Self { bus }).map_err(|failures| {
             let whose = if user { "the user's service manager (systemd --user)" } else { "systemd as pid 1" };
-            let tried: Vec<_> = failures
-                .iter()
-                .map(|(address, errno)| format!("connect({address}): {}", crate::error::describe(*errno)))
-                .collect();
+            let tried: Vec<_> = failures.iter().map(ToString::to_string).collect();
             let tried = if tried.is_empty() { "XDG_RUNTIME_DIR is not set".to_owned() } else { tried.join("; ") };
             let error = Error::new(format_args!("--systemd-cgroup needs {whose}: {tried}"));
             error.with_hint(if user {
@@ -153,7 +150,7 @@ impl Systemd {
         // JobRemoved(id, job, unit, result)
         let result = self.bus.signal(what, deadline, |signal| match &signal.body[..] {
             [_, Value::ObjectPath(path), _, Value::String(result)]
-                if signal.member == "JobRemoved" && signal.interface == MANAGER && *path == job =>
+                if signal.member == JOB_REMOVED && signal.interface == MANAGER && *path == job =>
             {
                 Some(result.clone())
             }

@@ -1,20 +1,18 @@
 //! Where records go: a file, systemd's journal, or the system log.
 
-use std::fs::File;
-use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
-use crate::error::{Call, Result};
+use crate::error::{Call, Context, Result};
+use crate::files::Outlet;
 
 const JOURNAL: &str = "/run/systemd/journal/socket";
 const SYSTEM_LOG: &str = "/dev/log";
 
 #[derive(Debug)]
 pub(super) enum Sink {
-    File(File),
+    File(Outlet),
     Journal(UnixDatagram, String),
     SystemLog(UnixDatagram, String),
 }
@@ -54,8 +52,7 @@ impl Sink {
             return Ok(Self::SystemLog(connect(SYSTEM_LOG)?, name(id)));
         }
         let path = Path::new(std::ffi::OsStr::from_bytes(after("file:").unwrap_or(text.as_bytes())));
-        let file = File::options().append(true).create(true).mode(0o644).open(path);
-        file.call(|| format!("open({path:?})")).map(Self::File)
+        Outlet::open(path).map(Self::File).context("--log")
     }
 
     /// `record` has all that a file is to hold, the others have the time and the level from their protocols.
@@ -63,7 +60,7 @@ impl Sink {
     /// A log that cannot be written is no reason to fail: the error is what has to get through.
     pub(super) fn write(&self, level: Level, message: &str, record: impl FnOnce() -> String) {
         match self {
-            Self::File(file) => drop((&mut &*file).write_all(record().as_bytes())),
+            Self::File(outlet) => outlet.write(record().as_bytes()),
             Self::Journal(socket, name) => drop(socket.send(&journal_entry(level, name, message))),
             Self::SystemLog(socket, name) => drop(socket.send(system_log_line(level, name, message).as_bytes())),
         }

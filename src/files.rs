@@ -1,0 +1,402 @@
+//! Files of the host that the caller or a configuration names, and that other users may have had their hands on.
+//!
+//! Two rules hold for all of them. No symbolic link of another user is followed, at any place of the path: what root
+//! opens there would else be that user's choice (the kernel's `fs.protected_symlinks` looks at sticky directories only).
+//! And nobody is waited for without end: a fifo needs a reader, and has to be read.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{
+    self, AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, fstatfs, linkat, openat, openat2,
+    readlinkat, renameat, unlinkat,
+};
+use rustix::io::Errno;
+
+use crate::error::{Call, Error, Result};
+
+/// How long whoever reads a fifo, or listens at a socket, may take.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+const PROC_SUPER_MAGIC: u64 = 0x9fa0;
+
+/// Whether what belongs to this user may lead us: root and ourselves. In a user namespace all who are not in it look
+/// the same, the host's root among them, and we have no power over others' files anyway.
+pub fn trusts(uid: u32) -> bool {
+    const OVERFLOW: u32 = 65534;
+    /// Of the initial namespace.
+    const ALL: &str = "0 0 4294967295";
+    let in_namespace = || {
+        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        !map.is_empty() && map.split_whitespace().collect::<Vec<_>>().join(" ") != ALL
+    };
+    uid == 0 || uid == rustix::process::geteuid().as_raw() || uid == OVERFLOW && in_namespace()
+}
+
+/// Where a file is or is to be: a name in a directory.
+struct Place {
+    dir: OwnedFd,
+    name: OsString,
+    /// The name is a link of procfs, which the kernel alone can follow: `/dev/stdout`.
+    magic: bool,
+}
+
+impl Place {
+    fn find(path: &Path) -> Result<Self> {
+        let call = || format!("open({path:?})");
+        // By far the most paths have no link at all.
+        if let Some(name) = path.file_name().filter(|_| !path.as_os_str().as_bytes().ends_with(b"/")) {
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let dir = openat2(CWD, parent, DIRECTORY, Mode::empty(), ResolveFlags::NO_SYMLINKS);
+            if let Ok(dir) = dir
+                && !fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)
+                    .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
+            {
+                return Ok(Self { dir, name: name.to_owned(), magic: false });
+            }
+        }
+        walk(path).map_err(|stop| match stop {
+            Stop::Errno(errno) => Error::sys(call(), errno),
+            Stop::Foreign(link, uid) => Error::new(format_args!("{}: {link:?} is a link of user {uid}", call()))
+                .with_hint("a link of another user is not followed: he may have put it there for us to find"),
+        })
+    }
+
+    /// Without waiting, whatever is there, and without following what has been put there since.
+    fn open(&self, flags: OFlags, mode: u32) -> rustix::io::Result<OwnedFd> {
+        let fixed = OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let follow = if self.magic { OFlags::empty() } else { OFlags::NOFOLLOW };
+        openat(&self.dir, &self.name, flags | fixed | follow, Mode::from_raw_mode(mode))
+    }
+
+    fn stat(&self) -> rustix::io::Result<Stat> {
+        let flags = if self.magic { AtFlags::empty() } else { AtFlags::SYMLINK_NOFOLLOW };
+        fs::statat(&self.dir, &self.name, flags)
+    }
+}
+
+enum Stop {
+    Errno(Errno),
+    /// A link, and whose it is.
+    Foreign(PathBuf, u32),
+}
+
+impl From<Errno> for Stop {
+    fn from(errno: Errno) -> Self {
+        Self::Errno(errno)
+    }
+}
+
+/// Resolves the path one name at a time, by descriptors.
+fn walk(path: &Path) -> Result<Place, Stop> {
+    /// As the kernel has it.
+    const MAX_LINKS: usize = 40;
+    let start = |path: &Path| fs::open(if path.is_absolute() { "/" } else { "." }, DIRECTORY, Mode::empty());
+    let names = |path: &Path| -> Vec<OsString> {
+        let name = |component: Component| match component {
+            Component::Normal(name) => Some(name.to_owned()),
+            Component::ParentDir => Some("..".into()),
+            _ => None,
+        };
+        path.components().rev().filter_map(name).collect()
+    };
+    let (mut dir, mut left, mut links) = (start(path)?, names(path), 0);
+    while let Some(name) = left.pop() {
+        let here = |dir| Place { dir, name: name.clone(), magic: false };
+        let found = match openat(&dir, &name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+            Err(Errno::NOENT) if left.is_empty() => return Ok(here(dir)),
+            found => found?,
+        };
+        let stat = fstat(&found)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+            if left.is_empty() && name != ".." {
+                return Ok(here(dir));
+            }
+            dir = openat(&found, ".", DIRECTORY, Mode::empty())?;
+            continue;
+        }
+        if !trusts(stat.st_uid) {
+            return Err(Stop::Foreign(name.into(), stat.st_uid));
+        }
+        links += 1;
+        if links > MAX_LINKS {
+            return Err(Errno::LOOP.into());
+        }
+        if fstatfs(&found)?.f_type as u64 == PROC_SUPER_MAGIC {
+            if left.is_empty() {
+                return Ok(Place { dir, name, magic: true });
+            }
+            dir = openat(&dir, &name, DIRECTORY, Mode::empty())?;
+            continue;
+        }
+        let target = PathBuf::from(OsString::from_vec(readlinkat(&found, "", Vec::new())?.into_bytes()));
+        if target.is_absolute() {
+            dir = start(&target)?;
+        }
+        left.extend(names(&target));
+    }
+    Ok(Place { dir, name: ".".into(), magic: false })
+}
+
+/// Opens a directory for reading.
+pub fn open_directory(path: &Path) -> Result<OwnedFd> {
+    let call = || format!("open({path:?})");
+    let place = Place::find(path)?;
+    place.open(OFlags::RDONLY | OFlags::DIRECTORY, 0).call(call)
+}
+
+/// Opens a file to add to it, and makes it where it is missing. Writes do not wait: see [`write_all`].
+pub fn open_append(path: &Path, mode: u32) -> Result<File> {
+    let opened = Place::find(path)?.open(OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE, mode);
+    opened.map(File::from).call(|| format!("open({path:?}, O_APPEND | O_CREAT)")).map_err(explain)
+}
+
+fn explain(e: Error) -> Error {
+    match e.errno() {
+        Some(Errno::NXIO) => e.with_hint("it is a fifo that nobody reads, or a socket"),
+        _ => e,
+    }
+}
+
+/// Writes to what [`open_append`] has opened, and waits for a reader for [`PATIENCE`] at most.
+pub fn write_all(file: BorrowedFd<'_>, mut bytes: &[u8]) -> rustix::io::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !bytes.is_empty() {
+        match rustix::io::write(file, bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+                match poll(&mut [PollFd::from_borrowed_fd(file, PollFlags::OUT)], Some(&left)) {
+                    Ok(0) => return Err(Errno::TIMEDOUT),
+                    Ok(_) | Err(Errno::INTR) => {}
+                    Err(errno) => return Err(errno),
+                }
+            }
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// Somewhere that lines are written to, until it takes no more.
+#[derive(Debug)]
+pub struct Outlet {
+    file: File,
+    lost: AtomicBool,
+}
+
+impl Outlet {
+    pub fn open(path: &Path) -> Result<Self> {
+        open_append(path, 0o644).map(|file| Self { file, lost: AtomicBool::new(false) })
+    }
+
+    /// A reader who does not read is waited for once only.
+    pub fn write(&self, bytes: &[u8]) {
+        if !self.lost.load(Ordering::Relaxed) && write_all(self.file.as_fd(), bytes) == Err(Errno::TIMEDOUT) {
+            self.lost.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Has a file appear at `path` with this content, whole, in the place of one that is there already. A fifo or a
+/// character device is written to instead. Nothing else is ever there, under no other name, even if we are killed.
+pub fn publish(path: &Path, content: &[u8]) -> Result<()> {
+    let call = || format!("write({path:?})");
+    let place = Place::find(path)?;
+    let kind = match place.stat() {
+        Err(Errno::NOENT) => FileType::RegularFile,
+        stat => FileType::from_raw_mode(stat.call(call)?.st_mode),
+    };
+    match kind {
+        FileType::RegularFile if !place.magic => anew(&place, content).call(call),
+        FileType::RegularFile | FileType::Fifo | FileType::CharacterDevice => {
+            let file = place.open(OFlags::WRONLY | OFlags::APPEND, 0).call(call).map_err(explain)?;
+            write_all(file.as_fd(), content).call(call)
+        }
+        FileType::Directory => Err(Error::sys(call(), Errno::ISDIR)),
+        other => Err(Error::new(format_args!("{}: it is a {other:?}, and no file", call()))),
+    }
+}
+
+/// The file is made without a name, and gets it once it is complete.
+fn anew(place: &Place, content: &[u8]) -> rustix::io::Result<()> {
+    const MODE: Mode = Mode::from_raw_mode(0o644);
+    let (dir, name) = (place.dir.as_fd(), place.name.as_os_str());
+    let file = match openat(dir, ".", OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC, MODE) {
+        // The file system has no files without a name.
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => return by_rename(dir, name, content, MODE),
+        file => file?,
+    };
+    write_all(file.as_fd(), content)?;
+    let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
+    for _ in 0..100 {
+        match linkat(CWD, &unnamed, dir, name, AtFlags::SYMLINK_FOLLOW) {
+            Err(Errno::EXIST) => remove_regular(dir, name)?,
+            linked => return linked,
+        }
+    }
+    // Somebody puts another there as often as we take it away.
+    Err(Errno::EXIST)
+}
+
+fn remove_regular(dir: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<()> {
+    let stat = fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(Errno::EXIST);
+    }
+    match unlinkat(dir, name, AtFlags::empty()) {
+        Err(Errno::NOENT) => Ok(()),
+        removed => removed,
+    }
+}
+
+fn by_rename(dir: BorrowedFd<'_>, name: &OsStr, content: &[u8], mode: Mode) -> rustix::io::Result<()> {
+    let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.subsec_nanos());
+    let mut temporary = OsString::from(".");
+    temporary.push(name);
+    temporary.push(format!(".{}-{now}", std::process::id()));
+    // Anew: nothing that others have put there is written to.
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = openat(dir, &temporary, flags, mode)?;
+    write_all(file.as_fd(), content).and_then(|()| renameat(dir, &temporary, dir, name)).inspect_err(|_| {
+        // It may be gone.
+        let _ = unlinkat(dir, &temporary, AtFlags::empty());
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    use super::*;
+
+    struct Dir(PathBuf);
+
+    impl Dir {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("berth-files-{name}-{}", std::process::id()));
+            std::fs::create_dir(&path).unwrap();
+            Self(path.canonicalize().unwrap())
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.0.join(name)
+        }
+
+        fn names(&self) -> Vec<String> {
+            let entries = std::fs::read_dir(&self.0).unwrap();
+            let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn read(path: &Path) -> String {
+        std::fs::read_to_string(path).unwrap()
+    }
+
+    fn fifo(path: &Path) {
+        fs::mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    }
+
+    #[test]
+    fn a_file_appears_whole_and_replaces_one() {
+        let dir = Dir::new("publish");
+        let path = dir.path("pid");
+        publish(&path, b"123456").unwrap();
+        let inode = std::fs::metadata(&path).unwrap().ino();
+        publish(&path, b"7").unwrap();
+        assert_eq!(read(&path), "7");
+        assert_ne!(std::fs::metadata(&path).unwrap().ino(), inode, "who reads the old one reads it whole");
+        by_rename(File::open(&dir.0).unwrap().as_fd(), OsStr::new("pid"), b"8", Mode::from_raw_mode(0o644)).unwrap();
+        assert_eq!((read(&path), dir.names()), ("8".to_owned(), vec!["pid".to_owned()]));
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o022, 0);
+    }
+
+    #[test]
+    fn what_is_no_file_is_written_to_or_refused() {
+        let dir = Dir::new("kinds");
+        fifo(&dir.path("fifo"));
+        let e = publish(&dir.path("fifo"), b"1").unwrap_err();
+        assert_eq!((e.errno(), e.hint().is_some()), (Some(Errno::NXIO), true), "nobody reads: {e}");
+        let reader = std::fs::OpenOptions::new().read(true).write(true).open(dir.path("fifo")).unwrap();
+        publish(&dir.path("fifo"), b"1").unwrap();
+        let mut byte = [0];
+        (&reader).read_exact(&mut byte).unwrap();
+        assert_eq!(byte, *b"1");
+        std::fs::create_dir(dir.path("dir")).unwrap();
+        assert_eq!(publish(&dir.path("dir"), b"1").unwrap_err().errno(), Some(Errno::ISDIR));
+        let _socket = std::os::unix::net::UnixListener::bind(dir.path("socket")).unwrap();
+        assert!(publish(&dir.path("socket"), b"1").is_err());
+        publish(Path::new("/dev/null"), b"1").unwrap();
+        assert_eq!(dir.names(), ["dir", "fifo", "socket"]);
+    }
+
+    #[test]
+    fn own_links_are_followed_to_where_they_lead() {
+        let dir = Dir::new("links");
+        std::fs::create_dir(dir.path("below")).unwrap();
+        symlink("below/../below", dir.path("dir")).unwrap();
+        symlink(dir.path("dir/file"), dir.path("link")).unwrap();
+        publish(&dir.path("link"), b"1").unwrap();
+        assert_eq!(read(&dir.path("below/file")), "1");
+        assert!(std::fs::symlink_metadata(dir.path("link")).unwrap().is_symlink());
+        symlink("loop", dir.path("loop")).unwrap();
+        assert_eq!(publish(&dir.path("loop"), b"1").unwrap_err().errno(), Some(Errno::LOOP));
+        let out = File::create(dir.path("out")).unwrap();
+        publish(Path::new(&format!("/proc/self/fd/{}", out.as_raw_fd())), b"2").unwrap();
+        assert_eq!(read(&dir.path("out")), "2");
+        assert!(open_directory(&dir.path("dir/")).is_ok());
+        assert_eq!(open_directory(&dir.path("link")).unwrap_err().errno(), Some(Errno::NOTDIR));
+    }
+
+    #[test]
+    fn links_of_others_are_not_followed() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = Dir::new("foreign");
+        std::fs::create_dir(dir.path("target")).unwrap();
+        std::fs::write(dir.path("target/file"), "precious").unwrap();
+        for (link, to) in [("last", "target/file"), ("between", "target"), ("missing", "target/new")] {
+            symlink(to, dir.path(link)).unwrap();
+            std::os::unix::fs::lchown(dir.path(link), Some(4242), Some(4242)).unwrap();
+        }
+        for path in ["last", "between/file", "missing"] {
+            let path = dir.path(path);
+            for e in [publish(&path, b"1").unwrap_err(), open_append(&path, 0o600).unwrap_err()] {
+                assert!(e.to_string().ends_with("is a link of user 4242"), "{e}");
+            }
+        }
+        assert!(open_directory(&dir.path("between")).is_err());
+        assert_eq!(read(&dir.path("target/file")), "precious");
+        assert!(!dir.path("target/new").exists());
+    }
+
+    #[test]
+    fn a_reader_who_does_not_read_is_not_waited_for_for_ever() {
+        let dir = Dir::new("full");
+        fifo(&dir.path("fifo"));
+        let _reader = std::fs::OpenOptions::new().read(true).write(true).open(dir.path("fifo")).unwrap();
+        let outlet = Outlet::open(&dir.path("fifo")).unwrap();
+        let begin = Instant::now();
+        (0..100).for_each(|_| outlet.write(&[b'x'; 64 * 1024]));
+        assert!(outlet.lost.load(Ordering::Relaxed) && begin.elapsed() < 4 * PATIENCE, "{:?}", begin.elapsed());
+    }
+}
