@@ -158,6 +158,86 @@ pub fn open_append(path: &Path, mode: u32) -> Result<File> {
     opened.map(File::from).call(|| format!("open({path:?}, O_APPEND | O_CREAT)")).map_err(explain)
 }
 
+/// Opens a directory in which a program is to work that follows whatever links are there, and waits for any fifo: CRIU.
+/// Nobody else may be able to put one there, and none may be there already.
+pub fn open_own_directory(path: &Path) -> Result<OwnedFd> {
+    let dir = open_directory(path)?;
+    check_own(&dir, path)?;
+    Ok(dir)
+}
+
+fn check_own(dir: &OwnedFd, path: &Path) -> Result<()> {
+    /// The one link that CRIU makes: to the images of an earlier dump.
+    const PARENT: &str = "parent";
+    const HINT: &str = "CRIU would follow what is put there: name a directory of your own, with copies of the images";
+    let stat = fstat(dir).call(|| format!("stat({path:?})"))?;
+    let shared = stat.st_mode & 0o002 != 0
+        || stat.st_mode & 0o020 != 0 && stat.st_gid != 0 && stat.st_gid != rustix::process::getegid().as_raw();
+    if !trusts(stat.st_uid) || shared {
+        let whose = format!("uid {}, mode {:03o}", stat.st_uid, stat.st_mode & 0o777);
+        return Err(Error::new(format_args!("{path:?} is open to other users ({whose})")).with_hint(HINT));
+    }
+    let entries = fs::Dir::read_from(dir).call(|| format!("getdents({path:?})"))?;
+    for entry in entries {
+        let entry = entry.call(|| format!("getdents({path:?})"))?;
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        let stat = match fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => continue,
+            stat => stat.call(|| format!("stat({:?})", path.join(name)))?,
+        };
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile | FileType::Directory | FileType::Socket => {}
+            FileType::Symlink if name == PARENT && trusts(stat.st_uid) => {
+                let earlier = openat(dir, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+                let path = path.join(name);
+                check_own(&earlier.call(|| format!("open({path:?})"))?, &path)?;
+            }
+            other => return Err(Error::new(format_args!("{:?} is a {other:?}", path.join(name))).with_hint(HINT)),
+        }
+    }
+    Ok(())
+}
+
+/// A program of the host, and the directories in which those that it calls may be looked for.
+#[derive(Debug)]
+pub struct Program {
+    pub path: PathBuf,
+    pub search: OsString,
+}
+
+/// Finds a program by `PATH`, which root may have taken over from another user: then only those directories count in
+/// which that user cannot put one.
+pub fn program(name: &str) -> Result<Program> {
+    let variable = std::env::var_os("PATH").unwrap_or_default();
+    let search = std::env::split_paths(&variable).filter(|dir| dir.is_absolute());
+    let (own, others): (Vec<_>, Vec<_>) = search.partition(|dir| is_own_path(dir));
+    let find = |dirs: &[PathBuf]| {
+        let mut paths = dirs.iter().map(|dir| dir.join(name));
+        paths.find(|path| fs::access(path, fs::Access::EXEC_OK).is_ok() && path.is_file())
+    };
+    match (find(&own).filter(|path| is_own_path(path)), find(&others)) {
+        (Some(path), _) => Ok(Program { path, search: std::env::join_paths(own).map_err(Error::new)? }),
+        (None, Some(path)) => Err(Error::new(format_args!("{name} is not in PATH but as {path:?}"))
+            .with_hint("other users may write there, so it is not executed")),
+        (None, None) => Err(Error::new(format_args!("{name} is not in PATH"))),
+    }
+}
+
+/// Whether neither the file nor a directory above it belongs to others, or can be written to by everybody. Below a
+/// sticky directory what is ours stays.
+fn is_own_path(path: &Path) -> bool {
+    if !rustix::process::geteuid().is_root() {
+        return true;
+    }
+    let Ok(path) = path.canonicalize() else { return false };
+    path.ancestors().enumerate().all(|(height, path)| {
+        fs::stat(path).is_ok_and(|stat| {
+            let open = stat.st_mode & 0o002 != 0 && (height == 0 || stat.st_mode & libc::S_ISVTX == 0);
+            trusts(stat.st_uid) && !open
+        })
+    })
+}
+
 fn explain(e: Error) -> Error {
     match e.errno() {
         Some(Errno::NXIO) => e.with_hint("it is a fifo that nobody reads, or a socket"),

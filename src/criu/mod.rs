@@ -6,13 +6,16 @@
 mod codec;
 mod messages;
 
+use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{BufRead, BufReader, ErrorKind, IoSliceMut};
+use std::io::{BufRead, BufReader, IoSliceMut, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, SocketFlags,
@@ -22,7 +25,14 @@ use rustix::net::{
 pub use self::messages::{CgroupsMode, Features, Kind, NetworkLock, Notification, Options};
 use self::messages::{Response, request};
 use crate::error::{Call, Context, Error, Result};
+use crate::files;
 use crate::sys;
+
+/// For the end of a restore, which goes on in steps of microseconds, also with many processes on a busy host.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// For CRIU's own word after what it restores has died.
+const GRACE: Duration = Duration::from_secs(3);
 
 /// A CRIU that waits for requests. Dropped before its work is done, it is killed.
 pub struct Criu {
@@ -30,6 +40,10 @@ pub struct Criu {
     channel: OwnedFd,
     /// As 40201 for 4.2.1.
     version: i64,
+    /// The first of the processes that it restores.
+    restored: Option<i32>,
+    /// For its next message, where what it does until then takes no time to speak of.
+    deadline: Option<Instant>,
 }
 
 /// Whose standard streams CRIU has: those that it restores have the same.
@@ -60,7 +74,16 @@ impl Criu {
         let (channel, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .call(|| "socketpair(SOCK_SEQPACKET)")?;
-        let mut command = Command::new("criu");
+        let program = files::program("criu").map_err(|e| match e.hint() {
+            None => e.with_hint("install CRIU: https://criu.org"),
+            Some(_) => e,
+        })?;
+        let mut command = Command::new(&program.path);
+        if rustix::process::geteuid().is_root() {
+            // It would read a configuration at HOME or CRIU_CONFIG_FILE, and libraries at CRIU_LIBS_DIR, whosever these
+            // are: sudo and su leave much of a user's environment in place.
+            command.env_clear().env("PATH", &program.search);
+        }
         command.arg("swrk").arg(theirs.as_raw_fd().to_string());
         if streams == Streams::None {
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -69,11 +92,8 @@ impl Criu {
         sys::child::confine(&mut command, None);
         let kept = keep.iter().copied().chain([&theirs]).map(AsRawFd::as_raw_fd);
         sys::child::keep(&mut command, kept.collect());
-        let child = command.spawn().map_err(|e| match e.kind() {
-            ErrorKind::NotFound => Error::new("criu is not in PATH").with_hint("install CRIU: https://criu.org"),
-            _ => Error::new(format_args!("cannot execute criu: {e}")),
-        })?;
-        Ok(Self { child, channel, version: 0 })
+        let child = command.spawn().map_err(|e| Error::new(format_args!("cannot execute {:?}: {e}", program.path)))?;
+        Ok(Self { child, channel, version: 0, restored: None, deadline: None })
     }
 
     pub fn pid(&self) -> i32 {
@@ -113,8 +133,14 @@ impl Criu {
             if response.kind != Some(Kind::Notify) {
                 break response;
             }
-            notified(&response.notification, fd)
-                .with_context(|| format!("criu {}: {}", kind.name(), response.notification.script))?;
+            let Notification { script, pid } = &response.notification;
+            if kind == Kind::Restore {
+                self.restored = self.restored.or(*pid);
+                // Memory is there by then, however much: what is left are credentials, and to let go of the processes.
+                let is_late = matches!(&**script, "post-restore" | "network-unlock" | "pre-resume" | "post-resume");
+                self.deadline = is_late.then(|| Instant::now() + PATIENCE);
+            }
+            notified(&response.notification, fd).with_context(|| format!("criu {}: {script}", kind.name()))?;
             self.send(Kind::Notify, None)?;
         };
         // It would wait for further requests, as between two pre-dumps: the end of the socket tells that there are none.
@@ -136,8 +162,29 @@ impl Criu {
         }
     }
 
+    /// Waits until there is something to receive. A CRIU whose processes have died on the way may wait for them for ever:
+    /// as our children they tell us, not it.
+    fn wait(&self, kind: Kind) -> Result<()> {
+        const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+        let mut end: Option<Instant> = None;
+        loop {
+            match poll(&mut [PollFd::new(&self.channel, PollFlags::IN)], Some(&TICK)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                polled => return polled.call(|| "poll(criu)").map(drop),
+            }
+            let now = Instant::now();
+            if self.deadline.is_some_and(|deadline| now >= deadline) {
+                return Err(Error::new(format_args!("criu {}: it does not go on", kind.name())));
+            }
+            if self.restored.is_some_and(sys::tree::is_ending) && now >= *end.get_or_insert(now + GRACE) {
+                return Err(Error::new(format_args!("criu {}: what it restores has died", kind.name())));
+            }
+        }
+    }
+
     /// An answer to `kind`, or a notification on the way to it.
     fn receive(&mut self, kind: Kind) -> Result<(Response, Option<OwnedFd>)> {
+        self.wait(kind)?;
         let mut bytes = vec![0; 64 * 1024];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -172,6 +219,13 @@ impl Criu {
 
 impl Drop for Criu {
     fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            // Those that it lets go of when it dies would run on: what it restores comes first, then what it has called.
+            let restored = self.restored.map_or_else(Vec::new, sys::tree::descendants);
+            for pid in restored.into_iter().chain(sys::tree::descendants(self.pid())) {
+                let _ = sys::signal::kill(pid.cast_unsigned(), libc::SIGKILL);
+            }
+        }
         // Both fail only for a child that was waited for.
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -191,20 +245,31 @@ fn refusal(kind: Kind, response: &Response) -> Error {
     }
 }
 
-/// What CRIU's log names as errors: the last few, as the first are often about what it could do without.
-pub fn explain(e: Error, log: &Path) -> Error {
+/// What CRIU's log names as errors: the last few, as the first are often about what it could do without. `log`: the
+/// file, if there is one; `path`: where it will still be found.
+pub fn explain(e: Error, log: Option<File>, path: Option<&Path>) -> Error {
     const SHOWN: usize = 4;
-    let mut errors = Vec::new();
-    if let Ok(file) = File::open(log) {
-        let lines = BufReader::new(file).split(b'\n').map_while(Result::ok);
-        errors.extend(lines.filter_map(|line| error_in(&String::from_utf8_lossy(&line))));
+    const MOST: u64 = 256 << 20;
+    let mut errors = VecDeque::new();
+    if let Some(log) = log {
+        for line in BufReader::new(log.take(MOST)).split(b'\n').map_while(Result::ok) {
+            if let Some(error) = error_in(&String::from_utf8_lossy(&line)) {
+                errors.push_back(error);
+                errors.drain(..errors.len().saturating_sub(SHOWN));
+            }
+        }
     }
+    let place = match path {
+        Some(path) if errors.is_empty() => format!("CRIU's log, if it has come to write one, is {path:?}"),
+        Some(path) => format!("CRIU's log is {path:?}"),
+        None => "with --work-path CRIU's log is kept".to_owned(),
+    };
     if errors.is_empty() {
         let said = e.hint().map(|said| format!("{said}; ")).unwrap_or_default();
-        return e.with_hint(format_args!("{said}CRIU's log, if it has come to write one, is {log:?}"));
+        return e.with_hint(format_args!("{said}{place}"));
     }
-    let last = &errors[errors.len().saturating_sub(SHOWN)..];
-    Error::new(format_args!("{e}: {}", last.join("; "))).with_hint(format_args!("CRIU's log is {log:?}"))
+    let last = errors.make_contiguous().join("; ");
+    Error::new(format_args!("{e}: {last}")).with_hint(place)
 }
 
 /// `(00.012345)   4711: Error (criu/x.c:12): what` -> `what`
@@ -230,12 +295,12 @@ mod tests {
     #[test]
     fn only_the_last_errors_are_shown() {
         let log = std::env::temp_dir().join(format!("berth-criu-{}.log", std::process::id()));
-        let e = explain(Error::new("criu dump failed"), &log);
+        let e = explain(Error::new("criu dump failed"), None, Some(&log));
         assert_eq!(e.to_string(), "criu dump failed");
         assert!(e.hint().unwrap().contains("berth-criu"));
         let text: String = (0..6).map(|i| format!("(0.{i}) Error (a.c:{i}): e{i}\n(0.{i}) fine\n")).collect();
         std::fs::write(&log, text).unwrap();
-        let e = explain(Error::new("criu dump failed"), &log);
+        let e = explain(Error::new("criu dump failed"), File::open(&log).ok(), Some(&log));
         std::fs::remove_file(&log).unwrap();
         assert_eq!(e.to_string(), "criu dump failed: e2; e3; e4; e5");
     }

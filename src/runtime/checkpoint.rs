@@ -8,7 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
+use rustix::io::Errno;
 
 use crate::criu::{self, CgroupsMode, Criu, Kind, NetworkLock, Notification, Options, Streams, Surroundings};
 use crate::error::{Call, Context, Error, Result};
@@ -36,7 +37,8 @@ pub(super) const EXTERNAL_NAMESPACES: [(NsKind, i64, &str); 2] =
 #[derive(Debug, Default)]
 pub struct CriuOptions {
     pub image_path: PathBuf,
-    /// Where CRIU keeps its log; else with the images.
+    /// Where CRIU keeps its log and statistics; else with the images that it dumps, or in the state directory of the
+    /// container that it restores.
     pub work_path: Option<PathBuf>,
     pub tcp_established: bool,
     pub ext_unix_sk: bool,
@@ -46,12 +48,6 @@ pub struct CriuOptions {
     pub lazy_pages: bool,
     pub cgroups: CgroupsMode,
     pub network_lock: Option<NetworkLock>,
-}
-
-impl CriuOptions {
-    pub(super) fn log(&self, name: &str) -> PathBuf {
-        self.work_path.as_ref().unwrap_or(&self.image_path).join(name)
-    }
 }
 
 #[derive(Debug, Default)]
@@ -70,25 +66,41 @@ pub struct CheckpointOptions {
 }
 
 /// The directories that CRIU works in.
+#[derive(Debug)]
 pub(super) struct Work {
     images: OwnedFd,
     work: Option<OwnedFd>,
     log_file: &'static str,
+    /// `None`: it goes with the state directory.
+    log_path: Option<PathBuf>,
 }
 
 impl Work {
     /// As the mount namespace of the calling thread has them, which is to be CRIU's: it mounts what it needs there. The
-    /// one for the images is made where `make` says so.
-    pub(super) fn open(options: &CriuOptions, log_file: &'static str, make: bool) -> Result<Self> {
+    /// one for the images is made where `make` says so. `default`: the one for the log, if not that of the images.
+    pub(super) fn open(
+        options: &CriuOptions,
+        log_file: &'static str,
+        make: bool,
+        default: Option<&Path>,
+    ) -> Result<Self> {
         let images = directory(&options.image_path, make).context("--image-path")?;
-        let work = options.work_path.as_deref().map(|path| directory(path, true).context("--work-path")).transpose()?;
-        let log = options.log(log_file);
+        let path = options.work_path.as_deref().or(default);
+        let work = path.map(|path| directory(path, true).context("--work-path")).transpose()?;
         // What an earlier run complained of would be taken for what this one does.
-        match std::fs::remove_file(&log) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).call(|| format!("unlink({log:?})")),
-            _ => {}
+        match unlinkat(work.as_ref().unwrap_or(&images), log_file, AtFlags::empty()) {
+            Err(Errno::NOENT) => {}
+            removed => removed.call(|| format!("unlink({log_file:?})"))?,
         }
-        Ok(Self { images, work, log_file })
+        let kept = options.work_path.as_deref().or(default.is_none().then_some(&options.image_path));
+        Ok(Self { images, work, log_file, log_path: kept.map(|dir| dir.join(log_file)) })
+    }
+
+    /// With what CRIU's log says.
+    pub(super) fn explain(&self, e: Error) -> Error {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let log = openat(self.work.as_ref().unwrap_or(&self.images), self.log_file, flags, Mode::empty());
+        criu::explain(e, log.ok().map(File::from), self.log_path.as_deref())
     }
 
     /// What does not depend on whether something is dumped or restored.
@@ -117,7 +129,7 @@ fn directory(path: &Path, make: bool) -> Result<OwnedFd> {
     if make {
         DirBuilder::new().recursive(true).mode(0o700).create(path).call(|| format!("mkdir({path:?})"))?;
     }
-    files::open_directory(path)
+    files::open_own_directory(path)
 }
 
 /// What is in it overrides what we ask of CRIU. An empty annotation: none.
@@ -149,7 +161,7 @@ impl Container<'_> {
         let spec = self.spec()?;
         let (namespaces, rootfs) = self.plan_for_dump(&spec)?;
         let mut status_fd = options.status_fd.map(writable).transpose().context("invalid --status-fd argument")?;
-        let work = Work::open(&options.criu, LOG, true)?;
+        let work = Work::open(&options.criu, LOG, true, None)?;
         // The directory of the images may just have been made, and the path begins there.
         check_parent(options)?;
 
@@ -175,7 +187,7 @@ impl Container<'_> {
         }
         let kind = if options.pre_dump { Kind::PreDump } else { Kind::Dump };
         let mut notified = |notification: &Notification, _| self.dumping(notification, &mut status_fd);
-        criu.perform(kind, &request, &mut notified).map_err(|e| criu::explain(e, &options.criu.log(LOG)))?;
+        criu.perform(kind, &request, &mut notified).map_err(|e| work.explain(e))?;
         if options.leave_running || options.pre_dump { Ok(()) } else { self.destroy_dumped() }
     }
 

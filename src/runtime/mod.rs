@@ -13,6 +13,7 @@ mod operate;
 mod process;
 mod record;
 mod restore;
+mod restored;
 mod terminal;
 mod update;
 

@@ -83,11 +83,7 @@ impl Notify {
             .and_then(|()| set_socket_timeout(&to, Timeout::Send, Some(PATIENCE)))
             .and_then(|()| is_read(&to))
             .call(|| format!("connect({host:?})"))
-            .context("NOTIFY_SOCKET")
-            .map_err(|e| match e.errno() {
-                Some(Errno::TIMEDOUT) => e.with_hint("its queue is full, and nobody reads what is there"),
-                _ => e,
-            })?;
+            .context("NOTIFY_SOCKET")?;
         Ok(Some(Self { from, to }))
     }
 

@@ -9,7 +9,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::criu::{self, Criu, Kind, Notification, Options, Streams, Surroundings};
+use crate::criu::{Criu, Kind, Notification, Options, Streams, Surroundings};
 use crate::error::{Call, Context, Error, Result};
 use crate::host;
 use crate::launch::network;
@@ -23,12 +23,15 @@ use super::create::{Creation, open_namespace};
 use super::delete::destroy;
 use super::process::ProcessId;
 use super::record::{CONFIG, Record, StateDir};
+use super::restored;
 use super::terminal::Foreground;
 use super::{CreateOptions, Runtime};
 
 /// Where CRIU finds the container's root, in a mount namespace of its own: for everybody else it is empty.
 const ROOT: &str = "criu-root";
 const LOG: &str = "restore.log";
+/// Of the state directory: CRIU's own files, if nobody says where else.
+const WORK: &str = "criu-work";
 
 #[derive(Debug, Default)]
 pub struct RestoreOptions {
@@ -130,7 +133,7 @@ impl Restoration<'_> {
         let inherited = self.inherited_namespaces()?;
         let root = dir.path().join(ROOT);
         std::fs::create_dir(&root).call(|| format!("mkdir({root:?})"))?;
-        let Stage { mut criu, mounts, work } = self.spawn(record, &root, &inherited)?;
+        let Stage { mut criu, mounts, work } = self.spawn(dir, record, &root, &inherited)?;
         // It has the container's streams, and what it forks is to be in the container's cgroup.
         self.creation.place(dir, record, criu.pid(), true)?;
         criu.check_version()?;
@@ -138,18 +141,22 @@ impl Restoration<'_> {
         let mut request = work.options(&self.options.criu, &self.creation.spec.annotations);
         self.complete(&mut request, &criu, &root, &inherited, mounts)?;
 
-        let (mut terminal, mut init, mut ours) = (None, None, false);
+        let (mut terminal, mut init, mut ours, mut checked) = (None, None, false, false);
         let mut notified = |notification: &Notification, fd| {
-            let done = self.notified(notification, fd, dir, record, &mut init, &mut terminal);
+            let done = self.notified(notification, fd, dir, record, &mut init, &mut terminal, &mut checked);
             ours = done.is_err();
             done
         };
         let restored = criu.perform(Kind::Restore, &request, &mut notified);
-        let pid = restored.map_err(|e| if ours { e } else { criu::explain(e, &self.options.criu.log(LOG)) })?;
+        let pid = restored.map_err(|e| if ours { e } else { work.explain(e) })?;
         std::fs::remove_dir(&root).call(|| format!("rmdir({root:?})"))?;
         let pid = init.or(pid).ok_or_else(|| Error::new("CRIU does not tell which process it has restored"))?;
         if record.init.is_none() {
             return Err(Error::new("CRIU has not told when the processes were restored"));
+        }
+        if !checked {
+            // An older CRIU has no word before they go on.
+            restored::check(&self.creation.plan.init, pid)?;
         }
         let pidfd = Pid::from_raw(pid).map(|pid| pidfd_open(pid, PidfdFlags::empty()));
         let pidfd = pidfd.ok_or_else(|| Error::new("no pid"))?.call(|| format!("pidfd_open({pid})"))?;
@@ -158,13 +165,15 @@ impl Restoration<'_> {
     }
 
     /// CRIU is our child, but a thread in a mount namespace and keyring of its own forks it.
-    fn spawn(&self, record: &Record, root: &Path, inherited: &[Inherited]) -> Result<Stage> {
+    fn spawn(&self, dir: &StateDir, record: &Record, root: &Path, inherited: &[Inherited]) -> Result<Stage> {
         let init = &self.creation.plan.init;
         let plan = self.creation.plan.rootfs().ok_or_else(|| Error::new("not a container's plan"))?;
         let entry = self.creation.entry(record)?;
         let begin = || {
             let mounts = rootfs::stage(plan, root)?;
-            let work = Work::open(&self.options.criu, LOG, false)?;
+            // Who lets pages come later has a socket with the images, if nothing else is said.
+            let own = (!self.options.criu.lazy_pages).then(|| dir.path().join(WORK));
+            let work = Work::open(&self.options.criu, LOG, false, own.as_deref())?;
             if let Some(name) = &init.keyring {
                 join_keyring(name)?;
             }
@@ -256,6 +265,7 @@ impl Restoration<'_> {
         record: &mut Record,
         init: &mut Option<i32>,
         terminal: &mut Option<OwnedFd>,
+        checked: &mut bool,
     ) -> Result<()> {
         let runtime = self.creation.runtime;
         runtime.debug(|| format!("criu: {}", notification.script));
@@ -269,6 +279,12 @@ impl Restoration<'_> {
             ("post-restore", Some(pid), _) => {
                 *init = Some(pid);
                 self.adopt(dir, record, pid)
+            }
+            // They have their credentials, and go on once this has returned.
+            ("pre-resume", ..) => {
+                let init = init.ok_or_else(|| Error::new("CRIU has not told when the processes were restored"))?;
+                *checked = true;
+                restored::check(&self.creation.plan.init, init)
             }
             // Others are those of `exec`s that nobody is joined to any more.
             ("orphan-pts-master", _, Some(master))

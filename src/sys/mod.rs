@@ -19,6 +19,8 @@ pub mod regex;
 pub mod seccomp;
 pub mod signal;
 pub mod start;
+pub mod tree;
+pub mod unmount;
 
 use rustix::io::Errno;
 

@@ -12,3 +12,4 @@ mod harness;
 mod init;
 mod root;
 mod classes;
+mod host_users;

@@ -572,9 +572,8 @@ fn the_annotation_names_a_configuration(t: &Test) {
     let log = Path::new(&images(&c)).join("special.log");
     checkpoint(&c, &[]).ok();
     assert!(log.exists());
-    fs::remove_file(&log).unwrap();
-    restore(&c, &["--detach"]).ok();
-    assert!(log.exists());
+    restore(&c, &["--detach", "--work-path", &t.path("work")]).ok();
+    assert!(t.dir.join("work/special.log").exists());
 }
 
 fn a_pidfd_goes_to_the_receiver(t: &Test) {

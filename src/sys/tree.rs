@@ -1,0 +1,66 @@
+//! Trees of processes, as /proc shows them.
+
+use std::fs;
+
+/// The process and all that descend from it, parents first. One that is gone has none.
+pub fn descendants(pid: i32) -> Vec<i32> {
+    let mut found = vec![pid];
+    let mut next = 0;
+    while let Some(pid) = found.get(next).copied() {
+        for thread in threads(pid) {
+            // Of the threads that the process has: each lists the children that it made.
+            let children = fs::read_to_string(format!("/proc/{pid}/task/{thread}/children")).unwrap_or_default();
+            found.extend(children.split_whitespace().filter_map(|child| child.parse::<i32>().ok()));
+        }
+        next += 1;
+    }
+    found
+}
+
+/// The threads of a process.
+pub fn threads(pid: i32) -> Vec<i32> {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Whether a process has ended or is about to: the first of a PID namespace first waits for the others in there.
+pub fn is_ending(pid: i32) -> bool {
+    /// linux/sched.h
+    const PF_EXITING: u64 = 4;
+    let Ok(stat) = fs::read(format!("/proc/{pid}/stat")) else { return true };
+    // The name in parentheses may hold anything.
+    let Some(end) = stat.iter().rposition(|byte| *byte == b')') else { return true };
+    let mut fields = String::from_utf8_lossy(&stat[end + 1..]).into_owned();
+    fields.retain(|c| c != '\n');
+    // state(3) ... flags(9), proc_pid_stat(5)
+    let flags = fields.split_ascii_whitespace().nth(6).and_then(|flags| flags.parse::<u64>().ok());
+    flags.is_none_or(|flags| flags & PF_EXITING != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn children_and_their_children() {
+        let mut shell =
+            std::process::Command::new("/bin/sh").args(["-c", "sh -c 'sleep 60; :' & wait"]).spawn().unwrap();
+        let pid = shell.id().cast_signed();
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while descendants(pid).len() < 3 && std::time::Instant::now() < until {
+            std::thread::yield_now();
+        }
+        let found = descendants(pid);
+        assert_eq!((found.len(), found[0]), (3, pid), "{found:?}");
+        assert!(!is_ending(pid));
+        for pid in &found {
+            let _ = crate::sys::signal::kill(pid.cast_unsigned(), libc::SIGKILL);
+        }
+        while !is_ending(pid) && std::time::Instant::now() < until {
+            std::thread::yield_now();
+        }
+        assert!(is_ending(pid), "a zombie has ended");
+        shell.wait().unwrap();
+        assert!(is_ending(pid) && threads(pid).is_empty());
+    }
+}
