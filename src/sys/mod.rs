@@ -20,7 +20,6 @@ pub mod seccomp;
 pub mod signal;
 pub mod start;
 pub mod tree;
-pub mod unmount;
 
 use rustix::io::Errno;
 

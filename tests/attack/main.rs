@@ -9,7 +9,7 @@
 #[path = "../e2e/harness/mod.rs"]
 mod harness;
 
-mod init;
-mod root;
 mod classes;
 mod host_users;
+mod init;
+mod root;
