@@ -2,11 +2,32 @@
 //!
 //! `launch::requests` has the tests of an init that asks for what it should not get.
 
+use std::time::Duration;
+
 use serde_json::json;
 
-use crate::harness::{Config, Test};
+use crate::harness::inject::{Action, Point};
+use crate::harness::{Cmd, Config, Test};
 
-e2e!(start_fails_if_init_dies_before_the_process_is_executed, a_program_may_end_at_once,);
+e2e!(
+    start_fails_if_init_dies_before_the_process_is_executed,
+    a_program_may_end_at_once,
+    a_message_that_cannot_be_sent_ends_the_command,
+    whoever_dies_is_not_waited_for,
+);
+
+/// The runtime is the first process of a command, and the next is init, or for `exec` the one that joins the container.
+const RUNTIME: usize = 0;
+const CHILD: usize = 1;
+
+/// How the command ended: it must have come to the point, failed, and not been waited for in vain.
+fn fails_at(command: Cmd, point: Point, action: Action) -> String {
+    let (output, seen) = command.trace(&[], point, action, Duration::from_secs(20)).wait();
+    assert!(seen.hit, "{point:?} was not come by: {output}");
+    assert!(seen.hang.is_none(), "{point:?}, {action:?} hangs: {:?}; {output}", seen.hang);
+    assert!(!output.status.success(), "{point:?}, {action:?}: {output}");
+    output.stderr
+}
 
 fn start_fails_if_init_dies_before_the_process_is_executed(t: &Test) {
     // The last moment at which somebody else can be at it: a hook of the container kills it.
@@ -29,5 +50,43 @@ fn a_program_may_end_at_once(t: &Test) {
             c.start().ok();
             c.delete_force().ok();
         }
+    }
+}
+
+fn a_message_that_cannot_be_sent_ends_the_command(t: &Test) {
+    // Not only with an errno that tells of the other side's end: ETOOMANYREFS for example comes of the user's other doings.
+    let up = t.container(Config::sleep());
+    up.up();
+    for errno in [libc::ENOBUFS, libc::ETOOMANYREFS, libc::ENOMEM] {
+        for occurrence in [1, 2, 3] {
+            let point = Point { process: RUNTIME, number: libc::SYS_sendmsg, occurrence };
+            let c = t.container(Config::new(["/bin/true"]));
+            let said = fails_at(c.run_cmd(&[]), point, Action::Fail(errno));
+            assert!(said.contains("sendmsg"), "{said}");
+            c.assert_gone();
+            let said = fails_at(up.exec_cmd(&[], &["/bin/true"]), point, Action::Fail(errno));
+            assert!(said.contains("sendmsg"), "{said}");
+        }
+    }
+}
+
+fn whoever_dies_is_not_waited_for(t: &Test) {
+    let up = t.container(Config::sleep());
+    up.up();
+    for (number, occurrence) in
+        [(libc::SYS_recvmsg, 1), (libc::SYS_sendmsg, 1), (libc::SYS_setsid, 1), (libc::SYS_capset, 1)]
+    {
+        let point = Point { process: CHILD, number, occurrence };
+        if number != libc::SYS_sendmsg {
+            let c = t.container(Config::new(["/bin/true"]));
+            let said = fails_at(c.run_cmd(&[]), point, Action::Signal(libc::SIGKILL));
+            assert!(said.contains("init was killed"), "{said}");
+            c.assert_gone();
+        }
+        // The process that joins dies between its fork and its word of it, or the one that it has forked.
+        let process = if [libc::SYS_recvmsg, libc::SYS_sendmsg].contains(&number) { CHILD } else { CHILD + 1 };
+        let point = Point { process, number, occurrence };
+        let said = fails_at(up.exec_cmd(&[], &["/bin/true"]), point, Action::Signal(libc::SIGKILL));
+        assert!(said.contains("init was killed"), "{said}");
     }
 }
