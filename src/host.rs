@@ -1,13 +1,17 @@
 //! Facts about the host that plans depend on, probed when somebody asks.
 
 use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::statfs;
+use rustix::fs::{Mode, OFlags, Stat, fstat, stat, statfs};
+use rustix::io::Errno;
 
 use crate::error::{Call, Context, Error, Result};
 use crate::plan::Lsm;
 use crate::plan::cgroup::{Hierarchy, Layout};
+use crate::plan::namespaces::{Join, Kind, Owner};
+use crate::sys::namespace::ns_get_nstype;
 
 const CGROUP: &str = "/sys/fs/cgroup";
 const HYBRID: &str = "/sys/fs/cgroup/unified";
@@ -202,6 +206,46 @@ pub fn is_rootless() -> bool {
     const INITIAL: u64 = 0xefff_fffd;
     !rustix::process::geteuid().is_root()
         || rustix::fs::stat("/proc/self/ns/user").is_ok_and(|namespace| namespace.st_ino != INITIAL)
+}
+
+/// A namespace that the configuration names by a path, opened once: what is found out about it is true of the one that
+/// is joined, whatever the path leads to by then.
+#[derive(Debug)]
+pub struct Namespace {
+    pub kind: Kind,
+    pub fd: OwnedFd,
+    pub owner: Owner,
+}
+
+impl Namespace {
+    pub fn open(join: &Join) -> Result<Self> {
+        let Join { kind, path, .. } = join;
+        let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
+            .call(|| format!("open({path:?})"))
+            .with_context(|| join.pointer())?;
+        match ns_get_nstype(fd.as_fd()) {
+            Ok(flag) if flag == kind.clone_flag() => {}
+            Ok(_) | Err(Errno::NOTTY) => {
+                let message = format!("{path:?} is not a {} namespace", kind.name());
+                return Err(Error::config(join.pointer(), message));
+            }
+            Err(errno) => {
+                return Err(Error::sys(format_args!("ioctl({path:?}, NS_GET_NSTYPE)"), errno).context(join.pointer()));
+            }
+        }
+        let found = fstat(&fd).call(|| format!("fstat({path:?})"))?;
+        let is_that_of = |process: &str| {
+            let of: rustix::io::Result<Stat> = stat(format!("/proc/{process}/ns/{}", kind.proc_name()));
+            of.is_ok_and(|of| (of.st_dev, of.st_ino) == (found.st_dev, found.st_ino))
+        };
+        let owner = match () {
+            () if is_that_of("thread-self") => Owner::Runtime,
+            // Seen by root alone, who alone could change it.
+            () if is_that_of("1") => Owner::Host,
+            () => Owner::Other,
+        };
+        Ok(Self { kind: *kind, fd, owner })
+    }
 }
 
 /// The security modules that can confine a process. Asked only if a process is to be confined.

@@ -41,6 +41,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Call, Error, Result};
+use crate::plan::namespaces::Kind;
 
 /// The name that init has (`PR_SET_NAME`) until it executes the user's program.
 pub const INIT_NAME: &CStr = c"berth:[init]";
@@ -48,8 +49,8 @@ pub const INIT_NAME: &CStr = c"berth:[init]";
 /// From the runtime to init.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToInit {
-    /// Comes with a memfd that holds the plan; then, where said so, with the pidfd of the container's init and with
-    /// the socket that `start` will connect to.
+    /// Comes with a memfd that holds the plan; then, where said so, with the pidfd of the container's init; with the
+    /// namespaces that the plan joins; and, where said so, with the socket that `start` will connect to.
     Plan {
         target: bool,
         listener: bool,
@@ -101,8 +102,8 @@ pub enum FromInit {
     Failed(Error),
 }
 
-/// No message carries more.
-const MAX_FDS: usize = 3;
+/// No message carries more than the plan, a listener, and a namespace of each kind.
+const MAX_FDS: usize = 2 + Kind::ALL.len();
 /// Above all a hook's output, to which [`String::from_utf8_lossy`] may give three bytes for each.
 const MAX_MESSAGE: usize = 32 * 1024;
 

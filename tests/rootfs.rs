@@ -76,7 +76,13 @@ impl Bundle {
     fn plan_with(&self, layout: &Layout, no_pivot: bool) -> Result<RootfsPlan> {
         let spec = Spec::parse(self.config.to_string().as_bytes())?;
         let cgroup = |hierarchy: &Hierarchy| Some(hierarchy.mountpoint.clone());
-        plan::plan(&spec, &self.dir, &Facts { layout, cgroup: &cgroup, no_pivot, rootless: false }, &mut Vec::new())
+        let namespaces = &Namespaces::plan(&spec.linux).unwrap();
+        plan::plan(
+            &spec,
+            &self.dir,
+            &Facts { layout, namespaces, cgroup: &cgroup, no_pivot, rootless: false },
+            &mut Vec::new(),
+        )
     }
 
     fn enter(&self) -> Result<ProcFs> {

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufRead, BufReader, IoSliceMut, Read};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -58,7 +58,7 @@ pub enum Streams {
 pub struct Surroundings<'a> {
     pub streams: Streams,
     /// Under the same numbers.
-    pub keep: &'a [&'a OwnedFd],
+    pub keep: &'a [BorrowedFd<'a>],
     /// Files by which it brings itself into cgroups.
     pub cgroups: Vec<OwnedFd>,
 }
@@ -90,7 +90,7 @@ impl Criu {
         }
         sys::child::enter(&mut command, cgroups);
         sys::child::confine(&mut command, None);
-        let kept = keep.iter().copied().chain([&theirs]).map(AsRawFd::as_raw_fd);
+        let kept = keep.iter().copied().chain([theirs.as_fd()]).map(|fd| fd.as_raw_fd());
         sys::child::keep(&mut command, kept.collect());
         let child = command.spawn().map_err(|e| Error::new(format_args!("cannot execute {:?}: {e}", program.path)))?;
         Ok(Self { child, channel, version: 0, restored: None, deadline: None })

@@ -81,19 +81,22 @@ struct Init {
 struct Told {
     plan: InitPlan,
     target: Option<OwnedFd>,
+    /// As many as the plan joins.
+    namespaces: Vec<OwnedFd>,
     listener: Option<OwnedFd>,
 }
 
 impl Init {
     fn become_process(&mut self) -> Result<Infallible> {
-        let Told { plan, target, listener } = self.receive_plan()?;
+        let Told { plan, target, namespaces, listener } = self.receive_plan()?;
         // Before the fork that shows us to the processes of a PID namespace that we join. Whoever may trace them all
         // finds no descriptor at least that the runtime's caller left open.
         never_dumpable()?;
         rustix::thread::set_name(INIT_NAME).call(|| "prctl(PR_SET_NAME)")?;
         let kept = [Some(self.channel.as_fd()), target.as_ref().map(AsFd::as_fd), listener.as_ref().map(AsFd::as_fd)];
-        exec::close_descriptors(3 + plan.preserve_fds, kept.into_iter().flatten())?;
-        namespaces::enter(&self.channel, &plan, target)?;
+        let kept = kept.into_iter().flatten().chain(namespaces.iter().map(AsFd::as_fd));
+        exec::close_descriptors(3 + plan.preserve_fds, kept)?;
+        namespaces::enter(&self.channel, &plan, target, namespaces)?;
         let pid = self.expect_placed()?;
         match (&plan.container, &plan.errand) {
             (Some(container), _) => self.create(&plan, container, pid, listener),
@@ -329,7 +332,11 @@ impl Init {
         let mut bytes = vec![0; length as usize];
         file.read_exact_at(&mut bytes, 0).call(|| "read(plan)")?;
         let mut next = |expected: bool| if expected { fds.next().ok_or_else(out_of_turn).map(Some) } else { Ok(None) };
-        Ok(Told { plan: crate::wire::decode(&bytes)?, target: next(target)?, listener: next(listener)? })
+        let plan: InitPlan = crate::wire::decode(&bytes)?;
+        let target = next(target)?;
+        let joins = if target.is_some() { 0 } else { plan.namespaces.join.len() };
+        let namespaces = (0..joins).map(|_| next(true)).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+        Ok(Told { plan, target, namespaces, listener: next(listener)? })
     }
 
     /// Returns the pid that the host knows us by.

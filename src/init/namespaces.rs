@@ -2,7 +2,6 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType};
 
@@ -10,16 +9,15 @@ use crate::error::{Call, Context, Error, Result};
 use crate::plan::init::InitPlan;
 use crate::plan::namespaces::{Join, Kind, Namespaces};
 use crate::sys::clone::{CloneOptions, fork};
-use crate::sys::namespace::ns_get_nstype;
 use crate::wire::{Channel, FromInit};
 
 /// Enters all namespaces but those that depend on the cgroup. In the staged form this returns in the child only.
-pub fn enter(channel: &Channel, plan: &InitPlan, target: Option<OwnedFd>) -> Result<()> {
+pub fn enter(channel: &Channel, plan: &InitPlan, target: Option<OwnedFd>, joined: Vec<OwnedFd>) -> Result<()> {
     let namespaces = &plan.namespaces;
     let joins_target = target.is_some();
     match target {
         Some(init) => join_target(init, plan.join)?,
-        None => join_paths(&namespaces.join)?,
+        None => join_namespaces(&namespaces.join, joined)?,
     }
     if plan.is_staged() {
         return become_child(channel, if joins_target { 0 } else { namespaces.clone_flags() });
@@ -35,28 +33,10 @@ fn join_target(init: OwnedFd, flags: u64) -> Result<()> {
 }
 
 /// A namespace may belong to the host or to the user namespace that is joined as well: what cannot be joined with the
-/// host's privileges is tried again with those of the user namespace. The mount namespace comes last, since the
-/// other paths are the host's.
-fn join_paths(joins: &[Join]) -> Result<()> {
-    let mut files = Vec::with_capacity(joins.len());
-    for join in joins {
-        let path = &join.path;
-        let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .call(|| format!("open({path:?})"))
-            .with_context(|| pointer(join))?;
-        match ns_get_nstype(file.as_fd()) {
-            Ok(flag) if flag == join.kind.clone_flag() => files.push((join, file)),
-            Ok(_) | Err(Errno::NOTTY) => {
-                return Err(Error::config(
-                    pointer(join),
-                    format_args!("{path:?} is not a {} namespace", join.kind.name()),
-                ));
-            }
-            Err(errno) => {
-                return Err(Error::sys(format_args!("ioctl({path:?}, NS_GET_NSTYPE)"), errno).context(pointer(join)));
-            }
-        }
-    }
+/// host's privileges is tried again with those of the user namespace. The mount namespace comes last: with it comes
+/// another root directory.
+fn join_namespaces(joins: &[Join], files: Vec<OwnedFd>) -> Result<()> {
+    let files: Vec<_> = joins.iter().zip(files).collect();
     let has_user = joins.iter().any(|join| join.kind == Kind::User);
     let mut later = Vec::new();
     for (join, file) in files.iter().filter(|(join, _)| !matches!(join.kind, Kind::User | Kind::Mount)) {
@@ -90,14 +70,8 @@ fn setns(join: &Join, file: BorrowedFd) -> Result<()> {
         Kind::Time => LinkNameSpaceType::Time,
     };
     match rustix::thread::move_into_link_name_space(file, Some(kind)) {
-        // The one that we are in already cannot be joined.
-        Err(Errno::INVAL) if join.kind == Kind::User => Ok(()),
-        result => result.call(|| format!("setns({:?})", join.path)).with_context(|| pointer(join)),
+        result => result.call(|| format!("setns({:?})", join.path)).with_context(|| join.pointer()),
     }
-}
-
-fn pointer(join: &Join) -> String {
-    format!("/linux/namespaces ({})", join.kind.name())
 }
 
 /// Goes on in a child, which the runtime adopts as a sibling of this process.

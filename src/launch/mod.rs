@@ -50,13 +50,22 @@ pub struct Init {
     executable: Executable,
 }
 
+/// What init is to join.
+#[derive(Clone, Copy)]
+pub enum Joined<'a> {
+    /// A running container, by the pidfd of its init.
+    Container(BorrowedFd<'a>),
+    /// The namespaces that a new container's plan names, in its order.
+    Namespaces(&'a [BorrowedFd<'a>]),
+}
+
 impl Init {
     /// Clones init, tells it its plan, and sees it through to the process that will go on.
     ///
-    /// `target` is the init of a running container that the process is to join. `cgroup` is where it is born.
+    /// `cgroup` is where it is born.
     pub fn spawn(
         plan: &InitPlan,
-        target: Option<BorrowedFd>,
+        joined: Joined,
         listener: Option<BorrowedFd>,
         cgroup: Option<BorrowedFd>,
         entry: Entry,
@@ -107,7 +116,7 @@ impl Init {
         }
         init.executable.fill_and_seal()?;
         rustix::io::write(&open_gate, &[0]).call(|| "write(gate)").map_err(|e| init.explain(e))?;
-        init.tell(plan, target, listener)?;
+        init.tell(plan, joined, listener)?;
         if staged {
             init.follow(plan)?;
         }
@@ -135,7 +144,7 @@ impl Init {
     }
 
     /// The plan goes as a file: an environment may be larger than any message.
-    fn tell(&self, plan: &InitPlan, target: Option<BorrowedFd>, listener: Option<BorrowedFd>) -> Result<()> {
+    fn tell(&self, plan: &InitPlan, joined: Joined, listener: Option<BorrowedFd>) -> Result<()> {
         let memory = rustix::fs::memfd_create("plan", MemfdFlags::CLOEXEC).call(|| "memfd_create(\"plan\")")?;
         let bytes = encode(plan)?;
         let mut written = 0;
@@ -143,7 +152,12 @@ impl Init {
             written += rustix::io::pwrite(&memory, &bytes[written..], written as u64).call(|| "write(plan)")?;
         }
         let mut fds = vec![memory.as_fd()];
+        let (target, namespaces) = match joined {
+            Joined::Container(init) => (Some(init), &[][..]),
+            Joined::Namespaces(all) => (None, all),
+        };
         fds.extend(target);
+        fds.extend(namespaces);
         fds.extend(listener);
         self.channel
             .send_with(&ToInit::Plan { target: target.is_some(), listener: listener.is_some() }, &fds)

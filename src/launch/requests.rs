@@ -138,6 +138,7 @@ mod tests {
             bundle: Path::new("/"),
             annotations: &spec.annotations,
             layout: &cgroup::Layout::default(),
+            namespace_owner: &|_| crate::plan::namespaces::Owner::Other,
             rootless: true,
             cgroup_manager: cgroup::Manager::Disabled,
             lsm: Lsm::default(),

@@ -27,18 +27,19 @@ use crate::spec::{self, Process, Spec};
 use self::annotations::Annotations;
 use self::cgroup::{CgroupPlan, Layout};
 use self::init::{ContainerPlan, Errand, InitPlan};
-use self::namespaces::{Kind, Namespaces};
+use self::namespaces::{Kind, Namespaces, Owner};
 use self::process::ProcessPlan;
 use self::rootfs::RootfsPlan;
 
 /// What a plan depends on beside the spec.
-#[derive(Clone, Debug)]
 pub struct Facts<'a> {
     pub id: &'a str,
     pub bundle: &'a Path,
     /// As hooks are to see them; those of the spec are obeyed.
     pub annotations: &'a BTreeMap<String, String>,
     pub layout: &'a Layout,
+    /// Who has the namespaces that the configuration names by their paths.
+    pub namespace_owner: &'a dyn Fn(Kind) -> Owner,
     /// Permission on cgroups may be missing.
     pub rootless: bool,
     pub cgroup_manager: cgroup::Manager<'a>,
@@ -69,7 +70,7 @@ impl Plan {
     pub fn new(spec: &Spec, facts: &Facts) -> Result<Self> {
         let linux = &spec.linux;
         check_version(&spec.oci_version)?;
-        let namespaces = Namespaces::plan(linux)?;
+        let namespaces = Namespaces::plan(linux)?.with_owners(facts.namespace_owner)?;
         let hooks = hooks::plan(&spec.hooks)?;
         let annotations = Annotations::plan(&spec.annotations)?;
         let mut warnings: Vec<_> = Annotations::warning(&spec.annotations).into_iter().collect();
@@ -87,6 +88,7 @@ impl Plan {
         }
         let rootfs_facts = rootfs::Facts {
             layout: facts.layout,
+            namespaces: &namespaces,
             cgroup: &|hierarchy| cgroup.directory(hierarchy),
             no_pivot: facts.no_pivot,
             rootless: facts.rootless,
@@ -156,7 +158,7 @@ pub fn exec(
     preserve_fds: u32,
 ) -> Result<(InitPlan, Vec<String>)> {
     let mut warnings = Vec::new();
-    let namespaces = Namespaces::plan(&spec.linux)?;
+    let namespaces = Namespaces::of_container(&spec.linux, join)?;
     let annotations = Annotations::plan(&spec.annotations)?;
     let mut process = plan_process(process, pointer, spec, &namespaces, lsm, &mut warnings)?;
     process.user.keep_groups = annotations.keep_groups;
@@ -178,7 +180,9 @@ pub fn add_mounts(spec: &Spec, bundle: &Path, join: u64) -> Result<(InitPlan, Ve
     }
     let mut warnings = Vec::new();
     let layout = Layout::default();
-    let facts = rootfs::Facts { layout: &layout, cgroup: &|_| None, no_pivot: false, rootless: false };
+    let namespaces = Namespaces::of_container(&spec.linux, join)?;
+    let facts =
+        rootfs::Facts { layout: &layout, namespaces: &namespaces, cgroup: &|_| None, no_pivot: false, rootless: false };
     let plan = rootfs::plan(spec, bundle, &facts, &mut warnings)?;
     Ok((errand(spec, Errand::AddMounts(plan), join)?, warnings))
 }
@@ -200,7 +204,7 @@ fn check_destination(destination: &str, pointer: &str) -> Result<()> {
 }
 
 fn errand(spec: &Spec, errand: Errand, join: u64) -> Result<InitPlan> {
-    let namespaces = Namespaces::plan(&spec.linux)?;
+    let namespaces = Namespaces::of_container(&spec.linux, join)?;
     let process = plan_no_process(spec, &namespaces, Lsm::default())?;
     let (seccomp, keyring) = (None, None);
     Ok(InitPlan { namespaces, container: None, errand: Some(errand), process, seccomp, join, keyring, preserve_fds: 0 })

@@ -61,17 +61,37 @@ impl Kind {
     }
 }
 
-/// A namespace that exists, by the path of its file on the host.
+/// A namespace that exists, by the path of its file on the host. Whoever has opened it once goes by the descriptor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Join {
     pub kind: Kind,
     pub path: PathBuf,
+    /// In `/linux/namespaces`.
+    pub index: usize,
+}
+
+impl Join {
+    pub fn pointer(&self) -> String {
+        format!("/linux/namespaces/{}/path", self.index)
+    }
+}
+
+/// Who has a namespace that a path leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// The runtime itself is in it.
+    Runtime,
+    /// The first process that the runtime can see is in it.
+    Host,
+    Other,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespaces {
     pub new: Vec<Kind>,
     pub join: Vec<Join>,
+    /// Those of `join` that the host is in: what is changed there changes the host.
+    hosts: Vec<Kind>,
     /// Of a new user namespace.
     pub uid_mappings: Vec<IdMapping>,
     pub gid_mappings: Vec<IdMapping>,
@@ -95,12 +115,40 @@ impl Namespaces {
             }
             match Path::new(&namespace.path) {
                 path if path.as_os_str().is_empty() => plan.new.push(kind),
-                path if path.is_absolute() => plan.join.push(Join { kind, path: path.to_owned() }),
+                path if path.is_absolute() => plan.join.push(Join { kind, path: path.to_owned(), index: i }),
                 _ => return Err(Error::config(format_args!("{pointer}/path"), "must be absolute")),
             }
         }
         plan.user(linux)?;
         plan.time(linux)?;
+        Ok(plan)
+    }
+
+    /// A path may lead to a namespace of the host. To have such a namespace is to have none: all that is decided by
+    /// [`Self::has`] is decided as if the path were not there.
+    pub fn with_owners(mut self, owner: &dyn Fn(Kind) -> Owner) -> Result<Self> {
+        for join in std::mem::take(&mut self.join) {
+            match (join.kind, owner(join.kind)) {
+                (_, Owner::Other) => self.join.push(join),
+                // Nobody can join the user namespace that he is in.
+                (Kind::User, Owner::Runtime) => {}
+                (Kind::Mount, _) => {
+                    return Err(Error::config(join.pointer(), "is the mount namespace of the host")
+                        .with_hint("the container's root would become that of the host"));
+                }
+                (kind, _) => {
+                    self.hosts.push(kind);
+                    self.join.push(join);
+                }
+            }
+        }
+        Ok(self)
+    }
+
+    /// Those of a container that has been made, with these [`Self::flags_to_join`].
+    pub fn of_container(linux: &Linux, flags: u64) -> Result<Self> {
+        let mut plan = Self::plan(linux)?;
+        plan.join.retain(|join| flags & join.kind.clone_flag() != 0);
         Ok(plan)
     }
 
@@ -158,9 +206,9 @@ impl Namespaces {
         self.join.iter().any(|join| join.kind == kind)
     }
 
-    /// New or joined: not the runtime's own.
+    /// New or joined, and not the host's.
     pub fn has(&self, kind: Kind) -> bool {
-        self.is_new(kind) || self.joins(kind)
+        (self.is_new(kind) || self.joins(kind)) && !self.hosts.contains(&kind)
     }
 
     /// Whether a process must come between the runtime and the container's.
@@ -194,7 +242,8 @@ impl Namespaces {
 
     /// The flags for setns(2) by whoever joins the container.
     pub fn flags_to_join(&self) -> u64 {
-        Kind::ALL.into_iter().filter(|&kind| self.has(kind)).fold(0, |flags, kind| flags | kind.clone_flag())
+        let has = |kind: &Kind| self.is_new(*kind) || self.joins(*kind);
+        Kind::ALL.into_iter().filter(has).fold(0, |flags, kind| flags | kind.clone_flag())
     }
 
     /// Whether the processes of the container survive its init.
@@ -286,6 +335,29 @@ mod tests {
         let joined =
             plan(&format!(r#"{{"namespaces":[{{"type":"user"}},{{"type":"network","path":"/n"}}],{map}}}"#)).unwrap();
         assert!(joined.need_stage());
+    }
+
+    #[test]
+    fn a_namespace_of_the_host_is_none() {
+        let joined = |owner| {
+            plan(r#"{"namespaces":[{"type":"user","path":"/u"},{"type":"network","path":"/n"},{"type":"ipc"}]}"#)
+                .unwrap()
+                .with_owners(&|_| owner)
+                .unwrap()
+        };
+        for owner in [Owner::Runtime, Owner::Host] {
+            let plan = joined(owner);
+            assert!(!plan.has(Kind::Network) && !plan.has(Kind::User) && plan.has(Kind::Ipc), "{owner:?}");
+            // It is joined all the same, by whoever comes later as well.
+            assert!(plan.joins(Kind::Network) && plan.flags_to_join() & Kind::Network.clone_flag() != 0);
+        }
+        // Nobody joins the user namespace that he is in.
+        let own = joined(Owner::Runtime);
+        assert!(!own.joins(Kind::User) && own.flags_to_join() & Kind::User.clone_flag() == 0);
+        assert!(joined(Owner::Other).has(Kind::Network) && joined(Owner::Other).has(Kind::User));
+        let mount = plan(r#"{"namespaces":[{"type":"ipc"},{"type":"mount","path":"/m"}]}"#).unwrap();
+        let error = mount.with_owners(&|_| Owner::Runtime).unwrap_err().to_string();
+        assert_eq!(error, "/linux/namespaces/1/path: is the mount namespace of the host");
     }
 
     #[test]

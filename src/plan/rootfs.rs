@@ -9,12 +9,14 @@ use super::annotations::Annotations;
 use super::cgroup::{Hierarchy, Layout};
 use super::idmap::UserNamespace;
 use super::mounts::{self, Attrs, MountKind, MountPlan, Propagation, PropagationChange, attr, clean};
+use super::namespaces::{Kind, Namespaces};
 use crate::error::{Error, Result};
 use crate::spec::{Device, Mount, Spec};
 
 /// What the plan must know of the host and of the other plans.
 pub struct Facts<'a> {
     pub layout: &'a Layout,
+    pub namespaces: &'a Namespaces,
     /// The container's directory in a hierarchy, absolute, on the host; `None` where it has no cgroup of its own.
     pub cgroup: &'a dyn Fn(&Hierarchy) -> Option<PathBuf>,
     pub no_pivot: bool,
@@ -131,8 +133,9 @@ pub fn plan(spec: &Spec, bundle: &Path, facts: &Facts, warnings: &mut Vec<String
         return Err(Error::config("/root/path", "is not a path"));
     }
     let path = PathBuf::from(format!("/{}", clean(&bundle.join(&root.path).to_string_lossy())));
-    let has = |kind: &str| spec.linux.namespaces.iter().any(|ns| ns.kind == kind);
-    let userns = UserNamespace { exists: has("user"), uid: &spec.linux.uid_mappings, gid: &spec.linux.gid_mappings };
+    let namespaces = facts.namespaces;
+    let in_userns = namespaces.has(Kind::User);
+    let userns = UserNamespace { exists: in_userns, uid: &spec.linux.uid_mappings, gid: &spec.linux.gid_mappings };
     let annotations = Annotations::plan(&spec.annotations)?;
     let forced = annotations.force_cgroup_v1.as_deref().map(clean);
     let context = mounts::Context {
@@ -152,12 +155,12 @@ pub fn plan(spec: &Spec, bundle: &Path, facts: &Facts, warnings: &mut Vec<String
         planned.push(if is_forced(mount) {
             mounts::plan(index, &systemd_v1(&mount.destination), &context, warnings)?
         } else if mount.kind == "cgroup" && !is_bind(mount) {
-            cgroup(index, mount, &context, has("cgroup"), facts)?
+            cgroup(index, mount, &context, namespaces.has(Kind::Cgroup), facts)?
         } else {
             mounts::plan(index, mount, &context, warnings)?
         });
     }
-    let switch = switch(spec, has("mount"), facts)?;
+    let switch = switch(spec, namespaces.has(Kind::Mount), facts)?;
     let asked = propagation(&spec.linux.rootfs_propagation, switch)?;
     let dev_is_bound = spec.mounts.iter().any(|m| is_bind(m) && clean(&m.destination) == "dev");
     Ok(RootfsPlan {
@@ -166,7 +169,7 @@ pub fn plan(spec: &Spec, bundle: &Path, facts: &Facts, warnings: &mut Vec<String
         namespace_propagation: asked.unwrap_or(PropagationChange { kind: Propagation::Slave, recursive: true }),
         root_propagation: asked,
         mounts: planned,
-        dev: if dev_is_bound { None } else { Some(DevPlan { devices: devices(spec)?, bind: has("user") }) },
+        dev: if dev_is_bound { None } else { Some(DevPlan { devices: devices(spec)?, bind: in_userns }) },
         masked_paths: distinct("/linux/maskedPaths", &spec.linux.masked_paths)?,
         readonly_paths: distinct("/linux/readonlyPaths", &spec.linux.readonly_paths)?,
         mount_label: spec.linux.mount_label.clone(),
@@ -362,7 +365,8 @@ mod tests {
     fn planned(config: &str, layout: &Layout, no_pivot: bool) -> Result<RootfsPlan> {
         let spec = Spec::parse(config.as_bytes()).unwrap();
         let cgroup = |hierarchy: &Hierarchy| Some(hierarchy.mountpoint.join("c1"));
-        let facts = Facts { layout, cgroup: &cgroup, no_pivot, rootless: false };
+        let namespaces = &Namespaces::plan(&spec.linux)?;
+        let facts = Facts { layout, namespaces, cgroup: &cgroup, no_pivot, rootless: false };
         plan(&spec, Path::new("/b"), &facts, &mut Vec::new())
     }
 

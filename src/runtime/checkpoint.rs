@@ -192,10 +192,15 @@ impl Container<'_> {
     }
 
     fn plan_for_dump(&self, spec: &Spec) -> Result<(Namespaces, RootfsPlan)> {
-        let namespaces = Namespaces::plan(&spec.linux)?;
+        let namespaces = Namespaces::of_container(&spec.linux, self.record.namespaces)?;
         let layout = host::cgroup_layout(false)?;
-        let facts =
-            plan_rootfs::Facts { layout: &layout, cgroup: &|_| None, no_pivot: false, rootless: host::is_rootless() };
+        let facts = plan_rootfs::Facts {
+            layout: &layout,
+            namespaces: &namespaces,
+            cgroup: &|_| None,
+            no_pivot: false,
+            rootless: host::is_rootless(),
+        };
         let rootfs = plan_rootfs::plan(spec, &self.record.bundle, &facts, &mut Vec::new())?;
         if rootfs.switch == Switch::Chroot {
             return Err(Error::config("/linux/namespaces", "CRIU dumps no container without a mount namespace"));

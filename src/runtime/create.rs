@@ -12,11 +12,11 @@ use crate::cgroup::{Cgroup, Entry, Systemd};
 use crate::error::{Call, Context, Error, Result};
 use crate::files;
 use crate::host;
-use crate::launch::{Host, Init, PATIENCE, intel_rdt, network, rlimits, send_descriptor, send_listener};
+use crate::launch::{Host, Init, Joined, PATIENCE, intel_rdt, network, rlimits, send_descriptor, send_listener};
 use crate::plan::annotations::Annotations;
 use crate::plan::cgroup::{CgroupPlan, Directory, Manager};
 use crate::plan::init::InitPlan;
-use crate::plan::namespaces::Kind as NsKind;
+use crate::plan::namespaces::{Join, Kind as NsKind, Namespaces, Owner};
 use crate::plan::{self, Lsm, Plan};
 use crate::rootfs;
 use crate::spec::{Spec, Status};
@@ -80,6 +80,8 @@ pub(super) struct Creation<'a> {
     bundle: PathBuf,
     /// Of the configuration.
     path: PathBuf,
+    /// Those that the configuration names by their paths.
+    namespaces: Vec<host::Namespace>,
     /// Connected to, if it is to make the cgroup.
     systemd: RefCell<Option<Systemd>>,
 }
@@ -127,11 +129,15 @@ impl<'a> Creation<'a> {
         };
         let relative = cgroup_manager == Manager::Cgroupfs && plan::cgroup::is_relative(&spec);
         let layout = host::cgroup_layout(rootless || relative)?;
+        let joins = Namespaces::plan(&spec.linux).context(path.display())?.join;
+        let namespaces = joins.iter().map(host::Namespace::open).collect::<Result<Vec<_>>>().context(path.display())?;
+        let owner = |kind| namespaces.iter().find(|found| found.kind == kind).map_or(Owner::Other, |found| found.owner);
         let facts = plan::Facts {
             id,
             bundle: &bundle,
             annotations: &annotations,
             layout: &layout,
+            namespace_owner: &owner,
             rootless,
             cgroup_manager,
             lsm: lsm(&spec),
@@ -143,7 +149,7 @@ impl<'a> Creation<'a> {
         let plan = Plan::new(&spec, &facts).context(path.display())?;
         plan.warnings.iter().for_each(|warning| (runtime.warn)(warning));
         runtime.debug(|| format!("{path:?} is valid; rootless: {rootless}"));
-        Ok(Self { runtime, options, id, config, spec, plan, bundle, path, systemd: RefCell::new(systemd) })
+        Ok(Self { runtime, options, id, config, spec, plan, bundle, path, namespaces, systemd: RefCell::new(systemd) })
     }
 
     /// Who is to have the terminal must be told, and only where there is one.
@@ -237,6 +243,13 @@ impl<'a> Creation<'a> {
         if outside { record.cgroup.add_unified(pid) } else { Ok(()) }
     }
 
+    /// The namespaces to join, in the order of the plan.
+    pub fn joined(&self) -> Vec<(&Join, BorrowedFd<'_>)> {
+        let of = |kind| self.namespaces.iter().find(move |namespace| namespace.kind == kind);
+        let joins = self.plan.init.namespaces.join.iter();
+        joins.filter_map(|join| Some((join, of(join.kind)?.fd.as_fd()))).collect()
+    }
+
     pub fn join_intel_rdt(&self, dir: &StateDir, record: &mut Record, pid: i32) -> Result<()> {
         let Some(plan) = &self.plan.intel_rdt else { return Ok(()) };
         let made = intel_rdt::apply(intel_rdt::root()?.as_fd(), plan, pid)?;
@@ -249,9 +262,10 @@ impl<'a> Creation<'a> {
         self.make_cgroup(dir, record)?;
         let listener = if listen { Some(start_socket(dir)?) } else { None };
         let entry = self.entry(record)?;
+        let joined: Vec<_> = self.joined().into_iter().map(|(_, fd)| fd).collect();
         let born_in = if self.systemd.borrow().is_some() { None } else { record.cgroup.dirfd()? };
         let socket = listener.as_ref().map(AsFd::as_fd);
-        let init = Init::spawn(&self.plan.init, None, socket, born_in, entry, self.patience())?;
+        let init = Init::spawn(&self.plan.init, Joined::Namespaces(&joined), socket, born_in, entry, self.patience())?;
         drop(listener);
 
         let pid = init.process.pid;

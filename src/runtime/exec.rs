@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use crate::cgroup::Join;
 use crate::error::{Context, Error, Result};
 use crate::host;
-use crate::launch::{Host, Init, PATIENCE, rlimits, send_descriptor, send_listener};
+use crate::launch::{Host, Init, Joined, PATIENCE, rlimits, send_descriptor, send_listener};
 use crate::plan;
 use crate::plan::annotations::SECCOMP_RECEIVER;
 use crate::plan::init::InitPlan;
@@ -143,7 +143,7 @@ impl Container<'_> {
         let mut cgroup = self.record.cgroup.join(&options.cgroups, container_init)?;
         // In a paused container it waits for whoever resumes that.
         let patience = if options.ignore_paused { None } else { Some(PATIENCE) };
-        let target = Some(target.as_fd());
+        let target = Joined::Container(target.as_fd());
         let spawn = |cgroup: &Join| Init::spawn(plan, target, None, cgroup.dirfd(), cgroup.entry()?, patience);
         let init = match spawn(&cgroup) {
             // The container has given the controllers of its cgroup to those below it: then where its init is.

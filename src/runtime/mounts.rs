@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use crate::cgroup::Entry;
 use crate::error::{Context, Error, Result};
-use crate::launch::{Host, Init, PATIENCE};
+use crate::launch::{Host, Init, Joined, PATIENCE};
 use crate::plan;
 use crate::plan::init::{Errand, InitPlan};
 use crate::plan::namespaces::Kind as NsKind;
@@ -41,7 +41,8 @@ impl Container<'_> {
     fn run_errand(&self, plan: &InitPlan) -> Result<()> {
         let stopped = || Error::new("container not running");
         let target = self.record.init.ok_or_else(stopped)?.open()?.ok_or_else(stopped)?;
-        let init = Init::spawn(plan, Some(target.as_fd()), None, None, Entry::default(), Some(PATIENCE))?;
+        let target = Joined::Container(target.as_fd());
+        let init = Init::spawn(plan, target, None, None, Entry::default(), Some(PATIENCE))?;
         let done = self.serve_errand(plan, &init);
         init.dismiss();
         done

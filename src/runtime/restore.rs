@@ -1,7 +1,7 @@
 //! `restore`: what `create` and `start` do, with CRIU in the place of init.
 
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -110,9 +110,9 @@ struct Stage {
 }
 
 /// A namespace that exists, by the name that it has in the images.
-struct Inherited {
+struct Inherited<'a> {
     key: &'static str,
-    fd: OwnedFd,
+    fd: BorrowedFd<'a>,
 }
 
 impl Restoration<'_> {
@@ -130,7 +130,7 @@ impl Restoration<'_> {
 
     fn perform(&self, dir: &StateDir, record: &mut Record) -> Result<Restored> {
         self.creation.make_cgroup(dir, record)?;
-        let inherited = self.inherited_namespaces()?;
+        let inherited = self.inherited_namespaces();
         let root = dir.path().join(ROOT);
         std::fs::create_dir(&root).call(|| format!("mkdir({root:?})"))?;
         let Stage { mut criu, mounts, work } = self.spawn(dir, record, &root, &inherited)?;
@@ -177,7 +177,7 @@ impl Restoration<'_> {
             if let Some(name) = &init.keyring {
                 join_keyring(name)?;
             }
-            let keep: Vec<_> = inherited.iter().map(|namespace| &namespace.fd).collect();
+            let keep: Vec<_> = inherited.iter().map(|namespace| namespace.fd).collect();
             let surroundings = Surroundings { streams: Streams::Ours, keep: &keep, cgroups: entry.into_fds() };
             Ok(Stage { criu: Criu::spawn(surroundings)?, mounts, work })
         };
@@ -203,17 +203,10 @@ impl Restoration<'_> {
         })
     }
 
-    fn inherited_namespaces(&self) -> Result<Vec<Inherited>> {
-        let joined = &self.creation.plan.init.namespaces.join;
-        let mut found = Vec::new();
-        for (kind, _, key) in EXTERNAL_NAMESPACES {
-            if let Some(join) = joined.iter().find(|join| join.kind == kind) {
-                let file = std::fs::File::open(&join.path).call(|| format!("open({:?})", join.path));
-                let fd = file.context("/linux/namespaces").hint("a namespace that is named must exist")?.into();
-                found.push(Inherited { key, fd });
-            }
-        }
-        Ok(found)
+    fn inherited_namespaces(&self) -> Vec<Inherited<'_>> {
+        let key = |kind| EXTERNAL_NAMESPACES.iter().find(|(external, ..)| *external == kind).map(|(.., key)| *key);
+        let joined = self.creation.joined().into_iter();
+        joined.filter_map(|(join, fd)| Some(Inherited { key: key(join.kind)?, fd })).collect()
     }
 
     fn complete(
@@ -243,8 +236,11 @@ impl Restoration<'_> {
         let namespaces = inherited.iter().map(|namespace| (namespace.key.to_owned(), namespace.fd.as_raw_fd()));
         request.inherit_fds.extend(namespaces);
         let external = |kind| EXTERNAL_NAMESPACES.iter().any(|(external, ..)| *external == kind);
-        let joined = self.creation.plan.init.namespaces.join.iter().filter(|join| !external(join.kind));
-        let joined = joined.map(|join| (join.kind.proc_name(), join.path.as_os_str().as_bytes().to_owned()));
+        // CRIU wants paths: those of the descriptors that we hold.
+        let own = std::process::id();
+        let joined = self.creation.joined().into_iter().filter(|(join, _)| !external(join.kind));
+        let joined =
+            joined.map(|(join, fd)| (join.kind.proc_name(), format!("/proc/{own}/fd/{}", fd.as_raw_fd()).into()));
         request.join_namespaces.extend(joined);
         Ok(())
     }

@@ -12,4 +12,5 @@ mod harness;
 mod classes;
 mod host_users;
 mod init;
+mod input;
 mod root;

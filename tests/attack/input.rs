@@ -1,0 +1,143 @@
+//! The author of a configuration or of an image, against the host.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::harness::{Cmd, Config, Mode, Running, Test};
+
+e2e!(
+    any: names_and_settings_of_the_host_by_a_path,
+    the_mount_namespace_of_the_host_by_a_path,
+    a_path_that_leads_elsewhere_once_it_was_looked_at,
+    the_cgroup_namespace_of_the_host_by_a_path,
+);
+
+/// Holds namespaces that stand for the host's: the runtime is in them, and so is whoever looks.
+struct Host<'t> {
+    t: &'t Test,
+    holder: Running,
+}
+
+impl<'t> Host<'t> {
+    fn new(t: &'t Test) -> Self {
+        let ready = t.path("host-ready");
+        let script = format!("hostname the-host; : > {ready}; exec sleep 1000");
+        let holder = t.command("/usr/bin/unshare").args(["--net", "--ipc", "--uts", "/bin/sh", "-c", &script]).spawn();
+        crate::harness::eventually("namespaces", || fs::exists(&ready).unwrap());
+        Self { t, holder }
+    }
+
+    fn enter(&self) -> Cmd {
+        let target = self.holder.pid().to_string();
+        self.t.command("/usr/bin/nsenter").args(["--net", "--ipc", "--uts", "--target", &target])
+    }
+
+    fn read(&self, sysctl: &str) -> String {
+        self.enter().args(["/bin/cat", &format!("/proc/sys/{sysctl}")]).ok().text().to_owned()
+    }
+
+    fn run(&self, config: Config) -> crate::harness::Output {
+        let c = self.t.container(config);
+        let root = self.t.root.to_str().unwrap();
+        let bundle = c.bundle.to_str().unwrap();
+        self.enter().arg(self.t.runtime_path()).args(["--root", root, "run", "--bundle", bundle, &c.id]).run()
+    }
+
+    fn path(&self, kind: &str) -> String {
+        format!("/proc/{}/ns/{kind}", self.holder.pid())
+    }
+}
+
+fn names_and_settings_of_the_host_by_a_path(t: &Test) {
+    let host = Host::new(t);
+    let plain = || Config::new(["/bin/true"]).remove("/hostname");
+    for (kind, file, pointer, setting) in [
+        ("network", "net", "/linux/sysctl/net.ipv4.ip_default_ttl", "net/ipv4/ip_default_ttl"),
+        ("ipc", "ipc", "/linux/sysctl/kernel.msgmax", "kernel/msgmax"),
+        ("ipc", "ipc", "/linux/sysctl/fs.mqueue.msg_max", "fs/mqueue/msg_max"),
+        ("uts", "uts", "/linux/sysctl/kernel.domainname", "kernel/domainname"),
+        ("uts", "uts", "/hostname", "kernel/hostname"),
+        ("uts", "uts", "/domainname", "kernel/domainname"),
+    ] {
+        let before = host.read(setting);
+        for path in [format!("/proc/self/ns/{file}"), host.path(file)] {
+            host.run(plain().namespace(kind, Some(&path)).set(pointer, "77")).fails().says(&format!("{pointer}: "));
+            assert_eq!(host.read(setting), before, "{pointer} by {path}");
+        }
+    }
+    // Of the first process, where the runtime has others.
+    let pointer = "/linux/sysctl/net.ipv4.ip_default_ttl";
+    let first = plain().namespace("network", Some("/proc/1/ns/net")).set(pointer, "77");
+    with_a_first_process(t, "--net", first).fails().says(&format!("{pointer}: "));
+    // That of somebody else is whoever's the configuration says.
+    let other = t.command("/usr/bin/unshare").args(["--net", "/bin/sleep", "1000"]).spawn();
+    crate::harness::eventually("a namespace", || {
+        crate::harness::namespace_of(Some(other.pid()), "net") != crate::harness::namespace_of(None, "net")
+    });
+    let path = format!("/proc/{}/ns/net", other.pid());
+    host.run(plain().namespace("network", Some(&path)).set(pointer, "77")).ok();
+}
+
+/// The runtime in a namespace of this kind of its own, and a first process that is in another.
+fn with_a_first_process(t: &Test, kind: &str, config: Config) -> crate::harness::Output {
+    let c = t.container(config);
+    let (root, bundle) = (t.root.to_str().unwrap(), c.bundle.to_str().unwrap());
+    let run =
+        format!("unshare {kind} {} --root {root} run --bundle {bundle} {}; exit $?", t.runtime_path().display(), c.id);
+    t.command("/usr/bin/unshare").args(["--pid", "--fork", "--mount-proc", kind, "/bin/sh", "-c", &run]).run()
+}
+
+/// The host would get the container's root.
+fn the_mount_namespace_of_the_host_by_a_path(t: &Test) {
+    for path in ["/proc/self/ns/mnt", "/proc/1/ns/mnt"] {
+        let config = Config::new(["/bin/true"]).namespace("mount", Some(path));
+        let output = with_a_first_process(t, "--mount", config);
+        output.fails().says("/linux/namespaces/4/path: is the mount namespace of the host");
+    }
+}
+
+/// The link leads to somebody else's network namespace when the configuration is judged, to the host's when it is
+/// joined: as often as chance has it.
+fn a_path_that_leads_elsewhere_once_it_was_looked_at(t: &Test) {
+    let host = Host::new(t);
+    let other = t.command("/usr/bin/unshare").args(["--net", "/bin/sleep", "1000"]).spawn();
+    crate::harness::eventually("a namespace", || {
+        crate::harness::namespace_of(Some(other.pid()), "net") != crate::harness::namespace_of(None, "net")
+    });
+    let (link, spare) = (t.path("link"), t.path("spare"));
+    std::os::unix::fs::symlink(format!("/proc/{}/ns/net", other.pid()), &link).unwrap();
+    std::os::unix::fs::symlink(host.path("net"), &spare).unwrap();
+    let before = host.read("net/ipv4/ip_default_ttl");
+    let config =
+        Config::new(["/bin/true"]).namespace("network", Some(&link)).set("/linux/sysctl/net.ipv4.ip_default_ttl", "77");
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let flags = rustix::fs::RenameFlags::EXCHANGE;
+                rustix::fs::renameat_with(rustix::fs::CWD, &link, rustix::fs::CWD, &spare, flags).unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        });
+        let (mut refused, mut ran) = (0, 0);
+        for _ in 0..40 {
+            let output = host.run(config.clone());
+            if output.status.success() { ran += 1 } else { refused += 1 }
+        }
+        done.store(true, Ordering::Relaxed);
+        assert!(ran > 0 && refused > 0, "{ran} ran, {refused} were refused: the exchange was not seen");
+    });
+    assert_eq!(host.read("net/ipv4/ip_default_ttl"), before);
+}
+
+/// Without a cgroup namespace a container is shown its own cgroup in each hierarchy of v1, not all of the host's.
+fn the_cgroup_namespace_of_the_host_by_a_path(t: &Test) {
+    if t.mode == Mode::V2 {
+        println!("SKIP: on cgroup v2 the hierarchy is shown as a whole");
+        return;
+    }
+    let mount = serde_json::json!({ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup" });
+    let config = Config::sh("cd /sys/fs/cgroup/pids && find . -name cgroup.procs").mount(mount);
+    let output = t.container(config.namespace("cgroup", Some("/proc/self/ns/cgroup"))).run().ok();
+    assert_eq!(output.text(), "./cgroup.procs");
+}
