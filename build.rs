@@ -1,14 +1,105 @@
-//! Tells the binary which commit it was built from.
+//! Builds init's image, which the library embeds, and tells the binary which commit it was built from.
 //!
 //! Only a release build asks git: a development build would otherwise be compiled again after every commit.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    image();
+    commit();
+}
+
+/// Builds `src/image.rs` by a cargo of its own: it is a static program whatever the library becomes part of, has its own
+/// profile, and on most machines its own standard library. Everything is made below `OUT_DIR`.
+fn image() {
+    let source = PathBuf::from(text("CARGO_MANIFEST_DIR"));
+    let package = PathBuf::from(text("OUT_DIR")).join("init");
+    std::fs::create_dir_all(&package).expect("directory of init's image");
+    for file in ["Cargo.lock", "src/image.toml"] {
+        println!("cargo::rerun-if-changed={file}");
+    }
+    let manifest = std::fs::read_to_string(source.join("src/image.toml")).expect("src/image.toml");
+    let manifest = if own_std() { &manifest } else { manifest.split("[lib]").next().expect("the part before it") };
+    write(&package.join("Cargo.toml"), manifest);
+    let (sources, link) = (source.join("src"), package.join("src"));
+    if std::fs::read_link(&link).ok().as_ref() != Some(&sources) {
+        let _ = std::fs::remove_file(&link);
+        std::os::unix::fs::symlink(&sources, &link).expect("link to src");
+    }
+    // The versions that this repository is tested with; or those that a user of the library has fetched.
+    let lock = package.join("Cargo.lock");
+    let locked = std::fs::copy(source.join("Cargo.lock"), &lock).is_ok() && build(&package).is_ok();
+    if !locked {
+        let _ = std::fs::remove_file(&lock);
+        build(&package).unwrap_or_else(|complaint| panic!("init's image cannot be built:\n{complaint}"));
+    }
+    let built = package.join("target").join(text("TARGET")).join(profile());
+    let dependencies = std::fs::read_to_string(built.join("berth-init.d")).expect("berth-init.d");
+    for file in dependencies.split_whitespace().filter_map(|file| Path::new(file).strip_prefix(&package).ok()) {
+        println!("cargo::rerun-if-changed={}", file.display());
+    }
+    println!("cargo::rustc-env=BERTH_INIT_IMAGE={}", built.join("berth-init").display());
+}
+
+/// The error is what cargo says. What the image depends on has been fetched for the library.
+fn build(package: &Path) -> Result<(), String> {
+    let mut cargo = Command::new(text("CARGO"));
+    cargo.args(["build", "--offline", "--manifest-path"]).arg(package.join("Cargo.toml"));
+    cargo.arg("--target-dir").arg(package.join("target")).args(["--target", &text("TARGET")]);
+    if profile() == "release" {
+        cargo.arg("--release");
+    }
+    if !own_std() {
+        cargo.args(["--features", "rusts-std"]);
+    }
+    if let Some(linker) = std::env::var_os("RUSTC_LINKER") {
+        cargo.env(format!("CARGO_TARGET_{}_LINKER", text("TARGET").to_uppercase().replace('-', "_")), linker);
+    }
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags());
+    // Clippy, for one, which has the sources from the library.
+    cargo.env_remove("RUSTC_WORKSPACE_WRAPPER");
+    let output = cargo.output().map_err(|e| e.to_string())?;
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+}
+
+/// Whether `src/sys/std` knows how to make a system call here.
+fn own_std() -> bool {
+    ["aarch64", "x86_64"].contains(&text("CARGO_CFG_TARGET_ARCH").as_str())
+}
+
+/// Of the caller's flags only those that do not change what the program is: it is static, and has a fixed address, since
+/// every page that is relocated would be memory of each container that waits for its start.
+fn flags() -> String {
+    let given = std::env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
+    let mut flags: Vec<_> = given.split('\x1f').filter(|flag| flag.starts_with("--remap-path-prefix=")).collect();
+    flags.extend(["-Ctarget-feature=+crt-static", "-Crelocation-model=static"]);
+    if own_std() {
+        flags.extend(["-Clink-arg=-nostartfiles", "-Cforce-unwind-tables=no"]);
+    }
+    flags.join("\x1f")
+}
+
+fn profile() -> &'static str {
+    if text("PROFILE") == "release" { "release" } else { "debug" }
+}
+
+/// Leaves the file as it is where nothing changes, so that nothing is built again.
+fn write(path: &Path, content: &str) {
+    if std::fs::read_to_string(path).ok().as_deref() != Some(content) {
+        std::fs::write(path, content).expect("write below OUT_DIR");
+    }
+}
+
+fn text(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("cargo sets {name}"))
+}
+
+fn commit() {
     println!("cargo::rerun-if-env-changed=BERTH_COMMIT");
     let commit = std::env::var("BERTH_COMMIT").ok().filter(|c| !c.is_empty()).or_else(|| {
-        if std::env::var("PROFILE").as_deref() != Ok("release") {
+        if profile() != "release" {
             return None;
         }
         if let Some(head) = git(&["rev-parse", "--git-path", "logs/HEAD"]) {

@@ -159,8 +159,8 @@ impl<T> Call<T> for std::result::Result<T, Errno> {
 
 impl<T> Call<T> for std::io::Result<T> {
     fn call<D: Display>(self, call: impl FnOnce() -> D) -> Result<T> {
-        self.map_err(|e| match Errno::from_io_error(&e) {
-            Some(errno) => Error::sys(call(), errno),
+        self.map_err(|e| match e.raw_os_error() {
+            Some(errno) => Error::sys(call(), Errno::from_raw_os_error(errno)),
             None => Error::new(format_args!("{}: {e}", call())),
         })
     }

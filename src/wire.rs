@@ -183,7 +183,7 @@ impl From<OwnedFd> for Channel {
 }
 
 pub fn encode(message: &impl Serialize) -> Result<Vec<u8>> {
-    postcard::to_stdvec(message).map_err(|e| Error::new(format_args!("message to the other process: {e}")))
+    postcard::to_allocvec(message).map_err(|e| Error::new(format_args!("message to the other process: {e}")))
 }
 
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {

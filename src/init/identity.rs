@@ -9,6 +9,7 @@ use rustix::thread::{self, CapabilitiesSecureBits, CapabilitySet, CapabilitySets
 use super::process::setgroups_denied;
 use crate::error::{Call, Context, Error, Result};
 use crate::plan::process::{Capabilities, Capability, User};
+use crate::sys::fd::standard;
 use crate::sys::procfs::ProcFs;
 
 /// What was the host's `/dev/null` as a standard stream becomes the container's: nothing of the host's mounts stays
@@ -16,7 +17,7 @@ use crate::sys::procfs::ProcFs;
 pub fn replace_null(null: Option<OwnedFd>) -> Result<()> {
     let Some(null) = null else { return Ok(()) };
     for (number, stream) in
-        [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()].iter().enumerate()
+        standard().iter().enumerate()
     {
         if !is_null(&fs::fstat(stream).call(|| format!("fstat({number})"))?) {
             continue;
@@ -38,7 +39,7 @@ fn is_null(stat: &fs::Stat) -> bool {
 /// Makes the standard streams the user's, so that it can open its terminal again by name. By descriptor, whatever
 /// their names are by now (CVE-2026-88265).
 pub fn own_stdio(uid: u32) -> Result<()> {
-    let streams = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+    let streams = standard();
     for (number, stream) in streams.into_iter().enumerate() {
         let stat = fs::fstat(stream).call(|| format!("fstat({number})"))?;
         let kind = FileType::from_raw_mode(stat.st_mode);

@@ -1,7 +1,6 @@
 //! The runtime's side of starting a process in a container: it makes init, and does for it what only it may do.
 
 mod descriptor;
-mod elf;
 mod ids;
 pub mod intel_rdt;
 mod netlink;
@@ -85,13 +84,12 @@ impl Init {
         let executable = Executable::new()?;
         let number = CString::new(theirs.as_fd().as_raw_fd().to_string()).unwrap_or_default();
         let cgroups: Vec<_> = entry.fds().collect();
-        let kept: Vec<_> = [theirs.as_fd()].into_iter().chain(executable.inherited()).collect();
         let spawn = |cgroup| {
             spawn(&Spawn {
                 executable: executable.as_fd(),
-                argv: &[c"berth", c"init", &number],
+                argv: &[c"berth-init", &number],
                 report: theirs.as_fd(),
-                keep: &kept,
+                keep: &[theirs.as_fd()],
                 cgroups: &cgroups,
                 unshare: late,
                 gate: (gate.as_fd(), open_gate.as_fd()),

@@ -1,6 +1,6 @@
 //! Descriptors that come by number: from the caller of the runtime, or across exec.
 
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Result;
 
@@ -15,4 +15,10 @@ pub fn inherit(fd: RawFd) -> Result<OwnedFd> {
         check(libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC).into())?;
         Ok(OwnedFd::from_raw_fd(fd))
     }
+}
+
+/// Standard input, output and error, which [`super::start::prepare`] has seen to be open.
+pub fn standard() -> [BorrowedFd<'static>; 3] {
+    // SAFETY: nobody owns these, so nobody closes them.
+    [0, 1, 2].map(|number| unsafe { BorrowedFd::borrow_raw(number) })
 }

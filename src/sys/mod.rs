@@ -9,7 +9,6 @@ pub mod child;
 pub mod clone;
 pub mod fd;
 pub mod helper;
-pub mod loader;
 pub mod mount;
 pub mod namespace;
 pub mod network;

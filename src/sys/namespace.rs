@@ -12,7 +12,7 @@ const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
 /// The `CLONE_NEW*` flag of the namespace behind `fd`; `ENOTTY` if it is not one.
 pub fn ns_get_nstype(fd: BorrowedFd) -> Result<u64> {
     // SAFETY: the ioctl takes no argument and returns a number.
-    check(unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_NSTYPE) }.into()).map(|flag| flag as u64)
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_NSTYPE as libc::Ioctl) }.into()).map(|flag| flag as u64)
 }
 
 /// Makes new namespaces for the calling thread: others of the process stay where they are.
