@@ -30,11 +30,13 @@ fn image() {
     }
     // The versions that this repository is tested with; or those that a user of the library has fetched.
     let lock = package.join("Cargo.lock");
-    let locked = std::fs::copy(source.join("Cargo.lock"), &lock).is_ok() && build(&package).is_ok();
-    if !locked {
+    let _ = std::fs::copy(source.join("Cargo.lock"), &lock);
+    let mut built = build(&package);
+    if built.as_ref().is_err_and(|complaint| complaint.contains("--offline")) {
         let _ = std::fs::remove_file(&lock);
-        build(&package).unwrap_or_else(|complaint| panic!("init's image cannot be built:\n{complaint}"));
+        built = build(&package);
     }
+    built.unwrap_or_else(|complaint| panic!("init's image cannot be built:\n{complaint}"));
     let built = package.join("target").join(text("TARGET")).join(profile());
     let dependencies = std::fs::read_to_string(built.join("berth-init.d")).expect("berth-init.d");
     for file in dependencies.split_whitespace().filter_map(|file| Path::new(file).strip_prefix(&package).ok()) {

@@ -3,18 +3,14 @@
 use std::io::{Read, Write};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::error::{Call, Context, Error, Result};
-use crate::files;
-use crate::plan::annotations::Annotations;
+use crate::error::{Call, Error, Result};
 use crate::plan::hooks::Hook;
 use crate::sys;
 
@@ -26,23 +22,6 @@ const SHOWN: usize = 4096;
 pub struct Output {
     pub stdout: Option<OwnedFd>,
     pub stderr: Option<OwnedFd>,
-}
-
-impl Output {
-    /// On the host: the files are made where they are missing, and added to.
-    pub fn open(annotations: &Annotations) -> Result<Self> {
-        let open = |path: &Option<PathBuf>| {
-            let Some(path) = path else { return Ok(None) };
-            let file = files::open_append(path, 0o600)?;
-            // What hooks write may wait.
-            rustix::fs::fcntl_setfl(&file, OFlags::APPEND).call(|| "fcntl(F_SETFL)")?;
-            Ok(Some(OwnedFd::from(file)))
-        };
-        Ok(Self {
-            stdout: open(&annotations.hooks_stdout).context("/annotations/run.oci.hooks.stdout")?,
-            stderr: open(&annotations.hooks_stderr).context("/annotations/run.oci.hooks.stderr")?,
-        })
-    }
 }
 
 /// Runs `hook` with `state` on its standard input and waits for it. `stage` and `index` (from 0) are for the error;

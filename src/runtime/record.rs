@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Cgroup;
 use crate::error::{Call, Context, Error, Kind, Result};
+use crate::files;
 use crate::hooks::Output;
 use crate::plan::annotations::Annotations;
 use crate::plan::intel_rdt::IntelRdt;
@@ -104,13 +105,26 @@ impl Record {
         if self.inert_annotations {
             return Ok(Output::default());
         }
-        Output::open(&Annotations::plan(&self.annotations)?)
+        let annotations = Annotations::plan(&self.annotations)?;
+        Ok(Output {
+            stdout: open_output(&annotations.hooks_stdout).context("/annotations/run.oci.hooks.stdout")?,
+            stderr: open_output(&annotations.hooks_stderr).context("/annotations/run.oci.hooks.stderr")?,
+        })
     }
 
     /// As hooks, agents and engines see the container.
     pub fn state(&self, status: Status, pid: i32) -> State {
         State::new(&self.id, status, pid, &self.bundle, &self.annotations)
     }
+}
+
+/// Made where it is missing, and added to.
+fn open_output(path: &Option<PathBuf>) -> Result<Option<OwnedFd>> {
+    let Some(path) = path else { return Ok(None) };
+    let file = files::open_append(path, 0o600)?;
+    // What hooks write may wait.
+    rustix::fs::fcntl_setfl(&file, OFlags::APPEND).call(|| "fcntl(F_SETFL)")?;
+    Ok(Some(file.into()))
 }
 
 fn own_streams() -> [String; 3] {

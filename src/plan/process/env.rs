@@ -1,6 +1,6 @@
 //! The environment of the process.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::ffi::CString;
 
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,7 @@ pub struct Env {
 impl Env {
     pub(super) fn plan(env: &[String], pointer: &str) -> Result<Self> {
         let mut planned = Self { vars: Vec::with_capacity(env.len() + 1), home_missing: true };
-        let mut seen = BTreeSet::new();
+        let mut seen = HashSet::with_capacity(env.len());
         for (i, var) in env.iter().enumerate().rev() {
             let refuse = |why: &str| {
                 let message = format!("invalid environment variable: {why}");

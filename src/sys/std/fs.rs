@@ -3,8 +3,8 @@ use allocated::vec::Vec;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::path::Arg;
 
+use crate::ffi::{OsString, OsStringExt};
 use crate::io::{Read, Result, Write};
 use crate::path::Path;
 
@@ -194,14 +194,21 @@ pub fn write(path: impl AsRef<Path>, content: impl AsRef<[u8]>) -> Result<()> {
     File::create(path)?.write_all(content.as_ref())
 }
 
-/// The entries of a directory, as far as anybody asks: how many.
-pub fn read_dir(path: impl AsRef<Path>) -> Result<impl Iterator<Item = Result<()>>> {
+pub struct DirEntry(OsString);
+
+impl DirEntry {
+    pub fn file_name(&self) -> OsString {
+        self.0.clone()
+    }
+}
+
+pub fn read_dir(path: impl AsRef<Path>) -> Result<impl Iterator<Item = Result<DirEntry>>> {
     let directory = File::options().read(true).custom_flags(libc::O_DIRECTORY).open(path)?;
     let entries = rustix::fs::Dir::read_from(directory)?;
     Ok(entries.filter_map(|entry| match entry {
-        Ok(entry) => match entry.file_name().as_str() {
-            Ok("." | "..") => None,
-            _ => Some(Ok(())),
+        Ok(entry) => match entry.file_name().to_bytes() {
+            b"." | b".." => None,
+            name => Some(Ok(DirEntry(OsString::from_vec(name.to_vec())))),
         },
         Err(errno) => Some(Err(errno.into())),
     }))

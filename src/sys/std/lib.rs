@@ -18,6 +18,7 @@ mod memory;
 mod start;
 mod syscall;
 
+pub mod collections;
 pub mod env;
 pub mod ffi;
 pub mod fs;
@@ -47,11 +48,6 @@ pub mod prelude {
         pub use crate::eprintln;
         pub use crate::float::Float;
     }
-}
-
-pub mod collections {
-    pub use allocated::collections::*;
-
 }
 
 pub mod os {

@@ -1,6 +1,5 @@
 //! The functions of the C library that `crate::sys` calls, by the `libc` crate's declarations.
 
-use core::arch::global_asm;
 use core::ffi::{c_char, c_int, c_long, c_ulong, c_void};
 use core::sync::atomic::{AtomicI32, Ordering};
 
@@ -153,63 +152,3 @@ pub unsafe extern "C" fn signal(number: c_int, handler: libc::sighandler_t) -> l
         _ => before.handler,
     }
 }
-
-unsafe extern "C" {
-    /// clone(2) with a stack: the child calls `function` and ends with what that returns.
-    fn berth_clone(flags: usize, stack: *mut c_void, function: usize, arg: *mut c_void) -> isize;
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn clone(
-    function: extern "C" fn(*mut c_void) -> c_int,
-    stack: *mut c_void,
-    flags: c_int,
-    arg: *mut c_void,
-) -> c_int {
-    // SAFETY: the caller's.
-    answer(unsafe { berth_clone(flags as u32 as usize, stack, function as usize, arg) }) as c_int
-}
-
-#[cfg(target_arch = "x86_64")]
-global_asm!(
-    ".globl berth_clone",
-    "berth_clone:",
-    "    mov r8, rdx",
-    "    mov r9, rcx",
-    "    xor edx, edx",
-    "    xor r10d, r10d",
-    "    mov eax, {clone}",
-    "    syscall",
-    "    test rax, rax",
-    "    jnz 2f",
-    "    xor ebp, ebp",
-    "    mov rdi, r9",
-    "    call r8",
-    "    mov edi, eax",
-    "    mov eax, {exit}",
-    "    syscall",
-    "2:  ret",
-    clone = const libc::SYS_clone,
-    exit = const libc::SYS_exit,
-);
-#[cfg(target_arch = "aarch64")]
-global_asm!(
-    ".globl berth_clone",
-    "berth_clone:",
-    "    mov x9, x2",
-    "    mov x10, x3",
-    "    mov x2, #0",
-    "    mov x3, #0",
-    "    mov x4, #0",
-    "    mov x8, #{clone}",
-    "    svc 0",
-    "    cbnz x0, 2f",
-    "    mov x29, #0",
-    "    mov x0, x10",
-    "    blr x9",
-    "    mov x8, #{exit}",
-    "    svc 0",
-    "2:  ret",
-    clone = const libc::SYS_clone,
-    exit = const libc::SYS_exit,
-);
