@@ -76,7 +76,7 @@ impl Bundle {
     fn plan_with(&self, layout: &Layout, no_pivot: bool) -> Result<RootfsPlan> {
         let spec = Spec::parse(self.config.to_string().as_bytes())?;
         let cgroup = |hierarchy: &Hierarchy| Some(hierarchy.mountpoint.clone());
-        let namespaces = &Namespaces::plan(&spec.linux).unwrap();
+        let namespaces = &berth::plan::namespaces::Namespaces::plan(&spec.linux).unwrap();
         plan::plan(
             &spec,
             &self.dir,
