@@ -7,7 +7,7 @@ use rustix::fs::{self, CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::error::{Context, Error, Result};
-use crate::rootfs::Location;
+use crate::rootfs::{Location, until_sure};
 
 /// Where init, as root, may go, though the user may not; `false` if it is the other way round, as on NFS, or in a
 /// directory of mode 0700 whose owner has no mapping: [`enter_as_user`] then.
@@ -63,7 +63,8 @@ fn outside() -> Error {
 fn open(path: &CStr) -> rustix::io::Result<OwnedFd> {
     let root = fs::open(c"/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    fs::openat2(&root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    until_sure(|| fs::openat2(&root, path, flags, Mode::empty(), resolve))
 }
 
 fn enter(cwd: &CStr) -> rustix::io::Result<()> {

@@ -16,9 +16,7 @@ use crate::sys::procfs::ProcFs;
 /// open. Without one, `/dev` is the host's anyway.
 pub fn replace_null(null: Option<OwnedFd>) -> Result<()> {
     let Some(null) = null else { return Ok(()) };
-    for (number, stream) in
-        standard().iter().enumerate()
-    {
+    for (number, stream) in standard().iter().enumerate() {
         if !is_null(&fs::fstat(stream).call(|| format!("fstat({number})"))?) {
             continue;
         }

@@ -21,5 +21,5 @@ pub use build::Rootfs;
 pub use change::{add, remove};
 pub use console::Console;
 pub use host::{Host, Namespaces, open_source};
-pub use resolve::Location;
+pub use resolve::{Location, until_sure};
 pub use restore::{ExternalMount, external_mounts, stage};

@@ -67,14 +67,15 @@ pub fn open_plain(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result<Own
 
 fn openat2(root: BorrowedFd<'_>, path: &str, flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
     let path = if path.is_empty() { "." } else { path };
-    for _ in 0..64 {
-        match fs::openat2(root, path, flags, Mode::empty(), resolve) {
-            // Something was renamed or mounted while ".." was being resolved: the kernel could not be sure.
-            Err(Errno::AGAIN) => {}
-            result => return result,
-        }
-    }
-    Err(Errno::AGAIN)
+    until_sure(|| fs::openat2(root, path, flags, Mode::empty(), resolve))
+}
+
+/// openat2(2) says EAGAIN if something was renamed or mounted, anywhere, while it resolved "..": it could not be sure
+/// to be still within the root.
+pub fn until_sure<T>(open: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
+    const TRIES: usize = 64;
+    let tried = (1..TRIES).map(|_| open()).find(|result| !matches!(result, Err(Errno::AGAIN)));
+    tried.unwrap_or_else(open)
 }
 
 /// Opens `path` inside `root`, and makes it, with the directories above it, where it is missing. Dangling links lead
