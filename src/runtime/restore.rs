@@ -11,6 +11,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::criu::{Criu, Kind, Notification, Options, Streams, Surroundings};
 use crate::error::{Call, Context, Error, Result};
+use crate::files;
 use crate::host;
 use crate::launch::network;
 use crate::plan::namespaces::Kind as NsKind;
@@ -23,7 +24,7 @@ use super::create::{Creation, open_namespace};
 use super::delete::destroy;
 use super::process::ProcessId;
 use super::record::{CONFIG, Record, StateDir};
-use super::restored;
+use super::restored::{self, Outside};
 use super::terminal::Foreground;
 use super::{CreateOptions, Runtime};
 
@@ -72,8 +73,7 @@ pub(super) fn restore(runtime: &Runtime, id: &str, options: &RestoreOptions) -> 
 /// The names that the pipes of the standard streams have in the images, each at the number that it had.
 fn dumped_streams(images: &Path) -> Result<Vec<String>> {
     const MAX: u64 = 64 * 1024;
-    let dir = rustix::fs::open(images, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-    let dir = dir.call(|| format!("open({images:?})"))?;
+    let dir = files::open_own_directory(images)?;
     // Images may come from an archive of anybody's: nothing else of the host is read, and no fifo waited for.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let fd = match rustix::fs::openat(&dir, DESCRIPTORS, flags, Mode::empty()) {
@@ -100,6 +100,16 @@ struct Restored {
     pidfd: OwnedFd,
     /// The master side, unless a console socket took it.
     terminal: Option<OwnedFd>,
+}
+
+/// What CRIU has told.
+#[derive(Default)]
+struct Progress {
+    init: Option<i32>,
+    /// The master side, unless a console socket took it.
+    terminal: Option<OwnedFd>,
+    /// The processes have no more privileges than they may.
+    checked: bool,
 }
 
 /// CRIU before its work, in the mount namespace that was made for it.
@@ -141,22 +151,24 @@ impl Restoration<'_> {
         let mut request = work.options(&self.options.criu, &self.creation.spec.annotations);
         self.complete(&mut request, &criu, &root, &inherited, mounts)?;
 
-        let (mut terminal, mut init, mut ours, mut checked) = (None, None, false, false);
+        let outside = Outside::of(&self.creation.plan.init.namespaces, criu.pid())?;
+        let (mut progress, mut ours) = (Progress::default(), false);
         let mut notified = |notification: &Notification, fd| {
-            let done = self.notified(notification, fd, dir, record, &mut init, &mut terminal, &mut checked);
+            let done = self.notified(notification, fd, dir, record, &outside, &mut progress);
             ours = done.is_err();
             done
         };
         let restored = criu.perform(Kind::Restore, &request, &mut notified);
         let pid = restored.map_err(|e| if ours { e } else { work.explain(e) })?;
         std::fs::remove_dir(&root).call(|| format!("rmdir({root:?})"))?;
+        let Progress { init, terminal, checked } = progress;
         let pid = init.or(pid).ok_or_else(|| Error::new("CRIU does not tell which process it has restored"))?;
         if record.init.is_none() {
             return Err(Error::new("CRIU has not told when the processes were restored"));
         }
         if !checked {
             // An older CRIU has no word before they go on.
-            restored::check(&self.creation.plan.init, pid)?;
+            restored::check(&self.creation.plan.init, &outside, pid)?;
         }
         let pidfd = Pid::from_raw(pid).map(|pid| pidfd_open(pid, PidfdFlags::empty()));
         let pidfd = pidfd.ok_or_else(|| Error::new("no pid"))?.call(|| format!("pidfd_open({pid})"))?;
@@ -259,9 +271,8 @@ impl Restoration<'_> {
         fd: Option<OwnedFd>,
         dir: &StateDir,
         record: &mut Record,
-        init: &mut Option<i32>,
-        terminal: &mut Option<OwnedFd>,
-        checked: &mut bool,
+        outside: &Outside,
+        progress: &mut Progress,
     ) -> Result<()> {
         let runtime = self.creation.runtime;
         runtime.debug(|| format!("criu: {}", notification.script));
@@ -273,20 +284,21 @@ impl Restoration<'_> {
                 self.creation.run_host_hooks(record, pid)
             }
             ("post-restore", Some(pid), _) => {
-                *init = Some(pid);
+                progress.init = Some(pid);
                 self.adopt(dir, record, pid)
             }
             // They have their credentials, and go on once this has returned.
             ("pre-resume", ..) => {
-                let init = init.ok_or_else(|| Error::new("CRIU has not told when the processes were restored"))?;
-                *checked = true;
-                restored::check(&self.creation.plan.init, init)
+                let init =
+                    progress.init.ok_or_else(|| Error::new("CRIU has not told when the processes were restored"))?;
+                progress.checked = true;
+                restored::check(&self.creation.plan.init, outside, init)
             }
             // Others are those of `exec`s that nobody is joined to any more.
             ("orphan-pts-master", _, Some(master))
-                if self.creation.plan.init.process.terminal && terminal.is_none() =>
+                if self.creation.plan.init.process.terminal && progress.terminal.is_none() =>
             {
-                *terminal = self.creation.hand_over_terminal(master)?;
+                progress.terminal = self.creation.hand_over_terminal(master)?;
                 Ok(())
             }
             _ => Ok(()),

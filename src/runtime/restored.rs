@@ -5,6 +5,8 @@
 
 use std::fs;
 
+use rustix::io::Errno;
+
 use crate::error::{Call, Error, Result};
 use crate::plan::init::InitPlan;
 use crate::plan::namespaces::{Kind, Namespaces};
@@ -15,12 +17,13 @@ use crate::sys::tree::{descendants, threads};
 const CAP_SETGID: u32 = 6;
 const CAP_SETUID: u32 = 7;
 
-/// Of `init` and all that descend from it, with each of their threads.
-pub fn check(plan: &InitPlan, init: i32) -> Result<()> {
+/// Looks at `init` and all that descend from it, with each of their threads. `outside`: the namespaces that are not the
+/// container's.
+pub fn check(plan: &InitPlan, outside: &Outside, init: i32) -> Result<()> {
     check_joined(&plan.namespaces, init)?;
     let allowed = Allowed::of(plan);
     for pid in descendants(init) {
-        check_namespaces(&plan.namespaces, pid)?;
+        outside.check(pid)?;
         for thread in threads(pid) {
             // One that has just ended has no privileges.
             let Ok(status) = fs::read(format!("/proc/{pid}/task/{thread}/status")) else { continue };
@@ -160,20 +163,36 @@ fn numbers(line: &str) -> Vec<u32> {
     line.split_whitespace().filter_map(|number| number.parse().ok()).collect()
 }
 
-/// No process is in a namespace of ours where the configuration says that the container has one of its own.
-fn check_namespaces(namespaces: &Namespaces, pid: i32) -> Result<()> {
-    // CRIU makes a time namespace where it needs one; who has none sees our clocks, no more.
-    for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Time && namespaces.is_new(*kind)) {
-        let theirs = identity(&in_namespace(pid, kind));
-        if theirs.as_ref().is_err_and(|e| e.errno() == Some(rustix::io::Errno::NOENT)) {
-            continue;
+/// Where no process may be: in our namespaces, and in those of the CRIU that restores it, of the kinds of which the
+/// configuration says that the container has one of its own.
+pub struct Outside(Vec<(Kind, (u64, u64))>);
+
+impl Outside {
+    pub fn of(namespaces: &Namespaces, criu: i32) -> Result<Self> {
+        let mut found = Vec::new();
+        // CRIU makes a time namespace where it needs one; who has none sees our clocks, no more.
+        for kind in namespaces.new.iter().copied().filter(|kind| *kind != Kind::Time) {
+            for pid in [std::process::id().cast_signed(), criu] {
+                found.push((kind, identity(&in_namespace(pid, kind))?));
+            }
         }
-        if theirs? == identity(&format!("/proc/self/ns/{}", kind.proc_name()))? {
-            let message = format_args!("the images leave process {pid} in the {} namespace of the host", kind.name());
-            return Err(Error::config("/linux/namespaces", message));
-        }
+        Ok(Self(found))
     }
-    Ok(())
+
+    fn check(&self, pid: i32) -> Result<()> {
+        for (kind, outside) in &self.0 {
+            let theirs = match identity(&in_namespace(pid, *kind)) {
+                // It has just ended.
+                Err(e) if e.errno() == Some(Errno::NOENT) => continue,
+                theirs => theirs?,
+            };
+            if theirs == *outside {
+                let message = format_args!("the images leave process {pid} in the host's {} namespace", kind.name());
+                return Err(Error::config("/linux/namespaces", message));
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

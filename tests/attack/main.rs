@@ -10,7 +10,9 @@
 mod harness;
 
 mod classes;
+mod environment;
 mod host_users;
 mod init;
 mod input;
+mod restore;
 mod root;
