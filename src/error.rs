@@ -90,7 +90,8 @@ impl Error {
     }
 
     pub fn errno(&self) -> Option<Errno> {
-        self.errno.map(Errno::from_raw_os_error)
+        // It may have come from a process that is not to be believed.
+        self.errno.filter(|errno| (1..4096).contains(errno)).map(Errno::from_raw_os_error)
     }
 
     pub fn hint(&self) -> Option<&str> {
@@ -190,6 +191,14 @@ mod tests {
         let e = Error::new("ä".repeat(5000)).context("short").with_hint("x".repeat(5000)).shortened();
         assert!(e.to_string().starts_with("short: ä") && e.to_string().len() < 2100);
         assert_eq!(e.hint().map(str::len), Some(2051));
+    }
+
+    #[test]
+    fn an_errno_that_is_none_is_not_believed() {
+        for errno in [i32::MIN, -1, 0, 4096, i32::MAX] {
+            let e = Error { message: "x".to_owned(), errno: Some(errno), ..Error::default() };
+            assert_eq!((e.errno(), e.to_string()), (None, "x".to_owned()), "{errno}");
+        }
     }
 
     #[test]

@@ -76,6 +76,12 @@ fn parse_own(text: &str) -> Vec<Own> {
     text.lines().filter_map(line).collect()
 }
 
+/// For tests/fuzz: reads a text as each of the two.
+#[cfg(fuzzing)]
+pub fn fuzz(text: &str) {
+    drop((parse_own(text), text.lines().filter_map(parse_mount).collect::<Vec<_>>()));
+}
+
 fn own_v2(own: &[Own]) -> PathBuf {
     own.iter().find(|o| o.controllers.is_empty()).map_or_else(|| "/".into(), |o| o.path.clone())
 }

@@ -30,6 +30,8 @@ use crate::plan::systemd::Unit;
 
 pub use join::{Entry, Join};
 pub use oom::OomWatch;
+#[cfg(fuzzing)]
+pub use systemd::Message;
 pub use systemd::Systemd;
 pub use update::Undo;
 

@@ -22,6 +22,8 @@ use rustix::net::{
     SocketType,
 };
 
+#[cfg(fuzzing)]
+pub use self::messages::Response as Answer;
 pub use self::messages::{CgroupsMode, Features, Kind, NetworkLock, Notification, Options};
 use self::messages::{Response, request};
 use crate::error::{Call, Context, Error, Result};

@@ -34,7 +34,7 @@ fn read(path: &str) -> Option<Vec<u8>> {
 }
 
 /// The home of the first entry of `uid`; a relative or empty one is as good as none (passwd(5)).
-fn lookup(passwd: &[u8], uid: u32) -> Option<&[u8]> {
+pub fn lookup(passwd: &[u8], uid: u32) -> Option<&[u8]> {
     let home = passwd.split(|&byte| byte == b'\n').find_map(|line| {
         let mut fields = line.trim_ascii().split(|&byte| byte == b':').skip(2);
         let id: u32 = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;

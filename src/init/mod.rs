@@ -40,6 +40,8 @@ use crate::sys::process::Execve;
 use crate::sys::procfs::ProcFs;
 use crate::wire::{Channel, FromInit, INIT_NAME, ToInit};
 
+#[cfg(fuzzing)]
+pub use self::home::lookup;
 use self::identity::Privileges;
 use self::process::KeyringSearch;
 

@@ -21,5 +21,7 @@ pub use build::Rootfs;
 pub use change::{add, remove};
 pub use console::Console;
 pub use host::{Host, Namespaces, open_source};
+#[cfg(fuzzing)]
+pub use pivot::full_kernel_mounts;
 pub use resolve::{Location, until_sure};
 pub use restore::{ExternalMount, external_mounts, stage};

@@ -103,7 +103,7 @@ fn hide(path: &PathBuf) -> Result<()> {
 }
 
 /// The mount points of whole procfs and sysfs outside of `rootfs`, from `mountinfo` (proc_pid_mountinfo(5)).
-fn full_kernel_mounts(mountinfo: &[u8], rootfs: &str) -> Vec<PathBuf> {
+pub fn full_kernel_mounts(mountinfo: &[u8], rootfs: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for line in mountinfo.split(|&b| b == b'\n') {
         let fields: Vec<&[u8]> = line.split(|&b| b == b' ').collect();

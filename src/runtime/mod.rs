@@ -36,6 +36,8 @@ use crate::plan::hooks::Hook;
 use crate::spec::State;
 use crate::sys::regex::Regex;
 
+#[cfg(fuzzing)]
+pub use self::record::Record as StateRecord;
 use self::record::Record;
 
 /// Takes a line of text.

@@ -294,6 +294,16 @@ fn page_size(directory: &str) -> Option<String> {
     })
 }
 
+/// For tests/fuzz: reads the text as every file.
+#[cfg(fuzzing)]
+pub fn fuzz(text: &str) {
+    let read = |_: &str| Ok(Some(text.to_owned()));
+    let (files, sizes) = (Files(&read), ["2MB".to_owned()]);
+    drop((v1::cpu_usage(&files), v1::throttling(&files), v1::cpuset(&files), v1::memory(&files), v1::pids(&files)));
+    drop((v1::blkio(&files), v1::hugetlb(&files, &sizes), v2::cpu(&files), v2::memory(&files), v2::pids(&files)));
+    drop((v2::blkio(&files), v2::hugetlb(&files, &sizes), super::dir::keyed(text, "populated")));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

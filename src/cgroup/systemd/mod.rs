@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 use crate::plan::systemd::value::Value;
 use crate::plan::systemd::{Property, Unit};
 use bus::{Bus, JOB_REMOVED, Refusal, SYSTEMD};
+#[cfg(fuzzing)]
+pub use message::Message;
 
 /// How long systemd may take for what it is asked to do: it is pid 1, and the whole host asks it.
 const PATIENCE: Duration = Duration::from_secs(30);

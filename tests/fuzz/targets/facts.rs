@@ -1,0 +1,46 @@
+//! The hosts on which a configuration is planned.
+
+use std::path::{Path, PathBuf};
+
+use berth::plan::cgroup::{Hierarchy, Layout, Manager};
+use berth::plan::{Facts, Lsm, Plan};
+use berth::spec::Spec;
+
+fn hierarchy(mountpoint: &str, controllers: &[&str]) -> Hierarchy {
+    let controllers = controllers.iter().map(|&name| name.to_owned()).collect();
+    Hierarchy { mountpoint: mountpoint.into(), controllers, own: "/user.slice".into() }
+}
+
+pub fn layouts() -> [Layout; 2] {
+    let v1 = ["cpu", "memory", "pids", "devices", "freezer", "cpuset", "blkio", "hugetlb", "net_cls", "name=systemd"];
+    let v1 = v1.iter().map(|name| hierarchy(&format!("/sys/fs/cgroup/{name}"), &[name])).collect();
+    let v2 = hierarchy("/sys/fs/cgroup", &["cpu", "memory", "pids", "cpuset", "io", "hugetlb", "rdma", "misc"]);
+    [Layout { v1, unified: None }, Layout { v1: Vec::new(), unified: Some(v2) }]
+}
+
+/// A plan for each kind of host. What is planned can be sent.
+pub fn plan(spec: &Spec) {
+    for layout in &layouts() {
+        for systemd in [false, true] {
+            let root = PathBuf::from("/");
+            let manager = if systemd { Manager::Systemd { user: false, root: &root } } else { Manager::Cgroupfs };
+            let facts = Facts {
+                id: "fuzz",
+                bundle: Path::new("/bundle"),
+                annotations: &spec.annotations,
+                layout,
+                rootless: false,
+                cgroup_manager: manager,
+                lsm: Lsm { apparmor: true, selinux: true },
+                no_pivot: false,
+                new_keyring: true,
+                preserve_fds: 0,
+                seccomp_receiver: None,
+            };
+            match Plan::new(spec, &facts) {
+                Ok(plan) => drop(berth::wire::encode(&plan.init).expect("a plan can be sent")),
+                Err(error) => assert!(!error.to_string().is_empty()),
+            }
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! Texts of the kernel, and the image's `/etc/passwd`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    for uid in [0, 1, 1000, u32::MAX] {
+        if let Some(home) = berth::init::lookup(bytes, uid) {
+            assert!(home.starts_with(b"/") && !home.contains(&0) && !home.contains(&b'\n'));
+        }
+    }
+    let _ = berth::rootfs::full_kernel_mounts(bytes, "/rootfs");
+    let text = String::from_utf8_lossy(bytes);
+    berth::host::fuzz(&text);
+    berth::cgroup::stats::fuzz(&text);
+});
