@@ -2,6 +2,8 @@
 # make install    with manual pages and completions, into DESTDIR/PREFIX (PREFIX: /usr/local)
 # make man        the manual pages, in target/man
 # make test       unit and end-to-end tests; needs root
+# make weaken     takes the defences out one at a time, and shows which tests notice; needs root
+# make fuzz       feeds what reads hostile input, SECONDS (60) for each target; needs cargo-fuzz
 # make integration  runs the features of the engines that are installed with berth; needs root
 # make demo       builds, then shows a container from inside; needs root
 # make bench      compares the start of containers with the other runtimes in PATH; needs root
@@ -41,8 +43,23 @@ install: build man
 test:
 	@hack/require cc:gcc busybox:busybox-static newuidmap:uidmap nsenter:util-linux python3:python3-minimal libseccomp.so.2:libseccomp2
 	@test "$$(id -u)" = 0 || { echo "make test: the end-to-end tests need root" >&2; exit 1; }
+	@hack/weaken --check
+	@mkdir -p target && rm -f target/skips
+	export BERTH_SKIPS="$$PWD/target/skips"; \
 	if $(CARGO) nextest --version > /dev/null 2>&1; then \
-	  $(CARGO) nextest run --locked --no-fail-fast; else $(CARGO) test --locked --no-fail-fast; fi
+	  $(CARGO) nextest run --locked --no-fail-fast; else $(CARGO) test --locked --no-fail-fast; fi; \
+	status=$$?; hack/skips target/skips $(SKIPS) && exit $$status
+
+# What takes a defence out one at a time, and shows the tests that fail.
+weaken:
+	hack/weaken
+
+# The fuzz targets, each for so long.
+SECONDS ?= 60
+fuzz:
+	@hack/require c++:g++
+	@cargo fuzz --version > /dev/null 2>&1 || { echo "make fuzz: cargo install cargo-fuzz" >&2; exit 1; }
+	hack/fuzz $(SECONDS)
 
 # An engine that is not installed ends with 77, and says what to install.
 engines := $(wildcard $(patsubst %,integration/%/run,containerd cri docker podman))
@@ -62,4 +79,4 @@ bench: build
 clean:
 	$(CARGO) clean
 
-.PHONY: all build man install test integration demo bench clean
+.PHONY: all build man install test weaken fuzz integration demo bench clean

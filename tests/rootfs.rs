@@ -1,5 +1,8 @@
 //! The root filesystem for real: each test has a mount namespace of its own and looks around inside after `enter`.
 
+#[path = "e2e/harness/skip.rs"]
+mod skip;
+
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
@@ -14,6 +17,7 @@ use berth::spec::Spec;
 use berth::sys::procfs::ProcFs;
 use rustix::thread::UnshareFlags;
 use serde_json::{Value, json};
+use skip::skip;
 
 /// A bundle in a tmpfs that is gone with the test's mount namespace.
 struct Bundle {
@@ -22,12 +26,11 @@ struct Bundle {
 }
 
 impl Bundle {
-    /// `None` without the privileges that the tests need.
-    fn new() -> Option<Self> {
+    fn new() -> Self {
         let flags = UnshareFlags::NEWNS | UnshareFlags::NEWNET | UnshareFlags::NEWIPC;
         #[allow(deprecated)]
         // It is marked unsafe for sharing descriptors with other threads, which this leaves as is.
-        rustix::thread::unshare(flags).ok()?;
+        rustix::thread::unshare(flags).expect("these tests need root");
         let private = rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
         rustix::mount::mount_change("/", private).unwrap();
         let dir = PathBuf::from("/tmp");
@@ -57,7 +60,7 @@ impl Bundle {
                 "readonlyPaths": ["/proc/sys", "/proc/irq", "/proc/nothing"],
             },
         });
-        Some(Self { dir, config })
+        Self { dir, config }
     }
 
     fn rootfs(&self) -> PathBuf {
@@ -118,18 +121,9 @@ fn has(path: &str, option: &str) -> bool {
     options(path).iter().any(|o| o == option)
 }
 
-macro_rules! bundle {
-    () => {
-        match Bundle::new() {
-            Some(bundle) => bundle,
-            None => return eprintln!("skipped: no privileges"),
-        }
-    };
-}
-
 #[test]
 fn a_usual_container() {
-    let bundle = bundle!();
+    let bundle = Bundle::new();
     bundle.enter().unwrap();
     assert_eq!(std::env::current_dir().unwrap(), Path::new("/"));
     let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
@@ -153,7 +147,7 @@ fn a_usual_container() {
 
 #[test]
 fn masked_and_readonly_paths() {
-    let bundle = bundle!();
+    let bundle = Bundle::new();
     bundle.enter().unwrap();
     for path in ["/proc/kcore", "/proc/keys", "/proc/timer_list"] {
         if Path::new(path).exists() {
@@ -172,7 +166,7 @@ fn masked_and_readonly_paths() {
 
 #[test]
 fn the_private_procfs_still_writes_where_the_container_cannot() {
-    let bundle = bundle!();
+    let bundle = Bundle::new();
     let proc = bundle.enter().unwrap();
     proc.write("sys/kernel/msgmax", b"8191").unwrap();
     assert_eq!(proc.read("sys/kernel/msgmax").unwrap(), b"8191\n");
@@ -180,7 +174,7 @@ fn the_private_procfs_still_writes_where_the_container_cannot() {
 
 #[test]
 fn bind_mounts() {
-    let mut bundle = bundle!();
+    let mut bundle = Bundle::new();
     fs::create_dir(bundle.dir.join("data")).unwrap();
     fs::write(bundle.dir.join("data/file"), "content").unwrap();
     bundle
@@ -196,7 +190,7 @@ fn bind_mounts() {
 #[test]
 fn proc_or_sys_as_a_link_is_refused() {
     for name in ["proc", "sys"] {
-        let bundle = bundle!();
+        let bundle = Bundle::new();
         fs::remove_dir(bundle.rootfs().join(name)).unwrap();
         symlink("/tmp", bundle.rootfs().join(name)).unwrap();
         let error = bundle.enter().map(drop).unwrap_err().to_string();
@@ -206,7 +200,7 @@ fn proc_or_sys_as_a_link_is_refused() {
 
 #[test]
 fn dev_as_a_link_is_refused() {
-    let mut bundle = bundle!();
+    let mut bundle = Bundle::new();
     let outside = bundle.dir.join("outside");
     fs::create_dir(&outside).unwrap();
     fs::write(outside.join("ptmx"), "").unwrap();
@@ -219,7 +213,7 @@ fn dev_as_a_link_is_refused() {
 
 #[test]
 fn a_foreign_null_device_is_not_used_to_mask() {
-    let mut bundle = bundle!();
+    let mut bundle = Bundle::new();
     bundle.config["mounts"].as_array_mut().unwrap().retain(|m| m["type"] == "proc");
     fs::write(bundle.rootfs().join("dev/null"), "forged").unwrap();
     let error = bundle.enter().map(drop).unwrap_err().to_string();
@@ -228,7 +222,7 @@ fn a_foreign_null_device_is_not_used_to_mask() {
 
 #[test]
 fn the_terminal() {
-    let bundle = bundle!();
+    let bundle = Bundle::new();
     let (plan, proc) = (bundle.plan().unwrap(), ProcFs::private().unwrap());
     let rootfs = Rootfs::prepare(&plan, &proc, &mut host).unwrap();
     let console = rootfs.console(1000).unwrap();
@@ -244,7 +238,7 @@ fn the_terminal() {
 
 #[test]
 fn a_console_that_is_a_link_is_refused() {
-    let mut bundle = bundle!();
+    let mut bundle = Bundle::new();
     bundle.config["mounts"].as_array_mut().unwrap().retain(|m| m["destination"] != "/dev");
     let target = bundle.dir.join("made");
     symlink(&target, bundle.rootfs().join("dev/console")).unwrap();
@@ -257,7 +251,7 @@ fn a_console_that_is_a_link_is_refused() {
 
 #[test]
 fn a_tmpfs_takes_the_mode_of_what_it_covers() {
-    let mut bundle = bundle!();
+    let mut bundle = Bundle::new();
     for (name, mode) in [("inherit", 0o710), ("explicit", 0o710), ("sticky", 0o5755), ("setgid", 0o7755)] {
         fs::create_dir(bundle.rootfs().join(name)).unwrap();
         fs::set_permissions(bundle.rootfs().join(name), fs::Permissions::from_mode(mode)).unwrap();
@@ -281,7 +275,7 @@ fn a_tmpfs_takes_the_mode_of_what_it_covers() {
 
 #[test]
 fn what_is_readonly_is_filled_first() {
-    let mut bundle = bundle!();
+    let mut bundle = Bundle::new();
     bundle.config["mounts"][1]["options"].as_array_mut().unwrap().push(json!("ro"));
     bundle.config["root"]["readonly"] = json!(true);
     bundle.config["process"] = json!({"cwd": "/made/by/us"});
@@ -294,7 +288,7 @@ fn what_is_readonly_is_filled_first() {
 
 #[test]
 fn tmpcopyup() {
-    let mut bundle = bundle!();
+    let mut bundle = Bundle::new();
     let covered = bundle.rootfs().join("data");
     fs::create_dir_all(covered.join("sub/deep")).unwrap();
     fs::write(covered.join("sub/file"), vec![b'x'; 3_000_000]).unwrap();
@@ -315,7 +309,7 @@ fn tmpcopyup() {
 
 #[test]
 fn a_copy_that_does_not_fit_is_an_error() {
-    let mut bundle = bundle!();
+    let mut bundle = Bundle::new();
     fs::create_dir(bundle.rootfs().join("data")).unwrap();
     fs::write(bundle.rootfs().join("data/big"), vec![b'x'; 100_000]).unwrap();
     bundle.mount(json!({"destination": "/data", "type": "tmpfs", "options": ["tmpcopyup", "size=4k"]}));
@@ -339,7 +333,7 @@ const RO_NOEXEC: u64 = 0x1 | 0x8 | 0x80 | 0x20_0000;
 
 #[test]
 fn options_of_bind_mounts() {
-    let mut bundle = bundle!();
+    let mut bundle = Bundle::new();
     let odd = flagged(&bundle, "odd", RO_NOEXEC);
     let noatime = flagged(&bundle, "noatime", 0x10);
     for (name, source, options) in [
@@ -369,7 +363,7 @@ fn options_of_bind_mounts() {
 
 #[test]
 fn a_source_below_the_rootfs_shows_the_mounts_made_before() {
-    let mut bundle = bundle!();
+    let mut bundle = Bundle::new();
     for name in ["a/x", "b/y"] {
         fs::create_dir_all(bundle.dir.join("src").join(name)).unwrap();
         fs::write(bundle.dir.join("src").join(name).join("file"), name).unwrap();
@@ -385,7 +379,7 @@ fn a_source_below_the_rootfs_shows_the_mounts_made_before() {
 
 #[test]
 fn a_source_below_the_rootfs_does_not_lead_out_of_it() {
-    let mut bundle = bundle!();
+    let mut bundle = Bundle::new();
     fs::create_dir(bundle.dir.join("secret")).unwrap();
     symlink("../secret", bundle.rootfs().join("way")).unwrap();
     bundle.mount(json!({"destination": "/got", "source": "rootfs/way", "options": ["bind"]}));
@@ -395,7 +389,7 @@ fn a_source_below_the_rootfs_does_not_lead_out_of_it() {
 
 #[test]
 fn destinations_through_links() {
-    let mut bundle = bundle!();
+    let mut bundle = Bundle::new();
     fs::write(bundle.dir.join("file"), "content").unwrap();
     let rootfs = bundle.rootfs();
     fs::create_dir_all(rootfs.join("real/conf")).unwrap();
@@ -417,7 +411,7 @@ fn destinations_through_links() {
 
 #[test]
 fn a_loop_of_links_is_an_error() {
-    let mut bundle = bundle!();
+    let mut bundle = Bundle::new();
     symlink("/loop", bundle.rootfs().join("loop")).unwrap();
     bundle.mount(json!({"destination": "/loop/x", "type": "tmpfs"}));
     let error = bundle.enter().map(drop).unwrap_err();
@@ -433,13 +427,13 @@ fn proc_is_not_covered() {
         (json!({"destination": "/way/self", "source": "/etc", "options": ["bind"]}), "inside /proc"),
         (json!({"destination": "/proc/self/attr", "source": "/etc", "options": ["bind"]}), "inside /proc"),
     ] {
-        let mut bundle = bundle!();
+        let mut bundle = Bundle::new();
         symlink("proc", bundle.rootfs().join("way")).unwrap();
         bundle.mount(mount);
         let error = bundle.enter().map(drop).unwrap_err().to_string();
         assert!(error.starts_with("error mounting ") && error.contains(text), "{error}");
     }
-    let mut bundle = bundle!();
+    let mut bundle = Bundle::new();
     fs::write(bundle.dir.join("cpus"), "one").unwrap();
     bundle
         .mount(json!({"destination": "/proc/cpuinfo", "source": "cpus", "options": ["bind"]}))
@@ -452,7 +446,7 @@ fn propagation_of_the_root_and_of_mounts() {
     for (word, root) in
         [("", ""), ("shared", "shared"), ("rshared", "shared"), ("slave", ""), ("runbindable", "unbindable")]
     {
-        let mut bundle = bundle!();
+        let mut bundle = Bundle::new();
         bundle.config["linux"]["rootfsPropagation"] = json!(word);
         bundle.mount(json!({"destination": "/sh", "type": "tmpfs", "options": ["shared"]}));
         bundle.enter().unwrap();
@@ -468,7 +462,7 @@ fn propagation_of_the_root_and_of_mounts() {
 
 #[test]
 fn nothing_reaches_a_shared_host() {
-    let bundle = bundle!();
+    let bundle = Bundle::new();
     let shared = rustix::mount::MountPropagationFlags::SHARED | rustix::mount::MountPropagationFlags::REC;
     rustix::mount::mount_change("/", shared).unwrap();
     let count = || fs::read_to_string("/proc/thread-self/mountinfo").unwrap().lines().count();
@@ -485,7 +479,7 @@ fn nothing_reaches_a_shared_host() {
 
 #[test]
 fn hooks_can_mount_below_the_rootfs_path() {
-    let bundle = bundle!();
+    let bundle = Bundle::new();
     let (plan, proc) = (bundle.plan().unwrap(), ProcFs::private().unwrap());
     let rootfs = Rootfs::prepare(&plan, &proc, &mut host).unwrap();
     rustix::mount::mount("hook", bundle.rootfs().join("srv"), "tmpfs", rustix::mount::MountFlags::NOEXEC, None)
@@ -497,7 +491,7 @@ fn hooks_can_mount_below_the_rootfs_path() {
 
 #[test]
 fn without_pivot_the_hosts_proc_and_sys_are_gone() {
-    let mut bundle = bundle!();
+    let mut bundle = Bundle::new();
     bundle.config["mounts"].as_array_mut().unwrap().retain(|m| m["type"] != "proc" && m["type"] != "sysfs");
     bundle.config["linux"]["maskedPaths"] = json!([]);
     bundle.config["linux"]["readonlyPaths"] = json!([]);
@@ -510,7 +504,7 @@ fn without_pivot_the_hosts_proc_and_sys_are_gone() {
 
 #[test]
 fn without_a_mount_namespace() {
-    let mut bundle = bundle!();
+    let mut bundle = Bundle::new();
     bundle.config["linux"] = json!({"namespaces": []});
     bundle.enter().unwrap();
     assert!(Path::new("/dev/null").exists() && Path::new("/proc/self").exists());
@@ -519,7 +513,7 @@ fn without_a_mount_namespace() {
 
 #[test]
 fn idmapped_mounts() {
-    let mut bundle = bundle!();
+    let mut bundle = Bundle::new();
     let source = bundle.dir.join("owned");
     fs::create_dir(&source).unwrap();
     fs::write(source.join("file"), "").unwrap();
@@ -539,7 +533,7 @@ fn idmapped_mounts() {
 
 #[test]
 fn a_filesystem_that_cannot_be_idmapped_is_named() {
-    let mut bundle = bundle!();
+    let mut bundle = Bundle::new();
     let ids = json!([{"containerID": 0, "hostID": 3000, "size": 10}]);
     bundle.mount(json!({"destination": "/proc", "source": "/proc", "options": ["bind", "idmap"],
                         "uidMappings": ids, "gidMappings": ids}));
@@ -555,7 +549,7 @@ fn own_descriptors() {
 
 #[test]
 fn the_runtime_opens_sources_in_inits_namespace() {
-    let mut bundle = bundle!();
+    let mut bundle = Bundle::new();
     let odd = flagged(&bundle, "odd", RO_NOEXEC);
     fs::create_dir(bundle.dir.join("odd_")).unwrap();
     bundle.mount(json!({"destination": "/odd", "source": odd, "options": ["bind"]}));
@@ -578,7 +572,7 @@ fn the_runtime_opens_sources_in_inits_namespace() {
 
 #[test]
 fn an_overlay_of_many_layers() {
-    let mut bundle = bundle!();
+    let mut bundle = Bundle::new();
     let mut layers = Vec::new();
     for n in 0..20 {
         let layer = bundle.dir.join(format!("layer-with-a-longer-name-{n}"));
@@ -595,7 +589,7 @@ fn an_overlay_of_many_layers() {
 
 #[test]
 fn what_a_filesystem_says_is_in_the_error() {
-    let mut bundle = bundle!();
+    let mut bundle = Bundle::new();
     bundle.mount(json!({"destination": "/srv", "type": "tmpfs", "source": "x", "options": ["sizzle=1"]}));
     let error = bundle.enter().map(drop).unwrap_err().to_string();
     assert!(error.starts_with("error mounting \"x\" to rootfs at \"/srv\": /mounts/6: fsconfig(\"sizzle\""), "{error}");
@@ -604,7 +598,7 @@ fn what_a_filesystem_says_is_in_the_error() {
 
 #[test]
 fn no_descriptor_is_left() {
-    let bundle = bundle!();
+    let bundle = Bundle::new();
     let count = |proc: &ProcFs| {
         let dir = proc.open("thread-self/fd", rustix::fs::OFlags::RDONLY).unwrap();
         rustix::fs::Dir::read_from(dir).unwrap().count()
@@ -620,7 +614,7 @@ fn no_descriptor_is_left() {
 #[test]
 fn exchanged_components_do_not_lead_out() {
     use std::sync::atomic::{AtomicBool, Ordering};
-    let mut bundle = bundle!();
+    let mut bundle = Bundle::new();
     let (volume, outside) = (bundle.rootfs().join("volume"), bundle.dir.join("outside"));
     fs::create_dir_all(volume.join("dir")).unwrap();
     fs::create_dir(&outside).unwrap();
@@ -658,7 +652,7 @@ fn exchanged_components_do_not_lead_out() {
 
 #[test]
 fn a_terminal_needs_a_real_devpts() {
-    let mut bundle = bundle!();
+    let mut bundle = Bundle::new();
     for mount in bundle.config["mounts"].as_array_mut().unwrap() {
         if mount["type"] == "devpts" {
             *mount = json!({"destination": "/dev/pts", "type": "tmpfs", "options": []});
@@ -672,7 +666,7 @@ fn a_terminal_needs_a_real_devpts() {
 
 #[test]
 fn the_null_device_for_standard_streams() {
-    let bundle = bundle!();
+    let bundle = Bundle::new();
     let (plan, proc) = (bundle.plan().unwrap(), ProcFs::private().unwrap());
     let rootfs = Rootfs::prepare(&plan, &proc, &mut host).unwrap();
     let null = rootfs.open_null(&proc).unwrap().unwrap();
@@ -690,10 +684,7 @@ fn in_user_namespace(test: &str, around: impl FnOnce()) -> bool {
         return true;
     }
     #[allow(deprecated)]
-    if rustix::thread::unshare(UnshareFlags::NEWNS).is_err() {
-        eprintln!("skipped: no privileges");
-        return false;
-    }
+    rustix::thread::unshare(UnshareFlags::NEWNS).expect("these tests need root");
     let private = rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private).unwrap();
     around();
@@ -703,15 +694,13 @@ fn in_user_namespace(test: &str, around: impl FnOnce()) -> bool {
         .args([test, "--exact", "--nocapture"])
         .env(INSIDE, "1")
         .output();
-    match again {
-        Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr)),
-        Err(error) => eprintln!("skipped: unshare(1): {error}"),
-    }
+    let output = again.expect("these tests need unshare (Debian: util-linux)");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     false
 }
 
 fn user_bundle() -> Bundle {
-    let mut bundle = Bundle::new().unwrap();
+    let mut bundle = Bundle::new();
     bundle.config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
     for mount in bundle.config["mounts"].as_array_mut().unwrap() {
         mount["options"].as_array_mut().unwrap().retain(|option| option != "gid=5");
@@ -830,11 +819,11 @@ fn legacy_cgroups(namespaced: bool) {
         })
         .collect();
     if hierarchies.is_empty() {
-        return eprintln!("skipped: no cgroup v1 here");
+        return skip("no cgroup v1 hierarchies on this machine");
     }
     let names: Vec<_> = hierarchies.iter().map(|h| h.mountpoint.file_name().unwrap().to_owned()).collect();
     let layout = Layout { v1: hierarchies, unified: None };
-    let mut bundle = bundle!();
+    let mut bundle = Bundle::new();
     if namespaced {
         bundle.config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "cgroup"}));
         #[allow(deprecated)]
@@ -866,7 +855,7 @@ fn cgroup_mount() -> Value {
 
 #[test]
 fn the_unified_hierarchy() {
-    let mut bundle = bundle!();
+    let mut bundle = Bundle::new();
     bundle.mount(cgroup_mount());
     enter(&bundle.plan_with(&unified("/nothing"), false).unwrap()).unwrap();
     assert!(Path::new("/sys/fs/cgroup/cgroup.procs").exists());
@@ -908,7 +897,7 @@ fn in_a_user_namespace_an_unreachable_hierarchy_is_hidden() {
 
 #[test]
 fn remounts() {
-    let mut bundle = bundle!();
+    let mut bundle = Bundle::new();
     bundle
         .mount(json!({"destination": "/dev/shm", "type": "tmpfs", "options": ["remount", "nosuid", "size=8k"]}))
         .mount(json!({"destination": "/sys", "options": ["remount", "bind", "noexec", "ro"]}));
@@ -920,7 +909,7 @@ fn remounts() {
 
 #[test]
 fn over_the_root() {
-    let mut bundle = bundle!();
+    let mut bundle = Bundle::new();
     let other = bundle.dir.join("other");
     for name in ["proc", "dev", "sys"] {
         fs::create_dir_all(other.join(name)).unwrap();
@@ -934,7 +923,7 @@ fn over_the_root() {
 
 #[test]
 fn devices_of_the_configuration() {
-    let mut bundle = bundle!();
+    let mut bundle = Bundle::new();
     bundle.config["linux"]["devices"] = json!([
         {"path": "/dev/sub/full", "type": "c", "major": 1, "minor": 7, "fileMode": 0o640, "uid": 5, "gid": 6},
         {"path": "/dev/pipe", "type": "p", "fileMode": 0o4777},
@@ -950,7 +939,7 @@ fn devices_of_the_configuration() {
 
 #[test]
 fn a_device_in_the_image_must_be_the_right_one() {
-    let mut bundle = bundle!();
+    let mut bundle = Bundle::new();
     let path = bundle.rootfs().join("srv/node");
     let number = rustix::fs::makedev(1, 5);
     rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::CharacterDevice, 0o600.into(), number).unwrap();
@@ -964,7 +953,7 @@ fn a_device_in_the_image_must_be_the_right_one() {
 
 #[test]
 fn a_directory_does_not_go_on_a_file() {
-    let mut bundle = bundle!();
+    let mut bundle = Bundle::new();
     fs::write(bundle.rootfs().join("file"), "").unwrap();
     bundle.mount(json!({"destination": "/file", "source": "/srv", "options": ["bind"]}));
     let error = bundle.enter().map(drop).unwrap_err();
@@ -989,7 +978,7 @@ fn in_a_user_namespace_covered_files_of_proc_are_not_used() {
 
 #[test]
 fn who_joins_a_container_uses_its_proc_only_if_it_is_one() {
-    let bundle = bundle!();
+    let bundle = Bundle::new();
     bundle.enter().unwrap();
     let proc = ProcFs::joined().unwrap();
     assert!(proc.detached().is_none() && proc.has("self/stat"));

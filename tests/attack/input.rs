@@ -133,7 +133,7 @@ fn a_path_that_leads_elsewhere_once_it_was_looked_at(t: &Test) {
 /// Without a cgroup namespace a container is shown its own cgroup in each hierarchy of v1, not all of the host's.
 fn the_cgroup_namespace_of_the_host_by_a_path(t: &Test) {
     if t.mode == Mode::V2 {
-        println!("SKIP: on cgroup v2 the hierarchy is shown as a whole");
+        skip!("on cgroup v2 the hierarchy is shown as a whole");
         return;
     }
     let mount = serde_json::json!({ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup" });

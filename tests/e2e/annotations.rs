@@ -229,7 +229,7 @@ fn a_cgroup_v1_for_an_older_systemd(t: &Test) {
     }
     let hierarchies = fs::read_to_string("/proc/self/cgroup").unwrap();
     if !hierarchies.lines().any(|line| line.contains(":name=systemd:")) {
-        println!("SKIP: the host has no name=systemd hierarchy");
+        skip!("the host has no name=systemd hierarchy");
         return;
     }
     const NAME: &str = "systemd.force_cgroup_v1";

@@ -86,7 +86,7 @@ fn with_available_controllers(t: &Test, mut config: Config) -> Config {
             value.as_object().is_some_and(|limits| !limits.is_empty() && limits.values().any(|v| v != &json!(false)))
         });
         if asked && !t.has_controller(controller) {
-            println!("SKIP: {field}: no {controller} controller in this mode");
+            skip!("{field}: no {controller} controller in this mode");
             config = config.remove(&format!("/linux/resources/{field}"));
         }
     }
@@ -104,7 +104,7 @@ fn with_possible_rlimits(t: &Test, mut config: Config) -> Config {
         if hard <= own || crate::probe::has_capability("CAP_SYS_RESOURCE") && !rootless {
             continue;
         }
-        println!("SKIP: {kind} {hard}: the machine's hard limit is {own}");
+        skip!("{kind} {hard}: the machine's hard limit is {own}");
         if !crate::probe::has_capability("CAP_SYS_RESOURCE") {
             let mut refused = Config::new(["/bin/true"]).set("/process/rlimits", json!([limit]));
             refused.own_cgroup = config.own_cgroup;

@@ -82,7 +82,7 @@ pub fn criu_works() -> bool {
         check.is_ok_and(|status| status.success())
     });
     if !works {
-        println!("SKIP: there is no CRIU that works with this kernel (criu check)");
+        skip!("there is no CRIU that works with this kernel (criu check)");
     }
     works
 }
@@ -378,7 +378,7 @@ fn a_pre_dump_is_the_parent_of_a_dump(t: &Test) {
     let first = c.bundle.join("first");
     let pre = checkpoint(&c, &["--pre-dump", "--image-path", first.to_str().unwrap()]).run();
     if pre.stderr.contains("is missing in CRIU or in the kernel") {
-        println!("SKIP: the kernel does not track memory");
+        skip!("the kernel does not track memory");
         return;
     }
     pre.ok();

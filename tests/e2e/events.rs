@@ -67,7 +67,7 @@ fn the_numbers_are_the_containers(t: &Test) {
         assert!(data["memory"]["usage"]["usage"].as_u64().unwrap() > 0, "{data}");
         assert!(data["memory"]["raw"].as_object().unwrap().len() > 10, "{data}");
     } else {
-        println!("SKIP: no memory controller in this mode");
+        skip!("no memory controller in this mode");
         assert_eq!(data["memory"]["usage"], json!({ "limit": 0, "failcnt": 0 }), "{data}");
     }
 }
@@ -94,7 +94,7 @@ fn statistics_until_the_container_ends(t: &Test) {
 
 fn running_out_of_memory_is_told(t: &Test) {
     if !t.has_controller("memory") {
-        println!("SKIP: no memory controller in this mode");
+        skip!("no memory controller in this mode");
         return;
     }
     let limit = json!({ "memory": { "limit": 33_554_432, "swap": 33_554_432 } });

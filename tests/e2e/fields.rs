@@ -47,7 +47,7 @@ fn capability_sets_are_apart(t: &Test) {
 
 fn cpu_affinity_of_exec(t: &Test) {
     if rustix::thread::sched_getaffinity(None).unwrap().count() < 2 || t.is_crun() {
-        println!("SKIP: needs two processors");
+        skip!("needs two processors");
         return;
     }
     let c = t.container(Config::sleep().set("/process/execCPUAffinity", json!({ "initial": "0", "final": "1" })));
@@ -61,7 +61,7 @@ fn cpu_affinity_of_exec(t: &Test) {
 
 fn initial_cpus_of_exec_need_not_be_the_containers(t: &Test) {
     if rustix::thread::sched_getaffinity(None).unwrap().count() < 2 || !t.has_controller("cpuset") {
-        println!("SKIP: needs two processors and the cpuset controller");
+        skip!("needs two processors and the cpuset controller");
         return;
     }
     // "initially, before the transition to container's cgroup": so other than the cpuset's.
@@ -85,7 +85,7 @@ fn io_priority(t: &Test) {
 
 fn memory_policy(t: &Test) {
     if !fs::exists("/proc/self/numa_maps").unwrap() || t.peer_lacks("memoryPolicy") {
-        println!("SKIP: needs a kernel with NUMA");
+        skip!("needs a kernel with NUMA");
         return;
     }
     let policy = json!({ "mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"] });
@@ -250,7 +250,7 @@ fn resources(t: &Test) {
         if controllers.iter().all(|controller| t.has_controller(controller)) {
             config = config.set(&format!("/linux/resources/{resource}"), all[resource].clone());
         } else {
-            println!("SKIP: {resource}: no such controller in this mode");
+            skip!("{resource}: no such controller in this mode");
         }
     }
     let planned = config.json["linux"]["resources"].clone();
@@ -332,7 +332,7 @@ fn network_devices(t: &Test) {
     sys::unshare_network().unwrap();
     let ip = |args: &str| t.command(crate::harness::busybox()).arg("ip").args(args.split(' ')).run();
     if !ip("link add v0 type veth").status.success() {
-        println!("SKIP: needs veth devices");
+        skip!("needs veth devices");
         return;
     }
     ip("link set v0 address 02:00:00:00:00:07").ok();
@@ -355,7 +355,7 @@ fn network_devices(t: &Test) {
 
 fn intel_rdt_without_hardware(t: &Test) {
     if fs::exists("/sys/fs/resctrl").unwrap() {
-        println!("SKIP: this machine has resctrl");
+        skip!("this machine has resctrl");
         return;
     }
     let rdt = json!({ "closID": "berth-test", "l3CacheSchema": "L3:0=f" });

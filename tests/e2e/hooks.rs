@@ -205,7 +205,7 @@ fn a_failing_start_container_hook(t: &Test) {
 
 fn poststart_follows_the_process(t: &Test) {
     if t.is_runc() {
-        println!("SKIP: Runc: runs poststart hooks in create");
+        skip!("Runc: runs poststart hooks in create");
         return;
     }
     let ran = t.path("ran");

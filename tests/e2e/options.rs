@@ -80,13 +80,13 @@ fn labels_for_exec(t: &Test) {
     let c = t.container(Config::sleep());
     c.up();
     if fs::exists("/sys/fs/selinux/enforce").unwrap() || t.is_crun() {
-        println!("SKIP: SELinux is enabled");
+        skip!("SELinux is enabled");
     } else {
         let options = ["--process-label", "system_u:system_r:container_t:s0"];
         c.exec_cmd(&options, &["/bin/true"]).run().fails().says("selinux");
     }
     if enabled("/sys/module/apparmor/parameters/enabled") || t.is_crun() {
-        println!("SKIP: AppArmor is enabled");
+        skip!("AppArmor is enabled");
     } else {
         c.exec_cmd(&["--apparmor", "docker-default"], &["/bin/true"]).run().fails().says("apparmor");
     }
@@ -190,7 +190,7 @@ fn weight_and_realtime_are_updated(t: &Test) {
 
 fn what_the_hierarchy_lacks_is_warned_about(t: &Test) {
     if t.mode == Mode::V1 || !t.has_controller("memory") || t.peer_lacks("words about what v2 lacks") {
-        println!("SKIP: only where v2 has the memory controller");
+        skip!("only where v2 has the memory controller");
         return;
     }
     let c = t.container(Config::new(["/bin/true"]).set("/linux/resources/memory", json!({ "swappiness": 10 })));

@@ -50,7 +50,7 @@ fn device_rules(t: &Test) {
 
 fn pids_limit_holds(t: &Test) {
     if !t.has_controller("pids") {
-        println!("SKIP: no pids controller in this mode");
+        skip!("no pids controller in this mode");
         let c = t.container(Config::new(["/bin/true"]).set("/linux/resources/pids/limit", 5));
         c.run().fails();
         return;
@@ -79,7 +79,7 @@ fn cgroup_defaults_to_the_id(t: &Test) {
 
 fn memory_limit_kills(t: &Test) {
     if !t.has_controller("memory") {
-        println!("SKIP: no memory controller in this mode");
+        skip!("no memory controller in this mode");
         return;
     }
     let limit = 32 << 20;
@@ -200,7 +200,7 @@ fn oom_score(t: &Test) {
     if crate::probe::has_capability("CAP_SYS_RESOURCE") {
         assert_eq!(t.container(config(-500)).run().ok().text(), "-500");
     } else {
-        println!("SKIP: oomScoreAdj -500: needs CAP_SYS_RESOURCE");
+        skip!("oomScoreAdj -500: needs CAP_SYS_RESOURCE");
         let c = t.container(config(-500));
         c.run().fails().says_any(&["oomScoreAdj", "oom_score_adj"]);
         c.assert_gone();
@@ -214,7 +214,7 @@ fn apparmor_profiles(t: &Test) {
     };
     let enabled = fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y"));
     if !enabled {
-        println!("SKIP: AppArmor is disabled");
+        skip!("AppArmor is disabled");
         t.container(config("unconfined")).run().fails().says("apparmor");
         return;
     }
@@ -349,7 +349,7 @@ fn seccomp_denies_what_is_newer_than_the_profile(t: &Test) {
 
 fn personality(t: &Test) {
     if cfg!(not(target_arch = "x86_64")) {
-        println!("SKIP: only x86_64 has a 32-bit personality that uname shows");
+        skip!("only x86_64 has a 32-bit personality that uname shows");
         return;
     }
     let c = t.container(Config::sh("uname -m").set("/linux/personality", json!({ "domain": "LINUX32" })));

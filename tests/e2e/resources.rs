@@ -100,7 +100,7 @@ fn limits_are_in_the_files(t: &Test) {
     for (v1, v2, asked, v1_files, v2_files) in rows() {
         let (controller, files) = if t.mode == Mode::V1 { (v1, v1_files) } else { (v2, v2_files) };
         if !t.has_controller(controller) {
-            println!("SKIP: {asked}: no {controller} controller in this mode");
+            skip!("{asked}: no {controller} controller in this mode");
             continue;
         }
         let c = t.container(Config::sleep().set("/linux/resources", asked.clone()));

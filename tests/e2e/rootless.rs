@@ -159,7 +159,7 @@ fn delegated_cgroup(t: &Test) {
         if t.has_controller(controller) {
             config = config.set(pointer, limit);
         } else {
-            println!("SKIP: {file}: no {controller} controller in this mode");
+            skip!("{file}: no {controller} controller in this mode");
         }
     }
     let c = t.container(config);

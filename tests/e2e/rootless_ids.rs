@@ -21,7 +21,7 @@ const COUNT: u32 = 1000;
 /// could map them.
 fn grant(t: &Test) -> bool {
     if !Path::new("/usr/bin/newuidmap").exists() {
-        println!("SKIP: no newuidmap (Debian: uidmap)");
+        skip!("no newuidmap (Debian: uidmap)");
         return false;
     }
     let range = format!("berth-test:{FIRST}:{COUNT}\n");
@@ -33,7 +33,7 @@ fn grant(t: &Test) -> bool {
         let real = format!("/etc/{file}");
         let text = fs::read_to_string(&real).unwrap_or_default() + &line;
         if !Path::new(&real).exists() {
-            println!("SKIP: no {real} to put another over");
+            skip!("no {real} to put another over");
             return false;
         }
         mount_bind(t.write(file, &text), &real).unwrap();

@@ -487,7 +487,7 @@ fn processes_that_were_there_before_are_nobodys_to_kill(t: &Test) {
         .map(Path::new)
         .into_iter()
         .find(|dir| dir.join("cgroup.procs").exists() && dir.join("cgroup.controllers").exists());
-    let Some(unified) = unified else { return println!("SKIP: no cgroup v2") };
+    let Some(unified) = unified else { return skip!("no cgroup v2") };
     let dir = unified.join(&cgroup[1..]);
     fs::create_dir_all(&dir).unwrap();
     let mut other = t.command("/bin/sleep").arg("1000").spawn();

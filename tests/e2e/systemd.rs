@@ -18,7 +18,7 @@ e2e!(no_cgroups);
 pub fn is_there(t: &Test) -> bool {
     let there = Path::new("/run/systemd/private").exists();
     if !there {
-        println!("SKIP: no systemd on this machine");
+        skip!("no systemd on this machine");
     }
     there && !t.peer_lacks("names and ends its units in its own way")
 }
@@ -27,7 +27,7 @@ pub fn is_there(t: &Test) -> bool {
 pub fn is_there_with_v2(t: &Test) -> bool {
     let there = is_there(t);
     if there && Mode::own() == Mode::V1 {
-        println!("SKIP: systemd manages cgroup v1 on this machine");
+        skip!("systemd manages cgroup v1 on this machine");
     }
     there && Mode::own() == Mode::V2
 }

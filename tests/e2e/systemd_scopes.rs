@@ -14,7 +14,7 @@ e2e!(any: devices_survive_a_reload, exec_joins_the_scope, scopes_end_with_init, 
 fn is_there() -> bool {
     let there = Path::new("/run/systemd/private").exists();
     if !there {
-        println!("SKIP: no systemd on this machine");
+        skip!("no systemd on this machine");
     }
     there
 }

@@ -21,7 +21,7 @@ fn has_manager(t: &Test) -> bool {
     }
     let there = Path::new(RUNTIME_DIR).join("systemd/private").exists();
     if !there {
-        println!("SKIP: user {USER} has no service manager");
+        skip!("user {USER} has no service manager");
     }
     there
 }

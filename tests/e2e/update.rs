@@ -105,7 +105,7 @@ fn every_option_reaches_its_file(t: &Test) {
 
 fn what_is_not_named_stays(t: &Test) {
     if !t.has_controller("pids") || !t.has_controller("memory") {
-        println!("SKIP: no pids or memory controller in this mode");
+        skip!("no pids or memory controller in this mode");
         return;
     }
     let limits = json!({ "pids": { "limit": 50 }, "memory": { "limit": 67_108_864 } });
@@ -131,7 +131,7 @@ fn memory_and_swap_move_together(t: &Test) {
     let c = t.container(Config::sleep());
     c.up();
     if !t.has_controller("memory") || !c.cgroup_dir("memory").join(swap).exists() {
-        println!("SKIP: swap is not counted in this mode");
+        skip!("swap is not counted in this mode");
         return;
     }
     let read = |file| c.cgroup_file("memory", file);
@@ -170,7 +170,7 @@ fn resources_from_a_file_or_standard_input(t: &Test) {
         update_from(&c, r#"{"unified":{"pids.max":"10"}}"#).code(1).says("invalid configuration");
     }
     if !t.has_controller("pids") {
-        println!("SKIP: no pids controller in this mode");
+        skip!("no pids controller in this mode");
         return;
     }
     // Keys in any case, null for what is absent, and all other options ignored.
@@ -189,7 +189,7 @@ fn resources_from_a_file_or_standard_input(t: &Test) {
 
 fn all_or_nothing(t: &Test) {
     if !t.has_controller("pids") || !t.has_controller("cpu") {
-        println!("SKIP: no pids or cpu controller in this mode");
+        skip!("no pids or cpu controller in this mode");
         return;
     }
     let c = t.container(Config::sleep().set("/linux/resources/pids", json!({ "limit": 50 })));
@@ -265,7 +265,7 @@ fn what_does_not_run_cannot_be_updated(t: &Test) {
 
 fn a_limit_below_the_usage_can_be_refused(t: &Test) {
     if t.mode == Mode::V1 || !t.has_controller("memory") {
-        println!("SKIP: only v2's memory controller has the check");
+        skip!("only v2's memory controller has the check");
         return;
     }
     let c = t.container(Config::sleep());
@@ -297,7 +297,7 @@ fn values_are_checked(t: &Test) {
 
 fn a_class_of_resctrl_must_be_there(t: &Test) {
     if fs::exists("/sys/fs/resctrl/info").unwrap() {
-        println!("SKIP: this machine has resctrl");
+        skip!("this machine has resctrl");
         return;
     }
     let c = t.container(Config::sleep());

@@ -8,6 +8,7 @@ mod container;
 #[allow(dead_code, reason = "not every test target injects")]
 pub mod inject;
 pub mod left;
+mod skip;
 pub mod sys;
 
 use std::cell::{Cell, RefCell};
@@ -22,7 +23,13 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, moun
 pub use command::{Cmd, Output, Running};
 pub use config::Config;
 pub use console::{DescriptorSocket, Terminal};
+pub use skip::skip;
 pub use container::{Container, busybox, eventually, make_rootfs, script, wait_file};
+
+/// Says that something is not tested on this machine, and why.
+macro_rules! skip {
+    ($($reason:tt)+) => { crate::harness::skip(&format!($($reason)+)) };
+}
 
 /// Makes `NAME::v1` and `NAME::v2` of each function `fn NAME(t: &Test)`; after `any:`, only `NAME::any`, in the
 /// machine's own mode, for what no cgroup can influence.
@@ -88,14 +95,17 @@ pub struct Test {
 /// Runs `body` in a thread of its own, which alone enters the new mount namespace.
 pub fn run(mode: Mode, body: impl FnOnce(&Test) + Send + 'static) {
     if mode == Mode::V1 && Mode::own() == Mode::V2 {
-        println!("SKIP: no cgroup v1 hierarchies on this machine");
+        skip!("no cgroup v1 hierarchies on this machine");
         return;
     }
-    let thread = std::thread::spawn(move || {
+    // Under the test's own name, by which it is known.
+    let name = std::thread::current().name().unwrap_or_default().to_owned();
+    let thread = std::thread::Builder::new().name(name).spawn(move || {
         let test = Test::new(mode);
         body(&test);
         test.finish();
     });
+    let thread = thread.unwrap();
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);
     }
@@ -251,7 +261,7 @@ impl Test {
     /// True, with a note, when another runtime is under test that is known to do worse here.
     pub fn peer_lacks(&self, what: &str) -> bool {
         if self.peer != Peer::Berth {
-            println!("SKIP: {:?}: {what}", self.peer);
+            skip!("{:?}: {what}", self.peer);
         }
         self.peer != Peer::Berth
     }
