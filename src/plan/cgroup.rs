@@ -196,6 +196,9 @@ fn delegated(spec: &Spec, layout: &Layout) -> Result<Option<(PathBuf, u32)>> {
 /// and beside it in v2, where a cgroup that has processes cannot have children with controllers. The container's id
 /// stands in for an absent path. A path of systemd's form (`slice:prefix:name`) is a file name like any other here.
 fn directories(path: &str, id: &str, layout: &Layout) -> Result<Vec<Directory>> {
+    if path.contains(['\0', '\n']) {
+        return Err(Error::config("/linux/cgroupsPath", format_args!("{path:?} is not a path")));
+    }
     let absolute = path.starts_with('/');
     let inner = clean(Path::new(if path.is_empty() { id } else { path }));
     if inner.as_os_str().is_empty() {

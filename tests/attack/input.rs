@@ -11,6 +11,7 @@ e2e!(
     a_path_that_leads_elsewhere_once_it_was_looked_at,
     the_cgroup_namespace_of_the_host_by_a_path,
 );
+e2e!(processes_of_the_host_as_a_resource);
 
 /// Holds namespaces that stand for the host's: the runtime is in them, and so is whoever looks.
 struct Host<'t> {
@@ -140,4 +141,21 @@ fn the_cgroup_namespace_of_the_host_by_a_path(t: &Test) {
     let config = Config::sh("cd /sys/fs/cgroup/pids && find . -name cgroup.procs").mount(mount);
     let output = t.container(config.namespace("cgroup", Some("/proc/self/ns/cgroup"))).run().ok();
     assert_eq!(output.text(), "./cgroup.procs");
+}
+
+/// What is in the container's cgroup ends with the container.
+fn processes_of_the_host_as_a_resource(t: &Test) {
+    let victim = t.command("/bin/sleep").arg("1000").spawn();
+    let cgroups = || fs::read_to_string(format!("/proc/{}/cgroup", victim.pid())).unwrap();
+    let (before, pid) = (cgroups(), victim.pid().to_string());
+    let harmless = t.container(Config::sleep());
+    harmless.up();
+    for file in ["cgroup.procs", "cgroup.threads"] {
+        let c = t.container(Config::sleep().set(&format!("/linux/resources/unified/{file}"), pid.as_str()));
+        c.create().fails().says("/linux/resources/unified");
+        let resources = t.write("resources.json", &format!(r#"{{"unified":{{"{file}":"{pid}"}}}}"#));
+        let update = harmless.cli("update", &["--resources", &resources]).arg(&harmless.id);
+        update.run().fails().says("/linux/resources/unified");
+        assert_eq!(cgroups(), before);
+    }
 }

@@ -352,9 +352,15 @@ impl Writes<'_> {
             if file.contains('/') {
                 return refuse(format!("unified resource {file:?} must be a file name (no slashes)"));
             }
+            if !file.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
+                return refuse(format!("unified resource {file:?} is no name of a cgroup file"));
+            }
             let Some((controller, _)) = file.split_once('.').filter(|(controller, _)| !controller.is_empty()) else {
                 return refuse(format!("unified resource {file:?} must be in the form CONTROLLER.PARAMETER"));
             };
+            if controller == "cgroup" && !CORE_LIMITS.contains(&file.as_str()) {
+                return refuse(format!("{file:?} is no resource: it would act on processes, not limit them"));
+            }
             let Some(directory) = self.directories.iter().position(|d| d.unified) else {
                 return refuse("the host has no cgroup v2".into());
             };
@@ -458,6 +464,10 @@ fn first_block_io(io: &BlockIo) -> Option<String> {
     };
     Some(format!("blockIO/{field}"))
 }
+
+/// What the core of cgroup v2 limits, and what it counts. Its other files do something to processes: by `cgroup.procs`
+/// any process of the host could be named, which would then end with the container.
+const CORE_LIMITS: [&str; 3] = ["cgroup.max.depth", "cgroup.max.descendants", "cgroup.pressure"];
 
 fn pointer(field: &str) -> String {
     format!("/linux/resources/{field}")

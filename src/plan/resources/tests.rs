@@ -159,6 +159,21 @@ fn weights_meet_the_ends_and_the_defaults() {
 }
 
 #[test]
+fn what_acts_on_processes_is_no_resource() {
+    let files = ["procs", "threads", "kill", "freeze", "type", "subtree_control", "controllers", "stat.local", "x", ""];
+    for file in files.map(|file| format!("cgroup.{file}")) {
+        let message = lines(&format!(r#"{{"unified":{{"{file}":"1"}}}}"#), &v2()).unwrap_err().to_string();
+        assert!(message.starts_with(&format!("/linux/resources/unified/{file}: ")), "{message}");
+    }
+    for file in ["../pids.max", "pids.max\\u0000", "pids.max\\n", "pids. max", "pids", ".max"] {
+        assert!(lines(&format!(r#"{{"unified":{{"{file}":"1"}}}}"#), &v2()).is_err(), "{file}");
+    }
+    for file in ["cgroup.max.depth", "cgroup.max.descendants", "cgroup.pressure"] {
+        assert!(lines(&format!(r#"{{"unified":{{"{file}":"1"}}}}"#), &v2()).is_ok(), "{file}");
+    }
+}
+
+#[test]
 fn unified_values_come_last_and_line_by_line() {
     let asked = r#"{"pids":{"limit":9},"unified":{"pids.max":"42","io.max":"8:0 rbps=1\n8:16 rbps=2"}}"#;
     let expected = "pids.max=9; io.max=8:0 rbps=1; io.max=8:16 rbps=2; pids.max=42";
