@@ -82,6 +82,9 @@ impl Init {
         let (gate, open_gate) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).call(|| "pipe2()")?;
 
         let executable = Executable::new()?;
+        if maps_ids {
+            executable.shield(namespaces)?;
+        }
         let number = CString::new(theirs.as_fd().as_raw_fd().to_string()).unwrap_or_default();
         let cgroups: Vec<_> = entry.fds().collect();
         let spawn = |cgroup| {

@@ -7,10 +7,12 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{Gid, MemfdFlags, Mode, SealFlags};
 use rustix::io::Errno;
 
-use crate::error::{Call, Result};
+use crate::error::{Call, Error, Result};
+use crate::plan::namespaces::Namespaces;
+use crate::spec::IdMapping;
 
 /// Init's program, static, as `build.rs` made it from `src/image.rs`.
 static IMAGE: &[u8] = include_bytes!(env!("BERTH_INIT_IMAGE"));
@@ -41,6 +43,31 @@ impl Executable {
         self.0.as_fd()
     }
 
+    /// Keeps what executes the file in the new user namespace out of reach of those who may trace there: until its own
+    /// exec the user's process has no seccomp filter, which a tracer could do without.
+    ///
+    /// The kernel lets nobody trace a process that could not read what it executed, but who may do so in a user
+    /// namespace that maps both owner and group of the file: would_dump() in fs/exec.c. So nobody may read it, and its
+    /// owner or its group must be unknown in the new namespace. Where all of the caller's ids are mapped there is no such
+    /// id, and the process is open to who has CAP_SYS_PTRACE there.
+    pub fn shield(&self, namespaces: &Namespaces) -> Result<()> {
+        rustix::fs::fchmod(&self.0, Mode::from_raw_mode(0o111)).call(|| "fchmod(init's executable, 0111)")?;
+        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+        let (uids, gids) = (&namespaces.uid_mappings, &namespaces.gid_mappings);
+        if !maps(uids, uid.as_raw()) || !maps(gids, gid.as_raw()) {
+            return Ok(());
+        }
+        for gid in strange_groups(gids)? {
+            match rustix::fs::fchown(&self.0, None, Some(Gid::from_raw(gid))) {
+                Ok(()) => return Ok(()),
+                // Not ours to give, or not known in our own user namespace.
+                Err(Errno::PERM | Errno::INVAL) => {}
+                Err(errno) => return Err(Error::sys(format_args!("fchown(init's executable, :{gid})"), errno)),
+            }
+        }
+        Ok(())
+    }
+
     pub fn fill_and_seal(&self) -> Result<()> {
         let mut written = 0;
         while written < IMAGE.len() {
@@ -48,4 +75,17 @@ impl Executable {
         }
         rustix::fs::fcntl_add_seals(&self.0, SEALS).call(|| "fcntl(F_ADD_SEALS)")
     }
+}
+
+fn maps(mappings: &[IdMapping], id: u32) -> bool {
+    mappings.iter().any(|m| id.checked_sub(m.host_id).is_some_and(|offset| offset < m.size))
+}
+
+/// Groups that these do not map: root may give a file to any, an ordinary user to their own.
+fn strange_groups(mappings: &[IdMapping]) -> Result<Vec<u32>> {
+    let own = rustix::process::getgroups().call(|| "getgroups()")?;
+    let behind = mappings.iter().filter_map(|m| m.host_id.checked_add(m.size));
+    // The last id is none (user_namespaces(7)).
+    let all = own.iter().map(|gid| gid.as_raw()).chain(behind).chain([0, u32::MAX - 1]);
+    Ok(all.filter(|&gid| gid != u32::MAX && !maps(mappings, gid)).collect())
 }

@@ -82,7 +82,12 @@ impl<'a> Container<'a> {
         if self.record.cgroup.is_frozen()? {
             return Ok(Status::Paused);
         }
-        Ok(if self.connect()?.is_some() { Status::Created } else { Status::Running })
+        Ok(if self.is_waiting()? { Status::Created } else { Status::Running })
+    }
+
+    /// Whether the process of the configuration is still to be executed.
+    pub fn is_waiting(&self) -> Result<bool> {
+        self.connect().map(|socket| socket.is_some())
     }
 
     pub fn state(&self) -> Result<State> {

@@ -13,8 +13,8 @@ use crate::launch::{Host, Init, Joined, PATIENCE, rlimits, send_descriptor, send
 use crate::plan;
 use crate::plan::annotations::SECCOMP_RECEIVER;
 use crate::plan::init::InitPlan;
-use crate::plan::process::inherit;
-use crate::spec::{Process, Status};
+use crate::plan::process::{Capability, inherit};
+use crate::spec::{Process, Spec, Status};
 
 use super::container::Container;
 use super::create::{describe_init, write_pid_file};
@@ -128,6 +128,7 @@ impl Container<'_> {
         let (plan, warnings) =
             plan::exec(&spec, &process, pointer, lsm, self.record.namespaces, keyring, options.preserve_fds)?;
         warnings.iter().for_each(|warning| (self.runtime.warn)(warning));
+        self.refuse_tracer(&spec, &plan)?;
         if process.terminal && options.detach && options.console_socket.is_none() {
             return Err(Error::new("cannot allocate tty: a detached process needs --console-socket to hand it to"));
         }
@@ -135,6 +136,19 @@ impl Container<'_> {
             return Err(Error::new("cannot use console socket: --console-socket goes with a terminal only"));
         }
         Ok(plan)
+    }
+
+    /// The process of a container that waits for its start takes on filter and label with its exec only: whoever could
+    /// trace it would have it do what these forbid.
+    fn refuse_tracer(&self, spec: &Spec, plan: &InitPlan) -> Result<()> {
+        let own = spec.process.as_ref();
+        let labelled = own.is_some_and(|own| !own.apparmor_profile.is_empty() || !own.selinux_label.is_empty());
+        let tracer = plan.process.capabilities.may_have(Capability::SYS_PTRACE);
+        if !tracer || (plan.seccomp.is_none() && !labelled) || !self.is_waiting()? {
+            return Ok(());
+        }
+        Err(Error::new("the container has not been started, and a process with CAP_SYS_PTRACE could trace its own")
+            .with_hint("start the container first: only then its seccomp profile and its label are in force"))
     }
 
     fn spawn_exec(&self, options: &ExecOptions, plan: &InitPlan) -> Result<Init> {

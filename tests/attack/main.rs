@@ -9,6 +9,7 @@
 #[path = "../e2e/harness/mod.rs"]
 mod harness;
 
+mod actor;
 mod classes;
 mod environment;
 mod host_users;
@@ -16,3 +17,4 @@ mod init;
 mod input;
 mod restore;
 mod root;
+mod tracing;

@@ -59,6 +59,7 @@ pub fn names() -> &'static [&'static str] {
 pub struct Capability(pub u8);
 
 impl Capability {
+    pub const SYS_PTRACE: Self = Self(19);
     pub const SYS_ADMIN: Self = Self(21);
 
     pub fn bit(self) -> u64 {
@@ -97,6 +98,13 @@ pub struct Capabilities {
     pub permitted: u64,
     /// A subset of both `permitted` and `inheritable`: the kernel's rule.
     pub ambient: u64,
+}
+
+impl Capabilities {
+    /// Whether the process, or what it executes, can come to have it.
+    pub fn may_have(&self, capability: Capability) -> bool {
+        (self.bounding | self.permitted | self.inheritable) & capability.bit() != 0
+    }
 }
 
 impl Capabilities {
@@ -172,6 +180,7 @@ mod tests {
         }
         assert_eq!(NAMES[40], "CAP_CHECKPOINT_RESTORE");
         assert_eq!(Capability::SYS_ADMIN.to_string(), "CAP_SYS_ADMIN");
+        assert_eq!(Capability::SYS_PTRACE.to_string(), "CAP_SYS_PTRACE");
         assert_eq!(Capability(50).to_string(), "capability 50");
     }
 
