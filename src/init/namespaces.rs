@@ -69,9 +69,9 @@ fn setns(join: &Join, file: BorrowedFd) -> Result<()> {
         Kind::Cgroup => LinkNameSpaceType::ControlGroup,
         Kind::Time => LinkNameSpaceType::Time,
     };
-    match rustix::thread::move_into_link_name_space(file, Some(kind)) {
-        result => result.call(|| format!("setns({:?})", join.path)).with_context(|| join.pointer()),
-    }
+    rustix::thread::move_into_link_name_space(file, Some(kind))
+        .call(|| format!("setns({:?})", join.path))
+        .with_context(|| join.pointer())
 }
 
 /// Goes on in a child, which the runtime adopts as a sibling of this process.

@@ -23,8 +23,8 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, moun
 pub use command::{Cmd, Output, Running};
 pub use config::Config;
 pub use console::{DescriptorSocket, Terminal};
-pub use skip::skip;
 pub use container::{Container, busybox, eventually, make_rootfs, script, wait_file};
+pub use skip::skip;
 
 /// Says that something is not tested on this machine, and why.
 macro_rules! skip {
