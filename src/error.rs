@@ -20,6 +20,10 @@ pub enum Kind {
     Init,
     /// The container does not exist.
     NoContainer,
+    /// What is kept about the container is missing, or cannot be understood.
+    DamagedRecord,
+    /// The container is runc's.
+    MadeByRunc,
     /// The executable of the process does not exist: shells and engines answer 127.
     CommandNotFound,
     /// The executable of the process exists but cannot be executed: shells and engines answer 126.

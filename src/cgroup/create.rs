@@ -101,14 +101,13 @@ impl Cgroup {
             let events = slot.read("cgroup.events")?;
             refuse_frozen_v2(slot, &events)?;
             if dir::keyed(&events, "populated") == Some(1) {
-                let pids = slot.dir().and_then(dir::pids).unwrap_or_default();
-                return Err(not_empty(slot, &format!("{} process(es) found", pids.len())));
+                return Err(not_empty(slot, &slot.dir().and_then(dir::pids).unwrap_or_default()));
             }
         }
         if let Some(slot) = self.main().filter(|s| !s.directory.unified && !s.fresh) {
             let pids = self.pids()?;
             if !pids.is_empty() {
-                return Err(not_empty(slot, &format!("{} process(es) found", pids.len())));
+                return Err(not_empty(slot, &pids));
             }
         }
         self.refuse_frozen_v1()
@@ -231,7 +230,11 @@ fn without_cgroup(write: &Write, slot: &Slot, errno: Errno, path: &Path) -> Erro
     error.context(why).context(&write.field).with_hint("ask for a delegated cgroup, or drop the limit")
 }
 
-fn not_empty(slot: &Slot, what: &str) -> Error {
+fn not_empty(slot: &Slot, pids: &[u32]) -> Error {
+    let what = match pids {
+        [] => "processes of another PID namespace found".to_owned(),
+        pids => format!("{} process(es) found", pids.len()),
+    };
     Error::new(format_args!("container's cgroup is not empty: {what} in {:?}", slot.path()))
         .with_hint("another container uses the same /linux/cgroupsPath, or an earlier one was not deleted")
 }

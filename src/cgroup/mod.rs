@@ -97,6 +97,20 @@ impl Slot {
     }
 }
 
+/// A cgroup that cannot be removed.
+fn busy(slot: &Slot) -> Error {
+    let name = |pid: &u32| {
+        let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+        format!("{pid} {}", String::from_utf8_lossy(&name).trim_end())
+    };
+    let left: Vec<_> = slot.dir().and_then(dir::pids).unwrap_or_default().iter().map(name).collect();
+    let error = Error::sys(format_args!("rmdir({:?})", slot.path()), Errno::BUSY);
+    match left.is_empty() {
+        true => error.with_hint("processes are dying there, or belong to another PID namespace"),
+        false => error.with_hint(format_args!("processes are left there: {}", left.join(", "))),
+    }
+}
+
 /// Which errors mean that a cgroup is not there (any more).
 fn is_gone(errno: Errno) -> bool {
     matches!(errno, Errno::NOENT | Errno::NODEV)
@@ -117,6 +131,16 @@ impl Cgroup {
         };
         let unit = plan.unit.as_ref().map(|plan| plan.unit.clone());
         Self { slots: plan.directories.iter().enumerate().map(slot).collect(), owned: false, unit }
+    }
+
+    /// What is said to have been made for a container, where its record is lost. `owned`: all that is inside is its.
+    pub fn found(plan: &CgroupPlan, owned: bool) -> Self {
+        Self { owned, ..Self::planned(plan) }
+    }
+
+    /// Relative to where its hierarchy is mounted, of the one that is asked for processes.
+    pub fn path(&self) -> Option<PathBuf> {
+        self.main().map(|slot| slot.directory.path.clone())
     }
 
     fn present(&self) -> impl Iterator<Item = &Slot> {
@@ -175,6 +199,9 @@ impl Cgroup {
     }
 
     fn remove_slot(&self, slot: &Slot, deadline: Instant) -> Result<()> {
+        /// What another command has just put there is about to go.
+        const STRANGERS: Duration = Duration::from_secs(1);
+        let strangers_until = deadline.min(Instant::now() + STRANGERS);
         let path = slot.path();
         let remove = || unlinkat(CWD, &path, AtFlags::REMOVEDIR);
         let mut backoff = dir::Backoff::until(deadline);
@@ -195,16 +222,31 @@ impl Cgroup {
                 Err(e) if is_gone(e) => return Ok(()),
                 Err(e) => return Err(Error::sys(format_args!("rmdir({:?})", path.join("*")), e)),
             }
+            if self.owned {
+                // Another command may have put a process there since all were killed.
+                self.kill(libc::SIGKILL)?;
+            }
+            let deadline = if self.strangers(slot).is_empty() { deadline } else { strangers_until };
             if slot.directory.unified {
                 let dir = slot.dir().call(|| format!("open({path:?})"))?;
                 let empty = dir::wait_event(dir, "populated", 0, deadline);
                 empty.call(|| format!("read({:?})", path.join("cgroup.events")))?;
             }
-            if !backoff.pause() {
-                return Err(Error::sys(format_args!("rmdir({path:?})"), Errno::BUSY)
-                    .with_hint(format_args!("processes are left in the cgroup: {:?}", self.pids()?)));
+            if Instant::now() >= deadline || !backoff.pause() {
+                return Err(busy(slot));
             }
         }
+    }
+
+    /// Processes that somebody has put into this hierarchy's cgroup alone: those are not the container's to kill. None
+    /// of the v2 cgroup is, as that is killed as a whole.
+    fn strangers(&self, slot: &Slot) -> Vec<u32> {
+        if slot.directory.unified {
+            return Vec::new();
+        }
+        let ours = self.pids().unwrap_or_default();
+        let there = slot.dir().and_then(dir::pids).unwrap_or_default();
+        there.into_iter().filter(|pid| !ours.contains(pid)).collect()
     }
 
     /// How many processes of the container the kernel killed for want of memory; `None` where nobody counts.

@@ -14,7 +14,8 @@ pub(super) const COMMAND: Command = Command {
     options_end: false,
     options,
     run: |global, matches| {
-        global.runtime.load(get_id(matches))?.checkpoint(&read(matches)?)?;
+        let options = read(matches)?;
+        global.runtime.lock(get_id(matches))?.checkpoint(&options)?;
         Ok(0)
     },
     failure: 1,

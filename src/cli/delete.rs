@@ -1,7 +1,6 @@
 //! `berth delete`
 
 use super::{Command, args, each_matching, get_id, id};
-use crate::error::Kind;
 
 pub(super) const COMMAND: Command = Command {
     name: "delete",
@@ -14,13 +13,9 @@ pub(super) const COMMAND: Command = Command {
     run: |global, matches| {
         let force = matches.get_flag("force");
         if matches.get_flag("regex") {
-            return each_matching(global, matches, |container| global.runtime.delete(container.id(), force));
+            return each_matching(global, matches, |id| global.runtime.delete(id, force));
         }
-        match global.runtime.delete(get_id(matches), force) {
-            // Forced, the aim is that it be gone.
-            Err(e) if force && e.kind() == Kind::NoContainer => Ok(0),
-            result => result.map(|()| 0),
-        }
+        global.runtime.delete(get_id(matches), force).map(|()| 0)
     },
     failure: 1,
 };

@@ -18,7 +18,7 @@ pub(super) const COMMAND: Command = Command {
     run: |global, matches| {
         let signal = signal::parse(get_string(matches, "signal").as_deref().unwrap_or("TERM"))?;
         if matches.get_flag("regex") {
-            return each_matching(global, matches, |container| container.kill(signal, matches.get_flag("all")));
+            return each_matching(global, matches, |id| global.runtime.load(id)?.kill(signal, matches.get_flag("all")));
         }
         global.runtime.load(get_id(matches))?.kill(signal, matches.get_flag("all"))?;
         Ok(0)

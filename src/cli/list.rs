@@ -1,8 +1,16 @@
 //! `berth list`
 
+use std::path::Path;
+
+use rustix::io::Errno;
+use rustix::process::geteuid;
+
 use super::state::Document;
-use super::{Command, Global, args, print};
-use crate::error::{Call, Context, Error, Result};
+use super::{Command, Global, ROOT, args, print};
+use crate::error::{Call, Context, Error, Kind, Result};
+use crate::runtime::Listed;
+
+const PASSWD: &str = "/etc/passwd";
 
 pub(super) const COMMAND: Command = Command {
     name: "list",
@@ -31,17 +39,35 @@ pub(super) const COMMAND: Command = Command {
 fn containers(global: &Global) -> Result<Vec<Document>> {
     let root = &global.runtime.root;
     match rustix::fs::stat(root) {
-        Err(rustix::io::Errno::NOENT) if !global.root_given => return Ok(Vec::new()),
-        other => other.call(|| format!("stat({root:?})"))?,
+        // A user whose environment does not say where cannot have any there.
+        Err(Errno::NOENT) if !global.root_given && (*root != Path::new(ROOT) || geteuid().is_root()) => {
+            return Ok(Vec::new());
+        }
+        other => other
+            .call(|| format!("stat({root:?})"))
+            .hint("XDG_RUNTIME_DIR, or --root, says where the containers of a user who is not root are")?,
     };
-    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let users = std::fs::read(PASSWD).unwrap_or_default();
+    let users = String::from_utf8_lossy(&users);
+    let owner = |uid| owner(&users, uid);
     let mut documents = Vec::new();
-    for container in global.runtime.list()? {
-        // One damaged container must not hide the others; it may also be going away right now.
-        let document = container.uid().and_then(|uid| Document::new(&container, owner(&users, uid)));
-        match document.context(container.id()) {
-            Ok(document) => documents.push(document),
-            Err(e) => global.log.warning(&e.to_string()),
+    for listed in global.runtime.list()? {
+        // One damaged container must not hide the others.
+        match listed {
+            Listed::Container(container) => match Document::new(&container, owner(container.uid())) {
+                // It is gone by now.
+                Err(e) if e.kind() == Kind::NoContainer => {}
+                Err(e) => global.log.warning(&e.context(container.id()).to_string()),
+                Ok(document) => documents.push(document),
+            },
+            Listed::Damaged(damaged) => {
+                global.log.warning(&damaged.error.to_string());
+                documents.push(Document::unknown(
+                    damaged.id,
+                    damaged.modified,
+                    damaged.uid.map_or_else(String::new, owner),
+                ));
+            }
         }
     }
     Ok(documents)
@@ -60,8 +86,10 @@ fn owner(users: &str, uid: u32) -> String {
 fn table(containers: &[Document]) -> String {
     let mut rows = vec![["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(String::from)];
     rows.extend(containers.iter().map(|c| {
-        let bundle = c.bundle.display().to_string();
-        [c.id.clone(), c.pid.to_string(), c.status.to_string(), bundle, c.created.clone(), c.owner.clone()]
+        let pid = if c.is_unknown() { String::new() } else { c.pid.to_string() };
+        let row =
+            [c.id.clone(), pid, c.status.clone(), c.bundle.display().to_string(), c.created.clone(), c.owner.clone()];
+        row.map(|cell| if cell.is_empty() { "-".to_owned() } else { cell })
     }));
     // As runc: cells of at least 12, with 3 spaces between them.
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count() + 3).max().unwrap_or(0).max(12);

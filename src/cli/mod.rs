@@ -22,6 +22,7 @@ mod ps;
 mod restore;
 mod resume;
 mod run;
+mod runc;
 mod signal;
 mod size;
 mod spec;
@@ -36,8 +37,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgMatches};
 
-use crate::error::{Call, Context, Error, Kind, Result};
-use crate::runtime::{CgroupManager, Container, Runtime, Sink, is_rootless};
+use crate::error::{Call, Error, Kind, Result};
+use crate::runtime::{CgroupManager, Runtime, Sink, is_rootless};
 use args::{flag, path, value};
 use log::Log;
 
@@ -107,7 +108,7 @@ pub fn main(args: Vec<OsString>) -> u8 {
     let program = program.as_deref().unwrap_or("berth");
     let mut log = Log::default();
     let mut failure = 1;
-    let outcome = dispatch(program, args.get(1..).unwrap_or_default(), &mut log, &mut failure);
+    let outcome = dispatch(program, &args, &mut log, &mut failure);
     match outcome.and_then(|outcome| match outcome {
         Outcome::Exit(status) => Ok(status),
         Outcome::Print(text) => print(&text).map(|()| 0),
@@ -120,7 +121,9 @@ pub fn main(args: Vec<OsString>) -> u8 {
     }
 }
 
-fn dispatch(program: &str, args: &[OsString], log: &mut Log, failure: &mut u8) -> Result<Outcome> {
+/// `all`: with the program's name.
+fn dispatch(program: &str, all: &[OsString], log: &mut Log, failure: &mut u8) -> Result<Outcome> {
+    let args = all.get(1..).unwrap_or_default();
     let options = global_options(program);
     let split = args::first_positional(&options, args);
     let matches = match parse(options, program, &args[..split], false)? {
@@ -153,8 +156,9 @@ fn dispatch(program: &str, args: &[OsString], log: &mut Log, failure: &mut u8) -
     *failure = command.failure;
     let global = Global::new(program, &matches, log)?;
     (command.run)(&global, &own).map(Outcome::Exit).map_err(|e| match program {
+        RUNC if e.kind() == Kind::MadeByRunc => runc::hand_over(all, e),
         RUNC => as_runc(e, command.name),
-        _ => in_course_of(e, command.name, &own),
+        _ => in_course_of(of_runc(e, &global, args), command.name, &own),
     })
 }
 
@@ -174,6 +178,17 @@ fn in_course_of(e: Error, command: &str, own: &ArgMatches) -> Error {
         (_, Some(id)) => e.context(format_args!("{command} {id}")),
         (_, None) => e.context(command),
     }
+}
+
+/// Says how the container that runc has made is reached. The root is named, as runc has another one by default.
+fn of_runc(e: Error, global: &Global, args: &[OsString]) -> Error {
+    if e.kind() != Kind::MadeByRunc {
+        return e;
+    }
+    let runc = runc::next().unwrap_or_else(|| RUNC.into());
+    let root = if global.root_given { String::new() } else { format!(" --root {}", global.runtime.root.display()) };
+    let args: Vec<_> = args.iter().map(|arg| arg.to_string_lossy()).collect();
+    e.with_hint(format_args!("use runc for it: {}{root} {}", runc.display(), args.join(" ")))
 }
 
 /// Installed under the name of runc, it begins what it has to say as runc does: logs are searched for that.
@@ -250,7 +265,7 @@ impl Global {
         let given = matches.get_one::<OsString>("root");
         let root = match given {
             Some(root) => args::absolute(Path::new(root))?,
-            None => default_root()?,
+            None => default_root(),
         };
         if root == Path::new("/") {
             return Err(Error::new("--root must not be the root directory of the host"));
@@ -267,25 +282,17 @@ impl Global {
     }
 }
 
+/// Where root keeps containers.
+const ROOT: &str = "/run/berth";
+
 /// `/run/berth`, which only root can write, or a directory of the user's own.
-fn default_root() -> Result<PathBuf> {
+fn default_root() -> PathBuf {
     let user_dir = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
     // As runc has it: in a user namespace root is an ordinary user, unless the variables say otherwise.
     let is_user = || {
         !rustix::process::geteuid().is_root() || is_rootless() && std::env::var_os("USER").is_none_or(|u| u != "root")
     };
-    let Some(dir) = user_dir.filter(|_| is_user()) else {
-        return Ok(PathBuf::from("/run/berth"));
-    };
-    let root = Path::new(&dir).join("berth");
-    // The XDG base directory specification: what lacks the sticky bit may be removed after six hours.
-    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&root);
-    made.call(|| format!("mkdir({root:?})"))
-        .hint("XDG_RUNTIME_DIR must be a directory of the user's own; or give --root")?;
-    std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o1700))
-        .call(|| format!("chmod({root:?}, 01700)"))?;
-    Ok(root)
+    user_dir.filter(|_| is_user()).map_or_else(|| PathBuf::from(ROOT), |dir| Path::new(&dir).join("berth"))
 }
 
 /// The form that engines parse: `NAME version VERSION`, then `commit:` and `spec:`.
@@ -312,12 +319,14 @@ fn get_id(matches: &ArgMatches) -> &str {
     matches.get_one::<String>("id").map_or("", String::as_str)
 }
 
-/// Does it to every container whose id matches. One that cannot be dealt with does not spare the others.
-fn each_matching(global: &Global, matches: &ArgMatches, act: impl Fn(&Container) -> Result<()>) -> Result<u8> {
+/// Does it to every container whose id matches. One that cannot be dealt with does not spare the others, and one that
+/// is gone by now is none.
+fn each_matching(global: &Global, matches: &ArgMatches, act: impl Fn(&str) -> Result<()>) -> Result<u8> {
     let mut failed = None;
-    for container in global.runtime.matching(get_id(matches))? {
-        if let Err(e) = act(&container).with_context(|| container.id().to_owned())
-            && let Some(earlier) = failed.replace(e)
+    for id in global.runtime.matching(get_id(matches))? {
+        if let Err(e) = act(&id)
+            && e.kind() != Kind::NoContainer
+            && let Some(earlier) = failed.replace(e.context(id))
         {
             global.log.warning(&earlier.to_string());
         }

@@ -8,7 +8,7 @@ pub(super) const COMMAND: Command = Command {
     options_end: false,
     options: |command| command.arg(id()),
     run: |global, matches| {
-        global.runtime.load(get_id(matches))?.start(engine::notify_socket().as_deref())?;
+        global.runtime.lock(get_id(matches))?.start(engine::notify_socket().as_deref())?;
         Ok(0)
     },
     failure: 1,

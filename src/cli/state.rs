@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use serde::Serialize;
 
 use super::{Command, get_id, id, print, time};
 use crate::error::{Error, Result};
 use crate::runtime::Container;
-use crate::spec::Status;
+use crate::spec::VERSION;
+
+const UNKNOWN: &str = "unknown";
 
 pub(super) const COMMAND: Command = Command {
     name: "state",
@@ -31,7 +34,7 @@ pub(super) struct Document {
     oci_version: String,
     pub(super) id: String,
     pub(super) pid: i32,
-    pub(super) status: Status,
+    pub(super) status: String,
     pub(super) bundle: PathBuf,
     rootfs: PathBuf,
     pub(super) created: String,
@@ -47,12 +50,31 @@ impl Document {
             oci_version: state.oci_version,
             id: state.id,
             pid: state.pid,
-            status: state.status,
+            status: state.status.to_string(),
             bundle: state.bundle,
             rootfs: container.rootfs().to_owned(),
             created: time::nanoseconds(container.created()),
             annotations: state.annotations,
             owner,
         })
+    }
+
+    /// Of a container whose record cannot be read, in the form of the others.
+    pub(super) fn unknown(id: String, modified: SystemTime, owner: String) -> Self {
+        Self {
+            oci_version: VERSION.to_owned(),
+            id,
+            pid: 0,
+            status: UNKNOWN.to_owned(),
+            bundle: PathBuf::new(),
+            rootfs: PathBuf::new(),
+            created: time::nanoseconds(modified),
+            annotations: BTreeMap::new(),
+            owner,
+        }
+    }
+
+    pub(super) fn is_unknown(&self) -> bool {
+        self.status == UNKNOWN
     }
 }

@@ -51,6 +51,11 @@ const RESOURCES: &str =
     "take the limits from FILE, or standard input (-), in the form of linux.resources, and from no other option";
 
 fn run(global: &Global, matches: &ArgMatches) -> Result<u8> {
+    let id = get_id(matches);
+    if get_path(matches, "resources").is_some_and(|path| path == Path::new("-")) {
+        // Whoever turns out to be the one to ask finds all of standard input.
+        global.runtime.load(id)?;
+    }
     let resources = match get_path(matches, "resources") {
         Some(path) => read(&path).context("--resources")?,
         None => named(matches)?,
@@ -58,7 +63,7 @@ fn run(global: &Global, matches: &ArgMatches) -> Result<u8> {
     let get = |name| get_string(matches, name).unwrap_or_default();
     let options =
         UpdateOptions { resources, l3_cache_schema: get("l3-cache-schema"), mem_bw_schema: get("mem-bw-schema") };
-    global.runtime.load(get_id(matches))?.update(&options)?;
+    global.runtime.lock(id)?.update(&options)?;
     Ok(0)
 }
 

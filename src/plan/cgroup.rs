@@ -216,7 +216,8 @@ fn directories(path: &str, id: &str, layout: &Layout) -> Result<Vec<Directory>> 
     Ok(joined(layout, below))
 }
 
-fn everywhere(path: &Path, layout: &Layout) -> Vec<Directory> {
+/// The directories at the same `path`, relative to the mount point, of each hierarchy.
+pub fn everywhere(path: &Path, layout: &Layout) -> Vec<Directory> {
     joined(layout, |_, _| path.to_owned())
 }
 

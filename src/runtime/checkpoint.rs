@@ -22,7 +22,7 @@ use crate::spec::{Spec, Status};
 use crate::sys;
 
 use super::container::Container;
-use super::delete::destroy;
+use super::locked::Locked;
 
 /// The names of the standard streams, in the images: which descriptors of `restore` are to take their place.
 pub(super) const DESCRIPTORS: &str = "descriptors.json";
@@ -150,10 +150,9 @@ pub(super) fn check_common(criu: &Criu, options: &CriuOptions) -> Result<()> {
     }
 }
 
-impl Container<'_> {
+impl Locked<'_> {
     /// Has CRIU write the container's state to files, and removes the container unless it is to go on.
-    pub fn checkpoint(&self, options: &CheckpointOptions) -> Result<()> {
-        self.dir.lock()?;
+    pub fn checkpoint(self, options: &CheckpointOptions) -> Result<()> {
         let status = self.status()?;
         let Some(init) = self.record.init.filter(|_| matches!(status, Status::Running | Status::Paused)) else {
             return Err(Error::new(format_args!("Container cannot be checkpointed in {status} state")));
@@ -191,6 +190,14 @@ impl Container<'_> {
         if options.leave_running || options.pre_dump { Ok(()) } else { self.destroy_dumped() }
     }
 
+    /// Its processes live on in the images.
+    fn destroy_dumped(&self) -> Result<()> {
+        self.runtime.debug(|| "dumped".to_owned());
+        self.destroy(&self.poststop_or_warn())
+    }
+}
+
+impl Container<'_> {
     fn plan_for_dump(&self, spec: &Spec) -> Result<(Namespaces, RootfsPlan)> {
         let namespaces = Namespaces::of_container(&spec.linux, self.record.namespaces)?;
         let layout = host::cgroup_layout(false)?;
@@ -247,12 +254,6 @@ impl Container<'_> {
             Some(fd) => rustix::io::write(fd, &[0]).call(|| "write(--status-fd)").map(drop),
             None => Ok(()),
         }
-    }
-
-    /// Its processes live on in the images.
-    fn destroy_dumped(&self) -> Result<()> {
-        self.runtime.debug(|| "dumped".to_owned());
-        destroy(self.runtime, &self.dir, &self.record)
     }
 }
 

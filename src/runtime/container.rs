@@ -9,16 +9,13 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::cgroup::Cgroup;
 use crate::error::{Call, Context, Error, Result};
-use crate::launch;
 use crate::plan::annotations::Annotations;
-use crate::plan::hooks::{self, Hook};
 use crate::spec::{Spec, State, Status};
 
 use super::Runtime;
-use super::delete::destroy;
+use super::dir::{CONFIG, START, StateDir};
 use super::notify::Notify;
-use super::process::ProcessId;
-use super::record::{CONFIG, Record, START, StateDir};
+use super::record::Record;
 
 /// A container as found on disk.
 pub struct Container<'a> {
@@ -28,12 +25,9 @@ pub struct Container<'a> {
 }
 
 impl<'a> Container<'a> {
-    pub(super) fn open(runtime: &'a Runtime, id: &str) -> Result<Self> {
-        let dir = StateDir::open(&runtime.root, id)?;
+    /// As it is now, to be looked at; [`Locked`] is what can be changed.
+    pub(super) fn open(runtime: &'a Runtime, dir: StateDir) -> Result<Self> {
         let record = dir.record()?;
-        if record.id != id {
-            return Err(Error::new(format_args!("the state directory of {id} holds the record of {}", record.id)));
-        }
         Ok(Self { runtime, dir, record })
     }
 
@@ -50,7 +44,7 @@ impl<'a> Container<'a> {
     }
 
     /// The user who created it.
-    pub fn uid(&self) -> Result<u32> {
+    pub fn uid(&self) -> u32 {
         self.dir.owner()
     }
 
@@ -72,12 +66,26 @@ impl<'a> Container<'a> {
     }
 
     pub fn status(&self) -> Result<Status> {
+        let status = self.derive_status(|| self.dir.is_locked())?;
+        if self.record.init.is_none() && status == Status::Stopped {
+            // Nobody is at work any more, who may have been when the record was read.
+            let now = Self { runtime: self.runtime, dir: self.dir.again()?, record: self.dir.record()? };
+            return now.derive_status(|| Ok(false));
+        }
+        Ok(status)
+    }
+
+    /// `at_work`: whether another command is.
+    pub(super) fn derive_status(&self, at_work: impl FnOnce() -> Result<bool>) -> Result<Status> {
         let Some(init) = self.record.init else {
             // Without an init it is being created as long as somebody is at it.
-            return Ok(if self.dir.try_lock()? { Status::Stopped } else { Status::Creating });
+            return Ok(if at_work()? { Status::Creating } else { Status::Stopped });
         };
         if init.open()?.is_none() {
             return Ok(Status::Stopped);
+        }
+        if !self.dir.has(CONFIG)? {
+            return Ok(Status::Creating);
         }
         if self.record.cgroup.is_frozen()? {
             return Ok(Status::Paused);
@@ -98,7 +106,7 @@ impl<'a> Container<'a> {
 
     /// Init listens until it executes the user's process, which closes the socket: whether it can be reached tells
     /// created from running.
-    fn connect(&self) -> Result<Option<OwnedFd>> {
+    pub(super) fn connect(&self) -> Result<Option<OwnedFd>> {
         let socket = rustix::net::socket_with(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -115,39 +123,6 @@ impl<'a> Container<'a> {
         }
     }
 
-    /// Lets the created container's init execute the user's process; returns once it has or, where `notify` names who
-    /// is to be told (sd_notify(3)) and the container was created for it, once the process is ready.
-    pub fn start(&self, notify: Option<&Path>) -> Result<()> {
-        self.dir.lock()?;
-        match self.status()? {
-            Status::Created => {}
-            Status::Stopped => return Err(Error::new("cannot start a container that has stopped")),
-            Status::Creating => return Err(Error::new("cannot start a container that is being created")),
-            Status::Paused => return Err(Error::new("cannot start a container in the paused state")),
-            Status::Running => return Err(Error::new("cannot start an already running container")),
-        }
-        let socket = self.connect()?.ok_or_else(|| Error::new("cannot start an already running container"))?;
-        let spec = self.spec()?;
-        if spec.process.is_none() {
-            // "This operation MUST generate an error if `process` was not set." Nothing can ever start it: it has ended.
-            self.kill(libc::SIGKILL, false)?;
-            return Err(Error::config("/process", "is missing, and start needs it").context(CONFIG));
-        }
-        rustix::io::ioctl_fionbio(&socket, false).call(|| "ioctl(FIONBIO)")?;
-        let hooks = hooks::plan(&spec.hooks)?;
-        let pidfd = self.record.init.map(ProcessId::open).transpose()?.flatten();
-        let notify = self.notify(notify);
-        let open = || self.record.hook_output();
-        let output: Option<launch::HookOutput> = if hooks.start_container.is_empty() { None } else { Some(&open) };
-        let pid = self.record.init.map_or(0, |init| init.pid);
-        let started = launch::start(socket, pid, pidfd.as_ref().map(AsFd::as_fd), output);
-        self.after_start(started, &hooks.poststart)?;
-        if let Some(pidfd) = pidfd {
-            self.await_ready(notify, pidfd.as_fd());
-        }
-        Ok(())
-    }
-
     /// The container's socket, where somebody is to be told. To fail is no reason not to start: whoever waits in vain
     /// finds the warning.
     pub(super) fn notify(&self, host: Option<&Path>) -> Option<Notify> {
@@ -157,28 +132,12 @@ impl<'a> Container<'a> {
         })
     }
 
-    /// Other commands may act on the container meanwhile.
+    /// Without the lock: other commands may act on the container meanwhile.
     pub(super) fn await_ready(&self, notify: Option<Notify>, process: BorrowedFd) {
         let (Some(notify), Some(init)) = (notify, self.record.init) else { return };
-        let told = self.dir.unlock().and_then(|()| notify.await_ready(process, init.pid));
-        if let Err(e) = told {
+        if let Err(e) = notify.await_ready(process, init.pid) {
             (self.runtime.warn)(&e.to_string());
         }
-    }
-
-    /// The end of `start`, common to `run`: a container that failed to start is destroyed, as the lifecycle has it.
-    pub(super) fn after_start(&self, started: Result<()>, poststart: &[Hook]) -> Result<()> {
-        let _ = self.dir.unlink(START);
-        let started = started.and_then(|()| {
-            let pid = self.record.init.map_or(0, |init| init.pid);
-            self.runtime.debug(|| format!("the process runs, as pid {pid}"));
-            self.runtime.run_hooks("poststart", poststart, &self.record, &self.record.state(Status::Running, pid))
-        });
-        started.inspect_err(|_| {
-            if let Err(e) = destroy(self.runtime, &self.dir, &self.record) {
-                (self.runtime.warn)(&format!("{}: {e}", self.id()));
-            }
-        })
     }
 
     /// Sends a signal to init or, with `all`, to every process of the container.

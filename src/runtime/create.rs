@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -21,11 +22,13 @@ use crate::plan::{self, Lsm, Plan};
 use crate::rootfs;
 use crate::spec::{Spec, Status};
 
-use super::container::{Container, start_address};
-use super::delete::destroy;
+use super::container::start_address;
+use super::dir::{CONFIG, StateDir};
+use super::locked::Locked;
 use super::notify;
 use super::process::ProcessId;
-use super::record::{CONFIG, Rdt, Record, StateDir};
+use super::record::{Rdt, Record};
+use super::root::Root;
 use super::terminal::{Foreground, clear_onlcr};
 use super::{CgroupManager, CreateOptions, RunOptions, Runtime, check_id};
 
@@ -50,13 +53,13 @@ pub(super) fn run(runtime: &Runtime, id: &str, options: &RunOptions) -> Result<u
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .call(|| "prctl(PR_SET_CHILD_SUBREAPER)")?;
     }
-    let hooks = creation.plan.hooks.poststart.clone();
+    let hooks = creation.plan.hooks.clone();
     let redirected = creation.redirected();
     let Created { container, mut init, terminal } = creation.perform(false)?;
     let notify = container.notify(options.create.notify_socket.as_deref());
     let open = || container.record.hook_output();
     let started = init.start(redirected.then_some(&open));
-    container.after_start(started, &hooks)?;
+    let container = container.after_start(started, &hooks.poststart, &hooks.poststop)?;
     let process = &init.process;
     let Some(foreground) = foreground else {
         container.await_ready(notify, process.pidfd.as_fd());
@@ -64,7 +67,7 @@ pub(super) fn run(runtime: &Runtime, id: &str, options: &RunOptions) -> Result<u
     };
     let status = foreground.supervise(process.pidfd.as_fd(), process.pid, terminal, notify, adopts);
     if !options.keep {
-        destroy(runtime, &container.dir, &container.record)?;
+        container.clean_up();
     }
     status
 }
@@ -95,7 +98,7 @@ fn no_config(e: Error) -> Error {
 }
 
 struct Created<'a> {
-    container: Container<'a>,
+    container: Locked<'a>,
     init: Init,
     /// The master side, unless a console socket took it.
     terminal: Option<OwnedFd>,
@@ -174,12 +177,12 @@ impl<'a> Creation<'a> {
 
     /// From here on things are made; whatever fails, all of them are unmade.
     fn perform(self, listen: bool) -> Result<Created<'a>> {
-        let (container, (init, terminal)) = self.make(|dir, record| self.set_up(dir, record, listen))?;
+        let (container, (init, terminal)) = self.make(|locked| self.set_up(locked, listen))?;
         Ok(Created { container, init, terminal })
     }
 
     /// Claims the id, and has `set_up` make the container: whatever fails, all that it made is unmade.
-    pub fn make<T>(&self, set_up: impl FnOnce(&StateDir, &mut Record) -> Result<T>) -> Result<(Container<'a>, T)> {
+    pub fn make<T>(&self, set_up: impl FnOnce(&mut Locked<'a>) -> Result<T>) -> Result<(Locked<'a>, T)> {
         let container = self.plan.init.container.as_ref().ok_or_else(|| Error::new("not a container's plan"))?;
         let mut record = Record::new(
             self.id,
@@ -193,39 +196,38 @@ impl<'a> Creation<'a> {
         record.keyring = self.plan.init.keyring.is_some();
         record.cgroup = Cgroup::planned(&self.plan.cgroup);
 
-        let dir = StateDir::create(&self.runtime.root, self.id)?;
-        let outcome = dir.lock().and_then(|()| set_up(&dir, &mut record));
-        match outcome {
-            Ok(made) => Ok((Container { runtime: self.runtime, dir, record }, made)),
+        let dir = StateDir::create(&Rc::new(Root::create(&self.runtime.root)?), self.id)?;
+        let mut locked = Locked::new(self.runtime, dir, record)?;
+        match set_up(&mut locked) {
+            Ok(made) => Ok((locked, made)),
             Err(e) => {
-                let e = if record.cgroup.oom_kills() > Some(0) { self.explain_oom(e) } else { e };
-                if let Err(left) = destroy(self.runtime, &dir, &record) {
-                    (self.runtime.warn)(&format!("cleaning up after a failed create: {left}"));
-                }
+                let e = if locked.record.cgroup.oom_kills() > Some(0) { self.explain_oom(e) } else { e };
+                locked.destroy_or_warn(&self.plan.hooks.poststop);
                 Err(e)
             }
         }
     }
 
     /// The record is on disk before the cgroup is made, and its cgroup is limited before anything is in it.
-    pub fn make_cgroup(&self, dir: &StateDir, record: &mut Record) -> Result<()> {
-        dir.stage(CONFIG, &self.config)?;
-        dir.write_record(record)?;
+    pub fn make_cgroup(&self, locked: &mut Locked) -> Result<()> {
+        locked.stage(CONFIG, &self.config)?;
+        locked.save()?;
         if self.options.notify_socket.is_some() {
-            notify::make_directory(dir)?;
+            notify::make_directory(&locked.dir)?;
         }
         if self.systemd.borrow().is_some() {
             // It makes the cgroup, once there is a process to be in it.
-            return record.cgroup.refuse_used_unit();
+            return locked.record.cgroup.refuse_used_unit();
         }
-        record.cgroup.create(&self.plan.cgroup)?;
+        locked.record.cgroup.create(&self.plan.cgroup)?;
+        let record = &locked.record;
         if record.cgroup.is_empty() && record.shared_pids && !self.plan.cgroup.disabled {
             (self.runtime.warn)(
                 "no cgroup may be made here, and there is no PID namespace of its own: nothing holds the container's \
                  processes together. Such configuration is strongly discouraged",
             );
         }
-        self.limit(dir, record)
+        self.limit(locked)
     }
 
     /// By which files the first process brings itself into the cgroup; by none if systemd is to put it there.
@@ -235,12 +237,12 @@ impl<'a> Creation<'a> {
 
     /// Puts the first process, which does nothing before, into a cgroup of systemd's, if that is to make it; into our
     /// own one if it is still `outside`.
-    pub fn place(&self, dir: &StateDir, record: &mut Record, pid: i32, outside: bool) -> Result<()> {
+    pub fn place(&self, locked: &mut Locked, pid: i32, outside: bool) -> Result<()> {
         if let Some(mut systemd) = self.systemd.take() {
-            record.cgroup.start_unit(&mut systemd, &self.plan.cgroup, pid)?;
-            return self.limit(dir, record);
+            locked.record.cgroup.start_unit(&mut systemd, &self.plan.cgroup, pid)?;
+            return self.limit(locked);
         }
-        if outside { record.cgroup.add_unified(pid) } else { Ok(()) }
+        if outside { locked.record.cgroup.add_unified(pid) } else { Ok(()) }
     }
 
     /// The namespaces to join, in the order of the plan.
@@ -250,30 +252,29 @@ impl<'a> Creation<'a> {
         joins.filter_map(|join| Some((join, of(join.kind)?.fd.as_fd()))).collect()
     }
 
-    pub fn join_intel_rdt(&self, dir: &StateDir, record: &mut Record, pid: i32) -> Result<()> {
+    pub fn join_intel_rdt(&self, locked: &mut Locked, pid: i32) -> Result<()> {
         let Some(plan) = &self.plan.intel_rdt else { return Ok(()) };
         let made = intel_rdt::apply(intel_rdt::root()?.as_fd(), plan, pid)?;
         self.runtime.debug(|| format!("init is in class {:?} of resctrl", plan.group.name()));
-        record.intel_rdt = Some(Rdt { plan: plan.clone(), made });
-        dir.write_record(record)
+        locked.record.intel_rdt = Some(Rdt { plan: plan.clone(), made });
+        locked.save()
     }
 
-    fn set_up(&self, dir: &StateDir, record: &mut Record, listen: bool) -> Result<(Init, Option<OwnedFd>)> {
-        self.make_cgroup(dir, record)?;
-        let listener = if listen { Some(start_socket(dir)?) } else { None };
-        let entry = self.entry(record)?;
+    fn set_up(&self, locked: &mut Locked, listen: bool) -> Result<(Init, Option<OwnedFd>)> {
+        self.make_cgroup(locked)?;
+        let listener = if listen { Some(start_socket(&locked.dir)?) } else { None };
+        let entry = self.entry(&locked.record)?;
         let joined: Vec<_> = self.joined().into_iter().map(|(_, fd)| fd).collect();
-        let born_in = if self.systemd.borrow().is_some() { None } else { record.cgroup.dirfd()? };
+        let born_in = if self.systemd.borrow().is_some() { None } else { locked.record.cgroup.dirfd()? };
         let socket = listener.as_ref().map(AsFd::as_fd);
         let init = Init::spawn(&self.plan.init, Joined::Namespaces(&joined), socket, born_in, entry, self.patience())?;
         drop(listener);
 
         let pid = init.process.pid;
         describe_init(self.runtime, pid, &self.plan.init);
-        record.init = Some(ProcessId::of_child(pid)?);
-        dir.write_record(record)?;
-        self.place(dir, record, pid, init.outside)?;
-        self.join_intel_rdt(dir, record, pid)?;
+        locked.adopt(ProcessId::of_child(pid)?)?;
+        self.place(locked, pid, init.outside)?;
+        self.join_intel_rdt(locked, pid)?;
         if !self.plan.net_devices.is_empty() {
             network::attach(&self.plan.net_devices, open_namespace(pid, NsKind::Network)?.as_fd())?;
             self.runtime.debug(|| format!("{} network devices moved", self.plan.net_devices.len()));
@@ -281,9 +282,9 @@ impl<'a> Creation<'a> {
         rlimits::raise(pid, &self.plan.init.process.rlimits)?;
         init.placed()?;
 
-        let terminal = self.serve(&init, record)?;
-        record.cgroup.enter_delegated(&self.plan.cgroup, pid).context("/annotations/run.oci.delegate-cgroup")?;
-        dir.publish(CONFIG)?;
+        let terminal = self.serve(&init, &locked.record)?;
+        locked.record.cgroup.enter_delegated(&self.plan.cgroup, pid).context("/annotations/run.oci.delegate-cgroup")?;
+        locked.publish(CONFIG)?;
         self.runtime.debug(|| "init is ready to execute the process".to_owned());
         self.announce(pid, init.process.pidfd.as_fd())?;
         Ok((init, terminal))
@@ -313,10 +314,10 @@ impl<'a> Creation<'a> {
     }
 
     /// Limits the cgroup that has been made.
-    fn limit(&self, dir: &StateDir, record: &Record) -> Result<()> {
+    fn limit(&self, locked: &Locked) -> Result<()> {
         // From here on it is ours: whoever cleans up after us may end what is in it.
-        dir.write_record(record)?;
-        record.cgroup.apply(&self.plan.cgroup)?;
+        locked.save()?;
+        locked.record.cgroup.apply(&self.plan.cgroup)?;
         self.runtime.debug(|| describe_cgroup(&self.plan.cgroup));
         Ok(())
     }

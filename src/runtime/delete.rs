@@ -1,73 +1,57 @@
 //! Undoing all that `create` did.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::error::{Call, Context, Error, Kind, Result};
-use crate::launch::intel_rdt;
-use crate::plan::hooks;
-use crate::spec::{Spec, Status};
+use crate::spec::Status;
 
-use super::container::Container;
-use super::record::{CONFIG, Record, StateDir};
-use super::{Runtime, process};
+use super::dir::{StateDir, no_container};
+use super::locked::Locked;
+use super::record::Record;
+use super::root::Root;
+use super::{Runtime, process, salvage};
 
 /// A killed process is gone within microseconds, unless the kernel holds it in a device or a file system.
-const DEATH: Duration = Duration::from_secs(10);
+pub(super) const DEATH: Duration = Duration::from_secs(10);
 
 pub(super) fn delete(runtime: &Runtime, id: &str, force: bool) -> Result<()> {
-    let dir = match StateDir::open(&runtime.root, id) {
-        Err(e) if force && e.kind() == Kind::NoContainer => return Ok(()),
-        result => result?,
+    let gone = || if force { Ok(()) } else { Err(no_container()) };
+    let Some(root) = Root::open(&runtime.root)? else { return gone() };
+    let dir = match StateDir::open(&Rc::new(root), id) {
+        Err(e) if e.kind() == Kind::NoContainer => return gone(),
+        dir => dir?,
     };
+    // Whoever is at work on the container finds it dead, and lets the lock go.
+    dir.lock(|| match dir.record() {
+        Ok(record) if force => kill(&record),
+        _ => Ok(()),
+    })?;
+    if !dir.is_named()? {
+        return gone();
+    }
     let record = match dir.record() {
-        Ok(record) => record,
-        // A runtime that died before it wrote the record had made nothing else.
-        Err(e) if force && e.errno() == Some(rustix::io::Errno::NOENT) => return dir.remove(),
-        Err(e) => return Err(e),
+        Err(e) if force && e.kind() == Kind::DamagedRecord => return salvage::salvage(runtime, dir, &e),
+        record => record?,
     };
-    let container = Container { runtime, dir, record };
+    let locked = Locked::of(runtime, dir, record);
     if force {
-        // Whoever still works on the container will find it dead, and let the lock go.
-        kill(&container.record)?;
-    } else {
-        match container.status()? {
-            Status::Stopped | Status::Created => {}
-            status => {
-                return Err(Error::new(format_args!("cannot delete container {id} that is not stopped: {status}")));
-            }
+        return locked.destroy(&locked.poststop_or_warn());
+    }
+    match locked.status()? {
+        Status::Stopped | Status::Created => {}
+        status => {
+            return Err(Error::new(format_args!("cannot delete container {id} that is not stopped: {status}"))
+                .with_hint("end it with `kill ID KILL` first, or use `delete --force`".replace("ID", id)));
         }
     }
-    container.dir.lock()?;
-    destroy(runtime, &container.dir, &container.record)
+    locked.destroy(&locked.poststop().hint("`delete --force` removes it without its poststop hooks")?)
 }
 
-/// Kills what runs, removes what was made, and runs the poststop hooks, in the order of the spec's lifecycle.
-pub(super) fn destroy(runtime: &Runtime, dir: &StateDir, record: &Record) -> Result<()> {
-    kill(record)?;
-    record.cgroup.remove(DEATH)?;
-    runtime.debug(|| "processes killed, cgroup removed".to_owned());
-    if let Some(rdt) = &record.intel_rdt {
-        intel_rdt::remove(intel_rdt::root()?.as_fd(), &rdt.plan, rdt.made)?;
-    }
-    // A runtime that died before it had kept the configuration had run no hooks either.
-    let hooks = dir.read_staged(CONFIG).and_then(|text| Spec::parse(&text)).and_then(|spec| hooks::plan(&spec.hooks));
-    let hooks = hooks.map_or_else(|_| Vec::new(), |hooks| hooks.poststop);
-    dir.remove()?;
-    runtime.debug(|| "state directory removed".to_owned());
-    let state = record.state(Status::Stopped, 0);
-    for (i, hook) in hooks.iter().enumerate() {
-        // "the remaining hooks and lifecycle continue as if the hook had succeeded"
-        if let Err(e) = runtime.run_hook("poststop", i, hook, record, &state) {
-            (runtime.warn)(&e.to_string());
-        }
-    }
-    Ok(())
-}
-
-fn kill(record: &Record) -> Result<()> {
+pub(super) fn kill(record: &Record) -> Result<()> {
     /// Enough for a process that nothing holds.
     const SOON: Duration = Duration::from_millis(200);
     if let Some(init) = record.init

@@ -112,7 +112,8 @@ impl Container<'_> {
                 Err(Error::new("cannot exec in a paused container")
                     .with_hint("--ignore-paused lets it wait for resume"))
             }
-            Status::Creating | Status::Stopped => Err(stopped()),
+            Status::Creating => Err(Error::new("cannot exec in a container that is being created")),
+            Status::Stopped => Err(stopped()),
         }
     }
 

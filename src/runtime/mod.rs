@@ -4,9 +4,11 @@ mod checkpoint;
 mod container;
 mod create;
 mod delete;
+mod dir;
 mod events;
 mod exec;
 mod features;
+mod locked;
 mod mounts;
 mod notify;
 mod operate;
@@ -14,31 +16,41 @@ mod process;
 mod record;
 mod restore;
 mod restored;
+mod root;
+mod salvage;
+mod start;
 mod terminal;
 mod update;
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use regex_lite::Regex;
+use rustix::io::Errno;
 
 pub use checkpoint::{CheckpointOptions, CriuOptions};
 pub use container::Container;
 pub use events::{Event, Stats};
 pub use exec::ExecOptions;
 pub use features::Features;
+pub use locked::Locked;
 pub use restore::RestoreOptions;
 pub use update::UpdateOptions;
 
 pub use crate::criu::{CgroupsMode, NetworkLock};
-use crate::error::{Call, Error, Result};
+use crate::error::{Call, Error, Kind, Result};
 use crate::hooks::{self, Output};
 pub use crate::host::is_rootless;
 use crate::plan::hooks::Hook;
 use crate::spec::State;
-use crate::sys::regex::Regex;
 
+use self::dir::{StateDir, no_container};
 #[cfg(fuzzing)]
 pub use self::record::Record as StateRecord;
 use self::record::Record;
+use self::root::Root;
 
 /// Takes a line of text.
 pub type Sink = Box<dyn Fn(&str)>;
@@ -113,34 +125,76 @@ impl Runtime {
         restore::restore(self, id, options)
     }
 
+    /// A container as it is now, to be looked at.
     pub fn load(&self, id: &str) -> Result<Container<'_>> {
+        Container::open(self, self.directory(id)?)
+    }
+
+    /// A container that nobody else changes: to be started, updated or checkpointed.
+    pub fn lock(&self, id: &str) -> Result<Locked<'_>> {
+        Locked::open(self, self.directory(id)?)
+    }
+
+    fn directory(&self, id: &str) -> Result<StateDir> {
         check_id(id)?;
-        Container::open(self, id)
+        let root = Root::open(&self.root)?.ok_or_else(no_container)?;
+        StateDir::open(&Rc::new(root), id)
     }
 
-    /// Every container below the root, sorted by id. What another command removes meanwhile is left out.
-    pub fn list(&self) -> Result<Vec<Container<'_>>> {
-        let entries = match std::fs::read_dir(&self.root) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            result => result.call(|| format!("open({:?})", self.root))?,
+    /// Every container below the root, sorted by id. What another command makes or removes right now is left out.
+    pub fn list(&self) -> Result<Vec<Listed<'_>>> {
+        let Some(root) = Root::open(&self.root)?.map(Rc::new) else { return Ok(Vec::new()) };
+        let mut found = Vec::new();
+        for id in ids(&root)? {
+            found.extend(self.look_at(&root, id)?);
+        }
+        Ok(found)
+    }
+
+    fn look_at(&self, root: &Rc<Root>, id: String) -> Result<Option<Listed<'_>>> {
+        let damaged = |dir: Option<&StateDir>, error| {
+            let modified = dir.map_or(0, StateDir::modified);
+            let modified = SystemTime::UNIX_EPOCH + Duration::from_secs(modified);
+            Ok(Some(Listed::Damaged(Damaged { id: id.clone(), error, modified, uid: dir.map(StateDir::owner) })))
         };
-        let mut ids: Vec<_> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
-        ids.sort();
-        Ok(ids.iter().filter(|id| check_id(id).is_ok()).filter_map(|id| Container::open(self, id).ok()).collect())
+        let dir = match StateDir::open(root, &id) {
+            Ok(dir) => dir,
+            Err(e) if e.kind() == Kind::NoContainer || e.errno() == Some(Errno::NOTDIR) => return Ok(None),
+            Err(e) => return damaged(None, e),
+        };
+        let record = dir.record();
+        // Without a record it is being made or removed as long as somebody is at it, and may then be complete or gone.
+        let record = match record {
+            Err(e) if e.errno() != Some(Errno::NOENT) => return damaged(Some(&dir), e),
+            Err(_) if dir.is_locked()? || !dir.is_named()? => return Ok(None),
+            Err(_) => dir.record(),
+            record => record,
+        };
+        match record {
+            Ok(record) => Ok(Some(Listed::Container(Container { runtime: self, dir, record }))),
+            Err(e) => damaged(Some(&dir), e),
+        }
     }
 
-    /// The containers whose ids match a POSIX extended regular expression.
-    pub fn matching(&self, pattern: &str) -> Result<Vec<Container<'_>>> {
-        let regex = Regex::new(pattern).map_err(|message| {
-            Error::new(format_args!("invalid regular expression {pattern:?}: {}", message.to_lowercase()))
-        })?;
-        Ok(self.list()?.into_iter().filter(|container| regex.is_match(container.id())).collect())
+    /// The ids that match a regular expression, also of containers that are damaged.
+    pub fn matching(&self, pattern: &str) -> Result<Vec<String>> {
+        let regex = Regex::new(pattern)
+            .map_err(|e| Error::new(format_args!("invalid regular expression {:?}: {e}", shortened(pattern))))?;
+        let Some(root) = Root::open(&self.root)? else { return Ok(Vec::new()) };
+        Ok(ids(&root)?.into_iter().filter(|id| regex.is_match(id)).collect())
     }
 
     /// `force`: kills what still runs, and removes what a runtime that died half-way left behind.
     pub fn delete(&self, id: &str, force: bool) -> Result<()> {
         check_id(id)?;
         delete::delete(self, id, force)
+    }
+
+    fn warn_of(&self, error: &Error) {
+        match error.hint() {
+            Some(hint) => (self.warn)(&format!("{error} ({hint})")),
+            None => (self.warn)(&error.to_string()),
+        }
     }
 
     /// The line is made only if somebody reads it.
@@ -168,6 +222,35 @@ impl Runtime {
             output => output?,
         };
         hooks::run(hook, &json, stage, index, Some(bundle.as_fd()), &output)
+    }
+}
+
+/// What is found below the root.
+pub enum Listed<'a> {
+    Container(Container<'a>),
+    Damaged(Damaged),
+}
+
+/// A container of which nothing can be known.
+pub struct Damaged {
+    pub id: String,
+    pub error: Error,
+    /// When its directory was last written to.
+    pub modified: SystemTime,
+    /// Whose it is.
+    pub uid: Option<u32>,
+}
+
+fn ids(root: &Root) -> Result<Vec<String>> {
+    Ok(root.names()?.into_iter().filter(|id| check_id(id).is_ok()).collect())
+}
+
+fn shortened(text: &str) -> String {
+    const ENOUGH: usize = 100;
+    if text.chars().count() <= ENOUGH {
+        text.to_owned()
+    } else {
+        text.chars().take(ENOUGH).chain("...".chars()).collect()
     }
 }
 

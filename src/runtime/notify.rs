@@ -24,7 +24,7 @@ use crate::error::{Call, Context, Result};
 use crate::files::PATIENCE;
 use crate::spec::{Mount, Spec};
 
-use super::record::StateDir;
+use super::dir::StateDir;
 
 /// Of the state directory.
 const DIR: &str = "notify";

@@ -21,9 +21,10 @@ use crate::sys;
 
 use super::checkpoint::{CriuOptions, DESCRIPTORS, EXTERNAL_NAMESPACES, Work, check_common};
 use super::create::{Creation, open_namespace};
-use super::delete::destroy;
+use super::dir::CONFIG;
+use super::locked::Locked;
 use super::process::ProcessId;
-use super::record::{CONFIG, Record, StateDir};
+use super::record::Record;
 use super::restored::{self, Outside};
 use super::terminal::Foreground;
 use super::{CreateOptions, Runtime};
@@ -61,12 +62,12 @@ pub(super) fn restore(runtime: &Runtime, id: &str, options: &RestoreOptions) -> 
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .call(|| "prctl(PR_SET_CHILD_SUBREAPER)")?;
     }
-    let (container, Restored { pid, pidfd, terminal }) =
-        creation.make(|dir, record| restoration.perform(dir, record))?;
-    container.after_start(Ok(()), &creation.plan.hooks.poststart)?;
+    let (container, Restored { pid, pidfd, terminal }) = creation.make(|locked| restoration.perform(locked))?;
+    let hooks = &creation.plan.hooks;
+    let container = container.after_start(Ok(()), &hooks.poststart, &hooks.poststop)?;
     let Some(foreground) = foreground else { return Ok(0) };
     let status = foreground.supervise(pidfd.as_fd(), pid, terminal, None, adopts);
-    destroy(runtime, &container.dir, &container.record)?;
+    container.clean_up();
     status
 }
 
@@ -138,14 +139,14 @@ impl Restoration<'_> {
         }
     }
 
-    fn perform(&self, dir: &StateDir, record: &mut Record) -> Result<Restored> {
-        self.creation.make_cgroup(dir, record)?;
+    fn perform(&self, locked: &mut Locked) -> Result<Restored> {
+        self.creation.make_cgroup(locked)?;
         let inherited = self.inherited_namespaces();
-        let root = dir.path().join(ROOT);
+        let root = locked.dir.path().join(ROOT);
         std::fs::create_dir(&root).call(|| format!("mkdir({root:?})"))?;
-        let Stage { mut criu, mounts, work } = self.spawn(dir, record, &root, &inherited)?;
+        let Stage { mut criu, mounts, work } = self.spawn(locked.dir.path(), &locked.record, &root, &inherited)?;
         // It has the container's streams, and what it forks is to be in the container's cgroup.
-        self.creation.place(dir, record, criu.pid(), true)?;
+        self.creation.place(locked, criu.pid(), true)?;
         criu.check_version()?;
         self.check_version(&criu)?;
         let mut request = work.options(&self.options.criu, &self.creation.spec.annotations);
@@ -154,7 +155,7 @@ impl Restoration<'_> {
         let outside = Outside::of(&self.creation.plan.init.namespaces, criu.pid())?;
         let (mut progress, mut ours) = (Progress::default(), false);
         let mut notified = |notification: &Notification, fd| {
-            let done = self.notified(notification, fd, dir, record, &outside, &mut progress);
+            let done = self.notified(notification, fd, locked, &outside, &mut progress);
             ours = done.is_err();
             done
         };
@@ -163,7 +164,7 @@ impl Restoration<'_> {
         std::fs::remove_dir(&root).call(|| format!("rmdir({root:?})"))?;
         let Progress { init, terminal, checked } = progress;
         let pid = init.or(pid).ok_or_else(|| Error::new("CRIU does not tell which process it has restored"))?;
-        if record.init.is_none() {
+        if locked.record.init.is_none() {
             return Err(Error::new("CRIU has not told when the processes were restored"));
         }
         if !checked {
@@ -177,14 +178,14 @@ impl Restoration<'_> {
     }
 
     /// CRIU is our child, but a thread in a mount namespace and keyring of its own forks it.
-    fn spawn(&self, dir: &StateDir, record: &Record, root: &Path, inherited: &[Inherited]) -> Result<Stage> {
+    fn spawn(&self, dir: &Path, record: &Record, root: &Path, inherited: &[Inherited]) -> Result<Stage> {
         let init = &self.creation.plan.init;
         let plan = self.creation.plan.rootfs().ok_or_else(|| Error::new("not a container's plan"))?;
         let entry = self.creation.entry(record)?;
         let begin = || {
             let mounts = rootfs::stage(plan, root)?;
             // Who lets pages come later has a socket with the images, if nothing else is said.
-            let own = (!self.options.criu.lazy_pages).then(|| dir.path().join(WORK));
+            let own = (!self.options.criu.lazy_pages).then(|| dir.join(WORK));
             let work = Work::open(&self.options.criu, LOG, false, own.as_deref())?;
             if let Some(name) = &init.keyring {
                 join_keyring(name)?;
@@ -269,8 +270,7 @@ impl Restoration<'_> {
         &self,
         notification: &Notification,
         fd: Option<OwnedFd>,
-        dir: &StateDir,
-        record: &mut Record,
+        locked: &mut Locked,
         outside: &Outside,
         progress: &mut Progress,
     ) -> Result<()> {
@@ -281,11 +281,11 @@ impl Restoration<'_> {
                 if self.creation.plan.init.container.as_ref().is_some_and(|container| container.loopback) {
                     network::loopback_up(open_namespace(pid, NsKind::Network)?.as_fd())?;
                 }
-                self.creation.run_host_hooks(record, pid)
+                self.creation.run_host_hooks(&locked.record, pid)
             }
             ("post-restore", Some(pid), _) => {
                 progress.init = Some(pid);
-                self.adopt(dir, record, pid)
+                self.adopt(locked, pid)
             }
             // They have their credentials, and go on once this has returned.
             ("pre-resume", ..) => {
@@ -306,18 +306,17 @@ impl Restoration<'_> {
     }
 
     /// The processes are there, and go on once this has returned.
-    fn adopt(&self, dir: &StateDir, record: &mut Record, pid: i32) -> Result<()> {
-        record.init = Some(ProcessId::of_child(pid)?);
+    fn adopt(&self, locked: &mut Locked, pid: i32) -> Result<()> {
         // CRIU makes one, so that the clocks of those that it restores go on.
         let time = |of: &str| rustix::fs::stat(format!("/proc/{of}/ns/time")).map(|stat| stat.st_ino);
         if let (Ok(own), Ok(theirs)) = (time("self"), time(&pid.to_string()))
             && own != theirs
         {
-            record.namespaces |= NsKind::Time.clone_flag();
+            locked.record.namespaces |= NsKind::Time.clone_flag();
         }
-        dir.write_record(record)?;
-        self.creation.join_intel_rdt(dir, record, pid)?;
-        dir.publish(CONFIG)
+        locked.adopt(ProcessId::of_child(pid)?)?;
+        self.creation.join_intel_rdt(locked, pid)?;
+        locked.publish(CONFIG)
     }
 }
 

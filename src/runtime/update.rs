@@ -11,6 +11,7 @@ use crate::plan::systemd::{self, Property};
 use crate::spec::{IntelRdt, Resources, Status};
 
 use super::container::Container;
+use super::locked::Locked;
 use super::operate::not_running;
 use super::record::Record;
 
@@ -23,18 +24,15 @@ pub struct UpdateOptions {
     pub mem_bw_schema: String,
 }
 
-impl Container<'_> {
+impl Locked<'_> {
     /// Changes all that is named, or nothing. The processes are not stopped meanwhile.
-    pub fn update(&self, options: &UpdateOptions) -> Result<()> {
-        self.dir.lock()?;
+    pub fn update(mut self, options: &UpdateOptions) -> Result<()> {
         let status = self.status()?;
         if matches!(status, Status::Creating | Status::Stopped) {
             return Err(not_running(status));
         }
-        // As it is now that nobody else can change it.
-        let mut record = self.dir.record()?;
-        let schemata = check_schemata(options, &record)?;
-        let memory = match record.memory {
+        let schemata = check_schemata(options, &self.record)?;
+        let memory = match self.record.memory {
             Some(memory) => memory,
             None => MemoryLimits::of(self.spec()?.linux.resources.and_then(|r| r.memory).as_ref()),
         };
@@ -51,19 +49,21 @@ impl Container<'_> {
         };
         let undo = cgroup.update(&plan, &properties)?;
         self.runtime.debug(|| format!("{} settings written", plan.writes.len()));
-        let rest = update_schemata(&record, &schemata).and_then(|()| {
+        let rest = update_schemata(&self.record, &schemata).and_then(|()| {
             if plan.memory == memory {
                 return Ok(());
             }
-            record.memory = Some(plan.memory);
-            self.dir.write_record(&record)
+            self.record.memory = Some(plan.memory);
+            self.save()
         });
-        rest.map_err(|e| match cgroup.undo(&undo) {
+        rest.map_err(|e| match self.record.cgroup.undo(&undo) {
             Ok(()) => e,
             Err(left) => e.with_hint(left),
         })
     }
+}
 
+impl Container<'_> {
     /// What systemd is to know of it.
     fn properties(&self, plan: &mut Update, directories: &[Directory]) -> Vec<Property> {
         let mut warnings = Vec::new();

@@ -14,7 +14,6 @@ pub mod namespace;
 pub mod network;
 pub mod process;
 pub mod procfs;
-pub mod regex;
 pub mod seccomp;
 pub mod signal;
 pub mod start;

@@ -1,0 +1,38 @@
+//! Under the name of runc: containers that runc itself has made, before the name became ours, are left to it.
+
+use std::ffi::OsString;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+
+use super::RUNC;
+use crate::error::Error;
+
+/// Set for the runtime that a command is handed to, so that two of ours do not hand it to each other for ever.
+const HANDED_OVER: &str = "BERTH_HANDED_OVER";
+
+/// Executes the next `runc` in `PATH` with our arguments. Returns only if there is none, with the `error` that is to be
+/// told then.
+pub(super) fn hand_over(args: &[OsString], error: Error) -> Error {
+    let error = error.with_hint("there is no other runc in PATH: install the one that made the container");
+    if std::env::var_os(HANDED_OVER).is_some() {
+        return error;
+    }
+    let Some(runc) = next() else { return error };
+    let (name, rest) = args.split_first().map_or((RUNC.into(), &[][..]), |(name, rest)| (name.clone(), rest));
+    let failed = std::process::Command::new(&runc).arg0(name).args(rest).env(HANDED_OVER, "1").exec();
+    error.with_hint(format_args!("{runc:?} cannot be executed: {failed}"))
+}
+
+/// The first in `PATH` that is not ourselves, by whatever name.
+pub(super) fn next() -> Option<PathBuf> {
+    let identity = |path: &PathBuf| std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
+    let ours = identity(&PathBuf::from("/proc/self/exe"))?;
+    let path = std::env::var_os("PATH")?;
+    let is_executable = |path: &PathBuf| {
+        std::fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+    };
+    // What is relative depends on where we are called.
+    let found = std::env::split_paths(&path).filter(|dir| dir.is_absolute()).map(|dir| dir.join(RUNC));
+    found.into_iter().find(|path| is_executable(path) && identity(path) != Some(ours))
+}

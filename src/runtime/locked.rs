@@ -1,0 +1,190 @@
+//! A container that no other command changes meanwhile.
+//!
+//! What was read before the lock was had may be stale by then. So this is the only way to a container that is to be
+//! changed, and it has the record as it is under the lock.
+
+use std::os::fd::AsFd;
+
+use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, symlinkat, unlinkat};
+use rustix::io::Errno;
+
+use crate::error::{Call, Context, Error, Kind, Result};
+use crate::launch::intel_rdt;
+use crate::plan::hooks::{self, Hook};
+use crate::spec::{Spec, Status};
+
+use super::Runtime;
+use super::container::Container;
+use super::delete::{DEATH, kill};
+use super::dir::{CONFIG, RECORD, StateDir, TRACES, Traces, lost, no_container, staged};
+use super::process::ProcessId;
+use super::record::Record;
+
+/// Dropped, it lets go of the lock with the descriptor of the directory.
+pub struct Locked<'a> {
+    container: Container<'a>,
+}
+
+impl<'a> std::ops::Deref for Locked<'a> {
+    type Target = Container<'a>;
+
+    fn deref(&self) -> &Container<'a> {
+        &self.container
+    }
+}
+
+impl std::ops::DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.container
+    }
+}
+
+impl<'a> Locked<'a> {
+    /// Waits for those who are at work on the container.
+    pub(super) fn open(runtime: &'a Runtime, dir: StateDir) -> Result<Self> {
+        dir.lock(|| Ok(()))?;
+        if !dir.is_named()? {
+            return Err(no_container());
+        }
+        let record = dir.record()?;
+        Ok(Self::of(runtime, dir, record))
+    }
+
+    /// A new container, whose directory has just been made.
+    pub(super) fn new(runtime: &'a Runtime, dir: StateDir, record: Record) -> Result<Self> {
+        dir.lock(|| Ok(()))?;
+        if dir.is_named()? { Ok(Self::of(runtime, dir, record)) } else { Err(lost()) }
+    }
+
+    /// The directory is locked, and has its name.
+    pub(super) fn of(runtime: &'a Runtime, dir: StateDir, record: Record) -> Self {
+        Self { container: Container { runtime, dir, record } }
+    }
+
+    /// Others may act on the container from now on.
+    pub(super) fn release(self) -> Result<Container<'a>> {
+        self.dir.unlock().map(|()| self.container)
+    }
+
+    /// As nobody else is at work, what is without an init has none to come.
+    pub fn status(&self) -> Result<Status> {
+        self.container.derive_status(|| Ok(false))
+    }
+
+    /// Puts the record on disk.
+    pub(super) fn save(&self) -> Result<()> {
+        let text = serde_json::to_vec(&self.record).map_err(|e| Error::new(format_args!("state record: {e}")))?;
+        self.stage(RECORD, &text)?;
+        self.publish(RECORD)
+    }
+
+    /// Records which process is the container's init, in two places.
+    pub(super) fn adopt(&mut self, init: ProcessId) -> Result<()> {
+        self.record.init = Some(init);
+        self.save()?;
+        let traces = Traces { init, cgroup: self.record.cgroup.path().unwrap_or_default() };
+        symlinkat(traces.text(), self.dir.as_fd(), TRACES)
+            .call(|| format!("symlink({:?})", self.dir.path().join(TRACES)))
+    }
+
+    /// What [`Locked::publish`] gives its name.
+    pub(super) fn stage(&self, name: &str, text: &[u8]) -> Result<()> {
+        let path = self.dir.path().join(name);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(self.dir.as_fd(), staged(name), flags, Mode::from_raw_mode(0o600))
+            .call(|| format!("open({path:?})"))?;
+        let mut rest = text;
+        while !rest.is_empty() {
+            let written = rustix::io::retry_on_intr(|| rustix::io::write(&file, rest));
+            rest = &rest[written.call(|| format!("write({path:?})"))?..];
+        }
+        Ok(())
+    }
+
+    /// Readers see the old content or the new, never a part.
+    pub(super) fn publish(&self, name: &str) -> Result<()> {
+        renameat(self.dir.as_fd(), staged(name), self.dir.as_fd(), name)
+            .call(|| format!("rename({:?})", self.dir.path().join(name)))
+    }
+
+    pub(super) fn unlink(&self, name: &str) -> Result<()> {
+        match unlinkat(self.dir.as_fd(), name, AtFlags::empty()) {
+            Err(Errno::NOENT) => Ok(()),
+            result => result.call(|| format!("unlink({:?})", self.dir.path().join(name))),
+        }
+    }
+
+    /// The hooks that are to run once the container is gone. A configuration was kept before anything was made.
+    pub(super) fn poststop(&self) -> Result<Vec<Hook>> {
+        let spec = self.dir.read_staged(CONFIG).and_then(|text| Spec::parse(&text)).context(CONFIG);
+        Ok(hooks::plan(&spec?.hooks)?.poststop)
+    }
+
+    /// Where the container is to go whether its hooks are known or not.
+    pub(super) fn poststop_or_warn(&self) -> Vec<Hook> {
+        self.poststop().unwrap_or_else(|e| {
+            (self.runtime.warn)(&format!("{}: no poststop hooks are run: {e}", self.id()));
+            Vec::new()
+        })
+    }
+
+    /// Kills what runs, removes what was made, and runs the poststop hooks, in the order of the spec's lifecycle.
+    pub(super) fn destroy(&self, poststop: &[Hook]) -> Result<()> {
+        let Container { runtime, dir, record } = &self.container;
+        kill(record)?;
+        record.cgroup.remove(DEATH)?;
+        runtime.debug(|| "processes killed, cgroup removed".to_owned());
+        if let Some(rdt) = &record.intel_rdt {
+            intel_rdt::remove(intel_rdt::root()?.as_fd(), &rdt.plan, rdt.made)?;
+        }
+        dir.remove()?;
+        runtime.debug(|| "state directory removed".to_owned());
+        let state = record.state(Status::Stopped, 0);
+        for (i, hook) in poststop.iter().enumerate() {
+            // "the remaining hooks and lifecycle continue as if the hook had succeeded"
+            if let Err(e) = runtime.run_hook("poststop", i, hook, record, &state) {
+                (runtime.warn)(&e.to_string());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Locked<'_> {
+    /// After a failure, which is what is told.
+    pub(super) fn destroy_or_warn(&self, poststop: &[Hook]) {
+        if let Err(e) = self.destroy(poststop) {
+            self.runtime.warn_of(&e.context(format_args!("{} is left behind", self.id())));
+        }
+    }
+}
+
+impl<'a> Container<'a> {
+    /// Once more, after [`Locked::release`]: what others have changed meanwhile is read again.
+    pub(super) fn lock(self) -> Result<Locked<'a>> {
+        let Self { runtime, dir, record } = self;
+        dir.lock(|| Ok(()))?;
+        if !dir.is_named()? {
+            return Err(no_container());
+        }
+        let record = match dir.record() {
+            // Somebody has damaged it, and ours is as good.
+            Err(e) if e.kind() == Kind::DamagedRecord => record,
+            record => record?,
+        };
+        Ok(Locked::of(runtime, dir, record))
+    }
+
+    /// The end of a command that has made the container and saw it end, which is what it tells: that something is left
+    /// is a warning. Others may have deleted it by now.
+    pub(super) fn clean_up(self) {
+        let (runtime, id) = (self.runtime, self.id().to_owned());
+        let destroyed = match self.lock() {
+            Err(e) if e.kind() == Kind::NoContainer => Ok(()),
+            locked => locked.and_then(|locked| locked.destroy(&locked.poststop_or_warn())),
+        };
+        if let Err(e) = destroyed {
+            runtime.warn_of(&e.context(format_args!("{id} is left behind")));
+        }
+    }
+}

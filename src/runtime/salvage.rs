@@ -1,0 +1,81 @@
+//! `delete --force` of a container whose record is damaged or gone: by what else the directory tells.
+
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+use crate::cgroup::Cgroup;
+use crate::error::{Error, Result};
+use crate::host;
+use crate::plan::cgroup::{self, CgroupPlan};
+use crate::spec::Spec;
+
+use super::Runtime;
+use super::dir::{CONFIG, START, StateDir, Traces};
+use super::locked::Locked;
+use super::record::Record;
+
+/// The directory is locked. `why` is what is wrong with the record.
+///
+/// The traces name init and its cgroup. Where they are missing there was no init yet, or an early version of berth has
+/// made the container: its configuration then names the cgroup, which is the container's once that was published.
+pub(super) fn salvage(runtime: &Runtime, dir: StateDir, why: &Error) -> Result<()> {
+    let traces = dir.traces();
+    let spec = read_config(&dir);
+    let named = spec.as_ref().ok().and_then(Option::as_ref).and_then(|spec| absolute(&spec.linux.cgroups_path));
+    let (cgroup, owned) = match (&traces, named) {
+        (Some(Traces { cgroup, .. }), _) => (cgroup.clone(), true),
+        (None, named) if is_beginning(&dir)? => (named.unwrap_or_default(), false),
+        (None, Some(named)) => (named, true),
+        (None, None) => return Err(lost(&dir, why)),
+    };
+    let mut record = Record::new(dir.id(), PathBuf::from("/"), PathBuf::new(), Default::default());
+    record.init = traces.map(|traces| traces.init);
+    record.cgroup = found(&cgroup, owned)?;
+    if let Ok(Some(spec)) = &spec {
+        record.annotations.clone_from(&spec.annotations);
+    }
+    if !is_beginning(&dir)? {
+        runtime.warn_of(&why.clone().context(format_args!("{} is removed by what else is known of it", dir.id())));
+    }
+    let locked = Locked::of(runtime, dir, record);
+    match spec {
+        Ok(None) => locked.destroy(&[]),
+        _ => locked.destroy(&locked.poststop_or_warn()),
+    }
+}
+
+/// No process has been made yet, or it has not outlived the runtime that made it.
+fn is_beginning(dir: &StateDir) -> Result<bool> {
+    Ok(dir.traces().is_none() && !dir.has(CONFIG)? && !dir.has(START)?)
+}
+
+/// `None` if none was kept.
+fn read_config(dir: &StateDir) -> Result<Option<Spec>> {
+    match dir.read_staged(CONFIG) {
+        Err(e) if e.errno() == Some(Errno::NOENT) => Ok(None),
+        text => Spec::parse(&text?).map(Some),
+    }
+}
+
+/// Others depend on who the runtime was that made the container.
+fn absolute(path: &str) -> Option<PathBuf> {
+    path.strip_prefix('/').map(|path| Path::new(path).to_owned())
+}
+
+fn found(path: &Path, owned: bool) -> Result<Cgroup> {
+    if path.as_os_str().is_empty() {
+        return Ok(Cgroup::default());
+    }
+    let directories = cgroup::everywhere(path, &host::cgroup_layout(false)?);
+    Ok(Cgroup::found(&CgroupPlan { directories, ..CgroupPlan::default() }, owned))
+}
+
+fn lost(dir: &StateDir, why: &Error) -> Error {
+    let id = dir.id();
+    why.clone().with_hint(format_args!(
+        "nothing else in {:?} tells which processes are the container's: end them, remove their cgroup, and then that \
+         directory; `grep -l {id} /proc/[0-9]*/cgroup` may find them",
+        dir.path(),
+    ))
+}

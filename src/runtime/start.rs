@@ -1,0 +1,75 @@
+//! Letting the user's process run.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use crate::error::{Call, Error, Result};
+use crate::launch;
+use crate::plan::hooks::{self, Hook};
+use crate::spec::Status;
+
+use super::container::Container;
+use super::dir::{CONFIG, START};
+use super::locked::Locked;
+use super::process::ProcessId;
+
+impl<'a> Locked<'a> {
+    /// Lets the created container's init execute the user's process; returns once it has or, where `notify` names who
+    /// is to be told (sd_notify(3)) and the container was created for it, once the process is ready.
+    pub fn start(self, notify: Option<&Path>) -> Result<()> {
+        match self.status()? {
+            Status::Created => {}
+            Status::Stopped => return Err(Error::new("cannot start a container that has stopped")),
+            Status::Creating => return Err(Error::new("cannot start a container that is being created")),
+            Status::Paused => return Err(Error::new("cannot start a container in the paused state")),
+            Status::Running => return Err(Error::new("cannot start an already running container")),
+        }
+        let socket = self.connect()?.ok_or_else(|| Error::new("cannot start an already running container"))?;
+        let spec = self.spec()?;
+        if spec.process.is_none() {
+            // "This operation MUST generate an error if `process` was not set." Nothing can ever start it: it has ended.
+            self.kill(libc::SIGKILL, false)?;
+            return Err(Error::config("/process", "is missing, and start needs it").context(CONFIG));
+        }
+        rustix::io::ioctl_fionbio(&socket, false).call(|| "ioctl(FIONBIO)")?;
+        let hooks = hooks::plan(&spec.hooks)?;
+        let pidfd = self.record.init.map(ProcessId::open).transpose()?.flatten();
+        let notify = self.notify(notify);
+        let open = || self.record.hook_output();
+        let output: Option<launch::HookOutput> = if hooks.start_container.is_empty() { None } else { Some(&open) };
+        let pid = self.record.init.map_or(0, |init| init.pid);
+        let started = launch::start(socket, pid, pidfd.as_ref().map(AsFd::as_fd), output);
+        let container = self.after_start(started, &hooks.poststart, &hooks.poststop)?;
+        if let Some(pidfd) = pidfd {
+            container.await_ready(notify, pidfd.as_fd());
+        }
+        Ok(())
+    }
+
+    /// The end of `start`, common to `run`: a container that failed to start is destroyed, as the lifecycle has it. The
+    /// lock goes before the hooks, which may take long, and may be commands of ours.
+    pub(super) fn after_start(
+        self,
+        started: Result<()>,
+        poststart: &[Hook],
+        poststop: &[Hook],
+    ) -> Result<Container<'a>> {
+        let _ = self.unlink(START);
+        if let Err(e) = started {
+            self.destroy_or_warn(poststop);
+            return Err(e);
+        }
+        let runtime = self.runtime;
+        let pid = self.record.init.map_or(0, |init| init.pid);
+        runtime.debug(|| format!("the process runs, as pid {pid}"));
+        let container = self.release()?;
+        let state = container.record.state(Status::Running, pid);
+        match runtime.run_hooks("poststart", poststart, &container.record, &state) {
+            Ok(()) => Ok(container),
+            Err(e) => {
+                container.clean_up();
+                Err(e)
+            }
+        }
+    }
+}
