@@ -702,6 +702,9 @@ fn in_user_namespace(test: &str, around: impl FnOnce()) -> bool {
 fn user_bundle() -> Bundle {
     let mut bundle = Bundle::new();
     bundle.config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+    for ids in ["uidMappings", "gidMappings"] {
+        bundle.config["linux"][ids] = json!([{"containerID": 0, "hostID": 0, "size": 1}]);
+    }
     for mount in bundle.config["mounts"].as_array_mut().unwrap() {
         mount["options"].as_array_mut().unwrap().retain(|option| option != "gid=5");
     }

@@ -614,6 +614,6 @@ fn nothing_joins_a_container_in_the_making(t: &Test) {
         c.cli(command, &[]).arg(&c.id).ok();
         let seen = fs::read_to_string(&seen).unwrap();
         assert!(!seen.contains("of the host"), "{command}: {seen}");
-        assert!(seen.contains("still being created") && seen.ends_with("255\n"), "{command}: {seen}");
+        assert!(seen.contains("being created") && seen.ends_with("255\n"), "{command}: {seen}");
     }
 }
