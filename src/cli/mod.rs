@@ -173,7 +173,9 @@ pub fn definition() -> clap::Command {
 
 /// A command that cannot be executed is the container's own failure, told as bare as a shell does (see [`log`]).
 fn in_course_of(e: Error, command: &str, own: &ArgMatches) -> Error {
-    match (e.kind(), own.try_get_one::<String>("id").ok().flatten()) {
+    // A regular expression may be of any length.
+    let id = own.try_get_one::<String>("id").ok().flatten().filter(|id| id.len() < 256);
+    match (e.kind(), id) {
         (Kind::CommandNotFound | Kind::CommandNotExecutable, _) => e,
         (_, Some(id)) => e.context(format_args!("{command} {id}")),
         (_, None) => e.context(command),

@@ -164,3 +164,61 @@ fn own_streams() -> [String; 3] {
         name.filter(|name| name.starts_with("pipe:")).unwrap_or_default()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    /// As each version of berth whose record differed from the one before has written it.
+    const WRITTEN: [&str; 5] = [
+        include_str!("../../tests/data/records/1-first.json"),
+        include_str!("../../tests/data/records/2-memory.json"),
+        include_str!("../../tests/data/records/3-streams.json"),
+        include_str!("../../tests/data/records/4-crun-annotations.json"),
+        include_str!("../../tests/data/records/5-inert-annotations.json"),
+    ];
+
+    /// An older berth needs what was there in its time, so all that was read is written again, in the same form.
+    #[test]
+    fn records_of_all_versions_are_read_and_written_again() {
+        for text in WRITTEN {
+            let record = Record::parse(text.as_bytes()).unwrap();
+            assert_eq!((&*record.id, record.init.map(|init| init.pid)), ("web", Some(4711)));
+            let (was, is): (Value, Value) =
+                (serde_json::from_str(text).unwrap(), serde_json::to_value(&record).unwrap());
+            for (name, value) in was.as_object().unwrap() {
+                // What annotations mean has changed its name once.
+                if name != "crunAnnotations" {
+                    assert_eq!(is.get(name), Some(value), "{name} of {text}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_newer_version_adds_is_passed_over() {
+        let record = Record::parse(include_bytes!("../../tests/data/records/newer.json")).unwrap();
+        assert_eq!(record.memory.map(|memory| (memory.limit, memory.swap)), Some((1, 2)));
+        assert!(record.cgroup.path().is_some_and(|path| path.ends_with("docker/web")));
+    }
+
+    #[test]
+    fn what_is_not_ours_is_told_from_what_is_damaged() {
+        let first = WRITTEN[0];
+        for (text, kind, words) in [
+            (first.replace("\"version\": 1", "\"version\": 2"), Kind::Other, "version 2"),
+            (r#"{"version":2,"id":"web"}"#.to_owned(), Kind::Other, "version 2"),
+            (r#"{"id":"web","init_process_pid":7,"created":"2026"}"#.to_owned(), Kind::MadeByRunc, "runc"),
+            (first[..first.len() / 2].to_owned(), Kind::DamagedRecord, "EOF"),
+            (String::new(), Kind::DamagedRecord, "EOF"),
+            ("{}".to_owned(), Kind::DamagedRecord, "missing field"),
+            (r#"{"version":1,"id":"web"}"#.to_owned(), Kind::DamagedRecord, "missing field"),
+        ] {
+            let e = Record::parse(text.as_bytes()).unwrap_err();
+            assert_eq!(e.kind(), kind, "{text}: {e}");
+            assert!(e.to_string().contains(words) && e.hint().is_some() == (kind != Kind::MadeByRunc), "{text}: {e}");
+        }
+    }
+}

@@ -26,6 +26,7 @@ mod pause;
 mod probe;
 mod process;
 mod ps;
+mod records;
 mod resources;
 mod rootfs;
 mod rootless;

@@ -167,6 +167,22 @@ impl Running {
         Output { status, stdout: read(&self.stdout), stderr: read(&self.stderr), shown: self.shown.clone() }
     }
 
+    #[allow(dead_code, reason = "not every test target asks")]
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|status| status.is_some())
+    }
+
+    /// `None` if it was not done in time.
+    #[allow(dead_code, reason = "not every test target asks")]
+    pub fn wait_or_kill(mut self) -> Option<Output> {
+        let status = match self.child.try_wait() {
+            Ok(Some(status)) => Some(status),
+            _ => self.wait_until(),
+        };
+        let (stdout, stderr) = (read(&self.stdout), read(&self.stderr));
+        status.map(|status| Output { status, stdout, stderr, shown: self.shown.clone() })
+    }
+
     /// Waits without a judgement; for cleaning up after a failure.
     pub fn wait_quietly(mut self) {
         if self.wait_until().is_none() {

@@ -52,8 +52,12 @@ impl Container<'_> {
         self.create_cmd(&[]).run()
     }
 
+    pub fn start_cmd(&self) -> Cmd {
+        self.cli("start", &[]).arg(&self.id)
+    }
+
     pub fn start(&self) -> Output {
-        self.cli("start", &[]).arg(&self.id).run()
+        self.start_cmd().run()
     }
 
     /// Creates and starts, detached from the caller.
