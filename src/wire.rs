@@ -50,10 +50,13 @@ pub const INIT_NAME: &CStr = c"berth:[init]";
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToInit {
     /// Comes with a memfd that holds the plan; then, where said so, with the pidfd of the container's init; with the
-    /// namespaces that the plan joins; and, where said so, with the socket that `start` will connect to.
+    /// namespaces that the plan joins; and, where said so, with the socket that `start` will connect to; with the v2
+    /// cgroup that the stage's child is to be born in; and with the files by which that brings itself into v1's.
     Plan {
         target: bool,
         listener: bool,
+        cgroup: bool,
+        tasks: u8,
     },
     /// Init is in its cgroup; `pid` is its pid as the host sees it.
     Placed {
@@ -74,11 +77,13 @@ pub enum ToInit {
 /// From init to the runtime.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FromInit {
-    /// Written by a child that could not even execute init ([`crate::sys::clone::Stillborn`]): the first variant, since
+    /// Of a child that did not get as far as to be told anything. Written by one that could not even execute init ([`crate::sys::clone::Stillborn`]): the first variant, since
     /// its number is the byte that is always 0.
     Stillborn([u8; 3]),
-    /// Comes with the pidfd of the process that will go on.
-    Forked,
+    /// Comes with the pidfd of the process that will go on; `outside`: it is still to be added to its v2 cgroup.
+    Forked {
+        outside: bool,
+    },
     MapIds,
     /// To set the clocks of the time namespace that was made.
     TimeOffsets,
@@ -102,8 +107,10 @@ pub enum FromInit {
     Failed(Error),
 }
 
-/// No message carries more than the plan, a listener, and a namespace of each kind.
-const MAX_FDS: usize = 2 + Kind::ALL.len();
+/// As many v1 hierarchies as there are controllers, and one for each of several names.
+pub const MAX_TASKS: usize = 24;
+/// No message carries more than the plan, a listener, a namespace of each kind, and what a process enters cgroups by.
+const MAX_FDS: usize = 3 + Kind::ALL.len() + MAX_TASKS;
 /// Above all a hook's output, to which [`String::from_utf8_lossy`] may give three bytes for each.
 const MAX_MESSAGE: usize = 32 * 1024;
 
@@ -213,9 +220,9 @@ mod tests {
     fn messages_carry_descriptors_and_the_end_is_seen() {
         let (a, b) = Channel::pair().unwrap();
         let null = std::fs::File::open("/dev/null").unwrap();
-        a.send_with(&FromInit::Forked, &[null.as_fd()]).unwrap();
+        a.send_with(&FromInit::Forked { outside: false }, &[null.as_fd()]).unwrap();
         let (message, fds) = b.receive::<FromInit>().unwrap().unwrap();
-        assert!(matches!(message, FromInit::Forked));
+        assert!(matches!(message, FromInit::Forked { .. }));
         assert_eq!(fds.len(), 1);
         a.send(&FromInit::Failed(Error::new("x").with_hint("y"))).unwrap();
         let (message, _) = b.receive::<FromInit>().unwrap().unwrap();

@@ -65,6 +65,29 @@ pub fn become_root() -> Result<()> {
     thread::set_thread_res_uid(uid, uid, uid).call(|| "setresuid(0, 0, 0)").context("root of the user namespace")
 }
 
+/// In a user namespace that was just joined: until here we are the host's root, with all that belongs to it, its groups
+/// included. What is looked up from here on is looked up as the namespace's root; where that does not exist, as the user.
+/// All capabilities stay: in this namespace only.
+pub fn enter_user_namespace(user: &User) -> Result<()> {
+    if !user.keep_groups {
+        match thread::set_thread_groups(&[]) {
+            // user_namespaces(7): it may be forbidden.
+            Ok(()) | Err(Errno::PERM) => {}
+            result => result.call(|| "setgroups([])")?,
+        }
+    }
+    match become_root() {
+        Err(e) if e.errno() == Some(Errno::INVAL) => {}
+        result => return result,
+    }
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    thread::set_keep_capabilities(true).call(|| "prctl(PR_SET_KEEPCAPS)")?;
+    thread::set_thread_res_gid(gid, gid, gid).map_err(|errno| unmapped("gid", user.gid, errno))?;
+    thread::set_thread_res_uid(uid, uid, uid).map_err(|errno| unmapped("uid", user.uid, errno))?;
+    let own = thread::capabilities(None).call(|| "capget()")?;
+    thread::set_capabilities(None, CapabilitySets { effective: own.permitted, ..own }).call(|| "capset(permitted)")
+}
+
 /// Changes to the user and its groups. The permitted capabilities stay; the effective ones go with user 0.
 ///
 /// `proc` is the root of a procfs. What could not be done, but need not, becomes a warning. Returns whether the

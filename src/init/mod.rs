@@ -43,6 +43,7 @@ use crate::wire::{Channel, FromInit, INIT_NAME, ToInit};
 #[cfg(fuzzing)]
 pub use self::home::lookup;
 use self::identity::Privileges;
+use self::namespaces::Place;
 use self::process::KeyringSearch;
 
 /// The life of init, which ends in the user's process or in an error that is sent to whoever waits for it.
@@ -86,32 +87,33 @@ struct Told {
     /// As many as the plan joins.
     namespaces: Vec<OwnedFd>,
     listener: Option<OwnedFd>,
+    place: Place,
 }
 
 impl Init {
     fn become_process(&mut self) -> Result<Infallible> {
-        let Told { plan, target, namespaces, listener } = self.receive_plan()?;
+        let Told { plan, target, namespaces, listener, place } = self.receive_plan()?;
         // Before the fork that shows us to the processes of a PID namespace that we join. Whoever may trace them all
         // finds no descriptor at least that the runtime's caller left open.
         never_dumpable()?;
         rustix::thread::set_name(INIT_NAME).call(|| "prctl(PR_SET_NAME)")?;
         let kept = [Some(self.channel.as_fd()), target.as_ref().map(AsFd::as_fd), listener.as_ref().map(AsFd::as_fd)];
-        let kept = kept.into_iter().flatten().chain(namespaces.iter().map(AsFd::as_fd));
+        let kept = kept.into_iter().flatten().chain(namespaces.iter().map(AsFd::as_fd)).chain(place.fds());
         exec::close_descriptors(3 + plan.preserve_fds, kept)?;
-        namespaces::enter(&self.channel, &plan, target, namespaces)?;
+        match target {
+            Some(init) => namespaces::join_container(&self.channel, &plan, &init, place)?,
+            None => namespaces::enter(&self.channel, &plan, namespaces, place)?,
+        }
         let pid = self.expect_placed()?;
         match (&plan.container, &plan.errand) {
             (Some(container), _) => self.create(&plan, container, pid, listener),
-            (None, Some(errand)) => self.run_errand(&plan, errand),
+            (None, Some(errand)) => self.run_errand(errand),
             (None, None) => self.exec(&plan),
         }
     }
 
     /// Does no more than change something in the container.
-    fn run_errand(&mut self, plan: &InitPlan, errand: &Errand) -> Result<Infallible> {
-        if plan.join & NsKind::User.clone_flag() != 0 {
-            become_root()?;
-        }
+    fn run_errand(&mut self, errand: &Errand) -> Result<Infallible> {
         match errand {
             Errand::AddMounts(plan) => crate::rootfs::add(plan, &mut |mount| self.ask(mount))?,
             Errand::RemoveMounts(destinations) => crate::rootfs::remove(destinations)?,
@@ -327,7 +329,9 @@ impl Init {
     }
 
     fn receive_plan(&self) -> Result<Told> {
-        let (ToInit::Plan { target, listener }, fds) = self.receive()? else { return Err(out_of_turn()) };
+        let (ToInit::Plan { target, listener, cgroup, tasks }, fds) = self.receive()? else {
+            return Err(out_of_turn());
+        };
         let mut fds = fds.into_iter();
         let file = File::from(fds.next().ok_or_else(out_of_turn)?);
         let length = file.metadata().call(|| "fstat(plan)")?.len();
@@ -338,7 +342,9 @@ impl Init {
         let target = next(target)?;
         let joins = if target.is_some() { 0 } else { plan.namespaces.join.len() };
         let namespaces = (0..joins).map(|_| next(true)).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
-        Ok(Told { plan, target, namespaces, listener: next(listener)? })
+        let (listener, unified) = (next(listener)?, next(cgroup)?);
+        let place = Place { unified, tasks: fds.take(tasks.into()).collect() };
+        Ok(Told { plan, target, namespaces, listener, place })
     }
 
     /// Returns the pid that the host knows us by.

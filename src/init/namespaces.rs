@@ -5,29 +5,67 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType};
 
+use super::identity;
 use crate::error::{Call, Context, Error, Result};
 use crate::plan::init::InitPlan;
 use crate::plan::namespaces::{Join, Kind, Namespaces};
-use crate::sys::clone::{CloneOptions, fork};
+use crate::sys::clone::{CloneOptions, Step, fork};
 use crate::wire::{Channel, FromInit};
 
-/// Enters all namespaces but those that depend on the cgroup. In the staged form this returns in the child only.
-pub fn enter(channel: &Channel, plan: &InitPlan, target: Option<OwnedFd>, joined: Vec<OwnedFd>) -> Result<()> {
-    let namespaces = &plan.namespaces;
-    let joins_target = target.is_some();
-    match target {
-        Some(init) => join_target(init, plan.join)?,
-        None => join_namespaces(&namespaces.join, joined)?,
+/// The cgroups of the process that goes on, where it is left to a stage to have it there.
+#[derive(Default)]
+pub struct Place {
+    /// The v2 cgroup that it is to be born in.
+    pub unified: Option<OwnedFd>,
+    /// `tasks` of v1, by which it brings itself in.
+    pub tasks: Vec<OwnedFd>,
+}
+
+impl Place {
+    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.unified.iter().chain(&self.tasks).map(AsFd::as_fd)
     }
+}
+
+/// Enters all namespaces but those that depend on the cgroup. In the staged form this returns in the child only.
+pub fn enter(channel: &Channel, plan: &InitPlan, joined: Vec<OwnedFd>, place: Place) -> Result<()> {
+    let namespaces = &plan.namespaces;
+    join_namespaces(&namespaces.join, joined)?;
     if plan.is_staged() {
-        return become_child(channel, if joins_target { 0 } else { namespaces.clone_flags() });
+        return become_child(channel, namespaces.clone_flags(), place);
     }
     let flags = namespaces.unshare_flags();
     if flags != 0 { unshare(flags) } else { Ok(()) }
 }
 
+/// Joins the namespaces of a running container; likewise.
+///
+/// The stage stays outside of the user namespace, whose root may not enter the container's cgroup from here, and of the
+/// cgroup namespace, in which there is no way into a cgroup from outside of it. An ordinary user has the right to join
+/// the others in the user namespace only.
+pub fn join_container(channel: &Channel, plan: &InitPlan, init: &OwnedFd, place: Place) -> Result<()> {
+    let (user, cgroup) = (Kind::User.clone_flag(), Kind::Cgroup.clone_flag());
+    let mut left = plan.join;
+    if plan.is_staged() {
+        let later = left & (user | cgroup);
+        left = match setns_container(init, left & !later) {
+            Err(e) if e.errno() == Some(Errno::PERM) && later & user != 0 => {
+                setns_container(init, left & !cgroup)?;
+                identity::enter_user_namespace(&plan.process.user)?;
+                later & cgroup
+            }
+            result => result.map(|()| later)?,
+        };
+        become_child(channel, 0, place)?;
+    }
+    if left != 0 {
+        setns_container(init, left)?;
+    }
+    if left & user != 0 { identity::enter_user_namespace(&plan.process.user) } else { Ok(()) }
+}
+
 /// All at once, so that the permissions of the user namespace count for the others.
-fn join_target(init: OwnedFd, flags: u64) -> Result<()> {
+fn setns_container(init: &OwnedFd, flags: u64) -> Result<()> {
     let kinds = ThreadNameSpaceType::from_bits_retain(flags as u32);
     rustix::thread::move_into_thread_name_spaces(init.as_fd(), kinds).call(|| "setns(pidfd of the container's init)")
 }
@@ -75,18 +113,42 @@ fn setns(join: &Join, file: BorrowedFd) -> Result<()> {
 }
 
 /// Goes on in a child, which the runtime adopts as a sibling of this process.
-fn become_child(channel: &Channel, flags: u64) -> Result<()> {
-    let options = CloneOptions { flags: flags | libc::CLONE_PARENT as u64, ..CloneOptions::default() };
-    if let Some(child) = fork(options).call(|| "clone3(CLONE_PARENT)")? {
-        channel.send_with(&FromInit::Forked, &[child.pidfd.as_fd()])?;
-        std::process::exit(0);
+fn become_child(channel: &Channel, flags: u64, place: Place) -> Result<()> {
+    let clone = |cgroup| {
+        fork(CloneOptions { flags: flags | libc::CLONE_PARENT as u64, cgroup, ..CloneOptions::default() })
+    };
+    let unified = place.unified.as_ref().map(AsFd::as_fd);
+    let (cloned, outside) = match clone(unified) {
+        // It is full, which does not matter to whoever is moved into it; or as for the runtime's own clone.
+        Err(Errno::AGAIN | Errno::ACCESS | Errno::PERM) if unified.is_some() => (clone(None), true),
+        result => (result, false),
+    };
+    match cloned {
+        Err(errno) => give_up(channel, Step::Clone, 0, errno)?,
+        Ok(Some(child)) => {
+            channel.send_with(&FromInit::Forked { outside }, &[child.pidfd.as_fd()])?;
+            std::process::exit(0);
+        }
+        Ok(None) => {}
     }
+    for (index, tasks) in place.tasks.iter().enumerate() {
+        if let Err(errno) = rustix::io::write(tasks, b"0") {
+            give_up(channel, Step::Cgroup, index as u8, errno)?;
+        }
+    }
+    drop(place);
     if flags & Kind::User.clone_flag() != 0 {
         channel.send(&FromInit::MapIds)?;
         super::expect_done(channel)?;
         super::become_root()?;
     }
     Ok(())
+}
+
+/// What the runtime can say more about than we.
+fn give_up(channel: &Channel, step: Step, index: u8, errno: Errno) -> Result<()> {
+    channel.send(&FromInit::Stillborn([step as u8, index, errno.raw_os_error() as u8]))?;
+    std::process::exit(1)
 }
 
 /// Makes the namespaces that show where their maker was: to be called once init is in its cgroup.

@@ -86,7 +86,8 @@ impl Init {
             executable.shield(namespaces)?;
         }
         let number = CString::new(theirs.as_fd().as_raw_fd().to_string()).unwrap_or_default();
-        let cgroups: Vec<_> = entry.fds().collect();
+        let (born_in, cgroups) =
+            if plan.stage_enters_cgroup() { (None, Vec::new()) } else { (cgroup, entry.fds().collect()) };
         let spawn = |cgroup| {
             spawn(&Spawn {
                 executable: executable.as_fd(),
@@ -103,8 +104,8 @@ impl Init {
         // An ordinary user may not enter even a cgroup that is theirs from one that is not (admin-guide/cgroup-v2.rst,
         // "Delegation Containment"). Whoever adds the process knows whether it can do without.
         let affinity = plan.process.exec_affinity.as_ref().and_then(|affinity| affinity.initial.as_ref());
-        let (process, outside) = on_cpus(affinity, || match spawn(cgroup) {
-            Err(Errno::ACCESS | Errno::PERM) if cgroup.is_some() => (spawn(None), true),
+        let (process, outside) = on_cpus(affinity, || match spawn(born_in) {
+            Err(Errno::ACCESS | Errno::PERM) if born_in.is_some() => (spawn(None), true),
             result => (result, false),
         })?;
         let process = process.call(|| format!("clone3({})", describe_flags(flags))).map_err(hint_clone)?;
@@ -117,7 +118,7 @@ impl Init {
         }
         init.executable.fill_and_seal()?;
         rustix::io::write(&open_gate, &[0]).call(|| "write(gate)").map_err(|e| init.explain(e))?;
-        init.tell(plan, joined, listener)?;
+        init.tell(plan, joined, listener, cgroup)?;
         if staged {
             init.follow(plan)?;
         }
@@ -145,7 +146,13 @@ impl Init {
     }
 
     /// The plan goes as a file: an environment may be larger than any message.
-    fn tell(&self, plan: &InitPlan, joined: Joined, listener: Option<BorrowedFd>) -> Result<()> {
+    fn tell(
+        &self,
+        plan: &InitPlan,
+        joined: Joined,
+        listener: Option<BorrowedFd>,
+        cgroup: Option<BorrowedFd>,
+    ) -> Result<()> {
         let memory = rustix::fs::memfd_create("plan", MemfdFlags::CLOEXEC).call(|| "memfd_create(\"plan\")")?;
         let bytes = encode(plan)?;
         let mut written = 0;
@@ -160,16 +167,25 @@ impl Init {
         fds.extend(target);
         fds.extend(namespaces);
         fds.extend(listener);
-        self.channel
-            .send_with(&ToInit::Plan { target: target.is_some(), listener: listener.is_some() }, &fds)
-            .map_err(|e| self.explain(e))
+        let (cgroup, tasks) =
+            if plan.stage_enters_cgroup() { (cgroup, self.entry.fds().collect()) } else { (None, Vec::new()) };
+        fds.extend(cgroup);
+        fds.extend(&tasks);
+        let message = ToInit::Plan {
+            target: target.is_some(),
+            listener: listener.is_some(),
+            cgroup: cgroup.is_some(),
+            tasks: tasks.len() as u8,
+        };
+        self.channel.send_with(&message, &fds).map_err(|e| self.explain(e))
     }
 
     /// The stage joins namespaces and forks the process that goes on, our child as well.
     fn follow(&mut self, plan: &InitPlan) -> Result<()> {
         match self.next()? {
-            (FromInit::Forked, fds) => {
+            (FromInit::Forked { outside }, fds) => {
                 let process = proof::forked(one(fds)?, self.executable.as_fd())?;
+                self.outside |= outside && plan.stage_enters_cgroup();
                 let stage = std::mem::replace(&mut self.process, process);
                 // It has done what it was for.
                 end(stage.pidfd.as_fd());
@@ -256,6 +272,7 @@ impl Init {
                 Error::sys("setresuid(0, 0, 0), as root of the user namespace", errno)
             }
             step if step == Step::Unshare as u8 => hint_clone(Error::sys("unshare(network, ipc)", errno)),
+            step if step == Step::Clone as u8 => hint_clone(Error::sys("clone3(CLONE_PARENT)", errno)),
             step if step == Step::Gate as u8 => Error::sys("read(gate)", errno),
             _ => Error::sys("execveat(our own executable)", errno),
         }

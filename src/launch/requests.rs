@@ -74,7 +74,7 @@ impl Requests {
             FromInit::Listener { .. } => Step::Listener,
             FromInit::Ready => Step::Ready,
             FromInit::Stillborn(_)
-            | FromInit::Forked
+            | FromInit::Forked { .. }
             | FromInit::MapIds
             | FromInit::Executing
             | FromInit::Failed(_) => return Err(refuse(request)),
@@ -226,7 +226,7 @@ mod tests {
             (FromInit::Console, &[null.as_fd()]),
             (FromInit::Listener { fd: 0 }, &[]),
             (FromInit::MapIds, &[]),
-            (FromInit::Forked, &[null.as_fd()]),
+            (FromInit::Forked { outside: true }, &[null.as_fd()]),
         ];
         for (request, fds) in requests {
             let shown = format!("{request:?}");

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::hooks::Hook;
-use crate::plan::namespaces::Namespaces;
+use crate::plan::namespaces::{Kind, Namespaces};
 use crate::plan::process::ProcessPlan;
 use crate::plan::rootfs::RootfsPlan;
 use crate::plan::seccomp::Filter;
@@ -70,6 +70,15 @@ impl ContainerPlan {
 impl InitPlan {
     /// Whether a process comes between the runtime and the one that goes on: see [`Namespaces::need_stage`].
     pub fn is_staged(&self) -> bool {
-        self.container.is_none() || self.namespaces.need_stage()
+        match self.container {
+            Some(_) => self.namespaces.need_stage(),
+            None => self.join & Kind::Pid.clone_flag() != 0,
+        }
+    }
+
+    /// Whether it is the stage that has its child born in the cgroup, so that it takes no place there itself. Whoever has
+    /// joined a user namespace may not.
+    pub fn stage_enters_cgroup(&self) -> bool {
+        self.is_staged() && (self.container.is_none() || !self.namespaces.joins(Kind::User))
     }
 }

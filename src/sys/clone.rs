@@ -108,6 +108,8 @@ pub enum Step {
     Gate,
     Identity,
     Exec,
+    /// Of the stage, to make the process that goes on.
+    Clone,
 }
 
 /// What such a child writes: a byte that is always 0, the [`Step`], which of the cgroups, and the errno.
