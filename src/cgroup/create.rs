@@ -28,7 +28,11 @@ impl Cgroup {
                 .with_hint("mount cgroup2 on /sys/fs/cgroup"));
         }
         let mut made = Vec::new();
-        let result = self.make(plan, &mut made).and_then(|()| self.refuse_used()).and_then(|()| self.prepare(plan));
+        let result = self
+            .make(plan, &mut made)
+            .and_then(|()| self.refuse_others())
+            .and_then(|()| self.refuse_used())
+            .and_then(|()| self.prepare(plan));
         if result.is_err() {
             for path in made.iter().flat_map(|m: &Made| m.0.iter().rev()) {
                 // What cannot be removed is in use by others by now.

@@ -10,6 +10,7 @@ mod dir;
 mod freeze;
 mod join;
 mod oom;
+mod owner;
 pub mod stats;
 mod systemd;
 mod unit;

@@ -47,6 +47,7 @@ impl Cgroup {
             slot.fd = OnceLock::new();
         }
         self.make(plan, &mut Vec::new())?;
+        self.refuse_others()?;
         // Init joins before the limits are written, which nothing is to be without that is in there already.
         self.inherit_cpusets(&[])?;
         for slot in self.present() {

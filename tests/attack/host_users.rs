@@ -13,8 +13,9 @@ use rustix::mount::{MountFlags, mount};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde_json::json;
 
-use crate::harness::{Config, Output, Test};
+use crate::harness::{self, Config, Container, Output, Test};
 
+e2e!(cgroups_of_others_are_not_taken_over);
 e2e!(any:
     links_of_others_are_not_followed,
     a_pid_file_needs_no_name_of_others,
@@ -107,6 +108,70 @@ fn what_is_no_file_is_written_to(t: &Test) {
     c.delete_force().ok();
     let shown = c.create_cmd(&["--pid-file", "/dev/stdout"]).ok().stdout;
     assert_eq!(shown, c.pid().to_string());
+}
+
+/// In every hierarchy.
+fn directories(t: &Test, name: &str) -> Vec<String> {
+    let path = format!("{}/{name}", t.cgroup);
+    let found = harness::left::cgroups(&t.cgroup);
+    let found = found.iter().filter_map(|dir| dir.to_str()).filter(|dir| dir.ends_with(&path));
+    found.map(str::to_owned).collect()
+}
+
+fn cgroups_of_others_are_not_taken_over(t: &Test) {
+    // What is there and is root's may be used.
+    let c = t.container(Config::sleep());
+    c.create().ok();
+    let hierarchies: Vec<_> = directories(t, &c.id).into_iter().map(|dir| dir.replace(&c.id, "")).collect();
+    c.delete_force().ok();
+    assert!(!hierarchies.is_empty());
+    let user = Some(USER);
+    let make = |name: &str| {
+        hierarchies.iter().map(|dir| format!("{dir}{name}")).inspect(|d| fs::create_dir(d).unwrap()).collect::<Vec<_>>()
+    };
+    let refused = |c: &Container| {
+        c.create().code(1).says("belongs to user 4242, who could freeze and kill the container");
+        assert!(!t.root.join(&c.id).exists());
+        t.assert_no_process();
+    };
+    let with_path = |path: &str| {
+        t.container(Config::sleep().without_cgroups_path().set("/linux/cgroupsPath", format!("{}/{path}", t.cgroup)))
+    };
+
+    let ours = make("ours");
+    let c = with_path("ours");
+    c.create().ok();
+    c.delete_force().ok();
+    assert!(ours.iter().all(|dir| !Path::new(dir).exists()));
+
+    let theirs = make("theirs");
+    let of_one_file = make("file");
+    let delegated = make("delegated");
+    for dir in theirs.iter().chain(&delegated) {
+        chown(dir, user, user).unwrap();
+    }
+    for dir in &of_one_file {
+        chown(format!("{dir}/cgroup.procs"), user, user).unwrap();
+    }
+    for path in ["theirs", "file", "delegated/c", "delegated/below/c"] {
+        refused(&with_path(path));
+    }
+    // A runtime that is in there itself has nothing to lose. (Of v1 one would need processors first.)
+    if t.mode == harness::Mode::V2 {
+        let join = "while test \"$1\" != --; do echo $$ > $1/cgroup.procs; shift; done; shift; exec \"$@\"";
+        let c = with_path("delegated/below/c");
+        let create = t.command("/bin/sh").args(["-c", join, "sh"]).args(&delegated).arg("--").arg(t.runtime_path());
+        create.arg("--root").arg(&t.root).args(["create", "--bundle"]).arg(&c.bundle).arg(&c.id).ok();
+        c.delete_force().ok();
+        for dir in &delegated {
+            fs::remove_dir(format!("{dir}/below")).unwrap();
+        }
+    }
+    for dir in theirs.iter().chain(&of_one_file).chain(&delegated) {
+        assert!(Path::new(dir).exists(), "{dir}: it is not ours to remove");
+        assert_eq!(fs::read_dir(dir).unwrap().flatten().filter(|e| e.path().is_dir()).count(), 0, "{dir}");
+        fs::remove_dir(dir).unwrap();
+    }
 }
 
 /// A socket whose queue of connections is full.

@@ -37,7 +37,6 @@ e2e!(any:
     holes_among_preserved_descriptors_stay_empty,
     a_waiting_init_gives_nothing_away,
     no_process_has_the_keys_of_its_creator,
-    pid_files_are_not_written_through_links,
     state_directories_of_others_are_not_trusted,
     a_lethal_filter_does_not_hide_why_exec_failed,
     the_hosts_sysfs_is_read_only_to_its_last_mount,
@@ -398,22 +397,6 @@ fn no_process_has_the_keys_of_its_creator(t: &Test) {
     c.start().ok();
     let shown = keys(c.exec_cmd(&[], &["/bin/cat", "/proc/keys"]));
     assert!(shown.contains("berth-secret"), "what was asked for: {shown}");
-}
-
-fn pid_files_are_not_written_through_links(t: &Test) {
-    // In a directory that others may write to, the name under which the file is made is theirs to take.
-    let dir = t.dir.join("shared");
-    fs::create_dir(&dir).unwrap();
-    let victim = t.write("victim", "untouched");
-    let pid_file = dir.join("pid");
-    for name in [".pid", "pid"] {
-        symlink(&victim, dir.join(name)).unwrap();
-    }
-    let c = t.container(Config::sleep());
-    c.create_cmd(&["--pid-file", pid_file.to_str().unwrap()]).ok();
-    assert_eq!(fs::read_to_string(&pid_file).unwrap(), c.pid().to_string());
-    assert!(fs::symlink_metadata(&pid_file).unwrap().is_file());
-    assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched");
 }
 
 fn state_directories_of_others_are_not_trusted(t: &Test) {
