@@ -64,7 +64,7 @@ impl Error {
 
     #[must_use]
     pub fn with_hint(mut self, hint: impl Display) -> Self {
-        self.hint = Some(hint.to_string());
+        self.hint = Some(one_line(&hint.to_string()));
         self
     }
 
@@ -115,12 +115,33 @@ pub fn describe(errno: Errno) -> String {
     chars.next().map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())
 }
 
+/// Nothing that moves a terminal's cursor or changes its state, ends a line, or changes the order in which text is read.
+pub fn is_plain(c: char) -> bool {
+    let reorders = matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c == '\t' || !c.is_control() && !reorders
+}
+
+/// One line of plain text, whatever an image, a configuration or a container has put into it: it drives nobody's
+/// terminal, also if an engine shows it, and forges no line of a log.
+pub fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' => line.push_str("\\n"),
+            c if is_plain(c) => line.push(c),
+            c if c.is_ascii() => drop(write!(line, "\\x{:02x}", c as u32)),
+            c => drop(write!(line, "\\u{{{:x}}}", c as u32)),
+        }
+    }
+    line
+}
+
 impl Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for context in &self.context {
-            write!(f, "{context}: ")?;
+            write!(f, "{}: ", one_line(context))?;
         }
-        f.write_str(&self.message)?;
+        f.write_str(&one_line(&self.message))?;
         if let Some(errno) = self.errno() {
             write!(f, ": {}", describe(errno))?;
         }
@@ -203,6 +224,13 @@ mod tests {
             let e = Error { message: "x".to_owned(), errno: Some(errno), ..Error::default() };
             assert_eq!((e.errno(), e.to_string()), (None, "x".to_owned()), "{errno}");
         }
+    }
+
+    #[test]
+    fn an_error_is_one_line_of_plain_text() {
+        let e = Error::new("a\u{1b}]0;x\u{7}\tb\r\u{9b}2J\nc").context("txt.\u{202e}exe ä").with_hint("a\nb");
+        assert_eq!(e.to_string(), "txt.\\u{202e}exe ä: a\\x1b]0;x\\x07\tb\\x0d\\u{9b}2J\\nc");
+        assert_eq!(e.hint(), Some("a\\nb"));
     }
 
     #[test]

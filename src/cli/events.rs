@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Command, args, get_id, get_string, id, print, time};
+use super::{Command, args, get_id, get_string, id, print, text, time};
 use crate::error::{Error, Result};
 use crate::runtime::{self, Stats};
 
@@ -50,5 +50,5 @@ struct Line<'a> {
 
 fn tell(id: &str, data: Option<&Stats>) -> Result<()> {
     let kind = if data.is_some() { "stats" } else { "oom" };
-    print(&(serde_json::to_string(&Line { kind, id, data }).map_err(Error::new)? + "\n"))
+    print(&(text::json(&serde_json::to_string(&Line { kind, id, data }).map_err(Error::new)?) + "\n"))
 }

@@ -6,8 +6,8 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::state::Document;
-use super::{Command, Global, ROOT, args, print};
-use crate::error::{Call, Context, Error, Kind, Result};
+use super::{Command, Global, ROOT, args, print, text};
+use crate::error::{Call, Context, Error, Kind, Result, one_line};
 use crate::runtime::Listed;
 
 const PASSWD: &str = "/etc/passwd";
@@ -28,7 +28,7 @@ pub(super) const COMMAND: Command = Command {
             "table" => table(&containers),
             // Go writes a nil slice as null, and that is what callers of runc know.
             "json" if containers.is_empty() => String::from("null\n"),
-            "json" => serde_json::to_string(&containers).map_err(Error::new)? + "\n",
+            "json" => text::json(&serde_json::to_string(&containers).map_err(Error::new)?) + "\n",
             other => return Err(Error::new(format_args!("--format {other}: must be table or json"))),
         })?;
         Ok(0)
@@ -87,8 +87,8 @@ fn table(containers: &[Document]) -> String {
     let mut rows = vec![["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(String::from)];
     rows.extend(containers.iter().map(|c| {
         let pid = if c.is_unknown() { String::new() } else { c.pid.to_string() };
-        let row =
-            [c.id.clone(), pid, c.status.clone(), c.bundle.display().to_string(), c.created.clone(), c.owner.clone()];
+        let bundle = one_line(&c.bundle.display().to_string());
+        let row = [c.id.clone(), pid, c.status.clone(), bundle, c.created.clone(), c.owner.clone()];
         row.map(|cell| if cell.is_empty() { "-".to_owned() } else { cell })
     }));
     // As runc: cells of at least 12, with 3 spaces between them.

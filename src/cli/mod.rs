@@ -28,6 +28,7 @@ mod size;
 mod spec;
 mod start;
 mod state;
+mod text;
 mod time;
 mod update;
 

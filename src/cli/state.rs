@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::{Command, get_id, id, print, time};
+use super::{Command, get_id, id, print, text, time};
 use crate::error::{Error, Result};
 use crate::runtime::Container;
 use crate::spec::VERSION;
@@ -21,7 +21,7 @@ pub(super) const COMMAND: Command = Command {
     run: |global, matches| {
         let container = global.runtime.load(get_id(matches))?;
         let text = serde_json::to_string_pretty(&Document::new(&container, String::new())?).map_err(Error::new)?;
-        print(&(text + "\n"))?;
+        print(&(text::json(&text) + "\n"))?;
         Ok(0)
     },
     failure: 1,

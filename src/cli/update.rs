@@ -9,7 +9,7 @@ use clap::{Arg, ArgMatches};
 use super::{Command, Global, args, get_id, get_path, get_string, id, size};
 use crate::error::{Call, Context, Error, Result};
 use crate::runtime::UpdateOptions;
-use crate::spec::{BlockIo, Cpu, Memory, Pids, Resources};
+use crate::spec::{self, BlockIo, Cpu, Memory, Pids, Resources};
 
 pub(super) const COMMAND: Command = Command {
     name: "update",
@@ -74,7 +74,7 @@ fn read(path: &Path) -> Result<Resources> {
     } else {
         text = std::fs::read(path).call(|| format!("open({path:?})"))?;
     }
-    Resources::parse(&text)
+    spec::parse(&text)
 }
 
 fn named(matches: &ArgMatches) -> Result<Resources> {

@@ -114,9 +114,8 @@ fn setns(join: &Join, file: BorrowedFd) -> Result<()> {
 
 /// Goes on in a child, which the runtime adopts as a sibling of this process.
 fn become_child(channel: &Channel, flags: u64, place: Place) -> Result<()> {
-    let clone = |cgroup| {
-        fork(CloneOptions { flags: flags | libc::CLONE_PARENT as u64, cgroup, ..CloneOptions::default() })
-    };
+    let clone =
+        |cgroup| fork(CloneOptions { flags: flags | libc::CLONE_PARENT as u64, cgroup, ..CloneOptions::default() });
     let unified = place.unified.as_ref().map(AsFd::as_fd);
     let (cloned, outside) = match clone(unified) {
         // It is full, which does not matter to whoever is moved into it; or as for the runtime's own clone.

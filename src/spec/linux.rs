@@ -124,8 +124,6 @@ pub struct Resources {
     #[serde(deserialize_with = "nullable")]
     pub devices: Vec<DeviceRule>,
     pub memory: Option<Memory>,
-    // Go's decoder ignores case, and configurations that rely on it exist.
-    #[serde(alias = "CPU")]
     pub cpu: Option<Cpu>,
     pub pids: Option<Pids>,
     #[serde(rename = "blockIO")]
@@ -176,9 +174,9 @@ pub struct Cpu {
     pub period: Option<u64>,
     pub realtime_runtime: Option<i64>,
     pub realtime_period: Option<u64>,
-    #[serde(alias = "Cpus", deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable")]
     pub cpus: String,
-    #[serde(alias = "Mems", deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable")]
     pub mems: String,
     pub idle: Option<i64>,
 }
@@ -226,7 +224,6 @@ pub struct ThrottleDevice {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HugepageLimit {
-    #[serde(alias = "pagesize")]
     pub page_size: String,
     pub limit: u64,
 }

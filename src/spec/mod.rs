@@ -4,8 +4,8 @@
 //! actions ...) stay strings here: the spec asks for a warning about some unknown words and an error about
 //! others, so [`crate::plan`] judges them, with the JSON pointer at hand.
 
-mod any_case;
 mod config;
+mod document;
 mod linux;
 mod pointer;
 mod seccomp;
@@ -33,19 +33,60 @@ impl Spec {
     }
 
     pub fn parse(text: &[u8]) -> Result<Self> {
-        parse(text).or_else(|e| any_case::merged(text).ok_or(e))
+        parse(text)
     }
 }
 
 /// Parses a JSON document; a complaint names the place by its JSON pointer.
 pub fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T> {
-    serde_json::from_slice(text).map_err(|e| {
-        let before: usize =
-            text.split_inclusive(|&byte| byte == b'\n').take(e.line().saturating_sub(1)).map(<[u8]>::len).sum();
-        let end = text.len().min(before + e.column());
-        let pointer = pointer::of_end(&text[..end]);
-        if pointer.is_empty() { Error::new(e) } else { Error::config(pointer, e) }
-    })
+    match read(text) {
+        Err(e) if e.to_string().starts_with("duplicate field") => match document::merged(text) {
+            Some(text) => read(&text).map_err(|e| complain(&text, &e)),
+            None => Err(complain(text, &e)),
+        },
+        result => result.map_err(|e| complain(text, &e)),
+    }
+}
+
+fn read<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> {
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    let value = T::deserialize(document::Document(&mut deserializer))?;
+    deserializer.end().map(|()| value)
+}
+
+fn complain(text: &[u8], e: &serde_json::Error) -> Error {
+    let before: usize =
+        text.split_inclusive(|&byte| byte == b'\n').take(e.line().saturating_sub(1)).map(<[u8]>::len).sum();
+    let end = text.len().min(before + e.column());
+    let pointer = pointer::of_end(&text[..end]);
+    let message = in_words_of_json(&e.to_string());
+    if pointer.is_empty() { Error::new(message) } else { Error::config(pointer, message) }
+}
+
+/// `invalid type: string "1000", expected u32 at line 1 column 9`: what is expected is said in terms of our source.
+fn in_words_of_json(message: &str) -> String {
+    let Some((found, expected)) = message.rsplit_once(", expected ") else { return message.to_owned() };
+    let (expected, place) = expected.rsplit_once(" at line ").unwrap_or((expected, ""));
+    let place = if place.is_empty() { String::new() } else { format!(" at line {place}") };
+    let expected = match expected {
+        "u16" => "a number from 0 to 65535",
+        "u32" => "a number from 0 to 4294967295",
+        "u64" => "a number from 0 to 18446744073709551615",
+        "i32" => "a number from -2147483648 to 2147483647",
+        "i64" => "a number from -9223372036854775808 to 9223372036854775807",
+        "a sequence" => "an array",
+        "a boolean" => "true or false",
+        "a map" => "an object",
+        _ if expected.starts_with("struct ") => "an object",
+        other => other,
+    };
+    let found = match found.strip_prefix("invalid type: ").or_else(|| found.strip_prefix("invalid value: ")) {
+        Some("sequence") => "an array",
+        Some("map") => "an object",
+        Some(found) => &format!("{found}"),
+        None => found,
+    };
+    format!("{found}, but expected {expected}{place}")
 }
 
 /// Engines written in Go emit `null` for an empty list or map.

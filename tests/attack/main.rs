@@ -11,12 +11,12 @@ mod harness;
 
 mod actor;
 mod classes;
-mod environment;
 mod commands;
+mod environment;
 mod host_users;
 mod init;
 mod input;
 mod restore;
 mod root;
-mod tracing;
 mod state_root;
+mod tracing;

@@ -1,7 +1,8 @@
 //! The log: records as logrus writes them, for engines; a plain line on standard error, for people.
 //!
 //! Engines give `--log FILE --log-format json` and take from FILE the last record of level `error`: its keys
-//! `level`, `msg` and `time` are fixed, a hint goes into a key of its own. The same error also goes to standard
+//! `level`, `msg` and `time` are fixed. A hint stands in a key of its own, and behind the message, of which alone engines
+//! tell whoever has started the container. The same error also goes to standard
 //! error as `berth: <error>` with the hint below it, for engines that look there when the file says nothing, and for
 //! whoever reads the journal. Warnings and debug lines go to FILE only, so that they never mix with the container's
 //! own output.
@@ -23,7 +24,7 @@ use std::time::SystemTime;
 use clap::ArgMatches;
 
 use self::sink::{Level, Sink};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, one_line};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 enum Format {
@@ -69,6 +70,7 @@ impl Log {
         if self.level < Level::Warning {
             return;
         }
+        let message = &one_line(message);
         self.record(Level::Warning, message, None);
         if self.sink.is_none() && self.format.is_none() {
             to_stderr(&format!("berth: warning: {message}\n"));
@@ -80,6 +82,7 @@ impl Log {
     }
 
     pub(super) fn debug(&self, message: &str) {
+        let message = &one_line(message);
         self.record(Level::Debug, message, None);
         if self.sink.is_none() && self.format.is_none() {
             to_stderr(&record(Format::Text, SystemTime::now(), Level::Debug.name(), message, None));
@@ -97,20 +100,7 @@ impl Log {
 }
 
 fn to_stderr(text: &str) {
-    drop(std::io::stderr().write_all(harmless(text).as_bytes()));
-}
-
-/// A terminal must not obey what an image put into a path, or a hook into its output.
-fn harmless(text: &str) -> String {
-    let mut harmless = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\n' | '\t' => harmless.push(c),
-            c if c.is_control() => drop(write!(harmless, "\\x{:02x}", c as u32)),
-            c => harmless.push(c),
-        }
-    }
-    harmless
+    drop(std::io::stderr().write_all(text.as_bytes()));
 }
 
 fn plain(error: &Error) -> String {
@@ -129,11 +119,12 @@ fn record(format: Format, time: SystemTime, level: &str, message: &str, hint: Op
     let time = super::time::seconds(time);
     match format {
         Format::Json => {
+            let message = with_hint(message, hint);
             let mut record = serde_json::json!({ "level": level, "msg": message, "time": time });
             if let Some(hint) = hint {
                 record["hint"] = hint.into();
             }
-            format!("{record}\n")
+            super::text::json(&record.to_string()) + "\n"
         }
         Format::Text => {
             let hint = hint.map_or_else(String::new, |hint| format!(" hint={}", quoted(hint)));
@@ -148,14 +139,24 @@ fn quoted(text: &str) -> String {
         match c {
             '"' => quoted.push_str("\\\""),
             '\\' => quoted.push_str("\\\\"),
-            '\n' => quoted.push_str("\\n"),
             '\t' => quoted.push_str("\\t"),
-            c if c.is_control() => drop(write!(quoted, "\\x{:02x}", c as u32)),
             c => quoted.push(c),
         }
     }
     quoted.push('"');
     quoted
+}
+
+/// Engines show `msg` alone to whoever started the container. Some of these words make them tell another cause.
+fn with_hint(message: &str, hint: Option<&str>) -> String {
+    const MEANINGFUL: [&str; 5] =
+        ["not found", "no such file", "permission denied", "not a directory", "executable file"];
+    match hint {
+        Some(hint) if !MEANINGFUL.iter().any(|words| hint.to_lowercase().contains(words)) => {
+            format!("{message} ({hint})")
+        }
+        _ => message.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -168,17 +169,22 @@ mod tests {
     fn records_are_those_of_logrus() {
         let at = |format, message, hint| record(format, UNIX_EPOCH + Duration::from_secs(1), "error", message, hint);
         assert_eq!(
-            at(Format::Text, "exec \"/x\"\n\u{1b}[2J", None),
-            "time=\"1970-01-01T00:00:01Z\" level=error msg=\"exec \\\"/x\\\"\\n\\x1b[2J\"\n"
+            at(Format::Text, "exec \"/x\"\t\\n", None),
+            "time=\"1970-01-01T00:00:01Z\" level=error msg=\"exec \\\"/x\\\"\\t\\\\n\"\n"
         );
         let json: serde_json::Value = serde_json::from_str(&at(Format::Json, "a\nb", Some("c"))).unwrap();
-        assert_eq!(json, serde_json::json!({"level":"error","msg":"a\nb","time":"1970-01-01T00:00:01Z","hint":"c"}));
+        assert_eq!(
+            json,
+            serde_json::json!({"level":"error","msg":"a\nb (c)","time":"1970-01-01T00:00:01Z","hint":"c"})
+        );
         assert_eq!(at(Format::Json, "a\nb", None).matches('\n').count(), 1);
     }
 
     #[test]
-    fn control_characters_do_not_reach_a_terminal() {
-        assert_eq!(harmless("a\u{1b}]0;x\u{7}\tb\r\u{9b}2J\nc"), "a\\x1b]0;x\\x07\tb\\x0d\\x9b2J\nc");
+    fn engines_are_told_the_hint_unless_they_would_read_another_cause_from_it() {
+        assert_eq!(with_hint("a", Some("b")), "a (b)");
+        assert_eq!(with_hint("a", Some("look whether it was Not Found")), "a");
+        assert_eq!(with_hint("a", None), "a");
     }
 
     #[test]
