@@ -171,7 +171,7 @@ impl Runtime {
             record => record,
         };
         match record {
-            Ok(record) => Ok(Some(Listed::Container(Container { runtime: self, dir, record }))),
+            Ok(record) => Ok(Some(Listed::Container(Box::new(Container { runtime: self, dir, record })))),
             Err(e) => damaged(Some(&dir), e),
         }
     }
@@ -227,7 +227,7 @@ impl Runtime {
 
 /// What is found below the root.
 pub enum Listed<'a> {
-    Container(Container<'a>),
+    Container(Box<Container<'a>>),
     Damaged(Damaged),
 }
 

@@ -83,7 +83,7 @@ fn in_words_of_json(message: &str) -> String {
     let found = match found.strip_prefix("invalid type: ").or_else(|| found.strip_prefix("invalid value: ")) {
         Some("sequence") => "an array",
         Some("map") => "an object",
-        Some(found) => &format!("{found}"),
+        Some(found) => found,
         None => found,
     };
     format!("{found}, but expected {expected}{place}")
