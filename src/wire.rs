@@ -100,7 +100,7 @@ pub enum FromInit {
     Listener {
         fd: i32,
     },
-    Warning(String),
+    Warning(Error),
     Ready,
     /// Only exec is left to do.
     Executing,

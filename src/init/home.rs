@@ -1,36 +1,52 @@
 //! `HOME` from the container's own user database.
+//!
+//! Read as the process's user, with its capabilities in effect and no other: the image says what the file is, and it may
+//! be a link to what the container itself must not read.
 
 use std::ffi::CString;
 use std::io::Read;
 
 use rustix::fs::{self, CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 
+use crate::error::{Call, Error, Result};
 use crate::plan::process::Env;
+use crate::sys::procfs::ProcFs;
+
+const PASSWD: &str = "/etc/passwd";
 
 /// The image wrote the file: it is read no further, however long it is (CVE-2026-47262).
 const LONGEST: u64 = 1 << 20;
 
-/// The environment to exec with.
-pub fn complete(env: Env, uid: u32) -> Vec<CString> {
+/// The environment to exec with, and why `HOME` could not be looked up. `proc` is the root of a procfs.
+pub fn complete(env: Env, uid: u32, proc: &ProcFs) -> (Vec<CString>, Option<Error>) {
     let Env { mut vars, home_missing } = env;
-    if home_missing {
-        let passwd = read("/etc/passwd").unwrap_or_default();
-        let home = [b"HOME=", lookup(&passwd, uid).unwrap_or(b"/")].concat();
-        vars.extend(CString::new(home));
+    if !home_missing {
+        return (vars, None);
     }
-    vars
+    let (passwd, error) = match read(PASSWD, proc) {
+        Ok(passwd) => (passwd, None),
+        Err(e) => (Vec::new(), Some(e)),
+    };
+    let home = [b"HOME=", lookup(&passwd, uid).unwrap_or(b"/")].concat();
+    vars.extend(CString::new(home));
+    // Many images have none.
+    let error = error.filter(|e| e.errno() != Some(Errno::NOENT));
+    (vars, error.map(|e| e.context("HOME is \"/\", as the user's own cannot be looked up")))
 }
 
-/// A file that is not there, not regular or not readable has no entries.
-fn read(path: &str) -> Option<Vec<u8>> {
-    // A FIFO in its place must not keep init waiting.
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS).ok()?;
-    let kind = FileType::from_raw_mode(fs::fstat(&file).ok()?.st_mode);
+fn read(path: &str, proc: &ProcFs) -> Result<Vec<u8>> {
+    let call = || format!("open({path:?})");
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let found = fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS).call(call)?;
+    // To open a device or a FIFO would do something already.
+    if FileType::from_raw_mode(fs::fstat(&found).call(call)?.st_mode) != FileType::RegularFile {
+        return Err(Error::new(format_args!("{path:?} is not a regular file")));
+    }
+    let file = proc.reopen(std::os::fd::AsFd::as_fd(&found), OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
     let mut content = Vec::new();
-    (kind == FileType::RegularFile).then_some(())?;
-    std::fs::File::from(file).take(LONGEST).read_to_end(&mut content).ok()?;
-    Some(content)
+    std::fs::File::from(file).take(LONGEST).read_to_end(&mut content).call(|| format!("read({path:?})"))?;
+    Ok(content)
 }
 
 /// The home of the first entry of `uid`; a relative or empty one is as good as none (passwd(5)).
@@ -69,6 +85,12 @@ mod tests {
 
     #[test]
     fn only_a_missing_home_is_added() {
+        let proc = ProcFs::private().unwrap();
+        let complete = |env, uid| {
+            let (vars, error) = complete(env, uid, &proc);
+            assert!(error.is_none(), "{error:?}");
+            vars
+        };
         let given = Env { vars: vec![c"HOME=/x".into()], home_missing: false };
         assert_eq!(complete(given, 0), [c"HOME=/x".to_owned()]);
         let missing = Env { vars: vec![c"A=1".into()], home_missing: true };
@@ -78,9 +100,11 @@ mod tests {
 
     #[test]
     fn what_is_no_regular_file_is_not_read() {
-        assert!(read("/dev/zero").is_none());
-        assert!(read("/").is_none());
-        assert!(read("/nonexistent").is_none());
-        assert!(read("/etc/passwd").is_some());
+        let proc = ProcFs::private().unwrap();
+        let read = |path| read(path, &proc).map_err(|e| e.to_string());
+        assert_eq!(read("/dev/zero"), Err("\"/dev/zero\" is not a regular file".to_owned()));
+        assert_eq!(read("/"), Err("\"/\" is not a regular file".to_owned()));
+        assert_eq!(read("/nonexistent"), Err("open(\"/nonexistent\"): no such file or directory".to_owned()));
+        assert!(read("/etc/passwd").is_ok());
     }
 }

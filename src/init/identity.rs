@@ -12,14 +12,17 @@ use crate::plan::process::{Capabilities, Capability, User};
 use crate::sys::fd::standard;
 use crate::sys::procfs::ProcFs;
 
-/// What was the host's `/dev/null` as a standard stream becomes the container's: nothing of the host's mounts stays
-/// open. Without one, `/dev` is the host's anyway.
-pub fn replace_null(null: Option<OwnedFd>) -> Result<()> {
-    let Some(null) = null else { return Ok(()) };
+/// `<linux/magic.h>`
+const PIPEFS_MAGIC: u32 = 0x5049_5045;
+
+/// What was the host's `/dev/null` as a standard stream becomes the container's, which `open` opens: nothing of the
+/// host's mounts stays open, and nobody changes the mode of the host's. Without one, `/dev` is the host's anyway.
+pub fn replace_null(open: impl Fn() -> Result<Option<OwnedFd>>) -> Result<()> {
     for (number, stream) in standard().iter().enumerate() {
         if !is_null(&fs::fstat(stream).call(|| format!("fstat({number})"))?) {
             continue;
         }
+        let Some(null) = open()? else { return Ok(()) };
         match number {
             0 => rustix::stdio::dup2_stdin(&null),
             1 => rustix::stdio::dup2_stdout(&null),
@@ -34,8 +37,11 @@ fn is_null(stat: &fs::Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == fs::makedev(1, 3)
 }
 
-/// Makes the standard streams the user's, so that it can open its terminal again by name. By descriptor, whatever
-/// their names are by now (CVE-2026-88265).
+/// Makes standard streams that are pipes the user's, so that it can open them again by name, as `/dev/stdout`. By
+/// descriptor, whatever their names are by now (CVE-2026-88265).
+///
+/// Nothing else is ours to give away: files, FIFOs with a name, devices and terminals are the host's, and stay their
+/// owner's. The container's own terminal is the user's already.
 pub fn own_stdio(uid: u32) -> Result<()> {
     let streams = standard();
     for (number, stream) in streams.into_iter().enumerate() {
@@ -45,13 +51,13 @@ pub fn own_stdio(uid: u32) -> Result<()> {
         if kind == FileType::Directory {
             return Err(Error::new(format_args!("standard stream {number} is a directory")));
         }
-        // The host's /dev/null is everybody's.
-        if stat.st_uid == uid || is_null(&stat) {
+        let is_pipe = || fs::fstatfs(stream).is_ok_and(|fs| u32::try_from(fs.f_type) == Ok(PIPEFS_MAGIC));
+        if kind != FileType::Fifo || stat.st_uid == uid || !is_pipe() {
             continue;
         }
         match fs::fchown(stream, Some(Uid::from_raw(uid)), None) {
-            // EPERM: its owner is not mapped into the user namespace. EROFS: it is on a read-only mount.
-            Ok(()) | Err(Errno::PERM | Errno::ROFS) => {}
+            // Its owner is not mapped into the user namespace.
+            Ok(()) | Err(Errno::PERM) => {}
             Err(errno) => return Err(Error::sys(format_args!("fchown({number}, {uid})"), errno)),
         }
     }
@@ -173,22 +179,30 @@ impl Privileges {
     /// What the user's process is to have, and init until then with `held`.
     pub fn sets(&self, held: Option<Capability>) -> Capabilities {
         let held = held.map_or(0, Capability::bit) & self.own;
-        let Capabilities { effective, permitted, .. } = self.sets;
-        Capabilities { effective: effective | held, permitted: permitted | held, ..self.sets }
+        Capabilities { permitted: self.sets.permitted | held, ..self.sets }
     }
 
-    /// Sets all but the bounding and the ambient set. `held` stays permitted and effective until this is called
-    /// without it: the seccomp filter of a process that may gain privileges needs CAP_SYS_ADMIN.
+    /// Sets all but the bounding and the ambient set. `held` stays permitted, for [`Privileges::raise`], until this is
+    /// called without it: the seccomp filter of a process that may gain privileges needs CAP_SYS_ADMIN.
     pub fn apply(&self, held: Option<Capability>) -> Result<()> {
-        let (sets, set) = (self.sets(held), CapabilitySet::from_bits_retain);
+        Self::set(self.sets(held))
+    }
+
+    /// Has what is held take effect, right before it is needed.
+    pub fn raise(&self, held: Option<Capability>) -> Result<()> {
+        let Some(held) = held else { return Ok(()) };
+        let sets = self.sets(Some(held));
+        Self::set(Capabilities { effective: sets.effective | held.bit() & sets.permitted, ..sets })
+    }
+
+    fn set(sets: Capabilities) -> Result<()> {
+        let set = CapabilitySet::from_bits_retain;
         let new = CapabilitySets {
             effective: set(sets.effective),
             permitted: set(sets.permitted),
             inheritable: set(sets.inheritable),
         };
-        thread::set_capabilities(None, new)
-            .call(|| format!("capset({:x?})", self.sets))
-            .context("can't apply capabilities")
+        thread::set_capabilities(None, new).call(|| format!("capset({sets:x?})")).context("can't apply capabilities")
     }
 
     /// After [`Privileges::apply`]: the kernel wants the set within the permitted and the inheritable one.
@@ -292,12 +306,17 @@ mod tests {
         let (output, _) = in_child(|| {
             let privileges = Privileges::limited_to_own(&Capabilities::default(), &mut Vec::new()).unwrap();
             switch_user(&user(1, 1, &[]), &proc(), &mut Vec::new()).unwrap();
-            privileges.apply(Some(Capability::SYS_ADMIN)).unwrap();
-            let held = thread::capabilities(None).unwrap();
-            privileges.apply(None).unwrap();
-            format!("{:x} {:x}", held.effective.bits(), thread::capabilities(None).unwrap().permitted.bits())
+            let held = Some(Capability::SYS_ADMIN);
+            let steps: [&dyn Fn() -> Result<()>; 3] =
+                [&|| privileges.apply(held), &|| privileges.raise(held), &|| privileges.apply(None)];
+            let after = |step: &dyn Fn() -> Result<()>| {
+                step().unwrap();
+                let now = thread::capabilities(None).unwrap();
+                format!("{:x}/{:x}", now.effective.bits(), now.permitted.bits())
+            };
+            steps.map(after).join(" ")
         });
-        assert_eq!(output, "200000 0");
+        assert_eq!(output, "0/200000 200000/200000 0/0");
     }
 
     #[test]
@@ -324,20 +343,27 @@ mod tests {
     }
 
     #[test]
-    fn files_become_the_users_but_the_null_device_does_not() {
-        let path = std::env::temp_dir().join(format!("berth-stdio-{}", std::process::id()));
-        let file = std::fs::File::create(&path).unwrap();
-        let null = std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
-        let owner = |fd: &std::fs::File| fs::fstat(fd).unwrap().st_uid;
-        let null_owner = owner(&null);
-        for stdout in [&file, &null] {
+    fn pipes_become_the_users_and_nothing_else() {
+        let path = |name: &str| std::env::temp_dir().join(format!("berth-stdio-{name}-{}", std::process::id()));
+        let (file, fifo) = (path("file"), path("fifo"));
+        std::fs::File::create(&file).unwrap();
+        fs::mknodat(fs::CWD, &fifo, FileType::Fifo, fs::Mode::from_raw_mode(0o600), 0).unwrap();
+        let terminal = rustix::pty::openpt(rustix::pty::OpenptFlags::RDWR).unwrap();
+        let (_reader, pipe) = std::io::pipe().unwrap();
+        let open =
+            |path: &std::path::Path| OwnedFd::from(std::fs::File::options().read(true).write(true).open(path).unwrap());
+        let null = open("/dev/null".as_ref());
+        let streams = [open(&file), open(&fifo), terminal, null, OwnedFd::from(pipe)];
+        let owners = || streams.each_ref().map(|fd| fs::fstat(fd).unwrap().st_uid);
+        let before = owners();
+        for stdout in &streams {
             in_child(|| {
                 spoil(stdout);
                 own_stdio(77).map_or_else(|e| e.to_string(), |()| "done".into())
             });
         }
-        let _ = std::fs::remove_file(&path);
-        assert_eq!((owner(&file), owner(&null)), (77, null_owner));
+        let _ = [&file, &fifo].map(std::fs::remove_file);
+        assert_eq!(owners(), [before[0], before[1], before[2], before[3], 77]);
         let directory = std::fs::File::open("/").unwrap();
         let (output, _) = in_child(|| {
             spoil(&directory);

@@ -152,7 +152,7 @@ impl Init {
         if process.terminal {
             self.take_terminal(rootfs.console(process.user.uid)?, process)?;
         }
-        identity::replace_null(rootfs.open_null(&proc)?)?;
+        identity::replace_null(|| rootfs.open_null(&proc))?;
         rootfs.enter(&proc)?;
         for (name, value) in &container.sysctls {
             proc.write(&format!("sys/{name}"), value.as_bytes()).with_context(|| format!("/linux/sysctl/{name}"))?;
@@ -182,6 +182,7 @@ impl Init {
         if process.terminal {
             self.take_terminal(Console::in_root(process.user.uid)?, process)?;
         }
+        identity::replace_null(|| crate::rootfs::null_in_root(&proc).map(Some))?;
         let ready = self.assume(plan, proc, None)?;
         self.await_start(None)?;
         self.channel.send_plainly(&FromInit::Executing)?;
@@ -198,7 +199,6 @@ impl Init {
         if process.no_new_privileges {
             process::set_no_new_privileges()?;
         }
-        let env = home::complete(process.env.clone(), process.user.uid);
         identity::own_stdio(process.user.uid)?;
         process::set_umask(process.user.umask);
         let privileges = Privileges::limited_to_own(&process.capabilities, &mut warnings)?;
@@ -214,6 +214,7 @@ impl Init {
         if !in_cwd {
             cwd::enter_as_user(&process.cwd)?;
         }
+        let (env, no_home) = home::complete(process.env.clone(), process.user.uid, &proc);
         drop(proc);
         let kept = [self.channel.as_fd()].into_iter().chain(listener.map(AsFd::as_fd));
         exec::close_descriptors(3 + plan.preserve_fds, kept)?;
@@ -222,12 +223,13 @@ impl Init {
             Some(command) => exec::find(command, path)?,
             None => CString::default(),
         };
-        for warning in warnings {
-            self.channel.send(&FromInit::Warning(warning))?;
+        for warning in warnings.into_iter().map(Error::new).chain(no_home) {
+            self.channel.send(&FromInit::Warning(warning.shortened()))?;
         }
         let mut ready =
             Ready { program: Execve::new(program, process.args.clone(), env), privileges, held, filtered: false };
         if let Some(filter) = plan.seccomp.as_ref().filter(|filter| filter.listener.is_some()) {
+            ready.privileges.raise(held)?;
             self.hand_over_listener(filter)?;
             ready.filtered = true;
         }
@@ -268,6 +270,7 @@ impl Ready {
     fn confine(&self, plan: &InitPlan) -> Result<()> {
         process::set_rlimits(&plan.process.rlimits)?;
         if let Some(filter) = plan.seccomp.as_ref().filter(|_| !self.filtered) {
+            self.privileges.raise(self.held)?;
             load(filter)?;
         }
         if self.held.is_some() { self.privileges.apply(None) } else { Ok(()) }
@@ -423,7 +426,7 @@ impl Init {
         });
         match process::join_session_keyring(proc, name, plan.process.selinux_label.as_deref(), search) {
             // "best effort": a kernel without keyrings has none to leave.
-            Err(e) if e.errno() == Some(Errno::NOSYS) => self.channel.send(&FromInit::Warning(e.to_string())),
+            Err(e) if e.errno() == Some(Errno::NOSYS) => self.channel.send(&FromInit::Warning(e)),
             result => result,
         }
     }

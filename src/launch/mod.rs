@@ -329,7 +329,7 @@ impl Init {
             requests.admit(&request)?;
             match request {
                 FromInit::Ready => return Ok(()),
-                FromInit::Warning(text) => (host.warn)(&text),
+                FromInit::Warning(warning) => (host.warn)(&warning.to_string()),
                 FromInit::TimeOffsets => {
                     self.set_time_offsets(plan)?;
                     self.send(&ToInit::Done)?;

@@ -266,7 +266,7 @@ mod tests {
         let (_, other) = Channel::pair().unwrap();
         let channel = std::mem::replace(&mut stand_in.channel, other);
         let talk = std::thread::spawn(move || {
-            (0..100_000).take_while(|_| channel.send(&FromInit::Warning("x".into())).is_ok()).count()
+            (0..100_000).take_while(|_| channel.send(&FromInit::Warning(Error::new("x"))).is_ok()).count()
         });
         let (_, end) = stand_in.served(&plan(false));
         assert_eq!(end, "init said too much");

@@ -13,6 +13,7 @@ mod fscontext;
 mod host;
 mod mask;
 mod mounts;
+mod null;
 mod pivot;
 mod resolve;
 mod restore;
@@ -21,7 +22,6 @@ pub use build::Rootfs;
 pub use change::{add, remove};
 pub use console::Console;
 pub use host::{Host, Namespaces, open_source};
-#[cfg(fuzzing)]
-pub use pivot::full_kernel_mounts;
-pub use resolve::{Location, until_sure};
+pub use null::null_in_root;
+pub use resolve::Location;
 pub use restore::{ExternalMount, external_mounts, stage};

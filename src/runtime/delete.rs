@@ -58,6 +58,10 @@ pub(super) fn kill(record: &Record) -> Result<()> {
         && let Some(pidfd) = init.open()?
     {
         process::send_signal(pidfd.as_fd(), libc::SIGKILL)?;
+        if record.cgroup.is_frozen()? {
+            // Else an exec that waits in it could still come to run something.
+            record.cgroup.kill(libc::SIGKILL).context("processes of the container")?;
+        }
         record.thaw()?;
         let deadline = Instant::now() + DEATH;
         while !ends_within(pidfd.as_fd(), SOON)? {
