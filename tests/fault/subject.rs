@@ -189,6 +189,7 @@ impl<'t> Subject<'t> {
         }
         let said = trial.output.stderr.lines().next().unwrap_or_default().to_owned();
         match trial.output.status.code() {
+            _ if trial.code_is_right(self.command) && trial.shown.is_empty() => Verdict::Failed,
             _ if trial.code_is_right(self.command) => {
                 let lost = if said.is_empty() { Verdict::Silent } else { Verdict::Warned };
                 report::difference(&self.expected, &trial.shown).map_or(Verdict::Same, lost)
@@ -283,6 +284,10 @@ impl<'t> Subject<'t> {
                 shown.push(format!("status: {}", c.status()));
                 shown.push(self.marks());
                 let started = c.start();
+                if !started.status.success() && !started.stderr.is_empty() {
+                    // Init ended after it was ready: that is known to who asks next.
+                    return Vec::new();
+                }
                 shown.push(format!("start: {} {}", started.status, started.stderr));
                 shown.extend(self.read(stdout));
             }

@@ -6,7 +6,7 @@
 #![allow(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::io::{self, Read, Write, pipe};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -53,7 +53,6 @@ pub struct Seen {
 /// A command that runs under the tracer's eye.
 pub struct Traced {
     thread: JoinHandle<Seen>,
-    started: Receiver<i32>,
     paused: Receiver<()>,
     resume: Sender<()>,
     ended: Receiver<()>,
@@ -64,31 +63,20 @@ pub struct Traced {
 impl Traced {
     /// Runs `command`; `also` are processes to be traced that are there already. What is executed is let go of unless
     /// the name of its file contains `own`.
-    pub fn spawn(
-        mut command: Command,
-        own: &str,
-        also: Vec<i32>,
-        at: Point,
-        action: Action,
-        patience: Duration,
-    ) -> Self {
-        let (started_tx, started) = channel();
+    pub fn spawn(command: Command, own: &str, also: Vec<i32>, at: Point, action: Action, patience: Duration) -> Self {
         let (paused_tx, paused) = channel();
         let (resume, resume_rx) = channel();
         let (ended_tx, ended) = channel();
         let tracees = Arc::new(Mutex::new(BTreeSet::new()));
         let (shared, own) = (tracees.clone(), own.to_owned());
         let thread = std::thread::spawn(move || {
-            // SAFETY: makes one syscall in the forked child.
-            unsafe { command.pre_exec(|| ptrace(libc::PTRACE_TRACEME, 0, 0, 0).map(drop)) };
-            let child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
-            let main = child.id().cast_signed();
-            started_tx.send(main).ok();
+            let main = start(command);
             let mut tracer = Tracer {
                 main,
                 own,
                 at,
                 action,
+                executed: false,
                 seen: Seen::default(),
                 processes: Vec::new(),
                 counts: BTreeMap::new(),
@@ -101,12 +89,7 @@ impl Traced {
             ended_tx.send(()).ok();
             tracer.seen
         });
-        Self { thread, started, paused, resume, ended, tracees, deadline: Instant::now() + patience }
-    }
-
-    /// The pid of the command.
-    pub fn pid(&self) -> i32 {
-        self.started.recv().expect("the tracer tells the pid")
+        Self { thread, paused, resume, ended, tracees, deadline: Instant::now() + patience }
     }
 
     /// Waits until the command stands still at [`Action::Pause`]; `false` if it ended before it came there.
@@ -145,6 +128,29 @@ impl Traced {
     }
 }
 
+/// Starts the command, and traces it before it is executed. Not by PTRACE_TRACEME: what is traced so makes children
+/// that begin with SIGSTOP, and stand still for good if the tracer ends before it has seen them.
+fn start(mut command: Command) -> i32 {
+    let ((mut pid_reader, pid_writer), (go_reader, mut go_writer)) = (pipe().unwrap(), pipe().unwrap());
+    let tell = move || {
+        let pid = std::process::id().to_ne_bytes();
+        (&pid_writer).write_all(&pid)?;
+        (&go_reader).read_exact(&mut [0])
+    };
+    // SAFETY: makes syscalls only, in the forked child.
+    unsafe { command.pre_exec(tell) };
+    // Its spawn returns once the command is executed.
+    let spawned = std::thread::spawn(move || command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}")));
+    let mut pid = [0; 4];
+    pid_reader.read_exact(&mut pid).expect("the command is forked");
+    let pid = i32::from_ne_bytes(pid);
+    ptrace(libc::PTRACE_SEIZE, pid, 0, OPTIONS as usize).expect("the command can be traced");
+    go_writer.write_all(&[0]).unwrap();
+    // Without waiting: it stands still at its exec until it is told to go on.
+    drop(spawned);
+    pid
+}
+
 /// Where a process waits, for who has to find out why.
 fn describe(tid: i32) -> String {
     let read = |name: &str| std::fs::read_to_string(format!("/proc/{tid}/{name}")).unwrap_or_default();
@@ -180,8 +186,6 @@ struct Thread {
     waits: bool,
     /// The call that it is in is to fail like that.
     fails: Option<c_int>,
-    /// The SIGSTOP that it starts with has come.
-    begun: bool,
 }
 
 struct Tracer {
@@ -189,6 +193,8 @@ struct Tracer {
     own: String,
     at: Point,
     action: Action,
+    /// What the command does before it is executed is the harness's doing.
+    executed: bool,
     seen: Seen,
     /// Thread group ids.
     processes: Vec<i32>,
@@ -208,7 +214,6 @@ impl Tracer {
                 let _ = ptrace(libc::PTRACE_INTERRUPT, pid, 0, 0);
             }
         }
-        let mut begun = false;
         loop {
             let mut status = 0;
             // SAFETY: `status` is written. Only what this thread traces or has made is waited for.
@@ -222,11 +227,6 @@ impl Tracer {
                     self.seen.status = status;
                     return;
                 }
-            } else if pid == self.main && !begun {
-                // The trap after exec, which is the first thing that is seen of it.
-                begun = true;
-                let _ = ptrace(libc::PTRACE_SETOPTIONS, pid, 0, OPTIONS as usize);
-                self.go_on(pid, 0);
             } else if libc::WIFSTOPPED(status) {
                 self.stopped(pid, libc::WSTOPSIG(status), status >> 16);
             }
@@ -268,6 +268,7 @@ impl Tracer {
                 self.go_on(tid, 0);
             }
             libc::PTRACE_EVENT_EXEC => {
+                self.executed |= tid == self.main;
                 let link = std::fs::read_link(format!("/proc/{tid}/exe")).unwrap_or_default();
                 let link = link.to_string_lossy();
                 if link.starts_with("/memfd:") || link.contains(&self.own) {
@@ -285,16 +286,17 @@ impl Tracer {
             }
             // What follows exec where no option said otherwise.
             0 if signal == libc::SIGTRAP => self.go_on(tid, 0),
-            _ => {
+            libc::PTRACE_EVENT_STOP if signal == libc::SIGTRAP => {
                 let thread = self.threads.entry(tid).or_default();
-                let first = !std::mem::replace(&mut thread.begun, true);
                 if thread.process.is_none() {
                     thread.waits = true;
                 } else {
-                    let beginning = event == libc::PTRACE_EVENT_STOP || first && signal == libc::SIGSTOP;
-                    self.go_on(tid, if beginning { 0 } else { signal });
+                    self.go_on(tid, 0);
                 }
             }
+            // Stopped by a signal, as if nobody traced it.
+            libc::PTRACE_EVENT_STOP => drop(ptrace(libc::PTRACE_LISTEN, tid, 0, 0)),
+            _ => self.go_on(tid, signal),
         }
     }
 
@@ -317,6 +319,9 @@ impl Tracer {
     }
 
     fn enters(&mut self, tid: i32, process: usize, number: c_long) {
+        if !self.executed {
+            return;
+        }
         let count = self.counts.entry((process, number)).or_default();
         *count += 1;
         let here = Point { process, number, occurrence: *count };
