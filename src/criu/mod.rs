@@ -286,6 +286,36 @@ fn error_in(line: &str) -> Option<String> {
 mod tests {
     use super::*;
 
+    /// A CRIU that says nothing, and our end of its socket's other end.
+    fn silent(script: &str) -> (Criu, OwnedFd) {
+        let kinds = (AddressFamily::UNIX, SocketType::SEQPACKET);
+        let (channel, theirs) = rustix::net::socketpair(kinds.0, kinds.1, SocketFlags::CLOEXEC, None).unwrap();
+        let child = Command::new("/bin/sh").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+        (Criu { child, channel, version: 0, restored: None, deadline: None }, theirs)
+    }
+
+    #[test]
+    fn the_end_of_a_restore_has_a_deadline() {
+        let (mut criu, _theirs) = silent("exec sleep 60");
+        criu.deadline = Some(Instant::now());
+        assert_eq!(criu.receive(Kind::Restore).unwrap_err().to_string(), "criu restore: it does not go on");
+    }
+
+    #[test]
+    fn what_it_has_called_ends_with_it() {
+        let (mut criu, _theirs) = silent("sleep 60 & echo $!; wait");
+        let mut line = String::new();
+        BufReader::new(criu.child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let called = line.trim().parse().unwrap();
+        assert!(!sys::tree::is_ending(called));
+        drop(criu);
+        let until = Instant::now() + Duration::from_secs(5);
+        while !sys::tree::is_ending(called) {
+            assert!(Instant::now() < until, "it runs on");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     #[test]
     fn the_errors_of_a_log_are_found() {
         let line = "(00.154654)   2770: Error (criu/files-reg.c:1790): Can't lookup mount=85 for fd=2 path=/tmp/err";
