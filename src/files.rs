@@ -205,37 +205,54 @@ pub struct Program {
     pub search: OsString,
 }
 
-/// Finds a program by `PATH`, which root may have taken over from another user: then only those directories count in
-/// which that user cannot put one.
-pub fn program(name: &str) -> Result<Program> {
+/// The directories of `PATH`, which root may have taken over from another user: first those in which that user cannot
+/// put a program, then the others. What is relative depends on where we are called.
+fn search_path() -> (Vec<PathBuf>, Vec<PathBuf>) {
     let variable = std::env::var_os("PATH").unwrap_or_default();
-    let search = std::env::split_paths(&variable).filter(|dir| dir.is_absolute());
-    let (own, others): (Vec<_>, Vec<_>) = search.partition(|dir| is_own_path(dir));
-    let find = |dirs: &[PathBuf]| {
-        let mut paths = dirs.iter().map(|dir| dir.join(name));
-        paths.find(|path| fs::access(path, fs::Access::EXEC_OK).is_ok() && path.is_file())
-    };
-    match (find(&own).filter(|path| is_own_path(path)), find(&others)) {
-        (Some(path), _) => Ok(Program { path, search: std::env::join_paths(own).map_err(Error::new)? }),
-        (None, Some(path)) => Err(Error::new(format_args!("{name} is not in PATH but as {path:?}"))
-            .with_hint("other users may write there, so it is not executed")),
-        (None, None) => Err(Error::new(format_args!("{name} is not in PATH"))),
+    let (mut own, mut others) = (Vec::new(), Vec::new());
+    for dir in std::env::split_paths(&variable).filter(|dir| dir.is_absolute()) {
+        match own_path(&dir) {
+            Some(dir) => own.push(dir),
+            None => others.push(dir),
+        }
     }
+    (own, others)
 }
 
-/// Whether neither the file nor a directory above it belongs to others, or can be written to by everybody. Below a
-/// sticky directory what is ours stays.
-fn is_own_path(path: &Path) -> bool {
-    if !rustix::process::geteuid().is_root() {
-        return true;
+fn is_executable(path: &Path) -> bool {
+    path.is_file() && fs::access(path, fs::Access::EXEC_OK).is_ok()
+}
+
+/// All programs of this name in `PATH` that no other user can have put there, without links.
+pub fn programs(name: &str) -> impl Iterator<Item = PathBuf> {
+    let paths = search_path().0.into_iter().map(move |dir| dir.join(name));
+    paths.filter(|path| is_executable(path)).filter_map(|path| own_path(&path))
+}
+
+/// The first of [`programs`].
+pub fn program(name: &str) -> Result<Program> {
+    let (own, others) = search_path();
+    if let Some(path) = programs(name).next() {
+        return Ok(Program { path, search: std::env::join_paths(own).map_err(Error::new)? });
     }
-    let Ok(path) = path.canonicalize() else { return false };
-    path.ancestors().enumerate().all(|(height, path)| {
+    Err(match others.iter().chain(&own).map(|dir| dir.join(name)).find(|path| is_executable(path)) {
+        Some(path) => Error::new(format_args!("{name} is not in PATH but as {path:?}"))
+            .with_hint("other users may write there, so it is not executed"),
+        None => Error::new(format_args!("{name} is not in PATH")),
+    })
+}
+
+/// The path without links, if neither the file nor a directory above it belongs to others, or can be written to by
+/// everybody. Below a sticky directory what is ours stays.
+fn own_path(path: &Path) -> Option<PathBuf> {
+    let found = path.canonicalize().ok()?;
+    let is_own = |(height, path): (usize, &Path)| {
         fs::stat(path).is_ok_and(|stat| {
             let open = stat.st_mode & 0o002 != 0 && (height == 0 || stat.st_mode & libc::S_ISVTX == 0);
             trusts(stat.st_uid) && !open
         })
-    })
+    };
+    (!rustix::process::geteuid().is_root() || found.ancestors().enumerate().all(is_own)).then_some(found)
 }
 
 fn explain(e: Error) -> Error {

@@ -1,12 +1,13 @@
 //! Under the name of runc: containers that runc itself has made, before the name became ours, are left to it.
 
 use std::ffi::OsString;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::RUNC;
 use crate::error::Error;
+use crate::files;
 
 /// Set for the runtime that a command is handed to, so that two of ours do not hand it to each other for ever.
 const HANDED_OVER: &str = "BERTH_HANDED_OVER";
@@ -26,13 +27,7 @@ pub(super) fn hand_over(args: &[OsString], error: Error) -> Error {
 
 /// The first in `PATH` that is not ourselves, by whatever name.
 pub(super) fn next() -> Option<PathBuf> {
-    let identity = |path: &PathBuf| std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
-    let ours = identity(&PathBuf::from("/proc/self/exe"))?;
-    let path = std::env::var_os("PATH")?;
-    let is_executable = |path: &PathBuf| {
-        std::fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
-    };
-    // What is relative depends on where we are called.
-    let found = std::env::split_paths(&path).filter(|dir| dir.is_absolute()).map(|dir| dir.join(RUNC));
-    found.into_iter().find(|path| is_executable(path) && identity(path) != Some(ours))
+    let identity = |path: &Path| std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
+    let ours = identity(Path::new("/proc/self/exe"))?;
+    files::programs(RUNC).find(|path| identity(path) != Some(ours))
 }

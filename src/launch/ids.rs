@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use rustix::io::Errno;
 
 use crate::error::{Call, Context, Error, Result};
+use crate::files;
 use crate::spec::IdMapping;
 
 /// Writes both maps for the process `pid`, a child that waits in its new user namespace.
@@ -57,15 +58,14 @@ fn write_map(pid: i32, map: &Map) -> Result<()> {
 
 /// newuidmap(1) and newgidmap(1) give an ordinary user the ranges that `/etc/subuid` and `/etc/subgid` grant.
 fn helper(pid: i32, map: &Map) -> Result<()> {
-    let mut command = Command::new(map.helper);
+    const HINT: &str = "an ordinary user needs newuidmap and newgidmap (package uidmap or shadow-utils)";
+    let program = files::program(map.helper).map_err(|e| if e.hint().is_none() { e.with_hint(HINT) } else { e })?;
+    let mut command = Command::new(&program.path);
     command.arg(pid.to_string()).stdin(Stdio::null());
     for m in map.mappings {
         command.args([m.container_id.to_string(), m.host_id.to_string(), m.size.to_string()]);
     }
-    let output = command
-        .output()
-        .call(|| format!("exec({:?})", map.helper))
-        .map_err(|e| e.with_hint("an ordinary user needs newuidmap and newgidmap (package uidmap or shadow-utils)"))?;
+    let output = command.output().call(|| format!("exec({:?})", program.path))?;
     if output.status.success() {
         return Ok(());
     }
