@@ -111,8 +111,21 @@ pub enum FromInit {
 pub const MAX_TASKS: usize = 24;
 /// No message carries more than the plan, a listener, a namespace of each kind, and what a process enters cgroups by.
 const MAX_FDS: usize = 3 + Kind::ALL.len() + MAX_TASKS;
-/// Above all a hook's output, to which [`String::from_utf8_lossy`] may give three bytes for each.
-const MAX_MESSAGE: usize = 32 * 1024;
+
+pub trait Message: DeserializeOwned {
+    /// No message of the type is longer, in bytes.
+    const LONGEST: usize;
+}
+
+impl Message for ToInit {
+    // What init touches is memory of the container that it waits in.
+    const LONGEST: usize = 128;
+}
+
+impl Message for FromInit {
+    // Above all a hook's output, to which [`String::from_utf8_lossy`] may give three bytes for each.
+    const LONGEST: usize = 32 * 1024;
+}
 
 /// One end of the socket pair.
 #[derive(Debug)]
@@ -147,8 +160,8 @@ impl Channel {
     }
 
     /// `None` once the other side has gone.
-    pub fn receive<T: DeserializeOwned>(&self) -> Result<Option<(T, Vec<OwnedFd>)>> {
-        let mut bytes = [0; MAX_MESSAGE];
+    pub fn receive<T: Message>(&self) -> Result<Option<(T, Vec<OwnedFd>)>> {
+        let mut bytes = vec![0; T::LONGEST];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let received = rustix::io::retry_on_intr(|| {

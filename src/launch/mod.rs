@@ -21,7 +21,7 @@ pub use seccomp::send_listener;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
-use rustix::process::{PidfdGetfdFlags, Signal, WaitId, WaitIdOptions};
+use rustix::process::{PidfdGetfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 
 use crate::error::{Call, Context, Error, Result};
 
@@ -283,10 +283,13 @@ impl Init {
         if !ends_within(self.process.pidfd.as_fd(), SOON) {
             return Error::new("init has closed its channel");
         }
-        match reap(self.process.pidfd.as_fd()) {
-            Some(9) => Error::new("init was killed"),
-            Some(signal) => Error::new(format_args!("init was killed by signal {signal}")),
-            None => Error::new("init ended without a word"),
+        let status = reap(self.process.pidfd.as_fd());
+        match (status.and_then(|status| status.terminating_signal()), status.and_then(|status| status.exit_status())) {
+            (Some(9), _) => Error::new("init was killed"),
+            (Some(signal), _) => Error::new(format_args!("init was killed by signal {signal}")),
+            // What the heap of its standard library ends with.
+            (_, Some(libc::ENOMEM)) => Error::sys("mmap(), in init", Errno::NOMEM),
+            _ => Error::new("init ended without a word"),
         }
     }
 }
@@ -407,10 +410,10 @@ fn on_cpus<T>(cpus: Option<&CpuMask>, body: impl FnOnce() -> T) -> Result<T> {
     Ok(done)
 }
 
-/// Waits for a child that has ended or is about to; the signal that ended it, if one did.
-fn reap(pidfd: BorrowedFd) -> Option<i32> {
+/// Waits for a child that has ended or is about to.
+fn reap(pidfd: BorrowedFd) -> Option<WaitIdStatus> {
     let status = rustix::io::retry_on_intr(|| rustix::process::waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED));
-    status.ok().flatten()?.terminating_signal()
+    status.ok().flatten()
 }
 
 /// Kills a child and waits for it, unless the kernel holds it in a device or a file system.

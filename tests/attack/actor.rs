@@ -4,7 +4,9 @@
 //! which does what its environment says. What it prints begins with [`MARK`].
 #![allow(unsafe_code)]
 
-use std::io;
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 
 use rustix::io::Errno;
 use serde_json::json;
@@ -46,6 +48,7 @@ fn act() {
     let words: Vec<_> = deed.split(' ').collect();
     let done = match words.as_slice() {
         ["trace", pid] => trace(pid.parse().unwrap()),
+        ["overwrite"] => overwrite(),
         other => panic!("{other:?}"),
     };
     let said =
@@ -62,4 +65,35 @@ fn trace(pid: i32) -> io::Result<String> {
     // SAFETY: PTRACE_SEIZE takes no address.
     check(unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid, none, none) })?;
     Ok("traced".to_owned())
+}
+
+/// Opens what other processes execute and map, and writes to it.
+fn overwrite() -> io::Result<String> {
+    let mut said = String::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let proc = entry.path();
+        if entry.file_name().to_str().and_then(|pid| pid.parse().ok()).is_none_or(|pid: u32| pid == std::process::id())
+        {
+            continue;
+        }
+        let maps = fs::read_dir(proc.join("map_files")).into_iter().flatten().flatten().map(|entry| entry.path());
+        for link in maps.chain([proc.join("exe")]) {
+            let (Ok(name), Ok(file)) = (fs::read_link(&link), fs::File::open(&link)) else { continue };
+            let again = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let written = fs::File::options().append(true).open(again).and_then(|mut file| file.write(b"x"));
+            let outcome = if written.is_ok() { "WRITTEN" } else { "refused" };
+            said += &format!("{} {}: {outcome}\n", name.display(), link.display());
+        }
+    }
+    Ok(said)
+}
+
+/// Maps a whole file into this process, for good, with all its pages. Returns the addresses.
+pub fn map(file: &fs::File) -> std::ops::Range<u64> {
+    let length = file.metadata().unwrap().len() as usize;
+    let (none, flags) = (std::ptr::null_mut(), libc::MAP_PRIVATE | libc::MAP_POPULATE);
+    // SAFETY: a new mapping touches no memory that is there.
+    let address = unsafe { libc::mmap(none, length, libc::PROT_READ, flags, file.as_raw_fd(), 0) };
+    assert_ne!(address, libc::MAP_FAILED);
+    address as u64..address as u64 + length as u64
 }

@@ -15,6 +15,7 @@ mod commands;
 mod environment;
 mod exec;
 mod host_users;
+mod executable;
 mod host_users;
 mod init;
 mod init;

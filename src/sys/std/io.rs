@@ -4,8 +4,8 @@ use core::fmt;
 
 use allocated::string::String;
 use allocated::vec::Vec;
-pub use rustix::io::{IoSlice, IoSliceMut};
 use rustix::io::Errno;
+pub use rustix::io::{IoSlice, IoSliceMut};
 
 use crate::libc_functions;
 use crate::syscall::syscall;

@@ -31,8 +31,8 @@ pub use allocated::{alloc, borrow, boxed, fmt, format, rc, slice, str, string, v
 pub use core::{
     any, array, assert, assert_eq, assert_ne, cell, char, clone, cmp, column, compile_error, concat, convert,
     debug_assert, debug_assert_eq, debug_assert_ne, default, error, file, hash, hint, i32, include_bytes, include_str,
-    iter, line, marker, matches, mem, module_path, num, ops, option, panic, pin, primitive, ptr, result, stringify, sync,
-    todo, u8, u16, u32, u64, unimplemented, unreachable, usize, write, writeln,
+    iter, line, marker, matches, mem, module_path, num, ops, option, panic, pin, primitive, ptr, result, stringify,
+    sync, todo, u8, u16, u32, u64, unimplemented, unreachable, usize, write, writeln,
 };
 
 pub mod prelude {

@@ -99,9 +99,8 @@ unsafe impl GlobalAlloc for Heap {
 fn map(length: usize) -> *mut u8 {
     let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     // SAFETY: a new mapping touches no memory that is there.
-    let address = unsafe {
-        syscall(libc::SYS_mmap as usize, [0, length, protection as usize, flags as usize, usize::MAX, 0])
-    };
+    let address =
+        unsafe { syscall(libc::SYS_mmap as usize, [0, length, protection as usize, flags as usize, usize::MAX, 0]) };
     if (-4095..0).contains(&address) {
         process::exit(Errno::NOMEM.raw_os_error());
     }

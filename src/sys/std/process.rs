@@ -108,10 +108,7 @@ impl Command {
         self
     }
 
-    pub fn envs(
-        &mut self,
-        variables: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>,
-    ) -> &mut Self {
+    pub fn envs(&mut self, variables: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>) -> &mut Self {
         for (name, value) in variables {
             self.env(name, value);
         }
@@ -134,9 +131,7 @@ impl Command {
     }
 
     pub fn spawn(&mut self) -> Result<Child> {
-        let texts = |texts: &[Vec<u8>]| {
-            texts.iter().map(|text| c_string(text)).collect::<Result<Vec<_>>>()
-        };
+        let texts = |texts: &[Vec<u8>]| texts.iter().map(|text| c_string(text)).collect::<Result<Vec<_>>>();
         let (program, args, env) = (c_string(&self.program)?, texts(&self.args)?, texts(&self.env)?);
         let (args, env) = (pointers(&args), pointers(&env));
         // The ends of pipes: ours, and what the child has as a stream.
