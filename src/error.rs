@@ -93,6 +93,20 @@ impl Error {
         self
     }
 
+    /// Names whatever came from an option by that: `options` has the JSON pointer of each.
+    #[must_use]
+    pub fn in_terms_of(mut self, options: &[(&str, &str)]) -> Self {
+        for text in self.context.iter_mut().chain([&mut self.message]) {
+            let pointer = text.split(": ").next().unwrap_or_default();
+            let below =
+                |of: &str| pointer.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+            if let Some((_, option)) = options.iter().find(|(of, _)| below(of)) {
+                text.replace_range(..pointer.len(), option);
+            }
+        }
+        self
+    }
+
     pub fn errno(&self) -> Option<Errno> {
         // It may have come from a process that is not to be believed.
         self.errno.filter(|errno| (1..4096).contains(errno)).map(Errno::from_raw_os_error)
@@ -224,6 +238,15 @@ mod tests {
             let e = Error { message: "x".to_owned(), errno: Some(errno), ..Error::default() };
             assert_eq!((e.errno(), e.to_string()), (None, "x".to_owned()), "{errno}");
         }
+    }
+
+    #[test]
+    fn an_option_is_named_in_place_of_the_pointer() {
+        let options = [("/process/env", "--env"), ("/process/cwd", "--cwd")];
+        let told = |e: Error| e.in_terms_of(&options).to_string();
+        assert_eq!(told(Error::config("/process/env/7", "is wrong")), "--env: is wrong");
+        assert_eq!(told(Error::new("x").context("/process/cwd").context("exec a")), "exec a: --cwd: x");
+        assert_eq!(told(Error::config("/process/environ", "/process/cwd")), "/process/environ: /process/cwd");
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub(super) fn listen_fds() -> Result<(u32, Option<String>)> {
 /// They may be meant for the process that started us, of which the variables were inherited: `LISTEN_PID` tells. Some
 /// engines leave that out.
 fn count(fds: Option<&OsStr>, pid: Option<&OsStr>, own: u32) -> Result<u32> {
-    let Some(fds) = fds else { return Ok(0) };
+    let Some(fds) = fds.filter(|fds| !fds.is_empty()) else { return Ok(0) };
     if pid.is_some_and(|pid| pid.to_str().and_then(|pid| pid.parse().ok()) != Some(own)) {
         return Ok(0);
     }
@@ -49,6 +49,8 @@ mod tests {
         for (fds, pid, wanted) in [
             (None, None, Some(0)),
             (None, Some("7"), Some(0)),
+            (Some(""), None, Some(0)),
+            (Some(""), Some("7"), Some(0)),
             (Some("2"), Some("7"), Some(2)),
             (Some("2"), None, Some(2)),
             (Some("2"), Some("8"), Some(0)),

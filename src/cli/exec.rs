@@ -16,11 +16,32 @@ pub(super) const COMMAND: Command = Command {
     options,
     run: |global, matches| {
         let options = read(matches)?;
-        global.runtime.load(get_id(matches))?.exec(&options)
+        let status = global.runtime.load(get_id(matches))?.exec(&options);
+        // Nobody who gives options has written a document that could be pointed into.
+        let given = OPTIONS.iter().filter(|(_, option)| options.process.is_none() && is_given(matches, option));
+        status.map_err(|e| e.in_terms_of(&given.copied().collect::<Vec<_>>()))
     },
     // Most commands use 1 themselves, hardly one 255: so a failure to run it can be told from its own.
     failure: 255,
 };
+
+/// What of `/process` comes from options.
+const OPTIONS: [(&str, &str); 9] = [
+    ("/process/args", "COMMAND"),
+    ("/process/cwd", "--cwd"),
+    ("/process/env", "--env"),
+    ("/process/terminal", "--tty"),
+    ("/process/user/additionalGids", "--additional-gids"),
+    ("/process/user", "--user"),
+    ("/process/capabilities", "--cap"),
+    ("/process/apparmorProfile", "--apparmor"),
+    ("/process/selinuxLabel", "--process-label"),
+];
+
+fn is_given(matches: &ArgMatches, option: &str) -> bool {
+    let name = option.strip_prefix("--").unwrap_or("args");
+    matches.value_source(name) == Some(clap::parser::ValueSource::CommandLine)
+}
 
 fn options(command: clap::Command) -> clap::Command {
     command

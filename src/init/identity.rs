@@ -202,7 +202,12 @@ impl Privileges {
             permitted: set(sets.permitted),
             inheritable: set(sets.inheritable),
         };
-        thread::set_capabilities(None, new).call(|| format!("capset({sets:x?})")).context("can't apply capabilities")
+        thread::set_capabilities(None, new)
+            .call(|| {
+                let Capabilities { effective, permitted, inheritable, .. } = sets;
+                format!("capset(effective {effective:#x}, permitted {permitted:#x}, inheritable {inheritable:#x})")
+            })
+            .context("can't apply capabilities")
     }
 
     /// After [`Privileges::apply`]: the kernel wants the set within the permitted and the inheritable one.

@@ -32,6 +32,7 @@ use crate::plan::mounts::MountPlan;
 use crate::plan::namespaces::Kind as NsKind;
 use crate::plan::process::{Capability, ProcessPlan};
 use crate::plan::seccomp::Filter;
+use crate::plan::sysctl::Sysctl;
 use crate::rootfs::{Console, Rootfs};
 use crate::spec::Status;
 use crate::sys;
@@ -154,8 +155,11 @@ impl Init {
         }
         identity::replace_null(|| rootfs.open_null(&proc))?;
         rootfs.enter(&proc)?;
-        for (name, value) in &container.sysctls {
-            proc.write(&format!("sys/{name}"), value.as_bytes()).with_context(|| format!("/linux/sysctl/{name}"))?;
+        for Sysctl { pointer, path, value } in &container.sysctls {
+            proc.write(&format!("sys/{path}"), value.as_bytes()).context(pointer).map_err(|e| match e.errno() {
+                Some(Errno::NOENT) => e.with_hint("this kernel has no such sysctl"),
+                _ => e,
+            })?;
         }
         exec::die_of_signals()?;
         let ready = self.assume(plan, proc, listener.as_ref())?;
@@ -273,7 +277,11 @@ impl Ready {
             self.privileges.raise(self.held)?;
             load(filter)?;
         }
-        if self.held.is_some() { self.privileges.apply(None) } else { Ok(()) }
+        let Some(held) = self.held else { return Ok(()) };
+        self.privileges.apply(None).map_err(|e| {
+            e.context(format_args!("/linux/seccomp: the profile forbids capset(2), by which {held} goes after it"))
+                .with_hint("allow capset, or set noNewPrivileges")
+        })
     }
 }
 

@@ -179,10 +179,10 @@ fn set_selinux_label(proc: &ProcFs, label: &str) -> Result<()> {
 
 /// Last, and after what must be raised has been: from here on every limit is there already, or is lowered.
 pub fn set_rlimits(rlimits: &[Rlimit]) -> Result<()> {
-    rlimits.iter().try_for_each(|limit| {
+    rlimits.iter().enumerate().try_for_each(|(index, limit)| {
         rustix::process::setrlimit(limit.resource.kernel(), limit.values())
             .call(|| format!("setrlimit({}, soft {}, hard {})", limit.resource.name(), limit.soft, limit.hard))
-            .context("/process/rlimits")
+            .with_context(|| format!("/process/rlimits/{index}"))
     })
 }
 

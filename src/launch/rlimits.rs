@@ -9,7 +9,7 @@ use crate::plan::process::{Resource, Rlimit};
 /// Raises hard limits, and nothing else: that takes CAP_SYS_RESOURCE in the host's user namespace, which init may have
 /// left. Init sets the limits right before exec, as they are the user's process's and not those of who prepares it.
 pub fn raise(pid: i32, rlimits: &[Rlimit]) -> Result<()> {
-    for limit in rlimits {
+    for (index, limit) in rlimits.iter().enumerate() {
         let resource = limit.resource.kernel();
         // Init, our child, has what we have.
         let now = getrlimit(resource);
@@ -17,7 +17,7 @@ pub fn raise(pid: i32, rlimits: &[Rlimit]) -> Result<()> {
         let raised = Values { current: now.current, maximum: limit.values().maximum };
         prlimit(Pid::from_raw(pid), resource, raised).map_err(|errno| {
             let call = format!("prlimit({}, from {maximum} to {})", limit.resource.name(), limit.hard);
-            let error = Error::sys(call, errno).context("/process/rlimits");
+            let error = Error::sys(call, errno).context(format_args!("/process/rlimits/{index}"));
             match errno {
                 Errno::PERM if limit.resource == Resource::Nofile => error
                     .with_hint("to raise a hard limit takes CAP_SYS_RESOURCE, and no limit may be above fs.nr_open"),

@@ -10,6 +10,7 @@ use crate::plan::namespaces::{Kind, Namespaces};
 use crate::plan::process::ProcessPlan;
 use crate::plan::rootfs::RootfsPlan;
 use crate::plan::seccomp::Filter;
+use crate::plan::sysctl::Sysctl;
 use crate::spec::{State, Status};
 
 /// How one process comes into a container: its first, or one more.
@@ -43,8 +44,7 @@ pub struct ContainerPlan {
     pub rootfs: RootfsPlan,
     pub hostname: Option<String>,
     pub domainname: Option<String>,
-    /// Paths below `/proc/sys`, and values.
-    pub sysctls: Vec<(String, String)>,
+    pub sysctls: Vec<Sysctl>,
     /// A new network namespace has a loopback interface, which is down.
     pub loopback: bool,
     /// Whether the runtime moves network devices in, for which the namespace must be there as soon as init is.

@@ -2,11 +2,21 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result, push_pointer};
 use crate::plan::namespaces::{Kind, Namespaces};
 
-/// Gives paths below `/proc/sys`, and values.
-pub fn plan(sysctls: &BTreeMap<String, String>, namespaces: &Namespaces) -> Result<Vec<(String, String)>> {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sysctl {
+    /// In the configuration.
+    pub pointer: String,
+    /// Below `/proc/sys`.
+    pub path: String,
+    pub value: String,
+}
+
+pub fn plan(sysctls: &BTreeMap<String, String>, namespaces: &Namespaces) -> Result<Vec<Sysctl>> {
     sysctls
         .iter()
         .map(|(name, value)| {
@@ -32,7 +42,7 @@ pub fn plan(sysctls: &BTreeMap<String, String>, namespaces: &Namespaces) -> Resu
                     format_args!("would change the host's: it needs a {} namespace", kind.name()),
                 ));
             }
-            Ok((path, value.clone()))
+            Ok(Sysctl { pointer, path, value: value.clone() })
         })
         .collect()
 }
@@ -83,7 +93,7 @@ mod tests {
     use super::*;
     use crate::spec::Linux;
 
-    fn plan_of(name: &str, namespaces: &str) -> Result<Vec<(String, String)>> {
+    fn plan_of(name: &str, namespaces: &str) -> Result<Vec<Sysctl>> {
         let linux: Linux = crate::spec::parse(format!(r#"{{"namespaces":[{namespaces}]}}"#).as_bytes()).unwrap();
         plan(&BTreeMap::from([(name.to_owned(), "1".to_owned())]), &Namespaces::plan(&linux).unwrap())
     }
@@ -99,7 +109,7 @@ mod tests {
             ("fs.mqueue.msg_max", "fs/mqueue/msg_max"),
             ("kernel.domainname", "kernel/domainname"),
         ] {
-            assert_eq!(plan_of(name, all).unwrap()[0].0, path);
+            assert_eq!(plan_of(name, all).unwrap()[0].path, path);
             assert!(plan_of(name, "").unwrap_err().to_string().starts_with("/linux/sysctl/"), "{name}");
         }
     }

@@ -81,7 +81,7 @@ pub(super) struct Creation<'a> {
     pub spec: Spec,
     pub plan: Plan,
     bundle: PathBuf,
-    /// Of the configuration.
+    /// Of the configuration, for messages: whoever gave the bundle knows the rest.
     path: PathBuf,
     /// Those that the configuration names by their paths.
     namespaces: Vec<host::Namespace>,
@@ -111,6 +111,7 @@ impl<'a> Creation<'a> {
         let bundle = bundle.context("bundle").map_err(no_config)?;
         let path = options.config.clone().unwrap_or_else(|| bundle.join("config.json"));
         let config = std::fs::read(&path).call(|| format!("open({path:?})")).map_err(no_config)?;
+        let path = options.config.clone().unwrap_or_else(|| PathBuf::from("config.json"));
         let mut spec = Spec::parse(&config).context(path.display())?;
         let annotations = spec.annotations.clone();
         if !runtime.crun_annotations {

@@ -10,6 +10,9 @@ e2e!(
     the_mount_namespace_of_the_host_by_a_path,
     a_path_that_leads_elsewhere_once_it_was_looked_at,
     the_cgroup_namespace_of_the_host_by_a_path,
+    arrays_in_the_place_of_objects,
+    names_with_a_nul_byte,
+    messages_that_would_forge_lines_or_drive_a_terminal,
 );
 e2e!(processes_of_the_host_as_a_resource);
 
@@ -158,4 +161,74 @@ fn processes_of_the_host_as_a_resource(t: &Test) {
         update.run().fails().says("/linux/resources/unified");
         assert_eq!(cgroups(), before);
     }
+}
+
+/// Whoever reads a configuration to judge it finds no user there: it ran as root.
+fn arrays_in_the_place_of_objects(t: &Test) {
+    let refused = |config: Config, pointer: &str| {
+        t.container(config).run().fails().says(&format!("{pointer}: an array, but expected an object"));
+    };
+    let id = || Config::new(["/bin/id", "-u"]);
+    refused(id().set("/process/user", serde_json::json!([1000, 1000])), "/process/user");
+    refused(id().set("/linux", serde_json::json!([])).without_cgroups_path(), "/linux");
+    refused(id().set("/mounts/0", serde_json::json!(["/proc", "proc"])), "/mounts/0");
+    let c = t.container(Config::sleep());
+    c.up();
+    let process = t.write("process.json", r#"{"args":["/bin/id","-u"],"cwd":"/","user":[1000,1000]}"#);
+    c.exec_cmd(&["--process", &process], &[]).run().fails().says("/user: an array, but expected an object");
+    let resources = t.write("resources.json", r#"{"pids":[7]}"#);
+    let update = c.cli("update", &["--resources", &resources]).arg(&c.id);
+    update.run().fails().says("/pids: an array, but expected an object");
+    let mounts = t.write("mounts.json", r#"[["/mnt","tmpfs","tmpfs"]]"#);
+    let mount = t.cli(["mounts", "add", &c.id, &mounts]);
+    mount.run().fails().says("/0: an array, but expected an object");
+}
+
+/// What the kernel is told ends there, and what was judged does not.
+fn names_with_a_nul_byte(t: &Test) {
+    for pointer in ["/hostname", "/domainname", "/mounts/0/type", "/linux/sysctl/net.ipv4.ip_default_ttl", "/root/path"]
+    {
+        let c = t.container(Config::sh("hostname").set(pointer, "a\0b"));
+        c.run().fails().says(&format!("{pointer}: \"a\\0b\" contains a NUL byte"));
+    }
+}
+
+/// Its first argument is an image's to choose, and an operator reads the message.
+fn messages_that_would_forge_lines_or_drive_a_terminal(t: &Test) {
+    const EVIL: &str = "/x\nberth: all is well\u{1b}[2J\u{9b}2J\u{202e}\rberth";
+    let plain = |text: &str| {
+        let acts = text.chars().find(|c| c.is_control() && *c != '\n' || *c == '\u{202e}');
+        assert!(acts.is_none(), "{text:?}");
+    };
+    for config in [
+        Config::new([EVIL]),
+        Config::sleep().set("/process/cwd", EVIL.trim_start_matches('/')),
+        Config::sleep().mount(serde_json::json!({ "destination": EVIL, "type": "nothing" })),
+        Config::sleep().set("/process/rlimits/0/type", EVIL),
+        Config::sleep().set("/annotations/run.oci.keep_original_groups", EVIL),
+        Config::sleep().set("/linux/sysctl/net.x", EVIL),
+    ] {
+        let c = t.container(config);
+        let output = c.run().fails();
+        plain(&output.stderr);
+        assert!(output.stderr.lines().all(|line| !line.starts_with("berth: all is well")), "{output}");
+        // An engine shows what it reads there.
+        let log = t.path("log.json");
+        let bundle = c.bundle.to_str().unwrap();
+        t.cli(["--log", &log, "--log-format", "json", "run", "--bundle", bundle, &c.id]).run().fails();
+        let text = fs::read_to_string(&log).unwrap();
+        plain(&text);
+        for line in text.lines() {
+            let record: serde_json::Value = serde_json::from_str(line).unwrap();
+            let message = record["msg"].as_str().unwrap();
+            plain(message);
+            assert!(!message.contains('\n'), "{message}");
+        }
+        fs::remove_file(&log).unwrap();
+    }
+    let c = t.container(Config::sleep().set("/annotations/a", EVIL));
+    c.create().ok();
+    let state = c.cli("state", &[]).arg(&c.id).ok().stdout;
+    plain(&state);
+    assert_eq!(c.state()["annotations"]["a"], EVIL);
 }

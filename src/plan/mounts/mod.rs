@@ -207,7 +207,7 @@ pub fn plan(index: usize, mount: &Mount, context: &Context, warnings: &mut Vec<S
         return Err(Error::config(format_args!("{pointer}/options"), message));
     }
     if options.bind.is_some() && !options.remount {
-        check_bind_data(&pointer, &options.data, warnings)?;
+        check_bind_data(&pointer, mount, &options.data, warnings)?;
     }
     plan.kind = match options.bind {
         bind if options.remount => MountKind::Remount {
@@ -222,12 +222,19 @@ pub fn plan(index: usize, mount: &Mount, context: &Context, warnings: &mut Vec<S
 
 /// What is bound keeps the options it has. Parameters are ignored, as by mount(8); a word may be a misspelt flag, and
 /// nobody shall believe in a protection that is none.
-fn check_bind_data(pointer: &str, data: &[(String, Option<String>)], warnings: &mut Vec<String>) -> Result<()> {
+fn check_bind_data(
+    pointer: &str,
+    mount: &Mount,
+    data: &[(String, Option<String>)],
+    warnings: &mut Vec<String>,
+) -> Result<()> {
     for (key, value) in data {
         if value.is_none() {
-            let message = "bind mounts cannot have any filesystem-specific options applied";
-            return Err(Error::config(format_args!("{pointer}/options"), message)
-                .with_hint(format_args!("not an option of bind mounts: {key}")));
+            let index = mount.options.iter().position(|option| option == key).unwrap_or_default();
+            let message = format_args!(
+                "{key:?} is no mount option: bind mounts cannot have any filesystem-specific options applied"
+            );
+            return Err(Error::config(format_args!("{pointer}/options/{index}"), message));
         }
         warnings.push(format!("{pointer}/options: a bind mount ignores filesystem-specific options: {key}"));
     }

@@ -1,0 +1,77 @@
+//! Messages name what whoever reads them has written: a field, an option, a word.
+
+use serde_json::json;
+
+use crate::harness::{Config, Test};
+
+e2e!(any: fields_by_their_names, options_by_theirs, engines_are_told_the_hint, a_profile_that_forbids_capset);
+
+fn fields_by_their_names(t: &Test) {
+    if t.peer_lacks("JSON pointers") {
+        return;
+    }
+    let refused = |config: Config, says: &str| drop(t.container(config).run().fails().says(says));
+    refused(
+        Config::sleep().set("/linux/sysctl/net.ipv4.ip_forward", "banana"),
+        ": /linux/sysctl/net.ipv4.ip_forward: write(",
+    );
+    refused(Config::sleep().set("/linux/sysctl/net.ipv4.nonsense", "1"), ": /linux/sysctl/net.ipv4.nonsense: ");
+    refused(Config::sleep().set("/process/user/uid", "1000"), "but expected a number from 0 to 4294967295 at line");
+    let mount = json!({ "destination": "/mnt", "source": "/tmp", "options": ["rbind", "ro", "roo"] });
+    refused(Config::sleep().mount(mount), ": config.json: /mounts/6/options/2: \"roo\" is no mount option");
+    let limit = json!({ "type": "RLIMIT_NOFILE", "soft": 1, "hard": 99_999_999_999_u64 });
+    refused(
+        Config::sleep()
+            .push("/process/rlimits", json!({ "type": "RLIMIT_CORE", "soft": 0, "hard": 0 }))
+            .set("/process/rlimits/0", limit),
+        ": /process/rlimits/0: prlimit(RLIMIT_NOFILE",
+    );
+}
+
+/// Nobody who gives options has written the document into which a pointer would lead.
+fn options_by_theirs(t: &Test) {
+    if t.peer_lacks("names of options") {
+        return;
+    }
+    let c = t.container(Config::sleep());
+    c.up();
+    for (options, says) in [
+        (&["--env", "A"][..], "--env: invalid environment variable"),
+        (&["--cwd", "relative"], "--cwd: Cwd must be an absolute path"),
+        (&["--apparmor", "nonsense"], "--apparmor: "),
+        (&["--process-label", "nonsense"], "--process-label: "),
+    ] {
+        let output = c.exec_cmd(options, &["/bin/true"]).run().fails().says(&format!("exec {}: {says}", c.id));
+        assert!(!output.stderr.contains("/process"), "{output}");
+    }
+    // Whoever writes one is told the place in it.
+    let process = t.write("process.json", r#"{"args":["/bin/true"],"cwd":"relative"}"#);
+    c.exec_cmd(&["--process", &process], &[]).run().fails().says(": /cwd: ");
+}
+
+/// They show `msg` alone.
+fn engines_are_told_the_hint(t: &Test) {
+    if t.peer_lacks("hints") {
+        return;
+    }
+    let config = Config::sleep().without_namespace("uts");
+    let c = t.container(config);
+    let (log, bundle) = (t.path("log.json"), c.bundle.to_str().unwrap());
+    let run = t.cli(["--log", &log, "--log-format", "json", "run", "--bundle", bundle, &c.id]).run().fails();
+    run.says("\n  hint: it would change the host's\n");
+    let log = std::fs::read_to_string(&log).unwrap();
+    let record: serde_json::Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+    assert_eq!(record["hint"], "it would change the host's");
+    assert!(record["msg"].as_str().unwrap().ends_with(" (it would change the host's)"), "{record}");
+}
+
+fn a_profile_that_forbids_capset(t: &Test) {
+    if t.peer_lacks("what the profile lacks") {
+        return;
+    }
+    let profile = json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        { "names": ["capset"], "action": "SCMP_ACT_ERRNO" } ] });
+    let config = Config::sleep().set("/linux/seccomp", profile).set("/process/noNewPrivileges", false);
+    let output = t.container(config).run().fails();
+    output.says("/linux/seccomp: the profile forbids capset(2)").says("hint: allow capset, or set noNewPrivileges");
+}
