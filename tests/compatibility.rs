@@ -103,7 +103,9 @@ fn the_named_tests_exist() {
         for test in tests {
             let (kind, name) = test.split_once(' ').unwrap_or_else(|| panic!("{test}"));
             let exists = match (kind, name.rsplit_once("::")) {
-                ("e2e", Some((module, name))) => has_e2e(&read(&path(&format!("tests/e2e/{module}.rs"))), name),
+                ("e2e" | "attack", Some((module, name))) => {
+                    has_e2e(&read(&path(&format!("tests/{kind}/{module}.rs"))), name)
+                }
                 ("unit", Some((module, name))) => has_unit(module, name),
                 (file, None) => has_test(&read(&path(&format!("tests/{file}.rs"))), name),
                 _ => false,
