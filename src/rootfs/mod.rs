@@ -23,5 +23,7 @@ pub use change::{add, remove};
 pub use console::Console;
 pub use host::{Host, Namespaces, open_source};
 pub use null::null_in_root;
-pub use resolve::Location;
+#[cfg(fuzzing)]
+pub use pivot::full_kernel_mounts;
+pub use resolve::{Location, until_sure};
 pub use restore::{ExternalMount, external_mounts, stage};
