@@ -35,7 +35,9 @@ fn is_alive(pid: i32) -> bool {
 }
 
 /// Ways to lose a record.
-const DAMAGES: [(&str, fn(&Container)); 4] = [
+type Damage = (&'static str, fn(&Container));
+
+const DAMAGES: [Damage; 4] = [
     ("gone", |c| fs::remove_file(dir(c).join("state.json")).unwrap()),
     ("empty", |c| fs::write(dir(c).join("state.json"), "").unwrap()),
     ("cut short", |c| {
@@ -275,7 +277,7 @@ fn the_name_of_runc(t: &Test) {
     let root = t.root.to_str().unwrap();
     let input = t.write("input", "from standard input");
     let call = |path: &str, args: &[&str]| {
-        let command = t.command(&ours.join("runc")).args(["--root", root]).args(args).env("PATH", path);
+        let command = t.command(ours.join("runc")).args(["--root", root]).args(args).env("PATH", path);
         command.stdin(fs::File::open(&input).unwrap()).run()
     };
     let all = format!("{}:{}:{}:/bin", ours.display(), again.display(), theirs.display());

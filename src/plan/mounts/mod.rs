@@ -403,7 +403,7 @@ mod tests {
     fn a_bind_mount_ignores_parameters_of_filesystems() {
         let mut warnings = Vec::new();
         let data = [("mode".to_owned(), Some("755".to_owned()))];
-        check_bind_data("/mounts/3", &data, &mut warnings).unwrap();
+        check_bind_data("/mounts/3", &Mount::default(), &data, &mut warnings).unwrap();
         assert_eq!(warnings, ["/mounts/3/options: a bind mount ignores filesystem-specific options: mode"]);
     }
 
