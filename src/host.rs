@@ -208,14 +208,7 @@ fn below_mountpoint(mut hierarchy: Hierarchy, mounts: &mut Mounts) -> Result<Hie
 
 /// Whether we lack the host's privileges: as an ordinary user, or as the root of another user namespace.
 pub fn is_rootless() -> bool {
-    !rustix::process::geteuid().is_root() || in_user_namespace()
-}
-
-/// Whether we are in another user namespace than the host's.
-pub fn in_user_namespace() -> bool {
-    /// PROC_USER_INIT_INO of linux/proc_ns.h.
-    const INITIAL: u64 = 0xefff_fffd;
-    rustix::fs::stat("/proc/self/ns/user").is_ok_and(|namespace| namespace.st_ino != INITIAL)
+    !rustix::process::geteuid().is_root() || crate::sys::namespace::in_user_namespace()
 }
 
 /// A namespace that the configuration names by a path, opened once: what is found out about it is true of the one that

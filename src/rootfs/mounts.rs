@@ -16,6 +16,7 @@ use crate::plan::mounts::{
     Attrs, BindSource, Filesystem, MountKind, MountPlan, Propagation, PropagationChange, attr, clean,
 };
 use crate::sys::mount::{MountAttr, mount_setattr};
+use crate::sys::namespace::in_user_namespace;
 
 impl Builder<'_> {
     pub(super) fn mount(&mut self, plan: &MountPlan) -> Result<()> {
@@ -104,8 +105,13 @@ impl Builder<'_> {
             check_proc(&place.path, None)?;
         }
         let mount = match self.make_filesystem(plan, filesystem, &place) {
-            // A network namespace that belongs to another user namespace: what the host shows of it is all there is.
-            Err(error) if filesystem.kind == "sysfs" && matches!(error.errno(), Some(Errno::PERM | Errno::BUSY)) => {
+            // A network namespace that belongs to another user namespace: what the host shows of it is all there is. Root
+            // of the host has no need of it, whatever the errno.
+            Err(error)
+                if filesystem.kind == "sysfs"
+                    && matches!(error.errno(), Some(Errno::PERM | Errno::BUSY))
+                    && in_user_namespace() =>
+            {
                 return self.host_sysfs(plan, &place, error);
             }
             result => result?,

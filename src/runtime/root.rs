@@ -13,7 +13,6 @@ use rustix::fs::{Dir, FileType, Mode, OFlags, Stat, fstat, mkdirat, open, openat
 use rustix::io::Errno;
 
 use crate::error::{Call, Context, Error, Result};
-use crate::host;
 
 /// What cannot be written (any more) as an errno, and belongs to the walk alone.
 const PATH: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -167,7 +166,7 @@ impl Walk {
     /// it cannot be told from other users there.
     fn trusts(&self, owner: u32, above: bool) -> bool {
         const OVERFLOW: u32 = 65534;
-        owner == 0 || owner == self.euid || above && owner == OVERFLOW && host::in_user_namespace()
+        owner == 0 || owner == self.euid || above && owner == OVERFLOW && crate::sys::namespace::in_user_namespace()
     }
 }
 

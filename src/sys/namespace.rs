@@ -20,3 +20,10 @@ pub fn unshare(flags: u64) -> Result<()> {
     // SAFETY: no flag given here (`CLONE_NEW*`) takes anything away that other code of this process relies on.
     check(unsafe { libc::syscall(libc::SYS_unshare, flags) }).map(drop)
 }
+
+/// Whether we are in another user namespace than the host's.
+pub fn in_user_namespace() -> bool {
+    /// PROC_USER_INIT_INO of linux/proc_ns.h.
+    const INITIAL: u64 = 0xefff_fffd;
+    rustix::fs::stat("/proc/self/ns/user").is_ok_and(|namespace| namespace.st_ino != INITIAL)
+}

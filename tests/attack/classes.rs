@@ -3,11 +3,13 @@
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde_json::json;
 
+use crate::harness::inject::{Action, Point};
 use crate::harness::{Config, DescriptorSocket, Test};
 
 e2e!(any:
@@ -20,6 +22,7 @@ e2e!(any:
     a_console_that_is_a_link_is_refused,
     hidden_directories_take_nothing,
     sysctls_go_past_what_covers_procfs,
+    a_sysfs_that_is_refused_is_not_the_hosts,
     the_end_of_a_long_passwd_is_not_read,
     a_fifo_as_passwd_keeps_nobody_waiting,
 );
@@ -166,6 +169,27 @@ fn sysctls_go_past_what_covers_procfs(t: &Test) {
     unmount("/proc/sys/net", UnmountFlags::DETACH).unwrap();
     assert_eq!(output.ok().text(), "1");
     assert_eq!(covered, "covered");
+}
+
+fn a_sysfs_that_is_refused_is_not_the_hosts(t: &Test) {
+    // The host's, with its control groups, is for user namespaces that the kernel gives no other.
+    let c = t.container(Config::sh("grep ' /sys' /proc/mounts"));
+    let usual = c.run().ok().stdout;
+    let mut failures = 0;
+    for occurrence in 1.. {
+        let at = Point { process: 1, number: libc::SYS_fsmount, occurrence };
+        let run = c.run_cmd(&[]).trace(&[], at, Action::Fail(libc::EPERM), Duration::from_secs(15));
+        let (output, seen) = run.wait();
+        assert!(seen.hang.is_none(), "{seen:?}");
+        match output.status.success() {
+            true => assert_eq!(output.stdout, usual, "without filesystem {occurrence}"),
+            false => failures += 1,
+        }
+        if !seen.hit {
+            break;
+        }
+    }
+    assert!(failures > 3, "only {failures} of the filesystems were missed");
 }
 
 fn the_end_of_a_long_passwd_is_not_read(t: &Test) {

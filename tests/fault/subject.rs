@@ -217,7 +217,8 @@ impl<'t> Subject<'t> {
         if trial.seen.hang.is_none() && trial.code_is_right(self.command) {
             trial.shown = self.look(&stdout.unwrap_or(own_stdout));
         } else if self.command == Command::Exec && trial.seen.hang.is_none() {
-            trial.broken = (c.status() != "running").then(|| format!("the container is {}", c.status()));
+            let status = self.status();
+            trial.broken = (status != "status: running").then(|| format!("{status} after a failure"));
         }
         let deleted = c.delete_force();
         let gone = deleted.status.success()
@@ -281,7 +282,7 @@ impl<'t> Subject<'t> {
         match self.command {
             Command::Create => {
                 shown.extend(report::outside(c));
-                shown.push(format!("status: {}", c.status()));
+                shown.push(self.status());
                 shown.push(self.marks());
                 let started = c.start();
                 if !started.status.success() && !started.stderr.is_empty() {
@@ -294,13 +295,19 @@ impl<'t> Subject<'t> {
             Command::Start => {
                 shown.extend(report::outside(c));
                 shown.extend(self.read(stdout));
-                shown.push(format!("status: {}", c.status()));
+                shown.push(self.status());
             }
             Command::Exec | Command::Run => shown.extend(self.read(stdout)),
             Command::Delete | Command::DeleteForce => shown.extend(self.left().map(|left| format!("left: {left}"))),
         }
         shown.push(self.marks());
         shown
+    }
+
+    fn status(&self) -> String {
+        let output = self.c.cli("state", &[]).arg(&self.c.id).run();
+        let state: serde_json::Value = serde_json::from_str(&output.stdout).unwrap_or_default();
+        format!("status: {}", state["status"].as_str().unwrap_or(&output.stderr))
     }
 
     /// The process may still be at it.
