@@ -244,7 +244,7 @@ pub fn program(name: &str) -> Result<Program> {
 
 /// The path without links, if neither the file nor a directory above it belongs to others, or can be written to by
 /// everybody. Below a sticky directory what is ours stays.
-fn own_path(path: &Path) -> Option<PathBuf> {
+pub fn own_path(path: &Path) -> Option<PathBuf> {
     let found = path.canonicalize().ok()?;
     let is_own = |(height, path): (usize, &Path)| {
         fs::stat(path).is_ok_and(|stat| {

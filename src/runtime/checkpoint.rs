@@ -104,12 +104,17 @@ impl Work {
     }
 
     /// What does not depend on whether something is dumped or restored.
-    pub(super) fn options(&self, options: &CriuOptions, annotations: &BTreeMap<String, String>) -> Options {
-        Options {
+    pub(super) fn options(
+        &self,
+        options: &CriuOptions,
+        annotations: &BTreeMap<String, String>,
+        rootfs: &Path,
+    ) -> Result<Options> {
+        Ok(Options {
             images_dir_fd: self.images.as_raw_fd(),
             work_dir_fd: self.work.as_ref().map(AsRawFd::as_raw_fd),
             log_file: self.log_file,
-            config_file: config_file(annotations),
+            config_file: config_file(annotations, rootfs)?,
             ext_unix_sk: options.ext_unix_sk,
             tcp_established: options.tcp_established,
             shell_job: options.shell_job,
@@ -121,7 +126,7 @@ impl Work {
             // Who configured the network of the container does so again.
             empty_namespaces: NsKind::Network.clone_flag() as u32,
             ..Options::default()
-        }
+        })
     }
 }
 
@@ -132,14 +137,22 @@ fn directory(path: &Path, make: bool) -> Result<OwnedFd> {
     files::open_own_directory(path)
 }
 
-/// What is in it overrides what we ask of CRIU. An empty annotation: none.
-fn config_file(annotations: &BTreeMap<String, String>) -> Option<Vec<u8>> {
+/// What is in it overrides what we ask of CRIU, and names programs for it to execute. An empty annotation: none.
+fn config_file(annotations: &BTreeMap<String, String>, rootfs: &Path) -> Result<Option<Vec<u8>>> {
     const OURS: &str = "/etc/criu/berth.conf";
     const RUNC: &str = "/etc/criu/runc.conf";
-    match annotations.get("org.criu.config") {
-        Some(path) if path.is_empty() => None,
-        Some(path) => Some(path.clone().into_bytes()),
-        None => Some(if Path::new(OURS).exists() { OURS } else { RUNC }.into()),
+    const KEY: &str = "org.criu.config";
+    let path = match annotations.get(KEY) {
+        Some(path) if path.is_empty() => return Ok(None),
+        Some(path) => path,
+        None => return Ok(Some(if Path::new(OURS).exists() { OURS } else { RUNC }.into())),
+    };
+    // Whoever may write annotations, but not files of the host, could name one that the container has made.
+    let rootfs = rootfs.canonicalize().call(|| format!("realpath({rootfs:?})"))?;
+    match files::own_path(Path::new(path)) {
+        Some(found) if !found.starts_with(&rootfs) => Ok(Some(found.into_os_string().into_encoded_bytes())),
+        _ => Err(Error::config(format_args!("/annotations/{KEY}"), format_args!("{path:?} is not taken"))
+            .with_hint("it must exist outside of the container, where no other user can write")),
     }
 }
 
@@ -167,7 +180,7 @@ impl Locked<'_> {
         let mut criu = Criu::spawn(Surroundings { streams: Streams::None, keep: &[], cgroups: Vec::new() })?;
         criu.check_version()?;
         self.check_dump(&mut criu, options)?;
-        let mut request = work.options(&options.criu, &spec.annotations);
+        let mut request = work.options(&options.criu, &spec.annotations, &self.record.rootfs)?;
         request.pid = Some(init.pid);
         request.root = rootfs.path.clone().into_bytes();
         request.leave_running = options.leave_running;

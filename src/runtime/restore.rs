@@ -149,7 +149,7 @@ impl Restoration<'_> {
         self.creation.place(locked, criu.pid(), true)?;
         criu.check_version()?;
         self.check_version(&criu)?;
-        let mut request = work.options(&self.options.criu, &self.creation.spec.annotations);
+        let mut request = work.options(&self.options.criu, &self.creation.spec.annotations, &locked.record.rootfs)?;
         self.complete(&mut request, &criu, &root, &inherited, mounts)?;
 
         let outside = Outside::of(&self.creation.plan.init.namespaces, criu.pid())?;

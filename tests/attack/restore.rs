@@ -18,6 +18,7 @@ e2e!(any:
     images_hold_no_links,
     directories_of_others_are_refused,
     the_log_is_not_with_the_images,
+    a_configuration_that_the_container_wrote_is_not_taken,
 );
 
 /// The functions of the stand-in. `notify` and `answer` take a pid, whose bytes are those of protocol buffers.
@@ -206,4 +207,26 @@ fn the_log_is_not_with_the_images(t: &Test) {
     let work = t.root.join(&c.id).join("criu-work");
     assert!(open.lines().any(|path| path == work.to_str().unwrap()), "{open}");
     c.assert_gone();
+}
+
+fn a_configuration_that_the_container_wrote_is_not_taken(t: &Test) {
+    let path = stand_in(t, "exit 1");
+    let (own, theirs) = (t.write("own.conf", ""), t.write("theirs.conf", ""));
+    chown(&theirs, Some(4242), Some(4242)).unwrap();
+    let inside = t.path("inside.conf");
+    for (file, taken) in [(&own, true), (&theirs, false), (&inside, false), (&t.path("missing"), false)] {
+        let c = t.container(Config::sleep().set("/annotations/org.criu.config", &**file));
+        fs::write(c.rootfs().join("evil.conf"), "action-script /evil").unwrap();
+        if *file == inside {
+            symlink(c.rootfs().join("evil.conf"), file).unwrap();
+        }
+        c.up();
+        let checkpoint =
+            c.cli("checkpoint", &["--image-path", &images(&c)]).arg(&c.id).env("PATH", &path).run().code(1);
+        let complaint = "/annotations/org.criu.config: ";
+        assert_eq!(checkpoint.stderr.contains(complaint), !taken, "{checkpoint}");
+        let told = if taken { "ended without an answer" } else { "is not taken" };
+        checkpoint.says(told);
+        c.delete_force().ok();
+    }
 }

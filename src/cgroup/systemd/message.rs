@@ -483,6 +483,31 @@ mod tests {
         }
     }
 
+    /// Many bytes at once, lengths and types among them.
+    #[test]
+    fn whatever_comes_is_read_to_an_end() {
+        // xorshift64: the same numbers each time.
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut random = move |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state % below as u64) as usize
+        };
+        let bytes = message().encode();
+        let mut read = 0;
+        for _ in 0..20_000 {
+            let mut wrong = bytes.clone();
+            for _ in 0..=random(6) {
+                // The lengths of the whole stay, so that more than these are looked at.
+                let at = FIXED + random(wrong.len() - FIXED);
+                wrong[at] = random(256) as u8;
+            }
+            read += usize::from(Message::decode(&wrong).is_ok());
+        }
+        assert!(read > 0, "some of them are messages still");
+    }
+
     #[test]
     fn what_is_no_message_is_refused() {
         let with_body = |signature: &str, body: &[u8]| {
