@@ -37,17 +37,37 @@ fn run(global: &Global, matches: &ArgMatches) -> Result<u8> {
 /// Those lines of ps(1) that are about `pids`: it has no option that both selects by pid and leaves the caller's own
 /// selection and columns alone.
 fn print_table(pids: &[u32], options: &[String]) -> Result<()> {
-    let options = if options.is_empty() { &["-ef".to_owned()][..] } else { options };
-    let output = Program::new("ps").args(options).stdin(Stdio::null()).output();
-    let output = output.call(|| "execvp(\"ps\")").hint("without --format json it takes ps(1), of package procps")?;
-    if !output.status.success() {
-        let said = [output.stdout, output.stderr].concat();
-        let said = String::from_utf8_lossy(&said);
-        return Err(Error::new(format_args!("ps {}: {}: {}", options.join(" "), output.status, said.trim())));
-    }
-    let lines = select(&output.stdout, pids)?;
+    let all = if options.is_empty() { &["-ef".to_owned()][..] } else { options };
+    let table = match few(pids, options)? {
+        Some(table) => table,
+        None => ps(all)?.map_err(|why| Error::new(format_args!("ps {}: {why}", all.join(" "))))?,
+    };
+    let lines = select(&table, pids)?;
     let mut stdout = std::io::stdout().lock();
     lines.into_iter().try_for_each(|line| stdout.write_all(line)).call(|| "write(stdout)")
+}
+
+/// What `ps -ef` prints of `pids`, by a `ps` that need not look at all other processes of the host. `None` where the
+/// caller wants something else, or where `ps` cannot do it.
+fn few(pids: &[u32], options: &[String]) -> Result<Option<Vec<u8>>> {
+    /// More would be a longer argument than the kernel takes.
+    const MANY: usize = 10_000;
+    if !options.is_empty() || pids.is_empty() || pids.len() > MANY {
+        return Ok(None);
+    }
+    let list = pids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    Ok(ps(&["-f".to_owned(), "-p".to_owned(), list])?.ok())
+}
+
+/// Its output, or why it failed.
+fn ps(options: &[String]) -> Result<Result<Vec<u8>, String>> {
+    let output = Program::new("ps").args(options).stdin(Stdio::null()).output();
+    let output = output.call(|| "execvp(\"ps\")").hint("without --format json it takes ps(1), of package procps")?;
+    if output.status.success() {
+        return Ok(Ok(output.stdout));
+    }
+    let said = [output.stdout, output.stderr].concat();
+    Ok(Err(format!("{}: {}", output.status, String::from_utf8_lossy(&said).trim())))
 }
 
 /// The head, and the lines whose column `PID` is one of `pids`. Names of processes need not be UTF-8.
