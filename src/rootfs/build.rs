@@ -5,7 +5,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::change::Joined;
 use super::host::Host;
+use super::made::{Made, Own};
+use super::modes::ExactModes;
 use super::mounts::{attach_at, clone_tree, set_propagation};
 use super::resolve::{self, Make};
 use super::{devices, mask, pivot};
@@ -20,8 +23,9 @@ pub(super) struct Builder<'a> {
     pub host: Host<'a>,
     pub root: OwnedFd,
     pub late_readonly: Vec<OwnedFd>,
-    /// It is a running container's: what the host has is out of sight.
-    pub joined: bool,
+    pub made: Made,
+    /// It is a running container's.
+    pub joined: Option<Joined<'a>>,
 }
 
 /// A root filesystem with everything in place, of which nothing is read-only or hidden yet.
@@ -29,6 +33,8 @@ pub struct Rootfs<'a> {
     pub(super) plan: &'a RootfsPlan,
     pub(super) root: OwnedFd,
     late_readonly: Vec<OwnedFd>,
+    pub(super) own: Own,
+    volumes: Vec<(u32, u64)>,
     /// The container's `/dev/null`, known to be the null device.
     pub(super) null: Option<OwnedFd>,
 }
@@ -41,23 +47,31 @@ impl AsFd for Rootfs<'_> {
 
 impl<'a> Rootfs<'a> {
     /// Mounts everything below the container's root, which stays where it is on the host's side: hooks that enter
-    /// this mount namespace find it there. Leaves the process's umask at 0.
+    /// this mount namespace find it there.
     pub fn prepare(plan: &'a RootfsPlan, proc: &ProcFs, host: Host<'_>) -> Result<Self> {
-        rustix::process::umask(Mode::empty());
+        let _modes = ExactModes::begin();
         if plan.switch != Switch::Chroot {
             isolate(plan)?;
         }
         let root = overlay_root(plan)?;
-        let mut builder = Builder { plan, host, root, late_readonly: Vec::new(), joined: false };
+        let made = Made::new(root.as_fd())?;
+        let mut builder = Builder { plan, host, root, late_readonly: Vec::new(), made, joined: None };
         for mount in &plan.mounts {
             builder.mount(mount)?;
         }
-        let Builder { root, late_readonly, .. } = builder;
+        let Builder { root, late_readonly, made, .. } = builder;
+        let volumes = made.volumes();
+        let own = made.into_own();
         let null = match &plan.dev {
-            Some(dev) => devices::populate(root.as_fd(), dev, proc).context("error creating device nodes")?,
+            Some(dev) => devices::populate(root.as_fd(), dev, &own, proc).context("error creating device nodes")?,
             None => None,
         };
-        Ok(Self { plan, root, late_readonly, null })
+        Ok(Self { plan, root, late_readonly, own, volumes, null })
+    }
+
+    /// The mounts that may be changed while the container runs: which entry of the configuration, and its mount's id.
+    pub fn take_volumes(&mut self) -> Vec<(u32, u64)> {
+        std::mem::take(&mut self.volumes)
     }
 
     /// The container's own null device, opened for reading and writing: what stood for standard input, output or
@@ -80,6 +94,7 @@ impl<'a> Rootfs<'a> {
         }
         .context("error jailing process inside rootfs")?;
         if !self.plan.cwd.is_empty() {
+            let _modes = ExactModes::begin();
             resolve::open_or_make(self.root.as_fd(), &self.plan.cwd, Make::Dir).context("/process/cwd")?;
         }
         let readonly = Attrs { set: attr::RDONLY, clear: 0 };

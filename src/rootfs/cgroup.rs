@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use super::build::Builder;
 use super::fscontext;
 use super::mask::hidden_directory;
-use super::mounts::{attach, attach_at, check_proc, clone_tree};
+use super::mounts::{attach_at, check_proc, clone_tree};
 use super::resolve::{self, Make};
 use crate::error::{Call, Error, Result};
 use crate::plan::mounts::{Attrs, MountPlan};
@@ -32,11 +32,11 @@ impl Builder<'_> {
         fallback_attrs: Attrs,
         hide_if_missing: bool,
     ) -> Result<()> {
-        let place = resolve::open_or_make(self.root.as_fd(), &plan.destination, Make::Dir)?;
-        check_proc(&place.path, None)?;
+        let place = self.place(plan, Make::Dir)?;
+        check_proc(self.root.as_fd(), &place, None)?;
         let refused = match fscontext::make("cgroup2", &plan.source, data, plan.attrs.set) {
             Ok(mount) => {
-                attach(&mount, &place)?;
+                self.attach(plan, &mount, &place)?;
                 return self.propagate(plan, &mount);
             }
             Err(error) => error,
@@ -47,10 +47,10 @@ impl Builder<'_> {
         }
         match clone_tree(fs::CWD, fallback, false) {
             Ok(tree) => {
-                attach(&tree, &place)?;
+                self.attach(plan, &tree, &place)?;
                 self.adjust(&MountPlan { attrs: fallback_attrs, ..plan.clone() }, &tree)
             }
-            Err(Errno::NOENT) if hide_if_missing => attach(&hidden_directory(&self.plan.mount_label)?, &place),
+            Err(Errno::NOENT) if hide_if_missing => self.attach(plan, &hidden_directory(&self.plan.mount_label)?, &place),
             Err(errno) => Err(Error::sys(format_args!("open_tree({fallback:?})"), errno)),
         }
     }
@@ -63,8 +63,8 @@ impl Builder<'_> {
         links: &[(String, String)],
         readonly: bool,
     ) -> Result<()> {
-        let place = resolve::open_or_make(self.root.as_fd(), &plan.destination, Make::Dir)?;
-        check_proc(&place.path, None)?;
+        let place = self.place(plan, Make::Dir)?;
+        check_proc(self.root.as_fd(), &place, None)?;
         let mode = [("mode".to_owned(), Some("755".to_owned()))];
         let tmpfs = fscontext::make("tmpfs", "tmpfs", &mode, HARMLESS)?;
         for (name, target) in links {
@@ -74,7 +74,7 @@ impl Builder<'_> {
             fs::mkdirat(&tmpfs, &hierarchy.name, fs::Mode::from_raw_mode(0o755))
                 .call(|| format!("mkdir({:?})", hierarchy.name))?;
         }
-        attach(&tmpfs, &place)?;
+        self.attach(plan, &tmpfs, &place)?;
         for hierarchy in hierarchies {
             let (mount, bound) = match &hierarchy.content {
                 LegacyContent::Controllers(controllers) => {

@@ -1,70 +1,108 @@
 //! Mounts that a running container gets or loses, in its namespaces.
+//!
+//! The container may exchange directories and links while we look. So what is changed or removed is a mount whose id was
+//! recorded when it was made, found by whatever name and then held; a new mount goes onto what was held and looked at.
+//! Masks, read-only paths and what stands for the kernel are never recorded (`made.rs`).
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{self, Mode, OFlags};
-use rustix::mount::{UnmountFlags, unmount};
 
 use super::build::Builder;
 use super::host::Host;
-use super::mounts::change;
-use super::resolve;
-use crate::error::{Call, Error, Result};
-use crate::plan::mounts::{Attrs, MountKind, attr, clean};
+use super::made::{self, Made};
+use super::modes::ExactModes;
+use super::mounts::{PROC_ALLOWED, change, is_of_kernel};
+use super::resolve::{self, Place};
+use super::mountinfo;
+use crate::error::{Call, Context, Error, Result};
+use crate::plan::init::Target;
+use crate::plan::mounts::{Attrs, attr};
 use crate::plan::rootfs::RootfsPlan;
+use crate::sys::procfs::ProcFs;
 
-/// All the mounts of the plan, or none.
-pub fn add(plan: &RootfsPlan, host: Host<'_>) -> Result<()> {
-    rustix::process::umask(Mode::empty());
-    let root = fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).call(|| "open(\"/\")")?;
-    let mut builder = Builder { plan, host, root, late_readonly: Vec::new(), joined: true };
-    let mut made = Vec::new();
-    let mut make = || {
-        for mount in &plan.mounts {
-            builder.mount(mount)?;
-            // A remount changes what is the container's own.
-            if !matches!(mount.kind, MountKind::Remount { .. }) {
-                made.push(mount.destination.as_str());
-            }
-        }
+/// A running container, and what has been mounted in it so far.
+pub(super) struct Joined<'a> {
+    proc: &'a ProcFs,
+    /// Peer groups that mounts of the host belong to or receive from.
+    host_groups: &'a BTreeSet<u64>,
+    pub attached: Vec<OwnedFd>,
+}
+
+/// All the mounts of the plan, or none. Returns those that may be changed later on: entry of the plan, and id.
+pub fn add(plan: &RootfsPlan, host_groups: &BTreeSet<u64>, host: Host<'_>) -> Result<Vec<(u32, u64)>> {
+    let _modes = ExactModes::begin();
+    let proc = ProcFs::private()?;
+    let root = own_root()?;
+    let made = Made::new(root.as_fd())?;
+    let joined = Joined { proc: &proc, host_groups, attached: Vec::new() };
+    let mut builder = Builder { plan, host, root, late_readonly: Vec::new(), made, joined: Some(joined) };
+    let result = plan.mounts.iter().try_for_each(|mount| builder.mount(mount)).and_then(|()| {
         let readonly = Attrs { set: attr::RDONLY, clear: 0 };
         builder.late_readonly.iter().try_for_each(|mount| change(mount.as_fd(), false, readonly))
-    };
-    make().inspect_err(|_| {
-        // What cannot be taken back has been covered or removed meanwhile, by the container.
-        made.iter().rev().for_each(|destination| drop(detach(destination)));
+    });
+    match result {
+        Ok(()) => Ok(builder.made.volumes()),
+        Err(e) => {
+            for mount in builder.joined.into_iter().flat_map(|joined| joined.attached).rev() {
+                // It may have gone with one that is below it.
+                let _ = proc.unmount(mount.as_fd());
+            }
+            Err(e)
+        }
+    }
+}
+
+/// These mounts, the first first.
+pub fn remove(targets: &[Target], host_groups: &BTreeSet<u64>) -> Result<()> {
+    let proc = ProcFs::private()?;
+    let root = own_root()?;
+    let joined = Joined { proc: &proc, host_groups, attached: Vec::new() };
+    targets.iter().try_for_each(|target| {
+        joined.remove(root.as_fd(), target).with_context(|| format!("/mounts/{}/destination", target.index))
     })
 }
 
-/// The topmost mount on each of these.
-pub fn remove(destinations: &[String]) -> Result<()> {
-    destinations.iter().try_for_each(|destination| detach(destination))
+fn own_root() -> Result<OwnedFd> {
+    fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).call(|| "open(\"/\")")
 }
 
-/// By the directory that holds it, for umount2(2) takes no descriptor: its last component is a link to nowhere else.
-fn detach(destination: &str) -> Result<()> {
-    let root = fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).call(|| "open(\"/\")")?;
-    let path = resolve::real_path(root.as_fd(), destination)?;
-    let (above, name) = path.rsplit_once('/').unwrap_or(("", &path));
-    let flags = OFlags::PATH | OFlags::DIRECTORY;
-    let above = resolve::open_plain(root.as_fd(), &clean(above), flags).call(|| format!("open({above:?})"))?;
-    if path != clean(destination) && is_of_kernel(&above)? {
-        let message = format_args!("{destination:?} leads to \"/{path}\", by a link of the container's");
-        return Err(
-            Error::new(message).with_hint("what hides or protects a part of /proc or /sys is to be named itself")
-        );
+impl Joined<'_> {
+    fn remove(&self, root: BorrowedFd<'_>, Target { destination, id, .. }: &Target) -> Result<()> {
+        let mount = resolve::open(root, destination, OFlags::PATH).call(|| format!("open({destination:?})"))?;
+        made::verify(mount.as_fd(), *id, destination)?;
+        self.refuse_shared(mount.as_fd(), true)?;
+        self.proc.unmount(mount.as_fd())
     }
-    rustix::process::fchdir(&above).call(|| "fchdir")?;
-    unmount(name, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).call(|| format!("umount2({destination:?})")).map_err(
-        |e| match e.errno() {
-            Some(rustix::io::Errno::INVAL) => e.with_hint("nothing is mounted there, or it is locked in its place"),
-            _ => e,
-        },
-    )
-}
 
-fn is_of_kernel(dir: &OwnedFd) -> Result<bool> {
-    const SYSFS_MAGIC: u64 = 0x6265_6572;
-    let kind = fs::fstatfs(dir).call(|| "fstatfs")?.f_type as u64;
-    Ok(kind == fs::PROC_SUPER_MAGIC as u64 || kind == SYSFS_MAGIC)
+    /// By its descriptor: what it is cannot be exchanged any more.
+    pub fn check_place(&self, place: &Place, by_name: bool) -> Result<()> {
+        let path = &place.path;
+        if made::is_ground(path) {
+            return Err(Error::new(format_args!("\"/{path}\" of a running container cannot be mounted on")));
+        }
+        if is_of_kernel(place.fd.as_fd())? && !(by_name && PROC_ALLOWED.contains(&path.as_str())) {
+            return Err(Error::new(format_args!("\"/{path}\" is inside /proc or /sys, or a filesystem like these")));
+        }
+        self.refuse_shared(place.fd.as_fd(), false)
+    }
+
+    /// What is mounted on a mount that the host is a peer of, or unmounted from it, would be so on the host as well. Of
+    /// `mount` itself or of its `parent`.
+    fn refuse_shared(&self, mount: BorrowedFd<'_>, parent: bool) -> Result<()> {
+        let text = self.proc.read("self/mountinfo")?;
+        let find = |id: u64| mountinfo::entries(&text).find(|entry| entry.id == id);
+        let own = find(resolve::mountinfo_id(mount)?);
+        let entry = if parent { own.and_then(|own| find(own.parent)) } else { own };
+        let entry = entry.ok_or_else(|| Error::new("the mount is out of the container's sight"))?;
+        match entry.shared.filter(|group| self.host_groups.contains(group)) {
+            Some(_) => Err(Error::new(format_args!(
+                "{:?} is shared with the host, which would see the change as well",
+                String::from_utf8_lossy(&entry.point)
+            ))
+            .with_hint("mount or unmount there on the host")),
+            None => Ok(()),
+        }
+    }
 }

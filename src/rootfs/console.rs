@@ -26,7 +26,11 @@ impl Rootfs<'_> {
         let console = Console::allocate(self.as_fd(), uid)?;
         // A link there would have us create and cover whatever it leads to (CVE-2026-88264).
         let dev = devices::directory(self.as_fd())?;
-        let place = devices::place(dev.as_fd(), "console").map_err(|e| e.context("/dev/console"))?;
+        if !self.own.holds(dev.as_fd())? && !devices::has(dev.as_fd(), "console") {
+            // Nothing is made in a directory of the host's, and a terminal can do without.
+            return Ok(console);
+        }
+        let place = devices::place(dev.as_fd(), "console", &self.own).map_err(|e| e.context("/dev/console"))?;
         let bound = clone_tree(console.slave.as_fd(), "", false).call(|| "open_tree(terminal)")?;
         attach_at(bound.as_fd(), place.as_fd()).call(|| "move_mount(\"/dev/console\")")?;
         Ok(console)

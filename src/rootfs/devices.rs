@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
+use super::made::Own;
 use super::mounts::{attach_at, clone_tree};
 use super::resolve::{self, Make};
 use crate::error::{Call, Context, Error, Result};
@@ -22,16 +23,21 @@ const LINKS: [(&str, &str); 4] = [
 ];
 
 /// Returns the null device, if it is among them.
-pub fn populate(root: BorrowedFd<'_>, plan: &DevPlan, proc: &ProcFs) -> Result<Option<OwnedFd>> {
+///
+/// Where `/dev` is the host's, whatever name it was mounted by, that has its own devices, and nothing is made or removed.
+pub fn populate(root: BorrowedFd<'_>, plan: &DevPlan, own: &Own, proc: &ProcFs) -> Result<Option<OwnedFd>> {
     let dev = directory(root)?;
+    if !own.holds(dev.as_fd())? {
+        return Ok(None);
+    }
     let mut null = None;
     for device in &plan.devices {
         let path = clean(&device.path);
         let node = match path.strip_prefix("dev/").filter(|name| !name.contains('/')) {
-            Some(name) => node(dev.as_fd(), name, device, plan.bind),
+            Some(name) => node(dev.as_fd(), name, device, plan.bind, own),
             None => {
                 let (parent, name) = resolve::parent(root, &device.path)?;
-                node(parent.as_fd(), &name, device, plan.bind)
+                node(parent.as_fd(), &name, device, plan.bind, own)
             }
         }
         .with_context(|| &device.path)?;
@@ -80,17 +86,17 @@ fn link(dev: &OwnedFd, target: &str, name: &str) -> Result<()> {
     }
 }
 
-fn node(dir: BorrowedFd<'_>, name: &str, device: &DevicePlan, bind: bool) -> Result<OwnedFd> {
+fn node(dir: BorrowedFd<'_>, name: &str, device: &DevicePlan, bind: bool, own: &Own) -> Result<OwnedFd> {
     if bind {
-        return bind_node(dir, name, device);
+        return bind_node(dir, name, device, own);
     }
     let mode = Mode::from_raw_mode(device.mode);
     let number = fs::makedev(device.major, device.minor);
-    let fresh = match fs::mknodat(dir, name, file_type(device), mode, number) {
+    let fresh = match make(dir, name, own, |dir| fs::mknodat(dir, name, file_type(device), mode, number))? {
         Ok(()) => true,
         Err(Errno::EXIST) => false,
         // We are in a user namespace that somebody else made.
-        Err(Errno::PERM) => return bind_node(dir, name, device),
+        Err(Errno::PERM) => return bind_node(dir, name, device, own),
         Err(errno) => return Err(Error::sys("mknod", errno)),
     };
     let node = fs::openat(dir, name, NODE, Mode::empty()).call(|| "open")?;
@@ -103,18 +109,36 @@ fn node(dir: BorrowedFd<'_>, name: &str, device: &DevicePlan, bind: bool) -> Res
     Ok(node)
 }
 
+/// Makes `name` by `making`, or leaves to the host what is the host's: then it has to be there already.
+fn make(
+    dir: BorrowedFd<'_>,
+    name: &str,
+    own: &Own,
+    making: impl FnOnce(BorrowedFd<'_>) -> Result<(), Errno>,
+) -> Result<Result<(), Errno>> {
+    if own.holds(dir)? {
+        return Ok(making(dir));
+    }
+    match fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(_) => Ok(Err(Errno::EXIST)),
+        Err(Errno::NOENT) => Err(Error::new(format_args!("there is no {name:?} in the directory, which is the host's"))
+            .with_hint("a device is not made in a bind mount: make it on the host, or bind the device itself")),
+        Err(errno) => Err(Error::sys(format_args!("stat({name:?})"), errno)),
+    }
+}
+
 /// The host's node of the same path, bound onto an empty file.
-fn bind_node(dir: BorrowedFd<'_>, name: &str, device: &DevicePlan) -> Result<OwnedFd> {
+fn bind_node(dir: BorrowedFd<'_>, name: &str, device: &DevicePlan, own: &Own) -> Result<OwnedFd> {
     let tree = clone_tree(CWD, &device.path, false).call(|| format!("open_tree({:?})", device.path))?;
     verify(tree.as_fd(), device).context("on the host")?;
-    let place = place(dir, name)?;
+    let place = place(dir, name, own)?;
     attach_at(tree.as_fd(), place.as_fd()).call(|| "move_mount")?;
     Ok(tree)
 }
 
 /// Something to mount a device on: what is there already unless it is a link, or an empty file.
-pub fn place(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
-    match fs::mknodat(dir, name, FileType::RegularFile, Mode::empty(), 0) {
+pub fn place(dir: BorrowedFd<'_>, name: &str, own: &Own) -> Result<OwnedFd> {
+    match make(dir, name, own, |dir| fs::mknodat(dir, name, FileType::RegularFile, Mode::empty(), 0))? {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(Error::sys(format_args!("mknod({name:?})"), errno)),
     }
@@ -124,6 +148,10 @@ pub fn place(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
         return Err(Error::sys(format_args!("open({name:?})"), Errno::LOOP));
     }
     Ok(place)
+}
+
+pub fn has(dir: BorrowedFd<'_>, name: &str) -> bool {
+    fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
 }
 
 fn file_type(device: &DevicePlan) -> FileType {

@@ -11,7 +11,10 @@ mod copyup;
 mod devices;
 mod fscontext;
 mod host;
+mod made;
 mod mask;
+mod modes;
+mod mountinfo;
 mod mounts;
 mod null;
 mod pivot;
@@ -22,6 +25,7 @@ pub use build::Rootfs;
 pub use change::{add, remove};
 pub use console::Console;
 pub use host::{Host, Namespaces, open_source};
+pub use mountinfo::groups_that_reach;
 pub use null::null_in_root;
 #[cfg(fuzzing)]
 pub use pivot::full_kernel_mounts;

@@ -10,7 +10,7 @@ use rustix::mount::{self, FsPickFlags, MountFlags, MoveMountFlags, OpenTreeFlags
 
 use super::build::Builder;
 use super::resolve::{self, Make, Place};
-use super::{copyup, fscontext};
+use super::{copyup, fscontext, made};
 use crate::error::{Call, Context, Error, Result};
 use crate::plan::mounts::{
     Attrs, BindSource, Filesystem, MountKind, MountPlan, Propagation, PropagationChange, attr, clean,
@@ -20,22 +20,22 @@ use crate::sys::namespace::in_user_namespace;
 
 impl Builder<'_> {
     pub(super) fn mount(&mut self, plan: &MountPlan) -> Result<()> {
-        self.mount_one(plan).with_context(|| {
-            // The words are runc's, which tests and people look for.
-            format!("error mounting {:?} to rootfs at {:?}: /mounts/{}", plan.source, plan.destination, plan.index)
-        })
+        self.mount_one(plan).with_context(|| plan.describe())
     }
 
     fn mount_one(&mut self, plan: &MountPlan) -> Result<()> {
         match &plan.kind {
             MountKind::Bind { source, recursive } => self.bind(plan, source, *recursive),
             MountKind::Filesystem(filesystem) => self.filesystem(plan, filesystem),
-            MountKind::Remount { bind, data } => self.remount(plan, *bind, data),
+            MountKind::Remount { bind, data, target } => self.remount(plan, *bind, data, *target),
             MountKind::Cgroup(cgroup) => self.cgroup(plan, cgroup),
         }
     }
 
     pub(super) fn bind(&mut self, plan: &MountPlan, source: &BindSource, recursive: bool) -> Result<()> {
+        if self.joined.is_some() && (plan.links.copy || matches!(source, BindSource::Rootfs(_))) {
+            return Err(Error::new("links, and sources below the root filesystem, are for containers being created"));
+        }
         if plan.links.copy
             && let Some(target) = self.source_link(source)?
         {
@@ -44,26 +44,76 @@ impl Builder<'_> {
         let tree = self.source_tree(plan, source, recursive)?;
         let kind = FileType::from_raw_mode(fs::fstat(&tree).call(|| "fstat")?.st_mode);
         let make = if kind == FileType::Directory { Make::Dir } else { Make::File };
-        let place = match plan.links.destination {
-            true => resolve::open_or_make_unfollowed(self.root.as_fd(), &plan.destination, make)?,
-            false => resolve::open_or_make(self.root.as_fd(), &plan.destination, make)?,
-        };
-        check_proc(&place.path, Some(tree.as_fd()))?;
+        let place = self.place(plan, make)?;
+        check_proc(self.root.as_fd(), &place, Some(tree.as_fd()))?;
         // Before it can be seen: what runs in a container that gets it later would use it without them.
         restrict(plan, &tree)?;
-        attach(&tree, &place).map_err(|error| explain_kinds(error, &tree, &place))?;
+        self.attach(plan, &tree, &place).map_err(|error| explain_kinds(error, &tree, &place))?;
         self.propagate(plan, &tree)?;
         self.took_place(&place, tree, false);
         Ok(())
     }
 
+    /// Where a mount goes; made if nothing is there.
+    pub(super) fn place(&self, plan: &MountPlan, make: Make) -> Result<Place> {
+        let place = match plan.links.destination {
+            true => resolve::open_or_make_unfollowed(self.root.as_fd(), &plan.destination, make),
+            false => resolve::open_or_make(self.root.as_fd(), &plan.destination, make),
+        }
+        .map_err(|error| self.explain_readonly(plan, error))?;
+        self.check_place(plan, &place)?;
+        Ok(place)
+    }
+
+    /// Links of the image do not decide what holds up the container, nor does a running container decide where in a
+    /// filesystem of the kernel, or on the host, something is mounted.
+    fn check_place(&self, plan: &MountPlan, place: &Place) -> Result<()> {
+        let by_name = clean(&plan.destination) == place.path;
+        if made::is_ground(&place.path) && !by_name {
+            let message = format_args!("{:?} leads to \"/{}\" by a link", plan.destination, place.path);
+            return Err(Error::new(message).with_hint("only by its own name is that mounted on"));
+        }
+        match &self.joined {
+            Some(joined) => joined.check_place(place, by_name),
+            None => Ok(()),
+        }
+    }
+
+    /// Whose it is that nothing can be made there.
+    fn explain_readonly(&self, plan: &MountPlan, error: Error) -> Error {
+        if error.errno() != Some(Errno::ROFS) {
+            return error;
+        }
+        let mut above = plan.destination.trim_end_matches('/');
+        while let Some((rest, _)) = above.rsplit_once('/') {
+            above = rest;
+            let Ok(dir) = resolve::open(self.root.as_fd(), above, OFlags::PATH) else { continue };
+            let Ok(id) = resolve::mount_id(dir.as_fd()) else { break };
+            return match self.made.find(id) {
+                Some((index, destination)) => error.with_hint(format_args!(
+                    "\"/{destination}\" is mounted read-only by /mounts/{index}: make the mount point in its source"
+                )),
+                None if self.made.is_root(id) => {
+                    error.with_hint("the root filesystem is read-only: make the mount point in the image")
+                }
+                None => break,
+            };
+        }
+        error
+    }
+
+    /// Puts a detached mount on what `place` is.
+    pub(super) fn attach(&mut self, plan: &MountPlan, mount: &OwnedFd, place: &Place) -> Result<()> {
+        attach_at(mount.as_fd(), place.fd.as_fd()).call(|| format!("move_mount(\"/{}\")", place.path))?;
+        if let Some(joined) = &mut self.joined {
+            joined.attached.push(mount.try_clone().call(|| "dup(mount)")?);
+        }
+        self.made.add(plan, mount.as_fd(), place)
+    }
+
     /// Where the source points to, if it is a symbolic link.
     fn source_link(&self, source: &BindSource) -> Result<Option<CString>> {
         let (path, target) = match source {
-            // It is the runtime that would have to look.
-            BindSource::Host(_) if self.joined => {
-                return Err(Error::new("copy-symlink is for containers that are being created"));
-            }
             BindSource::Host(path) => (path, fs::readlink(path.as_str(), Vec::new())),
             BindSource::Rootfs(path) => {
                 let link = resolve::open(self.root.as_fd(), path, OFlags::PATH | OFlags::NOFOLLOW);
@@ -82,7 +132,7 @@ impl Builder<'_> {
     fn source_tree(&mut self, plan: &MountPlan, source: &BindSource, recursive: bool) -> Result<OwnedFd> {
         match source {
             _ if plan.idmap.is_some() => (self.host)(plan),
-            BindSource::Host(_) if self.joined => (self.host)(plan),
+            BindSource::Host(_) if self.joined.is_some() => (self.host)(plan),
             BindSource::Host(path) => match clone_unfollowed(CWD, path, recursive, plan.links.source) {
                 // Root of a user namespace may lack the right to pass a directory; the runtime has it.
                 Err(Errno::ACCESS) => (self.host)(plan),
@@ -91,18 +141,28 @@ impl Builder<'_> {
             BindSource::Rootfs(path) => {
                 let flags = if plan.links.source { OFlags::PATH | OFlags::NOFOLLOW } else { OFlags::PATH };
                 let place = resolve::open(self.root.as_fd(), path, flags).map_err(|e| source_error(path, e))?;
+                self.check_source(path, &place)?;
                 clone_tree(place.as_fd(), "", recursive).map_err(|errno| source_error(path, errno))
             }
         }
     }
 
+    /// A copy of the container's own procfs or sysfs would be without what is to hide parts of it. An image's link shall
+    /// not be able to ask for one.
+    fn check_source(&self, path: &str, source: &OwnedFd) -> Result<()> {
+        if is_of_kernel(source.as_fd())? && resolve::open_plain(self.root.as_fd(), &clean(path), OFlags::PATH).is_err() {
+            return Err(Error::new(format_args!("the source {path:?} leads to a filesystem of the kernel by a link")));
+        }
+        Ok(())
+    }
+
     fn filesystem(&mut self, plan: &MountPlan, filesystem: &Filesystem) -> Result<()> {
         let place = match filesystem.kind.as_str() {
-            "proc" | "sysfs" => self.ordinary_directory(&filesystem.kind, &plan.destination)?,
-            _ => resolve::open_or_make(self.root.as_fd(), &plan.destination, Make::Dir)?,
+            "proc" | "sysfs" => self.ordinary_directory(&filesystem.kind, plan)?,
+            _ => self.place(plan, Make::Dir)?,
         };
         if filesystem.kind != "proc" || place.path != "proc" {
-            check_proc(&place.path, None)?;
+            check_proc(self.root.as_fd(), &place, None)?;
         }
         let mount = match self.make_filesystem(plan, filesystem, &place) {
             // A network namespace that belongs to another user namespace: what the host shows of it is all there is. Root
@@ -117,18 +177,21 @@ impl Builder<'_> {
             result => result?,
         };
         let mount = match mount {
-            Made::Attached(mount) => mount,
-            Made::Detached(mount) => {
+            Product::Attached(mount) => {
+                self.made.add(plan, mount.as_fd(), &place)?;
+                mount
+            }
+            Product::Detached(mount) => {
                 if filesystem.copy_up {
                     copyup::copy(&place.fd, &mount).context("tmpcopyup")?;
                 }
                 if filesystem.kind == "mqueue" && !self.plan.mount_label.is_empty() {
                     self.label(&mount)?;
                 }
-                if self.joined && plan.late_readonly {
+                if self.joined.is_some() && plan.late_readonly {
                     change(mount.as_fd(), false, Attrs { set: attr::RDONLY, clear: 0 })?;
                 }
-                attach(&mount, &place)?;
+                self.attach(plan, &mount, &place)?;
                 mount
             }
         };
@@ -137,7 +200,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn make_filesystem(&mut self, plan: &MountPlan, filesystem: &Filesystem, place: &Place) -> Result<Made> {
+    fn make_filesystem(&mut self, plan: &MountPlan, filesystem: &Filesystem, place: &Place) -> Result<Product> {
         let inherited = match filesystem.inherit_mode && !place.made {
             true => Some(fs::fstat(&place.fd).call(|| "fstat")?.st_mode & 0o7777),
             false => None,
@@ -147,20 +210,20 @@ impl Builder<'_> {
             if let Some(mode) = inherited {
                 fs::chmodat(&mount, c".", Mode::from_raw_mode(mode), AtFlags::empty()).call(|| "chmod")?;
             }
-            return Ok(Made::Detached(mount));
+            return Ok(Product::Detached(mount));
         }
         let mut data = filesystem.data.clone();
         if let Some(mode) = inherited {
             data.insert(0, ("mode".to_owned(), Some(format!("{mode:o}"))));
         }
         if data.iter().any(|(_, value)| value.as_ref().is_some_and(|value| value.len() > fscontext::MAX_VALUE)) {
-            return Ok(Made::Attached(self.attach_long(plan, filesystem, &data, place)?));
+            return Ok(Product::Attached(self.attach_long(plan, filesystem, &data, place)?));
         }
         let mount = fscontext::make(&filesystem.kind, &filesystem.source, &data, plan.attrs.set)?;
         if plan.recursive != Attrs::default() {
             change(mount.as_fd(), true, plan.recursive)?;
         }
-        Ok(Made::Detached(mount))
+        Ok(Product::Detached(mount))
     }
 
     /// With mount(2), for a parameter that is too long for fsconfig(2), such as overlayfs's list of directories. The
@@ -172,12 +235,19 @@ impl Builder<'_> {
         data: &[(String, Option<String>)],
         place: &Place,
     ) -> Result<OwnedFd> {
+        if self.joined.is_some() {
+            let message = format_args!("an option of more than {} bytes is for containers being created", fscontext::MAX_VALUE);
+            return Err(Error::new(message));
+        }
         let word = |(key, value): &(String, Option<String>)| match value {
             Some(value) => format!("{key}={value}"),
             None => key.clone(),
         };
         let data = data.iter().map(word).collect::<Vec<_>>().join(",");
         let data = CString::new(data).map_err(|_| Error::sys("mount", Errno::INVAL))?;
+        // Ids are given in turn: what is found afterwards must be younger than this one.
+        let before = clone_tree(place.fd.as_fd(), "", false).call(|| "open_tree")?;
+        let before = resolve::mount_id(before.as_fd())?;
         rustix::process::fchdir(&place.fd).call(|| "fchdir")?;
         let kind = filesystem.kind.as_str();
         let result = mount::mount(&filesystem.source, c".", kind, mount_flags(plan.attrs.set), Some(data.as_c_str()));
@@ -186,7 +256,8 @@ impl Builder<'_> {
         let mount = resolve::open_plain(self.root.as_fd(), &place.path, OFlags::PATH)
             .call(|| format!("open(\"/{}\")", place.path))?;
         let device = |fd: BorrowedFd<'_>| fs::fstat(fd).map(|stat| stat.st_dev).call(|| "fstat");
-        if device(mount.as_fd())? == device(place.fd.as_fd())? {
+        let is_younger = before < resolve::FIRST_UNIQUE || resolve::mount_id(mount.as_fd())? > before;
+        if !is_younger || device(mount.as_fd())? == device(place.fd.as_fd())? {
             return Err(Error::new("the destination was moved meanwhile"));
         }
         Ok(mount)
@@ -194,18 +265,24 @@ impl Builder<'_> {
 
     /// For procfs and sysfs: with a link in the way, what is later written to them could be led elsewhere
     /// (CVE-2019-19921, CVE-2023-27561, CVE-2025-54867).
-    fn ordinary_directory(&self, kind: &str, destination: &str) -> Result<Place> {
+    fn ordinary_directory(&self, kind: &str, plan: &MountPlan) -> Result<Place> {
         let refuse = || Err(Error::new(format_args!("filesystem {kind:?} must be mounted on ordinary directory")));
-        let path = clean(destination);
-        match resolve::open_plain(self.root.as_fd(), &path, OFlags::PATH | OFlags::DIRECTORY) {
-            Ok(fd) => Ok(Place { fd, path, made: false }),
-            Err(Errno::LOOP | Errno::NOTDIR) => refuse(),
+        let path = clean(&plan.destination);
+        let place = match resolve::open_plain(self.root.as_fd(), &path, OFlags::PATH | OFlags::DIRECTORY) {
+            Ok(fd) => Place { fd, path, made: false },
+            Err(Errno::LOOP | Errno::NOTDIR) => return refuse(),
             Err(Errno::NOENT) => {
-                let place = resolve::open_or_make(self.root.as_fd(), &path, Make::Dir)?;
-                if place.path == path { Ok(place) } else { refuse() }
+                let place = resolve::open_or_make(self.root.as_fd(), &path, Make::Dir);
+                let place = place.map_err(|error| self.explain_readonly(plan, error))?;
+                if place.path != path {
+                    return refuse();
+                }
+                place
             }
-            Err(errno) => Err(Error::sys(format_args!("open({destination:?})"), errno)),
-        }
+            Err(errno) => return Err(Error::sys(format_args!("open({:?})", plan.destination), errno)),
+        };
+        self.check_place(plan, &place)?;
+        Ok(place)
     }
 
     fn host_sysfs(&mut self, plan: &MountPlan, place: &Place, refused: Error) -> Result<()> {
@@ -213,19 +290,38 @@ impl Builder<'_> {
         // With all that the host has mounted there, such as its control groups (CVE-2023-25809).
         change(tree.as_fd(), true, Attrs { set: plan.attrs.set & attr::RDONLY, clear: 0 })?;
         change(tree.as_fd(), false, plan.attrs)?;
-        attach(&tree, place)?;
+        self.attach(plan, &tree, place)?;
         self.propagate(plan, &tree)
     }
 
-    fn remount(&mut self, plan: &MountPlan, bind: bool, data: &[(String, Option<String>)]) -> Result<()> {
-        let place = resolve::open(self.root.as_fd(), &plan.destination, OFlags::PATH)
-            .call(|| format!("open({:?})", plan.destination))?;
+    fn remount(
+        &mut self,
+        plan: &MountPlan,
+        bind: bool,
+        data: &[(String, Option<String>)],
+        target: Option<u64>,
+    ) -> Result<()> {
+        let place = self.remounted(&plan.destination, target)?;
         if !bind {
             let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
             let context = mount::fspick(&place, c"", flags).call(|| format!("fspick({:?})", plan.destination))?;
             fscontext::reconfigure(&context, data)?;
         }
         self.adjust(plan, &place)
+    }
+
+    /// The mount that was made on `destination`: links lead where they did then, or nowhere.
+    fn remounted(&self, destination: &str, target: Option<u64>) -> Result<OwnedFd> {
+        let call = || format!("open({destination:?})");
+        match self.made.last_on(destination).or(target) {
+            Some(id) => {
+                let place = resolve::open(self.root.as_fd(), destination, OFlags::PATH).call(call)?;
+                made::verify(place.as_fd(), id, destination)?;
+                Ok(place)
+            }
+            None if self.joined.is_some() => Err(Error::new("it is not known which mount is meant")),
+            None => resolve::open_plain(self.root.as_fd(), &clean(destination), OFlags::PATH).call(call),
+        }
     }
 
     /// What options change of a mount that is there already.
@@ -271,7 +367,7 @@ fn restrict(plan: &MountPlan, mount: &OwnedFd) -> Result<()> {
 }
 
 /// A new filesystem's mount.
-enum Made {
+enum Product {
     Detached(OwnedFd),
     Attached(OwnedFd),
 }
@@ -329,7 +425,7 @@ fn copy_link(root: BorrowedFd<'_>, destination: &str, target: &CString) -> Resul
     }
 }
 
-fn source_error(path: &str, errno: Errno) -> Error {
+pub fn source_error(path: &str, errno: Errno) -> Error {
     let error = Error::sys(format_args!("open_tree({path:?})"), errno);
     match errno {
         Errno::NOENT => error.with_hint("the source of a bind mount must exist on the host"),
@@ -338,10 +434,6 @@ fn source_error(path: &str, errno: Errno) -> Error {
         }
         _ => error,
     }
-}
-
-pub fn attach(mount: &OwnedFd, place: &Place) -> Result<()> {
-    attach_at(mount.as_fd(), place.fd.as_fd()).call(|| format!("move_mount(\"/{}\")", place.path))
 }
 
 /// Puts a detached mount on what `place` is.
@@ -423,7 +515,7 @@ fn locked_flags(mount: &OwnedFd) -> Result<u64> {
 }
 
 /// Files below /proc that may be covered: what lxcfs emulates.
-const PROC_ALLOWED: [&str; 10] = [
+pub const PROC_ALLOWED: [&str; 10] = [
     "proc/cpuinfo",
     "proc/diskstats",
     "proc/meminfo",
@@ -437,19 +529,37 @@ const PROC_ALLOWED: [&str; 10] = [
 ];
 
 /// Nothing but a procfs may be on /proc and, but for a few files, nothing in it: programs trust what they find there.
-pub fn check_proc(path: &str, source: Option<BorrowedFd<'_>>) -> Result<()> {
+pub fn check_proc(root: BorrowedFd<'_>, place: &Place, source: Option<BorrowedFd<'_>>) -> Result<()> {
+    let path = place.path.as_str();
     if path == "proc" {
-        let is_proc = match source {
-            Some(source) => fs::fstatfs(source).call(|| "fstatfs")?.f_type == fs::PROC_SUPER_MAGIC,
-            None => false,
-        };
-        return match is_proc {
-            true => Ok(()),
-            false => Err(Error::new("\"/proc\" cannot be mounted because it is not of type proc")),
+        return match source.map(is_procfs).transpose()? {
+            Some(true) => Ok(()),
+            _ => Err(Error::new("\"/proc\" cannot be mounted because it is not of type proc")),
         };
     }
-    if path.starts_with("proc/") && !PROC_ALLOWED.contains(&path) {
-        return Err(Error::new(format_args!("\"/{path}\" cannot be mounted because it is inside /proc")));
+    if PROC_ALLOWED.contains(&path) || !path.starts_with("proc/") && !is_within_proc(root, place)? {
+        return Ok(());
     }
-    Ok(())
+    Err(Error::new(format_args!("\"/{path}\" cannot be mounted because it is inside /proc")))
+}
+
+/// Whatever its name was when it was looked up: who shares the root filesystem may rename its directories.
+fn is_within_proc(root: BorrowedFd<'_>, place: &Place) -> Result<bool> {
+    if !is_procfs(place.fd.as_fd())? {
+        return Ok(false);
+    }
+    let proc = resolve::open_plain(root, "proc", OFlags::PATH).call(|| "open(\"/proc\")")?;
+    Ok(resolve::mount_id(proc.as_fd())? == resolve::mount_id(place.fd.as_fd())?)
+}
+
+fn is_procfs(file: BorrowedFd<'_>) -> Result<bool> {
+    Ok(fs::fstatfs(file).call(|| "fstatfs")?.f_type == fs::PROC_SUPER_MAGIC)
+}
+
+/// Of those filesystems that are kept from a container in part.
+pub fn is_of_kernel(file: BorrowedFd<'_>) -> Result<bool> {
+    /// `<linux/magic.h>`: sysfs, and both versions of control groups.
+    const MAGICS: [i128; 3] = [0x6265_6572, 0x0027_e0eb, 0x6367_7270];
+    let kind = fs::fstatfs(file).call(|| "fstatfs")?.f_type;
+    Ok(kind == fs::PROC_SUPER_MAGIC || MAGICS.contains(&i128::from(kind)))
 }

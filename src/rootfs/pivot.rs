@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process;
 
-use super::fscontext;
+use super::{fscontext, mountinfo};
 use super::mounts::{attach_at, set_propagation};
 use super::resolve::Location;
 use crate::error::{Call, Error, Result};
@@ -102,41 +102,13 @@ fn hide(path: &PathBuf) -> Result<()> {
     }
 }
 
-/// The mount points of whole procfs and sysfs outside of `rootfs`, from `mountinfo` (proc_pid_mountinfo(5)).
+/// The mount points of whole procfs and sysfs outside of `rootfs`.
 pub fn full_kernel_mounts(mountinfo: &[u8], rootfs: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for line in mountinfo.split(|&b| b == b'\n') {
-        let fields: Vec<&[u8]> = line.split(|&b| b == b' ').collect();
-        let (Some(&root), Some(&point)) = (fields.get(3), fields.get(4)) else { continue };
-        let kind = fields.iter().position(|&field| field == b"-").and_then(|dash| fields.get(dash + 1));
-        if root != b"/" || !matches!(kind, Some(&(b"proc" | b"sysfs"))) {
-            continue;
-        }
-        let point = PathBuf::from(OsString::from_vec(unescape(point)));
-        if !point.starts_with(rootfs) {
-            found.push(point);
-        }
-    }
-    found
-}
-
-/// `\040` and the like.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&first, tail)) = rest.split_first() {
-        match (first, tail) {
-            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..]) => {
-                plain.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
-                rest = after;
-            }
-            _ => {
-                plain.push(first);
-                rest = tail;
-            }
-        }
-    }
-    plain
+    mountinfo::entries(mountinfo)
+        .filter(|entry| entry.root == b"/" && matches!(entry.kind, b"proc" | b"sysfs"))
+        .map(|entry| PathBuf::from(OsString::from_vec(entry.point)))
+        .filter(|point| !point.starts_with(rootfs))
+        .collect()
 }
 
 #[cfg(test)]

@@ -55,6 +55,30 @@ impl Location {
     }
 }
 
+/// Linux 6.8 and later: an id that is never given again.
+const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
+
+/// Those ids begin behind all of the older kind (`fs/namespace.c`).
+pub const FIRST_UNIQUE: u64 = 1 << 31;
+
+/// The id of the mount that `file` is on.
+pub fn mount_id(file: BorrowedFd<'_>) -> Result<u64> {
+    told_id(file, StatxFlags::MNT_ID | MNT_ID_UNIQUE)
+}
+
+/// The same mount's id in mountinfo.
+pub fn mountinfo_id(file: BorrowedFd<'_>) -> Result<u64> {
+    told_id(file, StatxFlags::MNT_ID)
+}
+
+fn told_id(file: BorrowedFd<'_>, kinds: StatxFlags) -> Result<u64> {
+    let stat = fs::statx(file, c"", AtFlags::EMPTY_PATH, kinds).call(|| "statx(STATX_MNT_ID)")?;
+    match StatxFlags::from_bits_retain(stat.stx_mask).intersects(kinds) {
+        true => Ok(stat.stx_mnt_id),
+        false => Err(Error::new("statx(STATX_MNT_ID): the kernel does not tell the mount")),
+    }
+}
+
 /// Opens what `path` means inside `root`; links are followed as if `root` were "/".
 pub fn open(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
     openat2(root, path, flags | OFlags::CLOEXEC, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)

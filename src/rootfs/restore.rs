@@ -7,6 +7,7 @@ use rustix::fs::{self, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
+use super::modes::ExactModes;
 use super::mounts::{attach_at, check_proc, clone_tree, set_propagation};
 use super::resolve::{self, Make};
 use crate::error::{Call, Context, Error, Result};
@@ -98,7 +99,7 @@ pub fn stage(plan: &RootfsPlan, at: &Path) -> Result<Vec<ExternalMount>> {
     const SLAVE: PropagationChange = PropagationChange { kind: Propagation::Slave, recursive: true };
     sys::namespace::unshare(libc::CLONE_NEWNS as u64).call(|| "unshare(CLONE_NEWNS)")?;
     // Of this thread only: with a mount namespace it has also got a root, working directory and umask of its own.
-    rustix::process::umask(Mode::empty());
+    let _modes = ExactModes::begin();
     let host = fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).call(|| "open(\"/\")")?;
     set_propagation(host.as_fd(), SLAVE)?;
     let scratch = show_root(plan, at)?;
@@ -175,7 +176,7 @@ impl Stage {
         if !self.is_restored(&path) {
             let make = if kind == FileType::Directory { Make::Dir } else { Make::File };
             let place = resolve::open_or_make(self.root.as_fd(), &plan.destination, make)?;
-            check_proc(&place.path, Some(tree.as_fd()))?;
+            check_proc(self.root.as_fd(), &place, Some(tree.as_fd()))?;
             attach_at(tree.as_fd(), place.fd.as_fd()).call(|| format!("move_mount(\"/{}\")", place.path))?;
             path = place.path;
         }

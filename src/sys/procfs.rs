@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{self, CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
-use rustix::mount::{self, FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
+use rustix::mount::{self, FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, UnmountFlags};
 
 use crate::error::{Call, Error, Result};
 
@@ -92,6 +92,17 @@ impl ProcFs {
             return Err(Error::new(format_args!("{}: it is not what the descriptor refers to", call())));
         }
         Ok(again)
+    }
+
+    /// Takes the mount whose root `mount` is out of its place. umount2(2) takes no descriptor, so it goes by the link
+    /// to ours, which leads to that mount whatever has become of its names.
+    pub fn unmount(&self, mount: BorrowedFd<'_>) -> Result<()> {
+        let dir = self.open("thread-self/fd", OFlags::PATH | OFlags::DIRECTORY)?;
+        rustix::process::fchdir(&dir).call(|| "fchdir(\"/proc/thread-self/fd\")")?;
+        let number = std::os::fd::AsRawFd::as_raw_fd(&mount).to_string();
+        let result = mount::unmount(&*number, UnmountFlags::DETACH).call(|| format!("umount2({number})"));
+        rustix::process::chdir(c"/").call(|| "chdir(\"/\")")?;
+        result
     }
 
     pub fn has(&self, path: &str) -> bool {

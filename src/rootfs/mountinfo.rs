@@ -1,0 +1,98 @@
+//! proc_pid_mountinfo(5): for what the kernel tells of a mount by no other way.
+
+use std::collections::BTreeSet;
+
+/// One mount.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Entry<'a> {
+    pub id: u64,
+    pub parent: u64,
+    pub root: &'a [u8],
+    /// Without escapes.
+    pub point: Vec<u8>,
+    /// Its peer group.
+    pub shared: Option<u64>,
+    /// The peer group that it receives from.
+    pub master: Option<u64>,
+    pub kind: &'a [u8],
+}
+
+/// A line that is none of the kernel's is left out.
+pub fn entries(text: &[u8]) -> impl Iterator<Item = Entry<'_>> {
+    text.split(|&byte| byte == b'\n').filter_map(entry)
+}
+
+fn entry(line: &[u8]) -> Option<Entry<'_>> {
+    let fields: Vec<&[u8]> = line.split(|&byte| byte == b' ').collect();
+    let dash = fields.iter().position(|&field| field == b"-")?;
+    let optional = |name: &[u8]| fields.get(6..dash)?.iter().find_map(|field| number(field.strip_prefix(name)?));
+    Some(Entry {
+        id: number(fields[0])?,
+        parent: number(fields.get(1)?)?,
+        root: fields.get(3)?,
+        point: unescape(fields.get(4)?),
+        shared: optional(b"shared:"),
+        master: optional(b"master:"),
+        kind: fields.get(dash + 1)?,
+    })
+}
+
+fn number(field: &[u8]) -> Option<u64> {
+    std::str::from_utf8(field).ok()?.parse().ok()
+}
+
+/// `\040` and the like.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, tail)) = rest.split_first() {
+        match (first, tail) {
+            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..]) => {
+                plain.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
+                rest = after;
+            }
+            _ => {
+                plain.push(first);
+                rest = tail;
+            }
+        }
+    }
+    plain
+}
+
+/// The peer groups whose mounts pass on to one of these what is mounted in them, and what is unmounted.
+pub fn groups_that_reach(text: &[u8]) -> BTreeSet<u64> {
+    entries(text).flat_map(|entry| [entry.shared, entry.master]).flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &[u8] = b"22 1 0:5 / /proc rw,nosuid shared:12 - proc proc rw\n\
+        23 1 0:6 /a\\040b /a\\040b rw shared:7 master:3 - sysfs sysfs rw\n\
+        garbage\n\
+        25 22 0:7 / /run rw - tmpfs tmpfs rw\n";
+
+    #[test]
+    fn the_kernels_lines() {
+        let found: Vec<_> = entries(TABLE).collect();
+        let proc = Entry {
+            id: 22,
+            parent: 1,
+            root: b"/",
+            point: b"/proc".to_vec(),
+            shared: Some(12),
+            master: None,
+            kind: b"proc",
+        };
+        assert_eq!((found.len(), &found[0]), (3, &proc));
+        assert_eq!((&*found[1].point, found[1].shared, found[1].master), (&b"/a b"[..], Some(7), Some(3)));
+        assert_eq!((found[2].parent, found[2].shared, found[2].master), (22, None, None));
+    }
+
+    #[test]
+    fn peers_and_what_receives_from_them() {
+        assert_eq!(groups_that_reach(TABLE), BTreeSet::from([3, 7, 12]));
+    }
+}
