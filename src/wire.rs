@@ -101,7 +101,10 @@ pub enum FromInit {
         fd: i32,
     },
     Warning(Error),
-    Ready,
+    /// With the mounts that may be changed while the container runs: which entry of the plan's mounts, and its id.
+    Ready {
+        mounts: Vec<(u32, u64)>,
+    },
     /// Only exec is left to do.
     Executing,
     Failed(Error),
@@ -222,10 +225,10 @@ mod tests {
     #[test]
     fn the_last_word_of_a_peer_that_did_not_listen_is_heard() {
         let (a, b) = Channel::pair().unwrap();
-        a.send(&FromInit::Ready).unwrap();
-        b.send(&FromInit::Ready).unwrap();
+        a.send(&FromInit::Ready { mounts: Vec::new() }).unwrap();
+        b.send(&FromInit::Ready { mounts: Vec::new() }).unwrap();
         drop(a);
-        assert!(matches!(b.receive::<FromInit>().unwrap(), Some((FromInit::Ready, _))));
+        assert!(matches!(b.receive::<FromInit>().unwrap(), Some((FromInit::Ready { .. }, _))));
         assert!(b.receive::<FromInit>().unwrap().is_none());
     }
 

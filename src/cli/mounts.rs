@@ -23,7 +23,7 @@ pub(super) const COMMAND: Command = Command {
     run: |global, matches| {
         let path = get_path(matches, "file").unwrap_or_default();
         let mounts = read(&path)?;
-        let container = global.runtime.load(get_id(matches))?;
+        let container = global.runtime.lock(get_id(matches))?;
         let result = match get_string(matches, "action").as_deref() {
             Some("add") => container.add_mounts(mounts),
             _ => container.remove_mounts(mounts),

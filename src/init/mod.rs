@@ -59,7 +59,7 @@ pub fn main(fd: RawFd) -> ! {
 }
 
 fn run(channel: Channel) -> i32 {
-    let mut init = Init { channel };
+    let mut init = Init { channel, mounts: Vec::new() };
     let error = match init.become_process() {
         Ok(never) => match never {},
         Err(error) => error,
@@ -80,6 +80,8 @@ fn run(channel: Channel) -> i32 {
 struct Init {
     /// To the runtime that made us; after the start of a created container, to the one that starts it.
     channel: Channel,
+    /// What the runtime is to be told of those that we made.
+    mounts: Vec<(u32, u64)>,
 }
 
 struct Told {
@@ -115,11 +117,16 @@ impl Init {
 
     /// Does no more than change something in the container.
     fn run_errand(&mut self, errand: &Errand) -> Result<Infallible> {
-        match errand {
-            Errand::AddMounts(plan) => crate::rootfs::add(plan, &mut |mount| self.ask(mount))?,
-            Errand::RemoveMounts(destinations) => crate::rootfs::remove(destinations)?,
-        }
-        self.channel.send_plainly(&FromInit::Ready)?;
+        let mounts = match errand {
+            Errand::AddMounts { rootfs, host_groups } => {
+                crate::rootfs::add(rootfs, host_groups, &mut |mount| self.ask(mount))?
+            }
+            Errand::RemoveMounts { mounts, host_groups } => {
+                crate::rootfs::remove(mounts, host_groups)?;
+                Vec::new()
+            }
+        };
+        self.channel.send_plainly(&FromInit::Ready { mounts })?;
         std::process::exit(0)
     }
 
@@ -145,7 +152,8 @@ impl Init {
             network::loopback_up()?;
         }
         set_names(container)?;
-        let rootfs = Rootfs::prepare(&container.rootfs, &proc, &mut |mount| self.ask(mount))?;
+        let mut rootfs = Rootfs::prepare(&container.rootfs, &proc, &mut |mount| self.ask(mount))?;
+        self.mounts = rootfs.take_volumes();
         if container.host_hooks {
             self.request(&FromInit::Hooks)?;
         }
@@ -237,7 +245,7 @@ impl Init {
             self.hand_over_listener(filter)?;
             ready.filtered = true;
         }
-        self.channel.send_plainly(&FromInit::Ready)?;
+        self.channel.send_plainly(&FromInit::Ready { mounts: std::mem::take(&mut self.mounts) })?;
         Ok(ready)
     }
 }

@@ -325,13 +325,16 @@ pub struct Host<'a> {
 
 impl Init {
     /// Serves the requests that init may make by its plan, until it is ready to execute the user's process.
-    pub fn serve(&self, plan: &InitPlan, host: &Host) -> Result<()> {
+    /// Returns the mounts that may be changed later on: which entry of the plan's mounts, and its id. That is init's word, as
+    /// the ids are known in its mount namespace only, and they mean something only there: who could have it say something
+    /// else could as well change those mounts.
+    pub fn serve(&self, plan: &InitPlan, host: &Host) -> Result<Vec<(u32, u64)>> {
         let mut requests = Requests::of(plan);
         loop {
             let (request, fds) = self.next()?;
             requests.admit(&request)?;
             match request {
-                FromInit::Ready => return Ok(()),
+                FromInit::Ready { mounts } => return Ok(mounts),
                 FromInit::Warning(warning) => (host.warn)(&warning.to_string()),
                 FromInit::TimeOffsets => {
                     self.set_time_offsets(plan)?;

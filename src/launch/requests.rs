@@ -33,6 +33,8 @@ pub struct Requests {
     steps: BTreeSet<Step>,
     /// By index, each once, and none of them need be asked for.
     sources: BTreeSet<u32>,
+    /// Those of which init may tell the id.
+    made: BTreeSet<u32>,
     warnings: usize,
 }
 
@@ -41,10 +43,11 @@ impl Requests {
         let container = plan.container.as_ref();
         let mounts: &[MountPlan] = match (container, &plan.errand) {
             (Some(container), _) => &container.rootfs.mounts,
-            (None, Some(Errand::AddMounts(rootfs))) => &rootfs.mounts,
+            (None, Some(Errand::AddMounts { rootfs, .. })) => &rootfs.mounts,
             (None, _) => &[],
         };
         let sources: BTreeSet<_> = mounts.iter().filter(|m| m.may_be_asked_for()).map(|m| m.index).collect();
+        let made = mounts.iter().filter(|m| m.is_made()).map(|m| m.index).collect();
         let is_process = plan.errand.is_none();
         let steps = [
             (Step::TimeOffsets, container.is_some() && plan.namespaces.time_offsets.is_some()),
@@ -56,7 +59,7 @@ impl Requests {
             (Step::Ready, true),
         ];
         let steps = steps.into_iter().filter(|(_, planned)| *planned).map(|(step, _)| step).collect();
-        Self { steps, sources, warnings: MAX_WARNINGS }
+        Self { steps, sources, made, warnings: MAX_WARNINGS }
     }
 
     /// Takes note of a request, or refuses it.
@@ -72,7 +75,7 @@ impl Requests {
             FromInit::HookOutput => Step::HookOutput,
             FromInit::Console => Step::Console,
             FromInit::Listener { .. } => Step::Listener,
-            FromInit::Ready => Step::Ready,
+            FromInit::Ready { .. } => Step::Ready,
             FromInit::Stillborn(_)
             | FromInit::Forked { .. }
             | FromInit::MapIds
@@ -87,6 +90,9 @@ impl Requests {
         match request {
             FromInit::Source { index } if !self.sources.remove(index) => return Err(refuse(request)),
             FromInit::Source { .. } => {}
+            FromInit::Ready { mounts } if !mounts.iter().all(|(index, _)| self.made.remove(index)) => {
+                return Err(refuse(request));
+            }
             _ => self.steps.retain(|&planned| planned > step),
         }
         Ok(())
@@ -206,7 +212,7 @@ mod tests {
             drop(self.init);
             let Self { mut child, .. } = self;
             let _ = child.wait();
-            (done.into_inner(), result.map_or_else(|e| e.to_string(), |()| "ready".into()))
+            (done.into_inner(), result.map_or_else(|e| e.to_string(), |_| "ready".into()))
         }
     }
 
@@ -244,8 +250,9 @@ mod tests {
             requests.iter().map(|request| allowed.admit(request).is_ok()).collect::<Vec<_>>()
         };
         let source = FromInit::Source { index: 1 };
-        use FromInit::{Console, HookOutput, Hooks, Ready, Source, TimeOffsets};
-        assert_eq!(after(&[TimeOffsets, source, Hooks, HookOutput, Console, Ready]), [true; 6]);
+        use FromInit::{Console, HookOutput, Hooks, Source, TimeOffsets};
+        let ready = |mounts: &[(u32, u64)]| FromInit::Ready { mounts: mounts.to_vec() };
+        assert_eq!(after(&[TimeOffsets, source, Hooks, HookOutput, Console, ready(&[])]), [true; 6]);
         // Twice, too late, and what must not be left out.
         assert_eq!(after(&[TimeOffsets, TimeOffsets]), [true, false]);
         assert_eq!(after(&[TimeOffsets, Source { index: 1 }, Source { index: 1 }]), [true, true, false]);
@@ -254,9 +261,9 @@ mod tests {
         assert_eq!(after(&[TimeOffsets, Hooks, HookOutput, HookOutput]), [true, true, true, false]);
         assert_eq!(after(&[Hooks]), [false]);
         assert_eq!(after(&[TimeOffsets, HookOutput]), [true, false]);
-        assert_eq!(after(&[TimeOffsets, Hooks, HookOutput, Ready]), [true, true, true, false]);
+        assert_eq!(after(&[TimeOffsets, Hooks, HookOutput, ready(&[])]), [true, true, true, false]);
         assert_eq!(after(&[TimeOffsets, Hooks, HookOutput, Console, Console]), [true, true, true, true, false]);
-        assert_eq!(after(&[Ready]), [false]);
+        assert_eq!(after(&[ready(&[])]), [false]);
     }
 
     #[test]

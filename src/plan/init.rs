@@ -1,6 +1,6 @@
 //! All that init is told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -34,8 +34,24 @@ pub struct InitPlan {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Errand {
     /// Of the plan only the mounts.
-    AddMounts(RootfsPlan),
-    RemoveMounts(Vec<String>),
+    AddMounts {
+        rootfs: RootfsPlan,
+        host_groups: BTreeSet<u64>,
+    },
+    RemoveMounts {
+        mounts: Vec<Target>,
+        host_groups: BTreeSet<u64>,
+    },
+}
+
+/// A mount of a running container, for which its name alone is no proof.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// The place in the list, for messages.
+    pub index: usize,
+    /// As it was configured.
+    pub destination: String,
+    pub id: u64,
 }
 
 /// What the first process of a container sets up.

@@ -18,7 +18,7 @@ pub mod seccomp;
 pub mod sysctl;
 pub mod systemd;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -26,7 +26,8 @@ use crate::spec::{self, Process, Spec};
 
 use self::annotations::Annotations;
 use self::cgroup::{CgroupPlan, Layout};
-use self::init::{ContainerPlan, Errand, InitPlan};
+use self::init::{ContainerPlan, Errand, InitPlan, Target};
+use self::mounts::MountKind;
 use self::namespaces::{Kind, Namespaces, Owner};
 use self::process::ProcessPlan;
 use self::rootfs::RootfsPlan;
@@ -169,8 +170,15 @@ pub fn exec(
     ))
 }
 
-/// Mounts for a container that runs: those of `spec`, in place of the ones that it was created with.
-pub fn add_mounts(spec: &Spec, bundle: &Path, join: u64) -> Result<(InitPlan, Vec<String>)> {
+/// Mounts for a container that runs: those of `spec`, in place of the ones that it was created with. `known` tells the id
+/// of the mount that is on a destination; `host_groups` are peer groups through which the host would get the mounts too.
+pub fn add_mounts(
+    spec: &Spec,
+    bundle: &Path,
+    join: u64,
+    known: &dyn Fn(&str) -> Option<u64>,
+    host_groups: BTreeSet<u64>,
+) -> Result<(InitPlan, Vec<String>)> {
     for (index, mount) in spec.mounts.iter().enumerate() {
         let at = |field: &str| format!("/mounts/{index}/{field}");
         if mount.kind == "cgroup" && !rootfs::is_bind(mount) {
@@ -183,16 +191,50 @@ pub fn add_mounts(spec: &Spec, bundle: &Path, join: u64) -> Result<(InitPlan, Ve
     let namespaces = Namespaces::of_container(&spec.linux, join)?;
     let facts =
         rootfs::Facts { layout: &layout, namespaces: &namespaces, cgroup: &|_| None, no_pivot: false, rootless: false };
-    let plan = rootfs::plan(spec, bundle, &facts, &mut warnings)?;
-    Ok((errand(spec, Errand::AddMounts(plan), join)?, warnings))
+    let mut rootfs = rootfs::plan(spec, bundle, &facts, &mut warnings)?;
+    let mut made = BTreeSet::new();
+    for mount in &mut rootfs.mounts {
+        let destination = mounts::clean(&mount.destination);
+        match &mut mount.kind {
+            MountKind::Remount { target, .. } if !made.contains(&destination) => {
+                let pointer = format!("/mounts/{}/destination", mount.index);
+                *target = Some(known(&destination).ok_or_else(|| unknown_mount(&mount.destination, &pointer))?);
+            }
+            MountKind::Remount { .. } => {}
+            _ => {
+                made.insert(destination);
+            }
+        }
+    }
+    Ok((errand(spec, Errand::AddMounts { rootfs, host_groups }, join)?, warnings))
 }
 
-pub fn remove_mounts(spec: &Spec, join: u64) -> Result<InitPlan> {
+/// The first is removed first, so of several on one destination it is the last that was made. `known` lists the mounts
+/// that may be removed, by destination and id, in the order in which they were made.
+pub fn remove_mounts(
+    spec: &Spec,
+    join: u64,
+    mut known: Vec<(String, u64)>,
+    host_groups: BTreeSet<u64>,
+) -> Result<InitPlan> {
+    let mut targets = Vec::with_capacity(spec.mounts.len());
     for (index, mount) in spec.mounts.iter().enumerate() {
-        check_destination(&mount.destination, &format!("/mounts/{index}/destination"))?;
+        let pointer = format!("/mounts/{index}/destination");
+        check_destination(&mount.destination, &pointer)?;
+        let wanted = mounts::clean(&mount.destination);
+        let found = known.iter().rposition(|(destination, _)| *destination == wanted);
+        let (_, id) = known.remove(found.ok_or_else(|| unknown_mount(&mount.destination, &pointer))?);
+        targets.push(Target { index, destination: mount.destination.clone(), id });
     }
-    let destinations = spec.mounts.iter().map(|mount| mount.destination.clone()).collect();
-    errand(spec, Errand::RemoveMounts(destinations), join)
+    errand(spec, Errand::RemoveMounts { mounts: targets, host_groups }, join)
+}
+
+fn unknown_mount(destination: &str, pointer: &str) -> Error {
+    let message = format_args!("{destination:?} is no volume of the configuration, and none that was added");
+    Error::config(pointer, message).with_hint(
+        "what hides or protects something, /proc, /sys and /dev stay; so does what an earlier version of berth has \
+         mounted, or restore",
+    )
 }
 
 /// The root stays what the processes have as theirs.

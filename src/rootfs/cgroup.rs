@@ -50,7 +50,9 @@ impl Builder<'_> {
                 self.attach(plan, &tree, &place)?;
                 self.adjust(&MountPlan { attrs: fallback_attrs, ..plan.clone() }, &tree)
             }
-            Err(Errno::NOENT) if hide_if_missing => self.attach(plan, &hidden_directory(&self.plan.mount_label)?, &place),
+            Err(Errno::NOENT) if hide_if_missing => {
+                self.attach(plan, &hidden_directory(&self.plan.mount_label)?, &place)
+            }
             Err(errno) => Err(Error::sys(format_args!("open_tree({fallback:?})"), errno)),
         }
     }

@@ -121,8 +121,10 @@ fn make(
     }
     match fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(_) => Ok(Err(Errno::EXIST)),
-        Err(Errno::NOENT) => Err(Error::new(format_args!("there is no {name:?} in the directory, which is the host's"))
-            .with_hint("a device is not made in a bind mount: make it on the host, or bind the device itself")),
+        Err(Errno::NOENT) => {
+            Err(Error::new(format_args!("there is no {name:?} in the directory, which is the host's"))
+                .with_hint("a device is not made in a bind mount: make it on the host, or bind the device itself"))
+        }
         Err(errno) => Err(Error::sys(format_args!("stat({name:?})"), errno)),
     }
 }

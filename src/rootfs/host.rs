@@ -1,19 +1,22 @@
 //! What init cannot do for itself, and the runtime does with the host's privileges.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::fmt::Write as _;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 
 use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 
-use super::{fscontext, resolve};
+use super::mounts::{clone_tree, source_error};
+use super::{fscontext, mountinfo, resolve};
 use crate::error::{Call, Context, Error, Result};
 use crate::plan::mounts::{BindSource, IdMap, Mappings, MountKind, MountPlan};
 use crate::spec::IdMapping;
-use crate::sys::helper;
+use crate::sys::helper::{self, Refused};
 use crate::sys::mount::{MOUNT_ATTR_IDMAP, MountAttr, mount_setattr};
 
 /// Asks the runtime for what this entry of the plan mounts, and waits for the mount: [`open_source`].
@@ -34,6 +37,10 @@ pub struct Namespaces<'a> {
 /// Nothing of it comes from init, which may be in the hands of a process of the container: whoever has a mount given
 /// other owners can write to it as anybody.
 pub fn open_source(plan: &MountPlan, rootfs: &str, container: Namespaces) -> Result<OwnedFd> {
+    open(plan, rootfs, container).with_context(|| plan.describe())
+}
+
+fn open(plan: &MountPlan, rootfs: &str, container: Namespaces) -> Result<OwnedFd> {
     let mount = match &plan.kind {
         MountKind::Bind { source: BindSource::Host(path), recursive } => bind(plan, path, *recursive, container.mount)?,
         MountKind::Bind { source: BindSource::Rootfs(path), recursive } => {
@@ -49,7 +56,8 @@ pub fn open_source(plan: &MountPlan, rootfs: &str, container: Namespaces) -> Res
         _ => return Err(Error::new("a mount that the runtime does not make")),
     };
     if let Some(map) = &plan.idmap {
-        id_map(map, mount.as_fd(), container.user)?;
+        let source = if let MountKind::Bind { source: BindSource::Host(path), .. } = &plan.kind { path } else { "" };
+        id_map(map, mount.as_fd(), container.user, source)?;
     }
     Ok(mount)
 }
@@ -65,12 +73,21 @@ fn bind(plan: &MountPlan, path: &str, recursive: bool, namespace: Option<Borrowe
     if recursive {
         copy |= OpenTreeFlags::AT_RECURSIVE;
     }
-    let call = || format!("open_tree({path:?})");
-    let Some(namespace) = namespace else { return rustix::mount::open_tree(fs::CWD, path, copy).call(call) };
+    let Some(namespace) = namespace else {
+        return rustix::mount::open_tree(fs::CWD, path, copy).map_err(|errno| source_error(path, errno));
+    };
     let name = CString::new(path).map_err(|_| Error::sys("open_tree", Errno::INVAL))?;
-    let opened = helper::open_tree_in(namespace, &name, copy.bits()).call(call)?;
+    let opened = helper::open_tree_in(namespace, &name, copy.bits()).map_err(|refused| match refused {
+        Refused::OpenTree(errno) => source_error(path, errno),
+        // Init was refused already, which is why it asked, and we have no more rights than it has.
+        Refused::Setns(Errno::PERM) if plan.idmap.is_none() => source_error(path, Errno::ACCESS)
+            .with_hint("neither the user nor root of the container's user namespace may pass all directories above it"),
+        Refused::Setns(errno) => Error::sys("setns(the container's mount namespace)", errno)
+            .with_hint("only root of the host can give a mount other owners"),
+        Refused::Spawn(errno) => Error::sys("clone3()", errno),
+    })?;
     // What init has made of its namespace is not known. So it must be what is there on the host.
-    let meant = rustix::mount::open_tree(fs::CWD, path, flags).call(call)?;
+    let meant = rustix::mount::open_tree(fs::CWD, path, flags).map_err(|errno| source_error(path, errno))?;
     let file = |fd: &OwnedFd| fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino)).call(|| "fstat");
     if file(&opened)? == file(&meant)? {
         return Ok(opened);
@@ -78,7 +95,7 @@ fn bind(plan: &MountPlan, path: &str, recursive: bool, namespace: Option<Borrowe
     Err(Error::new(format_args!("{path:?} is another file in the container's mount namespace than on the host")))
 }
 
-fn id_map(map: &IdMap, mount: BorrowedFd<'_>, userns: Option<BorrowedFd<'_>>) -> Result<()> {
+fn id_map(map: &IdMap, mount: BorrowedFd<'_>, userns: Option<BorrowedFd<'_>>, source: &str) -> Result<()> {
     let made;
     let namespace = match (&map.mappings, userns) {
         (Some(mappings), _) => {
@@ -91,7 +108,31 @@ fn id_map(map: &IdMap, mount: BorrowedFd<'_>, userns: Option<BorrowedFd<'_>>) ->
     let fd = std::os::fd::AsRawFd::as_raw_fd(&namespace);
     let attr =
         MountAttr { attr_set: MOUNT_ATTR_IDMAP, userns_fd: fd.try_into().unwrap_or(u64::MAX), ..MountAttr::default() };
-    mount_setattr(mount, map.recursive, &attr).map_err(|errno| refusal(mount, errno))
+    mount_setattr(mount, map.recursive, &attr).map_err(|errno| {
+        let below = if map.recursive { mounts_below(mount, source) } else { Vec::new() };
+        let maps = |mount: &OwnedFd| match clone_tree(mount.as_fd(), "", false) {
+            Ok(copy) => mount_setattr(copy.as_fd(), false, &attr).is_ok(),
+            // Nothing is known of it.
+            Err(_) => true,
+        };
+        match below.iter().find(|(_, mount)| !maps(mount)) {
+            Some((path, below)) => refusal(below.as_fd(), errno).context(format_args!("{path:?}, below the source")),
+            None => refusal(mount, errno),
+        }
+    })
+}
+
+/// The mounts of a tree that was copied from `source`, but for its first one, as far as mountinfo tells of them.
+fn mounts_below(tree: BorrowedFd<'_>, source: &str) -> Vec<(PathBuf, OwnedFd)> {
+    let text = std::fs::read("/proc/thread-self/mountinfo").unwrap_or_default();
+    let points = mountinfo::entries(&text).map(|entry| PathBuf::from(OsString::from_vec(entry.point)));
+    points
+        .filter_map(|point| {
+            let below = point.strip_prefix(source).ok().filter(|below| !below.as_os_str().is_empty())?;
+            let mount = resolve::open_plain(tree, below.to_str()?, OFlags::PATH).ok()?;
+            Some((point, mount))
+        })
+        .collect()
 }
 
 fn refusal(mount: BorrowedFd<'_>, errno: Errno) -> Error {
@@ -177,9 +218,7 @@ mod tests {
         let other = opened(&format!("mount -t tmpfs none {path}"));
         std::fs::remove_dir(&dir).unwrap();
         assert_eq!(same, Ok(()));
-        assert_eq!(
-            other.unwrap_err(),
-            format!("{path:?} is another file in the container's mount namespace than on the host")
-        );
+        let message = format!("{path:?} is another file in the container's mount namespace than on the host");
+        assert_eq!(other.unwrap_err(), format!("{}: {message}", bind(path).describe()));
     }
 }

@@ -150,7 +150,8 @@ impl Builder<'_> {
     /// A copy of the container's own procfs or sysfs would be without what is to hide parts of it. An image's link shall
     /// not be able to ask for one.
     fn check_source(&self, path: &str, source: &OwnedFd) -> Result<()> {
-        if is_of_kernel(source.as_fd())? && resolve::open_plain(self.root.as_fd(), &clean(path), OFlags::PATH).is_err() {
+        if is_of_kernel(source.as_fd())? && resolve::open_plain(self.root.as_fd(), &clean(path), OFlags::PATH).is_err()
+        {
             return Err(Error::new(format_args!("the source {path:?} leads to a filesystem of the kernel by a link")));
         }
         Ok(())
@@ -236,7 +237,8 @@ impl Builder<'_> {
         place: &Place,
     ) -> Result<OwnedFd> {
         if self.joined.is_some() {
-            let message = format_args!("an option of more than {} bytes is for containers being created", fscontext::MAX_VALUE);
+            let message =
+                format_args!("an option of more than {} bytes is for containers being created", fscontext::MAX_VALUE);
             return Err(Error::new(message));
         }
         let word = |(key, value): &(String, Option<String>)| match value {

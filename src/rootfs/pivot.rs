@@ -10,9 +10,9 @@ use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process;
 
-use super::{fscontext, mountinfo};
 use super::mounts::{attach_at, set_propagation};
 use super::resolve::Location;
+use super::{fscontext, mountinfo};
 use crate::error::{Call, Error, Result};
 use crate::plan::mounts::{Propagation, PropagationChange};
 use crate::sys::procfs::ProcFs;

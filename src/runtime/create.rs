@@ -283,7 +283,8 @@ impl<'a> Creation<'a> {
         rlimits::raise(pid, &self.plan.init.process.rlimits)?;
         init.placed()?;
 
-        let terminal = self.serve(&init, &locked.record)?;
+        let (terminal, made) = self.serve(&init, &locked.record)?;
+        locked.remember(self.plan.rootfs().map_or(&[][..], |rootfs| &rootfs.mounts), &made)?;
         locked.record.cgroup.enter_delegated(&self.plan.cgroup, pid).context("/annotations/run.oci.delegate-cgroup")?;
         locked.publish(CONFIG)?;
         self.runtime.debug(|| "init is ready to execute the process".to_owned());
@@ -323,7 +324,8 @@ impl<'a> Creation<'a> {
         Ok(())
     }
 
-    fn serve(&self, init: &Init, record: &Record) -> Result<Option<OwnedFd>> {
+    /// Returns the terminal, if it is ours to join to the caller's, and what [`mounts::remember`] is to keep.
+    fn serve(&self, init: &Init, record: &Record) -> Result<(Option<OwnedFd>, Vec<(u32, u64)>)> {
         let pid = init.process.pid;
         let terminal = RefCell::new(None);
         let state = |status| record.state(status, pid);
@@ -333,7 +335,7 @@ impl<'a> Creation<'a> {
             let mount = mounts.iter().find(|mount| mount.index == index);
             mount.ok_or_else(|| Error::new(format_args!("init asked for mount {index}, which the plan has not")))
         };
-        init.serve(
+        let made = init.serve(
             &self.plan.init,
             &Host {
                 source: &|index| {
@@ -356,7 +358,7 @@ impl<'a> Creation<'a> {
                 warn: &self.runtime.warn,
             },
         )?;
-        Ok(terminal.into_inner())
+        Ok((terminal.into_inner(), made))
     }
 
     /// "creating" is step 2 of the lifecycle, and "created" what comes after: these hooks are steps 3 and 4.

@@ -1,34 +1,68 @@
 //! Mounts that a container gets, or loses, while it runs.
 
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 
 use crate::cgroup::Entry;
-use crate::error::{Context, Error, Result};
+use crate::error::{Call, Error, Result};
 use crate::launch::{Host, Init, Joined, PATIENCE};
 use crate::plan;
 use crate::plan::init::{Errand, InitPlan};
+use crate::plan::mounts::{MountPlan, clean};
 use crate::plan::namespaces::Kind as NsKind;
 use crate::rootfs;
 use crate::spec::{Mount, Spec};
 
-use super::container::Container;
 use super::create::open_namespace;
+use super::locked::Locked;
+use super::record::Volume;
 
-impl Container<'_> {
+/// Of the host's mount namespace.
+fn host_groups() -> Result<BTreeSet<u64>> {
+    let path = "/proc/thread-self/mountinfo";
+    std::fs::read(path).map(|text| rootfs::groups_that_reach(&text)).call(|| format!("read({path:?})"))
+}
+
+impl Locked<'_> {
+    /// Keeps what init says of the mounts that it has made.
+    pub(super) fn remember(&mut self, mounts: &[MountPlan], made: &[(u32, u64)]) -> Result<()> {
+        if made.is_empty() {
+            return Ok(());
+        }
+        self.record.volumes.extend(made.iter().filter_map(|&(index, id)| {
+            let plan = mounts.iter().find(|plan| plan.index == index)?;
+            Some(Volume { destination: clean(&plan.destination), id })
+        }));
+        self.save()
+    }
+
     /// Mounts all of them, or none. Sources are the host's, destinations what they mean inside the container.
     ///
     /// In a container with a user namespace, whoever is root there may change the attributes of these mounts, as the
     /// kernel locks those only that were there when the namespace was made.
-    pub fn add_mounts(&self, mounts: Vec<Mount>) -> Result<()> {
+    pub fn add_mounts(mut self, mounts: Vec<Mount>) -> Result<()> {
         let spec = self.spec_with(mounts)?;
-        let (plan, warnings) = plan::add_mounts(&spec, &self.record.bundle, self.record.namespaces)?;
+        let volumes = &self.record.volumes;
+        let known = |destination: &str| {
+            volumes.iter().rev().find(|volume| volume.destination == destination).map(|volume| volume.id)
+        };
+        let join = self.record.namespaces;
+        let (plan, warnings) = plan::add_mounts(&spec, &self.record.bundle, join, &known, host_groups()?)?;
         warnings.iter().for_each(|warning| (self.runtime.warn)(warning));
-        self.run_errand(&plan)
+        let made = self.run_errand(&plan)?;
+        self.remember(planned(&plan).1, &made)
     }
 
-    /// Unmounts what is on the destinations, the first first.
-    pub fn remove_mounts(&self, mounts: Vec<Mount>) -> Result<()> {
-        self.run_errand(&plan::remove_mounts(&self.spec_with(mounts)?, self.record.namespaces)?)
+    /// Unmounts volumes, the first first: what is on these destinations by the configuration, or has been added there.
+    pub fn remove_mounts(mut self, mounts: Vec<Mount>) -> Result<()> {
+        let spec = self.spec_with(mounts)?;
+        let known = self.record.volumes.iter().map(|volume| (volume.destination.clone(), volume.id)).collect();
+        let plan = plan::remove_mounts(&spec, self.record.namespaces, known, host_groups()?)?;
+        self.run_errand(&plan)?;
+        if let Some(Errand::RemoveMounts { mounts, .. }) = &plan.errand {
+            self.record.volumes.retain(|volume| !mounts.iter().any(|removed| removed.id == volume.id));
+        }
+        self.save()
     }
 
     fn spec_with(&self, mounts: Vec<Mount>) -> Result<Spec> {
@@ -38,7 +72,7 @@ impl Container<'_> {
         Ok(Spec { mounts, ..self.spec()? })
     }
 
-    fn run_errand(&self, plan: &InitPlan) -> Result<()> {
+    fn run_errand(&self, plan: &InitPlan) -> Result<Vec<(u32, u64)>> {
         let stopped = || Error::new("container not running");
         let target = self.record.init.ok_or_else(stopped)?.open()?.ok_or_else(stopped)?;
         let target = Joined::Container(target.as_fd());
@@ -48,11 +82,8 @@ impl Container<'_> {
         done
     }
 
-    fn serve_errand(&self, plan: &InitPlan, init: &Init) -> Result<()> {
-        let (path, mounts) = match &plan.errand {
-            Some(Errand::AddMounts(plan)) => (plan.path.as_str(), &plan.mounts[..]),
-            _ => ("", &[][..]),
-        };
+    fn serve_errand(&self, plan: &InitPlan, init: &Init) -> Result<Vec<(u32, u64)>> {
+        let (path, mounts) = planned(plan);
         let mount = |index: u32| {
             let mount = mounts.iter().find(|mount| mount.index == index);
             mount.ok_or_else(|| Error::new(format_args!("init asked for mount {index}, which the plan has not")))
@@ -71,7 +102,6 @@ impl Container<'_> {
                     };
                     let namespaces = rootfs::Namespaces { mount: None, user: userns.as_ref().map(AsFd::as_fd) };
                     rootfs::open_source(mount(index)?, path, namespaces)
-                        .with_context(|| format!("/mounts/{index}/source"))
                 },
                 hooks: &|| Err(nothing()),
                 hook_output: &|| Err(nothing()),
@@ -80,5 +110,13 @@ impl Container<'_> {
                 warn: &self.runtime.warn,
             },
         )
+    }
+}
+
+/// The root filesystem's path on the host, and what is to be mounted.
+fn planned(plan: &InitPlan) -> (&str, &[MountPlan]) {
+    match &plan.errand {
+        Some(Errand::AddMounts { rootfs, .. }) => (&rootfs.path, &rootfs.mounts),
+        _ => ("", &[]),
     }
 }

@@ -60,6 +60,19 @@ pub struct Record {
     /// other ends are not in a checkpoint, so `restore` connects its own streams in their place.
     #[serde(default)]
     pub streams: [String; 3],
+    /// The mounts that may be changed while the container runs, in the order in which they were made. None are known where
+    /// an earlier berth has made the container, or CRIU has made them anew.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Volume>,
+}
+
+/// A mount of the configuration, or one that was added.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Volume {
+    /// As configured, without a leading slash.
+    pub destination: String,
+    /// The kernel's id of the mount. What its name means is up to the container.
+    pub id: u64,
 }
 
 /// A resctrl group, and whether it is ours to remove.
@@ -88,6 +101,7 @@ impl Record {
             annotations,
             inert_annotations: false,
             streams: own_streams(),
+            volumes: Vec::new(),
         }
     }
 

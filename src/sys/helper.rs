@@ -71,29 +71,45 @@ pub fn user_namespace() -> Result<Helper, Errno> {
     }
 }
 
+/// Why [`open_tree_in`] failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// There is no child.
+    Spawn(Errno),
+    /// The caller may not enter the namespace.
+    Setns(Errno),
+    OpenTree(Errno),
+}
+
 /// open_tree(2) inside the mount namespace `namespace`, with the caller's own privileges.
-pub fn open_tree_in(namespace: BorrowedFd<'_>, path: &CStr, flags: u32) -> Result<OwnedFd, Errno> {
-    let (reader, writer) =
-        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK)?;
+pub fn open_tree_in(namespace: BorrowedFd<'_>, path: &CStr, flags: u32) -> Result<OwnedFd, Refused> {
+    /// More than every errno.
+    const SETNS: i32 = 1 << 16;
+    const BEYOND: i32 = -SETNS;
+    let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK);
+    let (reader, writer) = pipe.map_err(Refused::Spawn)?;
     // SAFETY: the child makes syscalls only; all pointers are to memory that it inherited a copy of.
     let helper = unsafe {
         run(libc::CLONE_FILES, || {
-            let mut result = libc::syscall(libc::SYS_setns, namespace.as_raw_fd(), libc::CLONE_NEWNS);
-            if result == 0 {
-                result = libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags);
-            }
-            let answer: i32 = if result < 0 { -*libc::__errno_location() } else { result as i32 };
+            let answer = if libc::syscall(libc::SYS_setns, namespace.as_raw_fd(), libc::CLONE_NEWNS) == 0 {
+                let opened = libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags);
+                if opened < 0 { -*libc::__errno_location() } else { opened as i32 }
+            } else {
+                -SETNS - *libc::__errno_location()
+            };
             libc::write(writer.as_raw_fd(), (&raw const answer).cast(), size_of::<i32>());
         })
-    }?;
+    }
+    .map_err(Refused::Spawn)?;
     // With the table of descriptors shared, the end of the child closes nothing: it shows on its pidfd only. The
     // pipe holds the answer meanwhile, and does not block if there is none.
     helper.wait();
     let mut answer = [0; 4];
-    let length = rustix::io::read(&reader, &mut answer)?;
+    let length = rustix::io::read(&reader, &mut answer).map_err(Refused::Spawn)?;
     match i32::from_ne_bytes(answer) {
-        _ if length != answer.len() => Err(Errno::IO),
-        errno @ ..0 => Err(Errno::from_raw_os_error(-errno)),
+        _ if length != answer.len() => Err(Refused::Spawn(Errno::IO)),
+        errno @ ..=BEYOND => Err(Refused::Setns(Errno::from_raw_os_error(-SETNS - errno))),
+        errno @ ..0 => Err(Refused::OpenTree(Errno::from_raw_os_error(-errno))),
         // SAFETY: the child opened it in the table that it shares with us, for us.
         fd => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
     }

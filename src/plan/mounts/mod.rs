@@ -128,6 +128,8 @@ pub enum MountKind {
     Remount {
         bind: bool,
         data: Vec<(String, Option<String>)>,
+        /// In a running container: the id of the mount that is meant, unless it is made before in the same list.
+        target: Option<u64>,
     },
     /// The mounts of the control groups, as [`super::rootfs`] lays them out for the host.
     Cgroup(super::rootfs::CgroupMount),
@@ -158,6 +160,16 @@ pub struct MountPlan {
 }
 
 impl MountPlan {
+    /// For errors; the words are runc's, which tests and people look for.
+    pub fn describe(&self) -> String {
+        format!("error mounting {:?} to rootfs at {:?}: /mounts/{}", self.source, self.destination, self.index)
+    }
+
+    /// Whether a mount is made that has an id.
+    pub fn is_made(&self) -> bool {
+        matches!(self.kind, MountKind::Bind { .. } | MountKind::Filesystem(_))
+    }
+
     /// Whether init may have the runtime open what is mounted.
     pub fn may_be_asked_for(&self) -> bool {
         match &self.kind {
@@ -189,7 +201,7 @@ pub fn plan(index: usize, mount: &Mount, context: &Context, warnings: &mut Vec<S
         index: index.try_into().map_err(|_| Error::config(&pointer, "too many mounts"))?,
         source: mount.source.clone(),
         destination: strip_rootfs(&mount.destination, context.rootfs),
-        kind: MountKind::Remount { bind: false, data: Vec::new() },
+        kind: MountKind::Remount { bind: false, data: Vec::new(), target: None },
         attrs: Attrs { set: options.set | options.atime.mode(), clear: 0 },
         cleared: options.cleared | options.atime.cleared,
         atime: options.atime.named(),
@@ -213,6 +225,7 @@ pub fn plan(index: usize, mount: &Mount, context: &Context, warnings: &mut Vec<S
         bind if options.remount => MountKind::Remount {
             bind: bind.is_some(),
             data: superblock_data(&options, mount, options.set & attr::RDONLY != 0, ("", "")),
+            target: None,
         },
         Some(recursive) => MountKind::Bind { source: bind_source(mount, context), recursive },
         None => filesystem(&pointer, mount, &options, context, &mut plan)?,
@@ -318,8 +331,8 @@ fn filesystem(
         return Err(Error::config(format_args!("{pointer}/type"), "a mount without a type is not a bind mount either")
             .with_hint("a bind mount has \"bind\" or \"rbind\" among its options"));
     }
-    let is_dev = clean(&plan.destination) == "dev";
-    if plan.attrs.set & attr::RDONLY != 0 && (mount.kind == "tmpfs" || is_dev) {
+    if plan.attrs.set & attr::RDONLY != 0 && ["tmpfs", "ramfs"].contains(&&*mount.kind) {
+        // Empty: it is filled first.
         plan.attrs.set &= !attr::RDONLY;
         plan.late_readonly = true;
     }
