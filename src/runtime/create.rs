@@ -97,6 +97,9 @@ fn no_config(e: Error) -> Error {
     }
 }
 
+/// The terminal, if it is ours to join, and the mounts that may be changed while the container runs.
+type Served = (Option<OwnedFd>, Vec<(u32, u64)>);
+
 struct Created<'a> {
     container: Locked<'a>,
     init: Init,
@@ -325,7 +328,7 @@ impl<'a> Creation<'a> {
     }
 
     /// Returns the terminal, if it is ours to join to the caller's, and what [`mounts::remember`] is to keep.
-    fn serve(&self, init: &Init, record: &Record) -> Result<(Option<OwnedFd>, Vec<(u32, u64)>)> {
+    fn serve(&self, init: &Init, record: &Record) -> Result<Served> {
         let pid = init.process.pid;
         let terminal = RefCell::new(None);
         let state = |status| record.state(status, pid);
