@@ -280,7 +280,7 @@ impl Tracer {
             }
             0 if signal == libc::SIGTRAP | 0x80 => self.at_call(tid),
             // The kernel does not let a fault end the first process of a PID namespace while it is traced.
-            0 if matches!(signal, libc::SIGSEGV | libc::SIGILL | libc::SIGBUS | libc::SIGFPE) => {
+            0 if tid != self.main && matches!(signal, libc::SIGSEGV | libc::SIGILL | libc::SIGBUS | libc::SIGFPE) => {
                 self.forget(tid);
                 let _ = ptrace(libc::PTRACE_DETACH, tid, 0, signal as usize);
             }
