@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::error::{Call, Error, Result};
@@ -35,8 +36,14 @@ pub fn run(
     output: &Output,
 ) -> Result<()> {
     let in_course = |e: Error| e.context(format_args!("error running {stage} hook #{index}"));
-    let mut child = spawn(hook, cwd, output).map_err(in_course)?;
-    let mut pipes = Pipes::take(&mut child, state);
+    let (stdin, to_hook) = pipe_with(PipeFlags::CLOEXEC).call(|| "pipe2()").map_err(in_course)?;
+    // Of our end only: the hook has the other one, with flags of its own. A pipe cannot refuse it.
+    let _ = rustix::io::ioctl_fionbio(&to_hook, true);
+    // What fits into the pipe is there before the hook, which then need not wait for us should we have to wait for it.
+    let mut rest = state;
+    let to_hook = feed(to_hook, &mut rest);
+    let mut child = spawn(hook, cwd, stdin, output).map_err(in_course)?;
+    let mut pipes = Pipes::take(&mut child, to_hook, rest);
     let status = match supervise(&mut child, &mut pipes, hook) {
         Ok(status) => status,
         Err(e) => {
@@ -49,7 +56,7 @@ pub fn run(
     if status.success() { Ok(()) } else { Err(in_course(failure(status, &pipes))) }
 }
 
-fn spawn(hook: &Hook, cwd: Option<BorrowedFd<'_>>, output: &Output) -> Result<Child> {
+fn spawn(hook: &Hook, cwd: Option<BorrowedFd<'_>>, stdin: OwnedFd, output: &Output) -> Result<Child> {
     let mut command = Command::new(&hook.path);
     if let Some((name, args)) = hook.args.split_first() {
         command.arg0(name).args(args);
@@ -59,7 +66,7 @@ fn spawn(hook: &Hook, cwd: Option<BorrowedFd<'_>>, output: &Output) -> Result<Ch
         Some(file) => file.try_clone().map(Stdio::from).call(|| "dup(file of run.oci.hooks)"),
         None => Ok(Stdio::piped()),
     };
-    command.stdin(Stdio::piped()).stdout(stream(&output.stdout)?).stderr(stream(&output.stderr)?);
+    command.stdin(stdin).stdout(stream(&output.stdout)?).stderr(stream(&output.stderr)?);
     let cwd = cwd.map(|cwd| cwd.try_clone_to_owned()).transpose().call(|| "dup(cwd)")?;
     sys::child::confine(&mut command, cwd);
     command.spawn().call(|| format!("exec {}", hook.path.display()))
@@ -77,17 +84,16 @@ struct Pipes<'a> {
 }
 
 impl<'a> Pipes<'a> {
-    fn take(child: &mut Child, state: &'a [u8]) -> Self {
+    fn take(child: &mut Child, stdin: Option<OwnedFd>, state: &'a [u8]) -> Self {
         let pipes = Self {
-            stdin: child.stdin.take().map(OwnedFd::from),
+            stdin,
             state,
             stdout: child.stdout.take().map(OwnedFd::from),
             stderr: child.stderr.take().map(OwnedFd::from),
             out: Vec::new(),
             err: Vec::new(),
         };
-        for pipe in [&pipes.stdin, &pipes.stdout, &pipes.stderr].into_iter().flatten() {
-            // Of our end only: the hook has the other one, with flags of its own. A pipe cannot refuse it.
+        for pipe in [&pipes.stdout, &pipes.stderr].into_iter().flatten() {
             let _ = rustix::io::ioctl_fionbio(pipe, true);
         }
         pipes

@@ -172,6 +172,9 @@ fn sysctls_go_past_what_covers_procfs(t: &Test) {
 }
 
 fn a_sysfs_that_is_refused_is_not_the_hosts(t: &Test) {
+    if t.peer_lacks("the system call at which it is disturbed") {
+        return;
+    }
     // The host's, with its control groups, is for user namespaces that the kernel gives no other.
     let c = t.container(Config::sh("grep ' /sys' /proc/mounts"));
     let usual = c.run().ok().stdout;

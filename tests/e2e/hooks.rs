@@ -1,10 +1,11 @@
 //! The hooks (runtime-spec, config.md "POSIX-platform Hooks", and the lifecycle in runtime.md).
 
 use std::fs;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::harness::inject::{Action, Point};
 use crate::harness::{Config, Container, Test, eventually, namespace_of, script, wait_file};
 
 e2e!(order_and_namespaces, a_failing_hook_stops_the_creation);
@@ -21,6 +22,7 @@ e2e!(any:
     run_runs_all_of_them,
     hooks_with_a_user_namespace,
     descriptors_of_hooks,
+    a_hook_has_its_state_whatever_becomes_of_the_runtime,
     the_container_pid_can_be_entered_by_prestart,
 );
 
@@ -313,4 +315,17 @@ fn the_container_pid_can_be_entered_by_prestart(t: &Test) {
     let hook = json!({ "path": hook, "env": ["PATH=/sbin:/bin:/usr/sbin:/usr/bin"] });
     let c = t.container(Config::sh("hostname").push("/hooks/createRuntime", hook).remove("/hostname"));
     assert_eq!(c.run().ok().text(), "by-the-hook");
+}
+
+fn a_hook_has_its_state_whatever_becomes_of_the_runtime(t: &Test) {
+    if t.peer_lacks("the system call at which it is disturbed") {
+        return;
+    }
+    // Rust's library waits for a child of which it cannot hear whether it was executed: neither may wait for the other.
+    let hook = json!({ "path": t.script("reader", "cat > /dev/null"), "env": ["PATH=/bin:/usr/bin"] });
+    let c = t.container(Config::sleep().push("/hooks/createRuntime", hook));
+    let at = Point { process: 0, number: libc::SYS_recvfrom, occurrence: 1 };
+    let create = c.create_cmd(&[]).trace(&[], at, Action::Fail(libc::EIO), Duration::from_secs(15));
+    let (output, seen) = create.wait();
+    assert!(seen.hit && seen.hang.is_none() && !output.status.success(), "{:?} {output}", seen.hang);
 }
