@@ -23,11 +23,11 @@ binary := target/$(target)/release/berth
 all: build
 
 build:
-	@hack/require cc:gcc
+	@hack/require cc:gcc+libc6-dev
 	$(CARGO) build --release --locked --target $(target)
 
 man:
-	@hack/require cc:gcc
+	@hack/require cc:gcc+libc6-dev
 	rm -rf target/man && mkdir -p target/man
 	$(CARGO) run --quiet --locked --example man -- target/man
 
@@ -41,7 +41,7 @@ install: build man
 	$(binary) completion fish > $(DESTDIR)$(share)/$(word 3,$(completions))
 
 test:
-	@hack/require cc:gcc busybox:busybox-static newuidmap:uidmap nsenter:util-linux python3:python3-minimal libseccomp.so.2:libseccomp2
+	@hack/require cc:gcc+libc6-dev busybox:busybox-static newuidmap:uidmap nsenter:util-linux ps:procps python3 libseccomp.so.2:libseccomp2
 	@test "$$(id -u)" = 0 || { echo "make test: the end-to-end tests need root" >&2; exit 1; }
 	@hack/weaken --check
 	@mkdir -p target && rm -f target/skips
