@@ -1,0 +1,107 @@
+//! Images whose links decide what is mounted, or changed, while a container is created.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use serde_json::{Value, json};
+
+use crate::harness::{Config, Test};
+
+e2e!(any:
+    a_remount_follows_no_link,
+    a_source_below_the_root_does_not_lead_to_the_kernel,
+    parts_of_proc_are_not_covered_by_way_of_a_link,
+    hooks_have_the_umask_of_the_caller,
+);
+
+fn mount(kind: &str, source: &str, destination: &str, options: &[&str]) -> Value {
+    json!({ "destination": destination, "type": kind, "source": source, "options": options })
+}
+
+fn a_remount_follows_no_link(t: &Test) {
+    fs::create_dir(t.path("host")).unwrap();
+    let read_only = mount("none", &t.path("host"), "/data", &["bind", "ro"]);
+    let script =
+        "touch /data/x 2> /dev/null && echo written; awk '$2 == \"/sys\" { print substr($4, 1, 2) }' /proc/mounts";
+    for (target, destination) in
+        [("sys", "/x"), ("/sys", "/x"), ("../sys", "/x"), ("data", "/x"), ("/", "/x/sys"), ("/", "/x/data")]
+    {
+        for options in [&["remount", "bind", "rw"][..], &["remount", "rw"]] {
+            let remount = mount("none", "none", destination, options);
+            let c = t.container(Config::sh(script).mount(read_only.clone()).mount(remount));
+            symlink(target, c.rootfs().join("x")).unwrap();
+            let output = c.run().fails();
+            output.says("too many levels of symbolic links").says(&format!("at {destination:?}: /mounts/"));
+            assert!(!fs::exists(t.path("host/x")).unwrap());
+        }
+    }
+    // Under the name that it was mounted by it is found, though that is a link.
+    let by_link = mount("none", &t.path("host"), "/x/data", &["bind", "ro"]);
+    let again = mount("none", "none", "/x/data", &["remount", "bind", "rw"]);
+    let c = t.container(Config::sh("touch /data/y && echo written").mount(by_link).mount(again));
+    symlink("/", c.rootfs().join("x")).unwrap();
+    assert_eq!(c.run().ok().text(), "written");
+}
+
+/// A copy of /proc has nothing of what hides parts of the original.
+fn a_source_below_the_root_does_not_lead_to_the_kernel(t: &Test) {
+    for target in ["/proc", "proc", "../proc/sys", "/sys", "/sys/fs/cgroup"] {
+        for source in ["rootfs/data", "rootfs/./data"] {
+            let c = t.container(Config::sh("ls /leak").mount(mount("none", source, "/leak", &["rbind", "rw"])));
+            symlink(target, c.rootfs().join("data")).unwrap();
+            c.run().fails().says("leads to a filesystem of the kernel by a link");
+            c.assert_gone();
+        }
+    }
+}
+
+fn parts_of_proc_are_not_covered_by_way_of_a_link(t: &Test) {
+    // CVE-2019-16884, with the image's help.
+    fs::create_dir(t.path("host")).unwrap();
+    for (target, destination) in [
+        ("proc/self/attr", "/x"),
+        ("/proc", "/x/self/attr"),
+        ("proc/sys", "/x"),
+        ("..", "/x/proc/sys/kernel"),
+        ("/proc/self", "/x/attr"),
+        ("/proc/bus", "/x"),
+    ] {
+        for mount in [mount("none", &t.path("host"), destination, &["bind"]), mount("tmpfs", "tmpfs", destination, &[])]
+        {
+            let c = t.container(Config::new(["/bin/true"]).mount(mount));
+            symlink(target, c.rootfs().join("x")).unwrap();
+            c.run().fails().says("cannot be mounted because it is inside /proc");
+            c.assert_gone();
+        }
+    }
+}
+
+fn hooks_have_the_umask_of_the_caller(t: &Test) {
+    let hook = t.script("hook", &format!("echo $1 $(umask) >> {0}; touch {1}$1", t.path("out"), t.path("made-")));
+    let mut config = Config::sh("umask").set("/process/cwd", "/new/dir");
+    let host = ["prestart", "createRuntime", "createContainer", "poststart", "poststop"];
+    for stage in host {
+        let env = ["PATH=/bin:/usr/bin"];
+        config = config.push(&format!("/hooks/{stage}"), json!({ "path": hook, "args": ["hook", stage], "env": env }));
+    }
+    let inside = json!({ "path": "/bin/sh", "args": ["sh", "-c", "umask > /started"] });
+    config = config.push("/hooks/startContainer", inside);
+    for (umask, mode) in [("0022", 0o644), ("0077", 0o600), ("0000", 0o666)] {
+        let c = t.container(config.clone());
+        let shell = t.command("/bin/sh").args(["-c", "umask $1; shift; exec \"$@\"", "sh", umask]);
+        let berth = shell.arg(t.runtime_path()).arg("--root").arg(&t.root);
+        let output = berth.args(["run", "--bundle"]).arg(&c.bundle).arg(&c.id).ok();
+        assert_eq!(output.text(), "0022", "the process has that of the configuration, or a fixed one");
+        let seen = fs::read_to_string(t.path("out")).unwrap();
+        assert_eq!(seen, host.map(|stage| format!("{stage} {umask}\n")).concat());
+        assert_eq!(fs::read_to_string(c.rootfs().join("started")).unwrap(), "0022\n");
+        for stage in host {
+            let made = t.path(&format!("made-{stage}"));
+            assert_eq!(fs::metadata(&made).unwrap().permissions().mode() & 0o777, mode, "{stage}");
+            fs::remove_file(made).unwrap();
+        }
+        // What berth makes for the container does not depend on it.
+        assert_eq!(fs::metadata(c.rootfs().join("new/dir")).unwrap().permissions().mode() & 0o777, 0o755);
+        fs::remove_file(t.path("out")).unwrap();
+    }
+}
