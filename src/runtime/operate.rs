@@ -6,16 +6,23 @@ use crate::spec::Status;
 use super::container::Container;
 
 impl Container<'_> {
-    /// Stops all processes where they are. No lock is taken: the freezer knows but two states, and whoever waits for
-    /// a frozen init may be what holds it.
-    pub fn pause(&self) -> Result<()> {
+    /// Stops all processes where they are. A command that waits for init, as `start` does, is let come to its end.
+    pub fn pause(self) -> Result<()> {
+        self.check_running()?;
+        let locked = self.lock()?;
+        locked.check_running()?;
+        locked.record.cgroup.freeze()
+    }
+
+    fn check_running(&self) -> Result<()> {
         match self.status()? {
-            Status::Created | Status::Running => self.record.cgroup.freeze(),
+            Status::Created | Status::Running => Ok(()),
             status => Err(not_running(status)),
         }
     }
 
-    /// Also what somebody else has frozen by hand goes on.
+    /// Also what somebody else has frozen by hand goes on. No lock is taken: whoever waits for a frozen init may be what
+    /// holds it.
     pub fn resume(&self) -> Result<()> {
         match self.status()? {
             Status::Paused => self.record.cgroup.thaw(),

@@ -12,9 +12,15 @@ use std::time::{Duration, Instant};
 use crate::harness::inject::{Action, Point, Seen};
 use crate::harness::{Cmd, Config, Container, Mode, Output, Test, busybox, script};
 
-e2e!(create_is_delayed, delete_is_delayed);
+e2e!(create_is_delayed, delete_is_delayed, a_process_that_comes_late_is_killed);
 e2e!(any: run_is_delayed, start_is_delayed, changes_are_delayed, looks_are_delayed);
-e2e!(any: an_id_is_claimed_and_deleted, a_create_that_is_deleted_undoes_itself, a_run_lets_others_work, what_is_being_made_says_so);
+e2e!(any:
+    an_id_is_claimed_and_deleted,
+    a_create_that_is_deleted_undoes_itself,
+    a_run_lets_others_work,
+    what_is_being_made_says_so,
+    a_status_that_has_become_stale,
+);
 
 /// For how long one command stands still, unless the other ends before: long for what does not wait for it.
 const DELAY: Duration = Duration::from_millis(150);
@@ -179,6 +185,10 @@ impl Case<'_> {
         }
         let mut wrong = Vec::new();
         let other = other.wait_or_kill();
+        if self.delayed == "exec" && self.other == "pause" {
+            // A process that joins a paused container stands still as all others do.
+            c.cli("resume", &[]).arg(&c.id).run();
+        }
         let (output, seen) = delayed.wait();
         self.judge(c, &output, &seen, other.as_ref(), &mut wrong);
         self.end(c, wrong)
@@ -213,7 +223,7 @@ impl Case<'_> {
             if done(&DELETES) && !self.is(&CREATES) {
                 wrong.push("it was deleted and is there".to_owned());
             }
-            if self.is(&CREATES) && !done(&CREATES) {
+            if self.before == Nothing && self.is(&CREATES) && !done(&CREATES) {
                 wrong.push(format!("a creation failed, and left it: {first} {second}"));
             }
         } else if done(&["create", "run --detach"]) && !self.is(&DELETES) && !self.is(&["checkpoint", "run"]) {
@@ -336,7 +346,7 @@ fn run_is_delayed(t: &Test) {
 
 fn start_is_delayed(t: &Test) {
     let seen = |point: &Point| point.process == 0 && !UNSEEN.contains(&point.number) && point.occurrence < 6;
-    try_all(t, &["start"], &["delete --force", "start", "state"], seen);
+    try_all(t, &["start"], &["delete --force", "start", "state", "pause"], seen);
 }
 
 fn changes_are_delayed(t: &Test) {
@@ -378,6 +388,40 @@ fn sweep() {
         }
         assert!(!failed);
     });
+}
+
+/// `state` has read a record without an init, and asks who is at work only when all is done.
+fn a_status_that_has_become_stale(t: &Test) {
+    let c = t.container(Config::sleep());
+    let at = |number| Point { process: 0, number, occurrence: 1 };
+    let create = c.create_cmd(&[]).trace(&[], at(libc::SYS_clone3), Action::Pause, PATIENCE);
+    assert!(create.reached());
+    assert_eq!(c.status(), "creating");
+    let state = c.cli("state", &[]).arg(&c.id).trace(&[], at(libc::SYS_flock), Action::Pause, PATIENCE);
+    assert!(state.reached());
+    create.go_on();
+    create.wait().0.ok();
+    state.go_on();
+    let (output, _) = state.wait();
+    assert!(output.stdout.contains("\"status\": \"created\""), "{output}");
+}
+
+/// As `exec` might, between the killing of all that is there and the removal of the cgroup.
+fn a_process_that_comes_late_is_killed(t: &Test) {
+    let c = t.container(Config::sleep());
+    c.up();
+    let at = Point { process: 0, number: libc::SYS_unlinkat, occurrence: 1 };
+    let delete = c.cli("delete", &["--force"]).arg(&c.id).trace(&[], at, Action::Pause, PATIENCE);
+    assert!(delete.reached());
+    let mut late = std::process::Command::new("/bin/sleep").arg("1000").spawn().unwrap();
+    for dir in crate::harness::left::cgroups(c.cgroup.as_deref().unwrap()) {
+        fs::write(dir.join("cgroup.procs"), late.id().to_string()).unwrap();
+    }
+    delete.go_on();
+    let (output, _) = delete.wait();
+    output.ok();
+    assert!(!late.wait().unwrap().success());
+    c.assert_gone();
 }
 
 /// Where `create` stands between having made its directory and having locked it.
