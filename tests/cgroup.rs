@@ -225,15 +225,15 @@ fn processes_are_killed_and_the_cgroup_is_removed() {
         let made = Made::new("{}");
         let mut child = made.sleeper();
         assert_eq!(made.cgroup.pids().unwrap(), [child.0.id()]);
-        let start = Instant::now();
-        assert!(made.cgroup.remove(SECOND / 10).unwrap_err().hint().unwrap().contains(&child.0.id().to_string()));
-        assert!(start.elapsed() < SECOND);
         made.cgroup.kill(libc::SIGTERM).unwrap();
         assert_eq!(child.ended_by(), Some(libc::SIGTERM));
         let mut child = made.sleeper();
         made.cgroup.kill(libc::SIGKILL).unwrap();
         assert_eq!(child.ended_by(), Some(libc::SIGKILL));
+        // What another command has put there since goes with it.
+        let mut child = made.sleeper();
         made.cgroup.remove(5 * SECOND).unwrap();
+        assert_eq!(child.ended_by(), Some(libc::SIGKILL));
         assert!(!exists(&made.dir("memory")));
         made.cgroup.remove(SECOND).unwrap();
         made.cgroup.kill(libc::SIGKILL).unwrap();

@@ -218,7 +218,7 @@ fn wrong_usage_is_told_on_one_line_with_a_hint() {
         (&["--root", "/", "list"], 1, "berth: --root must not be"),
         (&["--root", "/nonexistent", "list"], 1, "berth: list: stat(\"/nonexistent\"): no such file"),
         (&["--log-format", "xml", "list"], 1, "berth: invalid value 'xml' for '--log-format <FORMAT>'"),
-        (&["--log", "/nonexistent/log", "list"], 1, "berth: open(\"/nonexistent/log\"): no such file"),
+        (&["--log", "/nonexistent/log", "list"], 1, "berth: --log: open(\"/nonexistent/log\"): no such file"),
     ] {
         let output = berth(args);
         assert_eq!(output.status.code(), Some(code), "{args:?}");

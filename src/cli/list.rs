@@ -7,7 +7,7 @@ use rustix::process::geteuid;
 
 use super::state::Document;
 use super::{Command, Global, ROOT, args, print, text};
-use crate::error::{Call, Context, Error, Kind, Result, one_line};
+use crate::error::{Call, Error, Kind, Result, one_line};
 use crate::runtime::Listed;
 
 const PASSWD: &str = "/etc/passwd";
@@ -43,9 +43,10 @@ fn containers(global: &Global) -> Result<Vec<Document>> {
         Err(Errno::NOENT) if !global.root_given && (*root != Path::new(ROOT) || geteuid().is_root()) => {
             return Ok(Vec::new());
         }
-        other => other
-            .call(|| format!("stat({root:?})"))
-            .hint("XDG_RUNTIME_DIR, or --root, says where the containers of a user who is not root are")?,
+        other => other.call(|| format!("stat({root:?})")).map_err(|e| match geteuid().is_root() {
+            true => e,
+            false => e.with_hint("XDG_RUNTIME_DIR, or --root, says where the containers of a user who is not root are"),
+        })?,
     };
     let users = std::fs::read(PASSWD).unwrap_or_default();
     let users = String::from_utf8_lossy(&users);

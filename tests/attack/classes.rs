@@ -106,7 +106,8 @@ fn dir_entry(dev: &Path) -> std::path::PathBuf {
 
 fn a_forged_device_is_refused(t: &Test) {
     // Without a mount on /dev the image may have something in the place of each device.
-    let forge: [(&str, fn(&Path)); 2] = [
+    type Forgery = (&'static str, fn(&Path));
+    let forge: [Forgery; 2] = [
         ("null", |path| fs::write(path, "forged\n").unwrap()),
         ("zero", |path| {
             mknodat(CWD, path, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(1, 11)).unwrap();

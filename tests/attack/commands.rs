@@ -358,7 +358,9 @@ fn changes_are_delayed(t: &Test) {
 
 fn looks_are_delayed(t: &Test) {
     let seen = |point: &Point| {
-        point.process == 0 && [libc::SYS_openat, libc::SYS_flock].contains(&point.number) && point.occurrence % 3 == 0
+        point.process == 0
+            && [libc::SYS_openat, libc::SYS_flock].contains(&point.number)
+            && point.occurrence.is_multiple_of(3)
     };
     try_all(t, &["state", "list", "ps"], &["delete --force"], seen);
 }
@@ -378,7 +380,7 @@ fn sweep() {
             let seen = |point: &Point| {
                 let seen = !UNSEEN.contains(&point.number);
                 count.set(count.get() + usize::from(seen));
-                seen && count.get() % every == 0
+                seen && count.get().is_multiple_of(every)
             };
             let tried = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| try_all(t, &[delayed], &names, seen)));
             match tried {

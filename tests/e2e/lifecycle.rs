@@ -544,7 +544,7 @@ fn debug_tells_what_is_done(t: &Test) {
     assert_eq!(output.stderr, "", "the container's own");
     let text = fs::read_to_string(&log).unwrap();
     let lines = [
-        "/config.json",
+        "config.json",
         "cgroup made",
         "seccomp filter flags: 2",
         "init is ready",

@@ -119,14 +119,16 @@ fn a_root_directory_of_the_users_own(t: &Test) {
     std::os::unix::fs::chown(&dir, Some(USER), Some(USER)).unwrap();
     let copy = t.path("berth-copy");
     fs::copy(t.runtime_path(), &copy).unwrap();
-    let list = |user: &str| {
-        let list = t.command("/usr/bin/setpriv").args(["--reuid", user, "--regid", user, "--clear-groups", &copy]);
-        list.args(["list", "--quiet"]).env("XDG_RUNTIME_DIR", &dir)
+    let berth = |user: &str, args: &[&str]| {
+        let berth = t.command("/usr/bin/setpriv").args(["--reuid", user, "--regid", user, "--clear-groups", &copy]);
+        berth.args(args).env("XDG_RUNTIME_DIR", &dir)
     };
     // Root's containers are everybody's; a host without any is a failure to some.
-    list("0").run();
+    berth("0", &["list", "--quiet"]).run();
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
-    list(&USER.to_string()).ok();
+    // Only what makes a container makes a place for it.
+    let c = t.container(Config::new(["/bin/true"]));
+    berth(&USER.to_string(), &["create", "--bundle", c.bundle.to_str().unwrap(), "x"]).run().fails();
     let made: Vec<_> = fs::read_dir(&dir).unwrap().flatten().collect();
     assert_eq!(made.len(), 1);
     if t.is_crun() {

@@ -514,7 +514,7 @@ mod tests {
     #[test]
     fn wrong_mounts_are_named() {
         for (kind, options, pointer) in [
-            ("bind", &["bind", "nosiud"][..], "/mounts/0/options"),
+            ("bind", &["bind", "nosiud"][..], "/mounts/0/options/1"),
             ("bind", &["ro"], "/mounts/0/type"),
             ("", &[], "/mounts/0/type"),
             ("bind", &["bind", "idmap"], "/mounts/0/options"),
