@@ -12,10 +12,10 @@ use crate::syscall::syscall;
 
 const SMALLEST: usize = 16;
 /// What is larger is mapped by itself.
-const LARGEST: usize = 64 << 10;
+const LARGEST: usize = 16 << 10;
 const CLASSES: usize = (LARGEST / SMALLEST).ilog2() as usize + 1;
 /// Pages of it that are not touched are not there.
-const CHUNK: usize = 256 << 10;
+const CHUNK: usize = 32 << 10;
 
 struct Heap(UnsafeCell<State>);
 
