@@ -29,7 +29,6 @@ use crate::hooks::{self, Output};
 use crate::plan::hooks::Hook;
 use crate::plan::init::{ContainerPlan, Errand, InitPlan};
 use crate::plan::mounts::MountPlan;
-use crate::plan::namespaces::Kind as NsKind;
 use crate::plan::process::{Capability, ProcessPlan};
 use crate::plan::seccomp::Filter;
 use crate::plan::sysctl::Sysctl;
@@ -45,7 +44,6 @@ use crate::wire::{Channel, FromInit, INIT_NAME, ToInit};
 pub use self::home::lookup;
 use self::identity::Privileges;
 use self::namespaces::Place;
-use self::process::KeyringSearch;
 
 /// The life of init, which ends in the user's process or in an error that is sent to whoever waits for it.
 ///
@@ -436,11 +434,7 @@ impl Init {
 
     fn join_keyring(&self, plan: &InitPlan, proc: &ProcFs) -> Result<()> {
         let Some(name) = &plan.keyring else { return Ok(()) };
-        let search = plan.container.as_ref().map(|_| match plan.namespaces.has(NsKind::User) {
-            true => KeyringSearch::Other,
-            false => KeyringSearch::User,
-        });
-        match process::join_session_keyring(proc, name, plan.process.selinux_label.as_deref(), search) {
+        match process::join_session_keyring(proc, name, plan.process.selinux_label.as_deref()) {
             // "best effort": a kernel without keyrings has none to leave.
             Err(e) if e.errno() == Some(Errno::NOSYS) => self.channel.send(&FromInit::Warning(e)),
             result => result,

@@ -11,8 +11,8 @@ use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::error::{Call, Context, Error, Result};
 use crate::plan::process::{CpuMask, IoPriority, MemoryPolicy, ProcessPlan, Rlimit, Scheduler};
-use crate::sys::process as sys;
 use crate::sys::procfs::ProcFs;
+use crate::sys::{keyring, process as sys};
 
 /// Where and how the process runs, in the order in which one of these is the condition of another.
 pub fn schedule(process: &ProcessPlan) -> Result<()> {
@@ -106,59 +106,25 @@ fn set_personality(domain: u32) -> Result<()> {
 
 /// Leaves the session keyring of the caller, whose keys the container must not reach, for the container's, which is
 /// made with the first process of it. `Err` with ENOSYS where the kernel has no keyrings.
-///
-/// For the container's first process `searchable_by` says who may search the keyring.
-pub fn join_session_keyring(
-    proc: &ProcFs,
-    name: &str,
-    selinux_label: Option<&str>,
-    searchable_by: Option<KeyringSearch>,
-) -> Result<()> {
+pub fn join_session_keyring(proc: &ProcFs, name: &str, selinux_label: Option<&str>) -> Result<()> {
     if let Some(label) = selinux_label {
         proc.write("self/attr/keycreate", label.as_bytes()).context("label the session keyring")?;
     }
     let c_name = std::ffi::CString::new(name).map_err(|_| Error::new("the container's id contains NUL"))?;
-    let keyring = sys::keyctl_join_session_keyring(&c_name).map_err(|errno| {
-        let error = Error::sys(format_args!("keyctl(KEYCTL_JOIN_SESSION_KEYRING, {name:?})"), errno);
-        match errno {
-            Errno::DQUOT => {
-                error.with_hint("see kernel.keys.root_maxkeys and kernel.keys.maxkeys, or --no-new-keyring")
-            }
-            Errno::PERM | Errno::ACCESS => {
-                error.with_hint("a seccomp filter around the runtime may deny keyctl: --no-new-keyring")
-            }
-            _ => error,
-        }
-    });
-    let keyring = keyring.context("unable to join session keyring")?;
-    match searchable_by {
-        Some(who) => allow_search(keyring, who).context("unable to mod keyring permissions"),
-        None => Ok(()),
-    }
-}
-
-/// Who may search a container's session keyring: after the change to the container's user nobody possesses it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeyringSearch {
-    /// The user who made it.
-    User,
-    /// Everybody: in a user namespace the container's users are others than who made it.
-    Other,
-}
-
-fn allow_search(keyring: sys::Keyring, who: KeyringSearch) -> Result<()> {
-    let bit = match who {
-        KeyringSearch::User => 0x0008_0000,
-        KeyringSearch::Other => 0x0000_0008,
-    };
-    let mut buffer = [0; 512];
-    let length = sys::keyctl_describe(keyring, &mut buffer).call(|| "keyctl(KEYCTL_DESCRIBE)")?;
-    let described = buffer.get(..length).unwrap_or_default();
-    let permissions = described.split(|&byte| byte == b';').nth(3).and_then(|field| std::str::from_utf8(field).ok());
-    let permissions = permissions.and_then(|field| u32::from_str_radix(field, 16).ok()).ok_or_else(|| {
-        Error::new(format_args!("a key's description without permissions: {:?}", String::from_utf8_lossy(described)))
-    })?;
-    sys::keyctl_setperm(keyring, permissions | bit).call(|| format!("keyctl(KEYCTL_SETPERM, {:#x})", permissions | bit))
+    keyring::join_session(&c_name)
+        .call(|| "keyctl(KEYCTL_JOIN_SESSION_KEYRING)")
+        .map_err(|e| {
+            let hint = match e.errno() {
+                Some(Errno::DQUOT) => "see kernel.keys.root_maxkeys and kernel.keys.maxkeys, or --no-new-keyring",
+                Some(Errno::PERM | Errno::ACCESS) => {
+                    "a seccomp filter around the runtime may deny keyctl: --no-new-keyring"
+                }
+                Some(Errno::EXIST) => "another user has made a keyring of this container's name",
+                _ => return e,
+            };
+            e.with_hint(hint)
+        })
+        .context("unable to join session keyring")
 }
 
 /// The profile that exec will change to. Before the change of user: a process that is not dumpable owns none of its
@@ -313,25 +279,6 @@ mod tests {
         };
         assert_eq!(after(umask, || status("Umask")), "0027");
         assert_eq!(after(set_no_new_privileges, || status("NoNewPrivs")), "1");
-    }
-
-    #[test]
-    fn a_session_keyring_is_joined_and_searchable() {
-        let proc = proc();
-        let name = format!("_ses.berth-test-{}", std::process::id());
-        // `proc_keys(5)`: permissions are the fifth field; the name is in the ninth.
-        let look = || {
-            let keys = std::fs::read_to_string("/proc/keys").unwrap();
-            let line = keys.lines().find(|line| line.contains(&name)).unwrap_or_default();
-            line.split_whitespace().nth(4).unwrap_or_default().to_owned()
-        };
-        let join = |who| join_session_keyring(&proc, &name, None, who);
-        let permissions = |who| {
-            let got = after(|| join(Some(who)), look);
-            u32::from_str_radix(&got, 16).unwrap_or_else(|_| panic!("{got}"))
-        };
-        assert_eq!(permissions(KeyringSearch::User) & 0x0008_0000, 0x0008_0000);
-        assert_eq!(permissions(KeyringSearch::Other) & 0x0000_0008, 0x0000_0008);
     }
 
     #[test]

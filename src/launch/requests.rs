@@ -149,7 +149,7 @@ mod tests {
             cgroup_manager: cgroup::Manager::Disabled,
             lsm: Lsm::default(),
             no_pivot: false,
-            new_keyring: false,
+            keyring: None,
             preserve_fds: 0,
             seccomp_receiver: None,
         };

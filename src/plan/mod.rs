@@ -46,7 +46,8 @@ pub struct Facts<'a> {
     pub cgroup_manager: cgroup::Manager<'a>,
     pub lsm: Lsm,
     pub no_pivot: bool,
-    pub new_keyring: bool,
+    /// The name of the session keyring that the container gets.
+    pub keyring: Option<String>,
     pub preserve_fds: u32,
     /// As the `listenerPath` of a seccomp profile that has none.
     pub seccomp_receiver: Option<&'a str>,
@@ -116,7 +117,7 @@ impl Plan {
             process,
             seccomp: plan_seccomp(spec, &annotations, facts.seccomp_receiver)?,
             join: 0,
-            keyring: facts.new_keyring.then(|| keyring(facts.id)),
+            keyring: facts.keyring.clone(),
             preserve_fds: facts.preserve_fds,
             namespaces,
         };
@@ -143,8 +144,8 @@ pub struct Lsm {
     pub selinux: bool,
 }
 
-/// The name that runc gives it as well.
-pub fn keyring(id: &str) -> String {
+/// The session keyring of a container whose record names none: an earlier version has made it.
+pub fn keyring_of_old(id: &str) -> String {
     format!("_ses.{id}")
 }
 

@@ -21,6 +21,7 @@ use crate::plan::namespaces::{Join, Kind as NsKind, Namespaces, Owner};
 use crate::plan::{self, Lsm, Plan};
 use crate::rootfs;
 use crate::spec::{Spec, Status};
+use crate::sys::keyring;
 
 use super::container::start_address;
 use super::dir::{CONFIG, StateDir};
@@ -139,6 +140,7 @@ impl<'a> Creation<'a> {
         let joins = Namespaces::plan(&spec.linux).context(path.display())?.join;
         let namespaces = joins.iter().map(host::Namespace::open).collect::<Result<Vec<_>>>().context(path.display())?;
         let owner = |kind| namespaces.iter().find(|found| found.kind == kind).map_or(Owner::Other, |found| found.owner);
+        let keyring = (!options.no_new_keyring).then(|| keyring::name(id)).transpose().call(|| "getrandom()")?;
         let facts = plan::Facts {
             id,
             bundle: &bundle,
@@ -149,7 +151,7 @@ impl<'a> Creation<'a> {
             cgroup_manager,
             lsm: lsm(&spec),
             no_pivot: options.no_pivot,
-            new_keyring: !options.no_new_keyring,
+            keyring,
             preserve_fds: options.preserve_fds,
             seccomp_receiver: options.seccomp_receiver.as_deref(),
         };
@@ -198,6 +200,7 @@ impl<'a> Creation<'a> {
         record.namespaces = self.plan.init.namespaces.flags_to_join();
         record.shared_pids = self.plan.init.namespaces.shares_pids();
         record.keyring = self.plan.init.keyring.is_some();
+        record.keyring_name.clone_from(&self.plan.init.keyring);
         record.cgroup = Cgroup::planned(&self.plan.cgroup);
 
         let dir = StateDir::create(&Rc::new(Root::create(&self.runtime.root)?), self.id)?;

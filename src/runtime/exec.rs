@@ -125,7 +125,10 @@ impl Container<'_> {
         let process = options.process(spec.process.clone());
         let pointer = if options.process.is_some() { "" } else { "/process" };
         let lsm = host::lsm(&process.apparmor_profile, &process.selinux_label);
-        let keyring = self.record.keyring.then(|| plan::keyring(self.id()));
+        let keyring = {
+            let old = || self.record.keyring.then(|| plan::keyring_of_old(self.id()));
+            self.record.keyring_name.clone().or_else(old)
+        };
         let (plan, warnings) =
             plan::exec(&spec, &process, pointer, lsm, self.record.namespaces, keyring, options.preserve_fds)?;
         warnings.iter().for_each(|warning| (self.runtime.warn)(warning));

@@ -51,6 +51,9 @@ pub struct Record {
     pub shared_pids: bool,
     /// Whether the container has a session keyring of its own, also for `exec`.
     pub keyring: bool,
+    /// Its name, by which processes of the same user could join it as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keyring_name: Option<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// Those of crun have no effect. Absent where an earlier berth has made the container, which obeyed them.
@@ -98,6 +101,7 @@ impl Record {
             namespaces: 0,
             shared_pids: false,
             keyring: false,
+            keyring_name: None,
             annotations,
             inert_annotations: false,
             streams: own_streams(),

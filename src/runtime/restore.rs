@@ -323,8 +323,8 @@ impl Restoration<'_> {
 /// The restored processes would have ours else.
 fn join_keyring(name: &str) -> Result<()> {
     let c_name = std::ffi::CString::new(name).map_err(|_| Error::new("the container's id contains NUL"))?;
-    match sys::process::keyctl_join_session_keyring(&c_name) {
+    match sys::keyring::join_session(&c_name) {
         Err(Errno::NOSYS) => Ok(()),
-        joined => joined.call(|| format!("keyctl(KEYCTL_JOIN_SESSION_KEYRING, {name:?})")).map(drop),
+        joined => joined.call(|| "keyctl(KEYCTL_JOIN_SESSION_KEYRING)"),
     }
 }

@@ -9,6 +9,7 @@ pub mod child;
 pub mod clone;
 pub mod fd;
 pub mod helper;
+pub mod keyring;
 pub mod mount;
 pub mod namespace;
 pub mod network;

@@ -58,31 +58,6 @@ pub fn personality(domain: u32) -> Result<()> {
     check(unsafe { libc::syscall(libc::SYS_personality, libc::c_ulong::from(domain)) }).map(drop)
 }
 
-/// The serial number of a keyring.
-#[derive(Clone, Copy, Debug)]
-pub struct Keyring(i32);
-
-/// Joins the session keyring of this name, which is made where there is none.
-pub fn keyctl_join_session_keyring(name: &CStr) -> Result<Keyring> {
-    // SAFETY: `name` is a C string.
-    let id = check(unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) })?;
-    Ok(Keyring(id as i32))
-}
-
-/// Writes `type;uid;gid;permissions;description` and a NUL; returns how long that is, also where `buffer` is too
-/// short for it and remains as it was.
-pub fn keyctl_describe(keyring: Keyring, buffer: &mut [u8]) -> Result<usize> {
-    let (address, length) = (buffer.as_mut_ptr(), buffer.len());
-    // SAFETY: the kernel writes at most `length` bytes to `buffer`.
-    let needed = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_DESCRIBE, keyring.0, address, length) };
-    Ok(check(needed)? as usize)
-}
-
-pub fn keyctl_setperm(keyring: Keyring, permissions: u32) -> Result<()> {
-    // SAFETY: no memory is passed.
-    check(unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_SETPERM, keyring.0, permissions) }).map(drop)
-}
-
 /// Closes the descriptors `first` to `last`, both included. Whoever owns one of them must not use it again.
 pub fn close_range(first: u32, last: u32) -> Result<()> {
     // SAFETY: no memory is passed. The caller is about to exec and uses none of the descriptors again.

@@ -49,6 +49,10 @@ fn act() {
     let done = match words.as_slice() {
         ["trace", pid] => trace(pid.parse().unwrap()),
         ["overwrite"] => overwrite(),
+        ["keep-key", text] => keep_key(text),
+        ["find-key"] => find_key(),
+        ["session-keyring"] => keyctl(libc::KEYCTL_GET_KEYRING_ID, SESSION, 0, 0).map(|serial| serial.to_string()),
+        ["steal-key", id, serial] => Ok(steal_key(id, serial.parse().unwrap())),
         other => panic!("{other:?}"),
     };
     let said =
@@ -96,4 +100,58 @@ pub fn map(file: &fs::File) -> std::ops::Range<u64> {
     let address = unsafe { libc::mmap(none, length, libc::PROT_READ, flags, file.as_raw_fd(), 0) };
     assert_ne!(address, libc::MAP_FAILED);
     address as u64..address as u64 + length as u64
+}
+
+const SESSION: i64 = libc::KEY_SPEC_SESSION_KEYRING as i64;
+const KIND: *const libc::c_char = c"user".as_ptr();
+const KEY: *const libc::c_char = c"ticket".as_ptr();
+
+fn keyctl(operation: u32, a: i64, b: usize, c: usize) -> io::Result<i64> {
+    // SAFETY: what is passed for addresses below lives on, and is as long as is said.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, operation, a, b, c, 0_usize) })
+}
+
+/// Has a key in its session keyring from now on.
+fn keep_key(text: &str) -> io::Result<String> {
+    // SAFETY: two C strings, and as many bytes as the text has.
+    check(unsafe {
+        libc::syscall(libc::SYS_add_key, KIND, KEY, text.as_ptr(), text.len(), libc::KEY_SPEC_SESSION_KEYRING)
+    })?;
+    loop {
+        std::thread::sleep(std::time::Duration::from_secs(1000));
+    }
+}
+
+fn find_key() -> io::Result<String> {
+    read_key(keyctl(libc::KEYCTL_SEARCH, SESSION, KIND.addr(), KEY.addr())?)
+}
+
+fn read_key(serial: i64) -> io::Result<String> {
+    let mut text = [0_u8; 100];
+    let length = keyctl(libc::KEYCTL_READ, serial, text.as_mut_ptr().expose_provenance(), text.len())?;
+    Ok(String::from_utf8_lossy(&text[..length as usize]).into_owned())
+}
+
+/// Tries to get at the key of the container `id`: by every name that it may have or that is shown, and by the number of
+/// its keyring, which one could try out.
+fn steal_key(id: &str, serial: i64) -> String {
+    let keys = std::fs::read_to_string("/proc/keys").unwrap();
+    let shown = keys.lines().filter_map(|line| line.split_whitespace().nth(8)).map(|name| name.trim_end_matches(':'));
+    let names = shown.filter(|name| name.contains(id)).map(str::to_owned);
+    let mut stolen = Vec::new();
+    for name in names.chain([format!("_ses.{id}"), id.to_owned()]) {
+        let c_name = std::ffi::CString::new(name.clone()).unwrap();
+        if keyctl(libc::KEYCTL_JOIN_SESSION_KEYRING, c_name.as_ptr().expose_provenance() as i64, 0, 0).is_ok() {
+            stolen.extend(find_key().map(|key| format!("{key} by the name {name}")));
+        }
+    }
+    let mut text = [0_u8; 100];
+    let (buffer, length) = (text.as_mut_ptr().expose_provenance(), text.len());
+    stolen.extend(keyctl(libc::KEYCTL_DESCRIBE, serial, buffer, length).map(|_| "its name by its number".to_owned()));
+    stolen.extend(keyctl(libc::KEYCTL_READ, serial, buffer, length).map(|_| "its keys by its number".to_owned()));
+    stolen.extend(keyctl(libc::KEYCTL_SETPERM, serial, 0x3f3f_3f3f, 0).map(|_| "its rights by its number".to_owned()));
+    stolen.extend(keyctl(libc::KEYCTL_LINK, serial, SESSION as usize, 0).map(|_| "a link to it".to_owned()));
+    let found = keyctl(libc::KEYCTL_SEARCH, serial, KIND.addr(), KEY.addr()).and_then(read_key);
+    stolen.extend(found.map(|key| format!("{key} by its number")));
+    if stolen.is_empty() { "nothing".to_owned() } else { stolen.join("\n") }
 }

@@ -20,6 +20,7 @@ mod executable;
 mod host_users;
 mod init;
 mod input;
+mod keyring;
 mod mounts;
 mod passwd;
 mod restore;

@@ -33,7 +33,7 @@ pub fn plan(spec: &Spec) {
                 cgroup_manager: manager,
                 lsm: Lsm { apparmor: true, selinux: true },
                 no_pivot: false,
-                new_keyring: true,
+                keyring: Some("keyring".to_owned()),
                 preserve_fds: 0,
                 seccomp_receiver: None,
             };
