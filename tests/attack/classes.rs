@@ -90,35 +90,28 @@ fn a_forged_null_device_of_a_volume_masks_nothing(t: &Test) {
         fs::write(c.rootfs().join("secret"), "secret\n").unwrap();
         c.run()
     };
-    fs::write(dir_entry(&dev), "forged\n").unwrap();
+    fs::write(dev.join("null"), "forged\n").unwrap();
     run().fails().says("/dev/null is invalid");
-    fs::remove_file(dir_entry(&dev)).unwrap();
-    symlink("/bin/busybox", dir_entry(&dev)).unwrap();
+    fs::remove_file(dev.join("null")).unwrap();
+    symlink("/bin/busybox", dev.join("null")).unwrap();
     run().fails().says("/dev/null");
-    fs::remove_file(dir_entry(&dev)).unwrap();
-    mknodat(CWD, dir_entry(&dev), FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(1, 3)).unwrap();
+    fs::remove_file(dev.join("null")).unwrap();
+    mknodat(CWD, dev.join("null"), FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(1, 3)).unwrap();
     assert_eq!(run().ok().text(), "", "the true one masks");
-}
-
-fn dir_entry(dev: &Path) -> std::path::PathBuf {
-    dev.join("null")
 }
 
 fn a_forged_device_is_refused(t: &Test) {
     // Without a mount on /dev the image may have something in the place of each device.
-    type Forgery = (&'static str, fn(&Path));
-    let forge: [Forgery; 2] = [
-        ("null", |path| fs::write(path, "forged\n").unwrap()),
-        ("zero", |path| {
-            mknodat(CWD, path, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(1, 11)).unwrap();
-        }),
-    ];
-    for (name, make) in forge {
+    for name in ["null", "zero"] {
         let mut config = Config::new(["/bin/true"]);
         let mounts = config.json["mounts"].as_array_mut().unwrap();
         mounts.retain(|mount| !mount["destination"].as_str().unwrap().starts_with("/dev"));
         let c = t.container(config);
-        make(&c.rootfs().join("dev").join(name));
+        let place = c.rootfs().join("dev").join(name);
+        match name {
+            "null" => fs::write(place, "forged\n").unwrap(),
+            _ => mknodat(CWD, place, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(1, 11)).unwrap(),
+        }
         c.create().fails().says(&format!("/dev/{name}")).says("what is there is");
         c.assert_gone();
     }
