@@ -12,6 +12,8 @@ pub fn confine(command: &mut Command, cwd: Option<OwnedFd>) {
     let unblocked = SignalSet::empty();
     let setup = move || {
         sigmask(&unblocked);
+        // SAFETY: no handler is installed.
+        unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_DFL) };
         if let Some(cwd) = &cwd {
             // SAFETY: fchdir takes no pointer.
             if unsafe { libc::fchdir(cwd.as_raw_fd()) } != 0 {

@@ -9,7 +9,7 @@ use rustix::io::{Errno, Result};
 use super::check;
 
 /// Opens what is missing of the standard streams, lest a file of ours take the place of one and be written to as such;
-/// and has writing to a pipe that nobody reads answered with EPIPE.
+/// and makes us independent of the signals that our caller ignores or does not.
 pub fn prepare() -> Result<()> {
     for number in 0..3 {
         // SAFETY: asks for the flags of a descriptor, whatever it is.
@@ -19,9 +19,19 @@ pub fn prepare() -> Result<()> {
             std::mem::forget(null);
         }
     }
-    // SAFETY: no handler is installed.
-    let before = unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
-    if before == libc::SIG_ERR { Err(super::last_errno()) } else { Ok(()) }
+    for (number, action) in [
+        // Writing to a pipe that nobody reads is answered with EPIPE, past RLIMIT_FSIZE with EFBIG.
+        (libc::SIGPIPE, libc::SIG_IGN),
+        (libc::SIGXFSZ, libc::SIG_IGN),
+        // Children of whoever ignores it leave nothing to wait for (wait(2)).
+        (libc::SIGCHLD, libc::SIG_DFL),
+    ] {
+        // SAFETY: no handler is installed.
+        if unsafe { libc::signal(number, action) } == libc::SIG_ERR {
+            return Err(super::last_errno());
+        }
+    }
+    Ok(())
 }
 
 /// The second parameter of C's `main`. The standard library knows the arguments of a program that has a `main` of its

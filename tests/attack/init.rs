@@ -14,6 +14,7 @@ e2e!(
     a_program_may_end_at_once,
     a_message_that_cannot_be_sent_ends_the_command,
     whoever_dies_is_not_waited_for,
+    signals_that_the_caller_ignores_change_nothing,
 );
 
 /// The runtime is the first process of a command, and the next is init, or for `exec` the one that joins the container.
@@ -89,4 +90,21 @@ fn whoever_dies_is_not_waited_for(t: &Test) {
         let said = fails_at(up.exec_cmd(&[], &["/bin/true"]), point, Action::Signal(libc::SIGKILL));
         assert!(said.contains("init was killed"), "{said}");
     }
+}
+
+fn signals_that_the_caller_ignores_change_nothing(t: &Test) {
+    let hook = json!({ "path": "/bin/sh", "args": ["sh", "-c", "grep SigIgn /proc/self/status"] });
+    let config = Config::new(["/bin/grep", "SigIgn", "/proc/self/status"]).push("/hooks/createRuntime", hook);
+    for (ignored, blocked) in [(libc::SIGCHLD, libc::SIGCHLD), (libc::SIGXFSZ, libc::SIGTERM)] {
+        let c = t.container(config.clone());
+        assert_eq!(c.run_cmd(&[]).ignore_and_block(ignored, blocked).ok().text(), "SigIgn:\t0000000000000000");
+        c.assert_gone();
+    }
+    // Past a limit of file sizes the runtime fails with a word, and takes back what it has made.
+    let c = t.container(Config::new(["/bin/true"]));
+    let script = "(ulimit -f 0; \"$@\" 2>&1) | cat; true";
+    let limited = t.command("/bin/sh").args(["-c", script, "sh"]).arg(t.runtime_path()).arg("--root").arg(&t.root);
+    let output = limited.args(["run", "--bundle", c.bundle.to_str().unwrap(), &c.id]).ok();
+    assert!(output.stdout.contains("file too large"), "{output}");
+    c.assert_gone();
 }
