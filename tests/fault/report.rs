@@ -90,6 +90,8 @@ fn link(line: &str, dir: &str) -> Option<String> {
             format!("{kind} of {}", if own.to_str() == Some(target) { "the host" } else { "its own" })
         }
         None if target.contains("/output/") => "output".to_owned(),
+        // Where the container's null device cannot be had, `exec` makes one that only the process sees.
+        None if target == "/null" => "/dev/null".to_owned(),
         None => target.replace(dir, "DIR"),
     };
     let name = if name.starts_with("/proc/") { "cwd" } else { name };
