@@ -55,8 +55,15 @@ fn attach(slot: &Slot, program: Option<&[Instruction]>) -> Result<()> {
     let instructions: Vec<_> =
         program.iter().map(|i| bpf::Instruction::new(i.code, i.dst, i.src, i.offset, i.immediate)).collect();
     let new = bpf::bpf_prog_load(&instructions)
-        .call(|| "bpf(BPF_PROG_LOAD)")
-        .hint("device rules need CAP_BPF or CAP_SYS_ADMIN in the initial user namespace")?;
+        .call(|| format!("bpf(BPF_PROG_LOAD, {} instructions)", instructions.len()))
+        .context("/linux/resources/devices")
+        .map_err(|e| match e.errno() {
+            Some(Errno::PERM) => {
+                e.with_hint("device rules need CAP_BPF or CAP_SYS_ADMIN in the initial user namespace")
+            }
+            Some(Errno::TOOBIG) => e.with_hint("there are more rules than the kernel verifies"),
+            _ => e,
+        })?;
     // With one program before, there is no moment without a rule; with more, the new one comes first.
     let replace = (old.len() == 1).then(|| old[0].as_fd());
     bpf::bpf_prog_attach(cgroup, new.as_fd(), replace).call(|| format!("bpf(BPF_PROG_ATTACH, {:?})", slot.path()))?;
