@@ -259,11 +259,14 @@ impl Tracer {
         match event {
             libc::PTRACE_EVENT_CLONE | libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK => {
                 let mut made: libc::c_ulong = 0;
-                let _ = ptrace(libc::PTRACE_GETEVENTMSG, tid, 0, &raw mut made as usize);
-                let made = made as i32;
-                let thread = self.adopt(made);
-                if std::mem::take(&mut thread.waits) {
-                    self.go_on(made, 0);
+                let told = ptrace(libc::PTRACE_GETEVENTMSG, tid, 0, &raw mut made as usize);
+                // A process that has been killed meanwhile does not say; to kill(2), 0 would mean ourselves.
+                if told.is_ok() && made != 0 {
+                    let made = made as i32;
+                    let thread = self.adopt(made);
+                    if std::mem::take(&mut thread.waits) {
+                        self.go_on(made, 0);
+                    }
                 }
                 self.go_on(tid, 0);
             }
