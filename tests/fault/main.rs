@@ -104,6 +104,7 @@ fn try_all(workers: usize, choose: Choose, until: Option<Instant>, tell: fn(&Fou
                         for task in subject.keyrings_left() {
                             tell(task, Verdict::Leak("a keyring".to_owned()));
                         }
+                        subject.clean();
                     });
                 })
             };
