@@ -61,7 +61,9 @@ fn spawn(hook: &Hook, cwd: Option<BorrowedFd<'_>>, stdin: OwnedFd, output: &Outp
     if let Some((name, args)) = hook.args.split_first() {
         command.arg0(name).args(args);
     }
-    command.env_clear().envs(hook.env.iter().map(|variable| variable.split_once('=').unwrap_or((variable, ""))));
+    if let Some(env) = &hook.env {
+        command.env_clear().envs(env.iter().map(|variable| variable.split_once('=').unwrap_or((variable, ""))));
+    }
     let stream = |file: &Option<OwnedFd>| match file {
         Some(file) => file.try_clone().map(Stdio::from).call(|| "dup(file of run.oci.hooks)"),
         None => Ok(Stdio::piped()),
@@ -236,7 +238,7 @@ mod tests {
         Hook {
             path: "/bin/sh".into(),
             args: vec!["sh".into(), "-c".into(), script.into()],
-            env: vec!["A=1".into(), "PATH=/bin:/usr/bin".into()],
+            env: Some(vec!["A=1".into(), "PATH=/bin:/usr/bin".into()]),
             timeout: timeout.map(Duration::from_secs),
         }
     }
@@ -300,7 +302,7 @@ mod tests {
         let dir = std::fs::File::open("/etc").unwrap();
         let script = r#"[ "$(pwd)" = /etc ] || exit 1; [ ! -e /proc/$$/fd/$LEAKED ]"#;
         let mut hook = sh(script, None);
-        hook.env.push(format!("LEAKED={}", std::os::fd::AsRawFd::as_raw_fd(&leaked)));
+        hook.env = Some(vec![format!("LEAKED={}", std::os::fd::AsRawFd::as_raw_fd(&leaked))]);
         run(&hook, b"{}", "createRuntime", 0, Some(dir.as_fd())).unwrap();
     }
 }

@@ -309,9 +309,9 @@ fn start_container_hooks(
         return Ok(());
     }
     let mut hooks = container.start_container.clone();
-    for hook in hooks.iter_mut().filter(|hook| hook.env.is_empty()) {
+    for hook in hooks.iter_mut().filter(|hook| hook.env.as_ref().is_none_or(Vec::is_empty)) {
         // As under runc: hooks without an environment have the process's.
-        hook.env = ready.program.env().map(|var| var.to_string_lossy().into_owned()).collect();
+        hook.env = Some(ready.program.env().map(|var| var.to_string_lossy().into_owned()).collect());
     }
     let (ours, theirs) = Channel::pair()?;
     let Some(child) = fork(CloneOptions::default()).call(|| "clone3()")? else {

@@ -31,8 +31,8 @@ pub struct Hook {
     pub path: PathBuf,
     /// With `argv[0]`; empty: the path alone.
     pub args: Vec<String>,
-    /// `NAME=VALUE`; nothing is inherited.
-    pub env: Vec<String>,
+    /// `NAME=VALUE`, and nothing else. `None`: that of whoever runs the hook, as under runc and crun.
+    pub env: Option<Vec<String>>,
     pub timeout: Option<Duration>,
 }
 
@@ -55,7 +55,11 @@ fn check(pointer: &str, hook: &spec::Hook) -> Result<Hook> {
     if !hook.path.starts_with('/') {
         return Err(Error::config(format_args!("{pointer}/path"), format_args!("{:?} is not absolute", hook.path)));
     }
-    let texts = [("path", std::slice::from_ref(&hook.path)), ("args", &hook.args), ("env", &hook.env)];
+    let texts = [
+        ("path", std::slice::from_ref(&hook.path)),
+        ("args", &hook.args),
+        ("env", hook.env.as_deref().unwrap_or_default()),
+    ];
     for (field, values) in texts {
         if values.iter().any(|text| text.contains('\0')) {
             return Err(Error::config(format_args!("{pointer}/{field}"), "a NUL byte cannot be passed to a program"));

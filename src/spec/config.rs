@@ -167,8 +167,8 @@ pub struct Hook {
     pub path: String,
     #[serde(deserialize_with = "nullable")]
     pub args: Vec<String>,
-    #[serde(deserialize_with = "nullable")]
-    pub env: Vec<String>,
+    /// Absent and empty differ.
+    pub env: Option<Vec<String>>,
     /// Seconds; must be greater than zero.
     pub timeout: Option<i64>,
 }

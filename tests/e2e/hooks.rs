@@ -12,6 +12,7 @@ e2e!(order_and_namespaces, a_failing_hook_stops_the_creation);
 e2e!(any:
     state_on_standard_input,
     hooks_get_their_arguments_and_only_their_environment,
+    hooks_without_an_environment_have_that_of_the_runtime,
     a_start_container_hook_has_the_environment_of_the_process,
     hooks_run_in_the_listed_order,
     a_hook_that_takes_too_long_is_killed,
@@ -150,6 +151,24 @@ fn hooks_get_their_arguments_and_only_their_environment(t: &Test) {
     let env = fs::read_to_string(t.path("env")).unwrap();
     assert!(env.contains("ONLY=this one\n"), "{env}");
     assert!(!env.contains("OF_THE_CALLER"), "{env}");
+}
+
+/// None at all is another matter than none given.
+fn hooks_without_an_environment_have_that_of_the_runtime(t: &Test) {
+    let hook =
+        |name: &str| json!({ "path": t.script(name, &format!("/usr/bin/env > {}/env-{name}", t.dir.display())) });
+    let stages = ["prestart", "createRuntime", "poststart", "poststop"];
+    let config =
+        stages.iter().fold(Config::new(["/bin/true"]), |c, name| c.push(&format!("/hooks/{name}"), hook(name)));
+    let mut empty = hook("empty");
+    empty["env"] = json!([]);
+    let c = t.container(config.push("/hooks/createRuntime", empty));
+    c.run_cmd(&[]).env("OF_THE_CALLER", "x").ok();
+    let env = |name: &str| fs::read_to_string(t.path(&format!("env-{name}"))).unwrap();
+    for name in stages {
+        assert!(env(name).contains("OF_THE_CALLER=x\n"), "{name}: {}", env(name));
+    }
+    assert!(!env("empty").contains("OF_THE_CALLER"), "{}", env("empty"));
 }
 
 fn a_start_container_hook_has_the_environment_of_the_process(t: &Test) {
