@@ -1,7 +1,9 @@
 //! Facts about the host that plans depend on, probed when somebody asks.
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, Stat, fstat, stat, statfs};
@@ -55,31 +57,41 @@ pub struct Own {
 }
 
 fn own_cgroups() -> Result<Vec<Own>> {
-    let text = fs::read_to_string(OWN).call(|| format!("open({OWN:?})"))?;
+    let text = fs::read(OWN).call(|| format!("open({OWN:?})"))?;
     Ok(parse_own(&text))
 }
 
 /// Where another process is.
 pub fn cgroups_of(pid: i32) -> Result<Vec<Own>> {
     let file = format!("/proc/{pid}/cgroup");
-    let text = fs::read_to_string(&file).call(|| format!("open({file:?})"))?;
+    let text = fs::read(&file).call(|| format!("open({file:?})"))?;
     Ok(parse_own(&text))
 }
 
-fn parse_own(text: &str) -> Vec<Own> {
-    let line = |line: &str| {
-        let mut fields = line.splitn(3, ':').skip(1);
+/// Somebody's cgroup may have any name.
+fn parse_own(text: &[u8]) -> Vec<Own> {
+    let line = |line: &[u8]| {
+        let mut fields = line.splitn(3, |&byte| byte == b':').skip(1);
         let (controllers, path) = (fields.next()?, fields.next()?);
+        let controllers = String::from_utf8_lossy(controllers);
         let controllers = controllers.split(',').filter(|c| !c.is_empty()).map(str::to_owned).collect();
-        Some(Own { controllers, path: path.into() })
+        Some(Own { controllers, path: path_of(path.to_vec()) })
     };
-    text.lines().filter_map(line).collect()
+    lines(text).filter_map(line).collect()
+}
+
+fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(|&byte| byte == b'\n')
+}
+
+fn path_of(bytes: Vec<u8>) -> PathBuf {
+    OsString::from_vec(bytes).into()
 }
 
 /// For tests/fuzz: reads a text as each of the two.
 #[cfg(fuzzing)]
-pub fn fuzz(text: &str) {
-    drop((parse_own(text), text.lines().filter_map(parse_mount).collect::<Vec<_>>()));
+pub fn fuzz(text: &[u8]) {
+    drop((parse_own(text), lines(text).filter_map(parse_mount).collect::<Vec<_>>()));
 }
 
 fn own_v2(own: &[Own]) -> PathBuf {
@@ -136,17 +148,18 @@ struct Mounts(Option<Vec<MountInfo>>);
 struct MountInfo {
     root: PathBuf,
     mountpoint: PathBuf,
-    kind: String,
-    options: String,
+    kind: Vec<u8>,
+    options: Vec<u8>,
 }
 
 impl MountInfo {
     fn is_v2(&self) -> bool {
-        self.kind == "cgroup2"
+        self.kind == b"cgroup2"
     }
 
     fn holds(&self, controllers: &[String]) -> bool {
-        self.kind == "cgroup" && controllers.iter().all(|c| self.options.split(',').any(|o| o == c))
+        self.kind == b"cgroup"
+            && controllers.iter().all(|c| self.options.split(|&byte| byte == b',').any(|o| o == c.as_bytes()))
     }
 }
 
@@ -154,39 +167,46 @@ impl Mounts {
     fn get(&mut self) -> Result<&[MountInfo]> {
         const FILE: &str = "/proc/self/mountinfo";
         if self.0.is_none() {
-            let text = fs::read_to_string(FILE).call(|| format!("open({FILE:?})"))?;
-            self.0 = Some(text.lines().filter_map(parse_mount).collect());
+            let text = fs::read(FILE).call(|| format!("open({FILE:?})"))?;
+            self.0 = Some(lines(&text).filter_map(parse_mount).collect());
         }
         Ok(self.0.as_deref().unwrap_or_default())
     }
 }
 
 /// proc_pid_mountinfo(5), the cgroup file systems only.
-fn parse_mount(line: &str) -> Option<MountInfo> {
-    let (before, after) = line.split_once(" - ")?;
-    let mut before = before.split(' ').skip(3);
-    let mut after = after.split(' ');
-    let kind = after.next().filter(|kind| matches!(*kind, "cgroup" | "cgroup2"))?;
+fn parse_mount(line: &[u8]) -> Option<MountInfo> {
+    let fields: Vec<_> = line.split(|&byte| byte == b' ').collect();
+    let dash = fields.iter().position(|field| *field == b"-")?;
+    let mut before = fields[..dash].iter().skip(3);
+    let mut after = fields[dash + 1..].iter();
+    let kind = after.next().filter(|kind| matches!(**kind, b"cgroup" | b"cgroup2"))?;
     Some(MountInfo {
         root: unescape(before.next()?),
         mountpoint: unescape(before.next()?),
-        kind: kind.to_owned(),
-        options: after.nth(1).unwrap_or_default().to_owned(),
+        kind: kind.to_vec(),
+        options: after.nth(1).map(|options| options.to_vec()).unwrap_or_default(),
     })
 }
 
 /// Octal escapes for blanks: `\040`.
-fn unescape(text: &str) -> PathBuf {
-    let mut parts = text.split('\\');
-    let mut plain = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        match part.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => plain.push(char::from(byte)),
-            None => plain.push_str(part.get(..3).unwrap_or_default()),
+fn unescape(text: &[u8]) -> PathBuf {
+    let mut plain = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&first, tail)) = rest.split_first() {
+        let octal = |digits: &[u8]| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok();
+        match tail.get(..3).filter(|_| first == b'\\').and_then(octal) {
+            Some(byte) => {
+                plain.push(byte);
+                rest = &tail[3..];
+            }
+            None => {
+                plain.push(first);
+                rest = tail;
+            }
         }
-        plain.push_str(part.get(3..).unwrap_or_default());
     }
-    plain.into()
+    path_of(plain)
 }
 
 /// Without a cgroup namespace a container sees a path that begins at the host's root, but a mount that begins at its
@@ -266,7 +286,7 @@ mod tests {
 
     #[test]
     fn own_cgroups_of_all_layouts() {
-        let own = parse_own("12:cpu,cpuacct:/a:b\n1:name=systemd:/\n0::/init.scope\n");
+        let own = parse_own(b"12:cpu,cpuacct:/a:b\n1:name=systemd:/\n0::/init.scope\n");
         let expected = |controllers: &[&str], path: &str| Own {
             controllers: controllers.iter().map(ToString::to_string).collect(),
             path: path.into(),
@@ -275,17 +295,24 @@ mod tests {
             [expected(&["cpu", "cpuacct"], "/a:b"), expected(&["name=systemd"], "/"), expected(&[], "/init.scope")];
         assert_eq!(own, list);
         assert_eq!(own_v2(&own), Path::new("/init.scope"));
+        let odd = parse_own(b"1:pids:/\xff\n0::/a\xfe\n");
+        assert_eq!(odd[0].path.as_os_str().as_encoded_bytes(), b"/\xff");
+        assert_eq!((odd[0].controllers[0].as_str(), odd.len()), ("pids", 2));
     }
 
     #[test]
     fn mounts_with_optional_fields_and_escapes() {
         let line =
-            r"36 32 0:29 /docker/x /sys/fs/a\040b rw,nosuid master:7 propagate_from:2 - cgroup cgroup rw,cpu,cpuacct";
+            br"36 32 0:29 /docker/x /sys/fs/a\040b rw,nosuid master:7 propagate_from:2 - cgroup cgroup rw,cpu,cpuacct";
         let mount = parse_mount(line).unwrap();
         assert_eq!((mount.root.to_str(), mount.mountpoint.to_str()), (Some("/docker/x"), Some("/sys/fs/a b")));
         assert!(mount.holds(&["cpuacct".into(), "cpu".into()]));
         assert!(!mount.holds(&["memory".into()]));
-        assert_eq!(parse_mount("22 1 0:20 / /proc rw - proc proc rw"), None);
+        assert_eq!(
+            parse_mount(b"36 32 0:29 / /\xff rw - cgroup2 cgroup rw").unwrap().mountpoint,
+            path_of(b"/\xff".into())
+        );
+        assert_eq!(parse_mount(b"22 1 0:20 / /proc rw - proc proc rw"), None);
     }
 
     #[test]

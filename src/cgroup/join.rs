@@ -1,6 +1,8 @@
 //! Processes that join the cgroup, or one below it.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::OFlags;
@@ -137,9 +139,10 @@ impl Cgroup {
 
     /// The v2 cgroup of a process.
     fn cgroup_of(&self, pid: Option<u32>) -> Option<(PathBuf, OwnedFd)> {
-        let text = std::fs::read_to_string(format!("/proc/{}/cgroup", pid?)).ok()?;
-        let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
-        if Path::new(path).components().any(|c| c == Component::ParentDir) {
+        let text = std::fs::read(format!("/proc/{}/cgroup", pid?)).ok()?;
+        let path = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"0::/"))?;
+        let path = Path::new(OsStr::from_bytes(path));
+        if path.components().any(|c| c == Component::ParentDir) {
             return None;
         }
         let path = self.unified()?.directory.mountpoint.join(path);

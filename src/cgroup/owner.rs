@@ -61,7 +61,7 @@ fn refusal(path: &Path, uid: u32) -> Error {
 
 /// Whether we are in this cgroup, or below it.
 fn is_ours(slot: &Slot, cgroup: &Path) -> bool {
-    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = std::fs::read("/proc/self/cgroup").unwrap_or_default();
     let own: Option<PathBuf> = path_in(&own, &slot.directory.controllers, slot.directory.unified);
     match (own, cgroup.strip_prefix(&slot.directory.mountpoint)) {
         (Some(own), Ok(cgroup)) => own.starts_with(cgroup),

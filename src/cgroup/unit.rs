@@ -34,7 +34,7 @@ impl Cgroup {
     /// below that of the unit.
     fn adopt(&mut self, plan: &CgroupPlan, unit: &UnitPlan, pid: i32) -> Result<()> {
         let file = format!("/proc/{pid}/cgroup");
-        let cgroups = std::fs::read_to_string(&file).call(|| format!("open({file:?})"))?;
+        let cgroups = std::fs::read(&file).call(|| format!("open({file:?})"))?;
         let pure = self.slots.iter().all(|s| s.directory.unified);
         let found = path_in(&cgroups, &["name=systemd".to_owned()], pure).unwrap_or_default();
         if !is_of(&found, &unit.unit) || found.components().any(|c| c == Component::ParentDir) {

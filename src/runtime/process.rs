@@ -63,8 +63,10 @@ pub fn kill_criu_of(traced: i32) -> Result<()> {
 }
 
 fn tracer(pid: i32) -> Option<Pid> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    Pid::from_raw(status.lines().find_map(|line| line.strip_prefix("TracerPid:"))?.trim().parse().ok()?)
+    // Its name may be any bytes.
+    let status = std::fs::read(format!("/proc/{pid}/status")).ok()?;
+    let tracer = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"TracerPid:"))?;
+    Pid::from_raw(std::str::from_utf8(tracer.trim_ascii()).ok()?.parse().ok()?)
 }
 
 struct Stat {

@@ -6,6 +6,8 @@
 mod bus;
 mod message;
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -188,12 +190,14 @@ fn explain(what: &str, refusal: Refusal) -> Error {
 }
 
 /// Where a process is, in the hierarchy of `controllers` (none: v2), by `/proc/PID/cgroup`.
-pub(super) fn path_in(cgroups: &str, controllers: &[String], unified: bool) -> Option<PathBuf> {
-    cgroups.lines().find_map(|line| {
-        let mut fields = line.splitn(3, ':').skip(1);
+pub(super) fn path_in(cgroups: &[u8], controllers: &[String], unified: bool) -> Option<PathBuf> {
+    cgroups.split(|&byte| byte == b'\n').find_map(|line| {
+        let mut fields = line.splitn(3, |&byte| byte == b':').skip(1);
         let (list, path) = (fields.next()?, fields.next()?);
-        let found = if unified { list.is_empty() } else { list.split(',').any(|c| controllers.iter().any(|k| k == c)) };
-        found.then(|| Path::new(path).strip_prefix("/").unwrap_or(Path::new(path)).to_owned())
+        let is_one = |name: &[u8]| controllers.iter().any(|known| known.as_bytes() == name);
+        let found = if unified { list.is_empty() } else { list.split(|&byte| byte == b',').any(is_one) };
+        let path = Path::new(OsStr::from_bytes(path));
+        found.then(|| path.strip_prefix("/").unwrap_or(path).to_owned())
     })
 }
 
@@ -212,7 +216,7 @@ mod tests {
         let text = "3:cpu,cpuacct:/a\n2:name=systemd:/system.slice/x.scope\n0::/system.slice/x:y.scope\n";
         let at = |controllers: &[&str], unified| {
             let controllers: Vec<_> = controllers.iter().map(ToString::to_string).collect();
-            path_in(text, &controllers, unified).map(|path| path.to_str().unwrap().to_owned())
+            path_in(text.as_bytes(), &controllers, unified).map(|path| path.to_str().unwrap().to_owned())
         };
         assert_eq!(at(&["cpuacct", "cpu"], false).as_deref(), Some("a"));
         assert_eq!(at(&["name=systemd"], false).as_deref(), Some("system.slice/x.scope"));

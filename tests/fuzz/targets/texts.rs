@@ -9,6 +9,6 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     }
     let _ = berth::rootfs::full_kernel_mounts(bytes, "/rootfs");
     let text = String::from_utf8_lossy(bytes);
-    berth::host::fuzz(&text);
+    berth::host::fuzz(bytes);
     berth::cgroup::stats::fuzz(&text);
 });
