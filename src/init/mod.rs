@@ -84,7 +84,10 @@ struct Init {
 
 struct Told {
     plan: InitPlan,
+    /// The init of the container that is joined.
     target: Option<OwnedFd>,
+    /// Its root, where no mount namespace leads to it.
+    root: Option<OwnedFd>,
     /// As many as the plan joins.
     namespaces: Vec<OwnedFd>,
     listener: Option<OwnedFd>,
@@ -93,16 +96,20 @@ struct Told {
 
 impl Init {
     fn become_process(&mut self) -> Result<Infallible> {
-        let Told { plan, target, namespaces, listener, place } = self.receive_plan()?;
+        let Told { plan, target, root, namespaces, listener, place } = self.receive_plan()?;
         // Before the fork that shows us to the processes of a PID namespace that we join. Whoever may trace them all
         // finds no descriptor at least that the runtime's caller left open.
         never_dumpable()?;
         rustix::thread::set_name(INIT_NAME).call(|| "prctl(PR_SET_NAME)")?;
-        let kept = [Some(self.channel.as_fd()), target.as_ref().map(AsFd::as_fd), listener.as_ref().map(AsFd::as_fd)];
-        let kept = kept.into_iter().flatten().chain(namespaces.iter().map(AsFd::as_fd)).chain(place.fds());
+        let optional = [&target, &root, &listener].into_iter().flatten().map(AsFd::as_fd);
+        let kept = [self.channel.as_fd()]
+            .into_iter()
+            .chain(optional)
+            .chain(namespaces.iter().map(AsFd::as_fd))
+            .chain(place.fds());
         exec::close_descriptors(3 + plan.preserve_fds, kept)?;
         match target {
-            Some(init) => namespaces::join_container(&self.channel, &plan, &init, place)?,
+            Some(init) => namespaces::join_container(&self.channel, &plan, &init, root, place)?,
             None => namespaces::enter(&self.channel, &plan, namespaces, place)?,
         }
         let pid = self.expect_placed()?;
@@ -346,7 +353,7 @@ impl Init {
     }
 
     fn receive_plan(&self) -> Result<Told> {
-        let (ToInit::Plan { target, listener, cgroup, tasks }, fds) = self.receive()? else {
+        let (ToInit::Plan { target, root, listener, cgroup, tasks }, fds) = self.receive()? else {
             return Err(out_of_turn());
         };
         let mut fds = fds.into_iter();
@@ -356,12 +363,12 @@ impl Init {
         file.read_exact_at(&mut bytes, 0).call(|| "read(plan)")?;
         let mut next = |expected: bool| if expected { fds.next().ok_or_else(out_of_turn).map(Some) } else { Ok(None) };
         let plan: InitPlan = crate::wire::decode(&bytes)?;
-        let target = next(target)?;
+        let (target, root) = (next(target)?, next(root)?);
         let joins = if target.is_some() { 0 } else { plan.namespaces.join.len() };
         let namespaces = (0..joins).map(|_| next(true)).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
         let (listener, unified) = (next(listener)?, next(cgroup)?);
         let place = Place { unified, tasks: fds.take(tasks.into()).collect() };
-        Ok(Told { plan, target, namespaces, listener, place })
+        Ok(Told { plan, target, root, namespaces, listener, place })
     }
 
     /// Returns the pid that the host knows us by.

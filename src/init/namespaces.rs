@@ -43,7 +43,13 @@ pub fn enter(channel: &Channel, plan: &InitPlan, joined: Vec<OwnedFd>, place: Pl
 /// The stage stays outside of the user namespace, whose root may not enter the container's cgroup from here, and of the
 /// cgroup namespace, in which there is no way into a cgroup from outside of it. An ordinary user has the right to join
 /// the others in the user namespace only.
-pub fn join_container(channel: &Channel, plan: &InitPlan, init: &OwnedFd, place: Place) -> Result<()> {
+pub fn join_container(
+    channel: &Channel,
+    plan: &InitPlan,
+    init: &OwnedFd,
+    root: Option<OwnedFd>,
+    place: Place,
+) -> Result<()> {
     let (user, cgroup) = (Kind::User.clone_flag(), Kind::Cgroup.clone_flag());
     let mut left = plan.join;
     if plan.is_staged() {
@@ -61,7 +67,11 @@ pub fn join_container(channel: &Channel, plan: &InitPlan, init: &OwnedFd, place:
     if left != 0 {
         setns_container(init, left)?;
     }
-    if left & user != 0 { identity::enter_user_namespace(&plan.process.user) } else { Ok(()) }
+    if left & user != 0 {
+        identity::enter_user_namespace(&plan.process.user)?;
+    }
+    // With a mount namespace comes its root.
+    root.map_or(Ok(()), |root| crate::rootfs::chroot(root.as_fd()))
 }
 
 /// All at once, so that the permissions of the user namespace count for the others.

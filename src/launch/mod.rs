@@ -52,8 +52,8 @@ pub struct Init {
 /// What init is to join.
 #[derive(Clone, Copy)]
 pub enum Joined<'a> {
-    /// A running container, by the pidfd of its init.
-    Container(BorrowedFd<'a>),
+    /// A running container, by the pidfd of its init; and that one's root, where no mount namespace leads to it.
+    Container { init: BorrowedFd<'a>, root: Option<BorrowedFd<'a>> },
     /// The namespaces that a new container's plan names, in its order.
     Namespaces(&'a [BorrowedFd<'a>]),
 }
@@ -160,11 +160,12 @@ impl Init {
             written += rustix::io::pwrite(&memory, &bytes[written..], written as u64).call(|| "write(plan)")?;
         }
         let mut fds = vec![memory.as_fd()];
-        let (target, namespaces) = match joined {
-            Joined::Container(init) => (Some(init), &[][..]),
-            Joined::Namespaces(all) => (None, all),
+        let (target, root, namespaces) = match joined {
+            Joined::Container { init, root } => (Some(init), root, &[][..]),
+            Joined::Namespaces(all) => (None, None, all),
         };
         fds.extend(target);
+        fds.extend(root);
         fds.extend(namespaces);
         fds.extend(listener);
         let (cgroup, tasks) =
@@ -173,6 +174,7 @@ impl Init {
         fds.extend(&tasks);
         let message = ToInit::Plan {
             target: target.is_some(),
+            root: root.is_some(),
             listener: listener.is_some(),
             cgroup: cgroup.is_some(),
             tasks: tasks.len() as u8,
@@ -473,6 +475,9 @@ fn describe_flags(flags: u64) -> String {
 fn hint_clone(error: Error) -> Error {
     match error.errno() {
         Some(Errno::NOSPC) => error.with_hint("a limit of namespaces is reached: see /proc/sys/user/max_*_namespaces"),
+        Some(Errno::PERM) if rustix::process::geteuid().is_root() => {
+            error.with_hint("making namespaces needs CAP_SYS_ADMIN; in a chroot(2), the kernel makes no user namespace")
+        }
         Some(Errno::PERM) => {
             error.with_hint("making namespaces needs root, or a new user namespace: see `berth spec --rootless`")
         }

@@ -31,6 +31,8 @@ pub(super) struct Builder<'a> {
 /// A root filesystem with everything in place, of which nothing is read-only or hidden yet.
 pub struct Rootfs<'a> {
     pub(super) plan: &'a RootfsPlan,
+    /// The root of the mount namespace, if that is the container's own.
+    top: Option<OwnedFd>,
     pub(super) root: OwnedFd,
     late_readonly: Vec<OwnedFd>,
     pub(super) own: Own,
@@ -50,9 +52,14 @@ impl<'a> Rootfs<'a> {
     /// this mount namespace find it there.
     pub fn prepare(plan: &'a RootfsPlan, proc: &ProcFs, host: Host<'_>) -> Result<Self> {
         let _modes = ExactModes::begin();
-        if plan.switch != Switch::Chroot {
-            isolate(plan)?;
-        }
+        let top = match plan.switch {
+            Switch::Pivot | Switch::Move => {
+                let top = pivot::namespace_root()?;
+                isolate(plan, top.as_fd())?;
+                Some(top)
+            }
+            Switch::Chroot => None,
+        };
         let root = overlay_root(plan)?;
         let made = Made::new(root.as_fd())?;
         let mut builder = Builder { plan, host, root, late_readonly: Vec::new(), made, joined: None };
@@ -66,7 +73,7 @@ impl<'a> Rootfs<'a> {
             Some(dev) => devices::populate(root.as_fd(), dev, &own, proc).context("error creating device nodes")?,
             None => None,
         };
-        Ok(Self { plan, root, late_readonly, own, volumes, null })
+        Ok(Self { plan, top, root, late_readonly, own, volumes, null })
     }
 
     /// The mounts that may be changed while the container runs: which entry of the configuration, and its mount's id.
@@ -86,11 +93,12 @@ impl<'a> Rootfs<'a> {
 
     /// Makes it "/" and the working directory, with the host's tree out of reach, and then restricts what is to be
     /// restricted.
-    pub fn enter(self, proc: &ProcFs) -> Result<()> {
-        match self.plan.switch {
-            Switch::Pivot => pivot::pivot(self.root.as_fd(), proc),
-            Switch::Move => pivot::move_over(self.root.as_fd(), &self.plan.path, proc),
-            Switch::Chroot => pivot::chroot(self.root.as_fd()),
+    pub fn enter(mut self, proc: &ProcFs) -> Result<()> {
+        let root = self.root.as_fd();
+        match self.top.take() {
+            None => pivot::chroot(root),
+            Some(top) if self.plan.switch == Switch::Move => pivot::move_over(top, root, proc),
+            Some(top) => pivot::pivot(top, root, proc),
         }
         .context("error jailing process inside rootfs")?;
         if !self.plan.cwd.is_empty() {
@@ -116,10 +124,9 @@ impl<'a> Rootfs<'a> {
 }
 
 /// Keeps what happens in this mount namespace from reaching the host's.
-fn isolate(plan: &RootfsPlan) -> Result<()> {
+fn isolate(plan: &RootfsPlan, top: BorrowedFd) -> Result<()> {
     let wanted = plan.namespace_propagation;
-    let root = fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).call(|| "open(\"/\")")?;
-    set_propagation(root.as_fd(), wanted)?;
+    set_propagation(top, wanted)?;
     if wanted.recursive && matches!(wanted.kind, Propagation::Slave | Propagation::Private) {
         return Ok(());
     }

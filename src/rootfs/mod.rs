@@ -27,6 +27,7 @@ pub use console::Console;
 pub use host::{Host, Namespaces, open_source};
 pub use mountinfo::groups_that_reach;
 pub use null::null_in_root;
+pub use pivot::chroot;
 #[cfg(fuzzing)]
 pub use pivot::full_kernel_mounts;
 pub use resolve::{Location, until_sure};

@@ -1,17 +1,18 @@
 //! The change to the container's root.
 
 use std::ffi::OsString;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use rustix::fs::{self, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
-use rustix::process;
+use rustix::process::{self, PidfdFlags};
+use rustix::thread::ThreadNameSpaceType;
 
 use super::mounts::{attach_at, set_propagation};
-use super::resolve::Location;
+use super::resolve::{Location, mountinfo_id};
 use super::{fscontext, mountinfo};
 use crate::error::{Call, Error, Result};
 use crate::plan::mounts::{Propagation, PropagationChange};
@@ -19,12 +20,36 @@ use crate::sys::procfs::ProcFs;
 
 const SLAVE: PropagationChange = PropagationChange { kind: Propagation::Slave, recursive: true };
 
-/// Makes `root` "/" and the working directory. The host's tree is gone when this returns.
+/// The root of this mount namespace, which is not that of a runtime that was called in a chroot(2).
+///
+/// pivot_root(2) and a mount on "/" replace the caller's root. What is above that would stay in the container's mount
+/// namespace, where setns(2), and a chroot(2) within the chroot, lead to it.
+pub fn namespace_root() -> Result<OwnedFd> {
+    let slash = || fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).call(|| "open(\"/\")");
+    let callers = slash()?;
+    // Who joins a mount namespace, even the one that it is in, gets the root of that.
+    let own = process::pidfd_open(process::getpid(), PidfdFlags::empty()).call(|| "pidfd_open(own)")?;
+    rustix::thread::move_into_thread_name_spaces(own.as_fd(), ThreadNameSpaceType::MOUNT)
+        .call(|| "setns(own mount namespace)")?;
+    let top = slash()?;
+    // The paths of the configuration are the caller's.
+    if Location::of(top.as_fd())? != Location::of(callers.as_fd())? {
+        change_root(callers.as_fd())?;
+    }
+    Ok(top)
+}
+
+fn change_root(root: BorrowedFd<'_>) -> Result<()> {
+    process::fchdir(root).call(|| "fchdir(root)")?;
+    process::chroot(c".").call(|| "chroot(root)")
+}
+
+/// Makes `root` "/" and the working directory. The host's tree, whose root is `old`, is gone when this returns.
 ///
 /// Nothing of the container may be looked up before that: pivot_root(2) leaves the old root mounted over the new one,
 /// and ".." at "/" leads into it, with `RESOLVE_IN_ROOT` as well.
-pub fn pivot(root: BorrowedFd<'_>, proc: &ProcFs) -> Result<()> {
-    let old = fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).call(|| "open(\"/\")")?;
+pub fn pivot(old: OwnedFd, root: BorrowedFd<'_>, proc: &ProcFs) -> Result<()> {
+    change_root(old.as_fd())?;
     process::fchdir(root).call(|| "fchdir(rootfs)")?;
     // pivot_root(2): with "." twice, the old root ends up on top of the new one, and no directory is needed for it.
     process::pivot_root(c".", c".").map_err(|errno| {
@@ -67,20 +92,19 @@ fn leave_with(old: BorrowedFd<'_>, proc: &ProcFs) -> Result<()> {
 }
 
 pub fn chroot(root: BorrowedFd<'_>) -> Result<()> {
-    process::fchdir(root).call(|| "fchdir(rootfs)")?;
-    process::chroot(c".").call(|| "chroot(rootfs)")?;
+    change_root(root)?;
     process::chdir(c"/").call(|| "chdir(\"/\")")?;
     verify_top(root)
 }
 
 /// Without pivot_root the host's mounts stay in the namespace. The kernel lets a container mount a procfs or sysfs
 /// of its own if it sees a full one anywhere, so those of the host go first.
-pub fn move_over(root: BorrowedFd<'_>, rootfs: &str, proc: &ProcFs) -> Result<()> {
-    for path in full_kernel_mounts(&proc.read("self/mountinfo")?, rootfs) {
+pub fn move_over(old: OwnedFd, root: BorrowedFd<'_>, proc: &ProcFs) -> Result<()> {
+    change_root(old.as_fd())?;
+    for path in full_kernel_mounts(&proc.read("self/mountinfo")?, mountinfo_id(root)?) {
         hide(&path)?;
     }
-    let slash = fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).call(|| "open(\"/\")")?;
-    attach_at(root, slash.as_fd()).call(|| "move_mount(rootfs, \"/\")")?;
+    attach_at(root, old.as_fd()).call(|| "move_mount(rootfs, \"/\")")?;
     chroot(root)
 }
 
@@ -102,12 +126,14 @@ fn hide(path: &PathBuf) -> Result<()> {
     }
 }
 
-/// The mount points of whole procfs and sysfs outside of `rootfs`.
-pub fn full_kernel_mounts(mountinfo: &[u8], rootfs: &str) -> Vec<PathBuf> {
+/// The mount points of whole procfs and sysfs that are not below the mount `rootfs`.
+pub fn full_kernel_mounts(mountinfo: &[u8], rootfs: u64) -> Vec<PathBuf> {
+    let path = |point| PathBuf::from(OsString::from_vec(point));
+    let rootfs = mountinfo::entries(mountinfo).find(|entry| entry.id == rootfs).map(|entry| path(entry.point));
     mountinfo::entries(mountinfo)
         .filter(|entry| entry.root == b"/" && matches!(entry.kind, b"proc" | b"sysfs"))
-        .map(|entry| PathBuf::from(OsString::from_vec(entry.point)))
-        .filter(|point| !point.starts_with(rootfs))
+        .map(|entry| path(entry.point))
+        .filter(|point| rootfs.as_ref().is_none_or(|rootfs| !point.starts_with(rootfs)))
         .collect()
 }
 
@@ -121,7 +147,8 @@ mod tests {
             23 1 0:6 / /a\\040b rw - sysfs sysfs rw\n\
             24 22 0:5 /sys /x rw - proc proc rw\n\
             25 1 0:7 / /run rw - tmpfs tmpfs rw\n\
-            26 1 0:5 / /r/proc rw - proc proc rw\n";
-        assert_eq!(full_kernel_mounts(table, "/r"), [PathBuf::from("/proc"), PathBuf::from("/a b")]);
+            27 1 0:8 / /r rw - ext4 /dev/vda rw\n\
+            26 27 0:5 / /r/proc rw - proc proc rw\n";
+        assert_eq!(full_kernel_mounts(table, 27), [PathBuf::from("/proc"), PathBuf::from("/a b")]);
     }
 }

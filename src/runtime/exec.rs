@@ -13,6 +13,7 @@ use crate::launch::{Host, Init, Joined, PATIENCE, rlimits, send_descriptor, send
 use crate::plan;
 use crate::plan::annotations::SECCOMP_RECEIVER;
 use crate::plan::init::InitPlan;
+use crate::plan::namespaces::Kind;
 use crate::plan::process::{Capability, inherit};
 use crate::spec::{Process, Spec, Status};
 
@@ -156,12 +157,15 @@ impl Container<'_> {
     }
 
     fn spawn_exec(&self, options: &ExecOptions, plan: &InitPlan) -> Result<Init> {
-        let target = self.record.init.ok_or_else(stopped)?.open()?.ok_or_else(stopped)?;
+        let init = self.record.init.ok_or_else(stopped)?;
+        let target = init.open()?.ok_or_else(stopped)?;
+        let has_mounts = plan.join & Kind::Mount.clone_flag() != 0;
+        let root = if has_mounts { None } else { Some(init.root()?.ok_or_else(stopped)?) };
         let container_init = self.record.init.map(|init| init.pid as u32);
         let mut cgroup = self.record.cgroup.join(&options.cgroups, container_init)?;
         // In a paused container it waits for whoever resumes that.
         let patience = if options.ignore_paused { None } else { Some(PATIENCE) };
-        let target = Joined::Container(target.as_fd());
+        let target = Joined::Container { init: target.as_fd(), root: root.as_ref().map(AsFd::as_fd) };
         let spawn = |cgroup: &Join| Init::spawn(plan, target, None, cgroup.dirfd(), cgroup.entry()?, patience);
         let init = match spawn(&cgroup) {
             // The container has given the controllers of its cgroup to those below it: then where its init is.

@@ -75,7 +75,7 @@ impl Locked<'_> {
     fn run_errand(&self, plan: &InitPlan) -> Result<Vec<(u32, u64)>> {
         let stopped = || Error::new("container not running");
         let target = self.record.init.ok_or_else(stopped)?.open()?.ok_or_else(stopped)?;
-        let target = Joined::Container(target.as_fd());
+        let target = Joined::Container { init: target.as_fd(), root: None };
         let init = Init::spawn(plan, target, None, None, Entry::default(), Some(PATIENCE))?;
         let done = self.serve_errand(plan, &init);
         init.dismiss();

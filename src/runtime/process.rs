@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,17 @@ impl ProcessId {
             Some(stat) if stat.start_time == self.start_time && !stat.ended() => Ok(Some(pidfd)),
             _ => Ok(None),
         }
+    }
+
+    /// What is "/" to the process; `None` once it has ended.
+    pub fn root(self) -> Result<Option<OwnedFd>> {
+        let path = format!("/proc/{}/root", self.pid);
+        let root = match rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+            Err(Errno::NOENT | Errno::SRCH) => return Ok(None),
+            result => result.call(|| format!("open({path:?})"))?,
+        };
+        // If it is there still, the pid was its own when we looked.
+        Ok(self.open()?.map(|_| root))
     }
 }
 

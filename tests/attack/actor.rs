@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::io::Errno;
 use serde_json::json;
@@ -49,6 +49,8 @@ fn act() {
     let done = match words.as_slice() {
         ["trace", pid] => trace(pid.parse().unwrap()),
         ["overwrite"] => overwrite(),
+        ["climb"] => climb(),
+        ["rejoin"] => rejoin(),
         ["keep-key", text] => keep_key(text),
         ["find-key"] => find_key(),
         ["session-keyring"] => keyctl(libc::KEYCTL_GET_KEYRING_ID, SESSION, 0, 0).map(|serial| serial.to_string()),
@@ -90,6 +92,38 @@ fn overwrite() -> io::Result<String> {
         }
     }
     Ok(said)
+}
+
+/// The oldest way out of a chroot(2): a process keeps a directory that is above a second one. Returns the
+/// root that it gets to.
+fn climb() -> io::Result<String> {
+    let below = "/tmp/below";
+    fs::create_dir_all(below)?;
+    let above = fs::File::open("/")?;
+    rustix::process::chroot(below)?;
+    rustix::process::fchdir(&above)?;
+    for _ in 0..100 {
+        rustix::process::chdir("..")?;
+    }
+    rustix::process::chroot(".")?;
+    root_directory()
+}
+
+/// Who joins a mount namespace gets its root, also who is in it.
+fn rejoin() -> io::Result<String> {
+    use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
+    let own = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())?;
+    // A thread that shares its root with others may not join.
+    // SAFETY: this thread opens nothing that another one would look for.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FS)? };
+    move_into_thread_name_spaces(own.as_fd(), ThreadNameSpaceType::MOUNT)?;
+    root_directory()
+}
+
+/// `device:inode`.
+fn root_directory() -> io::Result<String> {
+    let stat = rustix::fs::stat("/")?;
+    Ok(format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
 /// Maps a whole file into this process, for good, with all its pages. Returns the addresses.

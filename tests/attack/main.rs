@@ -10,6 +10,7 @@
 mod harness;
 
 mod actor;
+mod chroot;
 mod classes;
 mod commands;
 mod dev;

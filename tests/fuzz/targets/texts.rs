@@ -7,7 +7,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
             assert!(home.starts_with(b"/") && !home.contains(&0) && !home.contains(&b'\n'));
         }
     }
-    let _ = berth::rootfs::full_kernel_mounts(bytes, "/rootfs");
+    let _ = berth::rootfs::full_kernel_mounts(bytes, 1);
     let text = String::from_utf8_lossy(bytes);
     berth::host::fuzz(bytes);
     berth::cgroup::stats::fuzz(&text);
