@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use crate::error::{Call, Context, Error, Result};
 use crate::plan::Lsm;
-use crate::plan::cgroup::{Hierarchy, Layout};
+use crate::plan::hierarchy::{Hierarchy, Layout};
 use crate::plan::namespaces::{Join, Kind, Owner};
 use crate::sys::namespace::ns_get_nstype;
 

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use berth::cgroup::{Cgroup, Entry, Join};
 use berth::host;
-use berth::plan::cgroup::{self, CgroupPlan, Layout, Manager};
+use berth::plan::cgroup::{self, CgroupPlan, Manager};
+use berth::plan::hierarchy::Layout;
 use berth::spec::Spec;
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};

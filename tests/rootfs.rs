@@ -9,8 +9,9 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use berth::error::{Error, Result};
-use berth::plan::cgroup::{Hierarchy, Layout};
+use berth::plan::hierarchy::{Hierarchy, Layout};
 use berth::plan::mounts::MountPlan;
+use berth::plan::mounts::cgroup::CgroupMount;
 use berth::plan::rootfs::{self as plan, Facts, RootfsPlan};
 use berth::rootfs::{Namespaces, Rootfs, open_source};
 use berth::spec::Spec;
@@ -835,8 +836,7 @@ fn legacy_cgroups(namespaced: bool) {
     bundle.mount(json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
                         "options": ["ro", "nosuid", "noexec", "nodev", "relatime"]}));
     let plan = bundle.plan_with(&layout, false).unwrap();
-    let run = std::thread::spawn(move || enter(&plan).map(drop));
-    run.join().unwrap().unwrap();
+    enter(&plan).unwrap();
     for name in &names {
         let path = format!("/sys/fs/cgroup/{}", name.to_str().unwrap());
         assert!(Path::new(&path).join("cgroup.procs").exists(), "{path}");
@@ -887,8 +887,7 @@ fn in_a_user_namespace_an_unreachable_hierarchy_is_hidden() {
         let mut plan = bundle.plan_with(&unified("/nothing"), false).unwrap();
         assert!(enter(&plan).is_err());
         let Some(mount) = plan.mounts.last_mut() else { panic!() };
-        let berth::plan::mounts::MountKind::Cgroup(plan::CgroupMount::Unified { hide_if_missing, .. }) =
-            &mut mount.kind
+        let berth::plan::mounts::MountKind::Cgroup(CgroupMount::Unified { hide_if_missing, .. }) = &mut mount.kind
         else {
             panic!()
         };

@@ -26,7 +26,8 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Call, Error, Result};
-use crate::plan::cgroup::{CgroupPlan, Directory};
+use crate::plan::cgroup::CgroupPlan;
+use crate::plan::hierarchy::Directory;
 use crate::plan::systemd::Unit;
 
 pub use join::{Entry, Join};

@@ -10,7 +10,8 @@ use super::create::{Made, delegate, enable_controllers, make_directory};
 use super::systemd::{self, Systemd, is_of, path_in};
 use super::{Cgroup, Slot, dir, join};
 use crate::error::{Call, Context, Error, Result};
-use crate::plan::cgroup::{CgroupPlan, Directory};
+use crate::plan::cgroup::CgroupPlan;
+use crate::plan::hierarchy::Directory;
 use crate::plan::systemd::{Property, Unit, UnitPlan};
 
 impl Cgroup {

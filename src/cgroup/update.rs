@@ -2,7 +2,7 @@
 
 use super::Cgroup;
 use crate::error::{Error, Result};
-use crate::plan::cgroup::Directory;
+use crate::plan::hierarchy::Directory;
 use crate::plan::resources::{Missing, Update, Write};
 use crate::plan::systemd::{self, Property};
 

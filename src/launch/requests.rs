@@ -120,7 +120,7 @@ mod tests {
     use super::*;
     use crate::cgroup::Entry;
     use crate::hooks::Output;
-    use crate::plan::{Facts, Lsm, Plan, cgroup};
+    use crate::plan::{Facts, Lsm, Plan, cgroup, hierarchy};
     use crate::spec::Spec;
     use crate::sys::clone::Process;
     use crate::wire::Channel;
@@ -143,7 +143,7 @@ mod tests {
             id: "x",
             bundle: Path::new("/"),
             annotations: &spec.annotations,
-            layout: &cgroup::Layout::default(),
+            layout: &hierarchy::Layout::default(),
             namespace_owner: &|_| crate::plan::namespaces::Owner::Other,
             rootless: true,
             cgroup_manager: cgroup::Manager::Disabled,

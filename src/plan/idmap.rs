@@ -1,8 +1,22 @@
 //! Whose files a mount shows: the mappings of `idmap` and `ridmap`.
 
-use super::mounts::{IdMap, Mappings};
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
 use crate::spec::{IdMapping, Mount};
+
+/// The owners that a mount shows: `None` means those of the container's user namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMap {
+    pub mappings: Option<Mappings>,
+    pub recursive: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mappings {
+    pub uid: Vec<IdMapping>,
+    pub gid: Vec<IdMapping>,
+}
 
 /// What of the container's user namespace a mapping may refer to.
 #[derive(Clone, Copy, Default)]

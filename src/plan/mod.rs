@@ -4,6 +4,7 @@
 pub mod annotations;
 pub mod cgroup;
 pub mod devices;
+pub mod hierarchy;
 pub mod hooks;
 pub mod idmap;
 pub mod init;
@@ -25,7 +26,8 @@ use crate::error::{Error, Result};
 use crate::spec::{self, Process, Spec};
 
 use self::annotations::Annotations;
-use self::cgroup::{CgroupPlan, Layout};
+use self::cgroup::CgroupPlan;
+use self::hierarchy::Layout;
 use self::init::{ContainerPlan, Errand, InitPlan, Target};
 use self::mounts::MountKind;
 use self::namespaces::{Kind, Namespaces, Owner};

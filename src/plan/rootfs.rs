@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::annotations::Annotations;
-use super::cgroup::{Hierarchy, Layout};
+use super::hierarchy::{Hierarchy, Layout};
 use super::idmap::UserNamespace;
-use super::mounts::{self, Attrs, MountKind, MountPlan, Propagation, PropagationChange, attr, clean};
+use super::mounts::{self, MountPlan, Propagation, PropagationChange, clean};
 use super::namespaces::{Kind, Namespaces};
 use crate::error::{Error, Result};
 use crate::spec::{Device, Mount, Spec};
@@ -80,42 +80,6 @@ pub enum DeviceKind {
     Fifo,
 }
 
-/// The control groups as the container sees them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum CgroupMount {
-    Unified {
-        data: Vec<(String, Option<String>)>,
-        /// Bound where the kernel refuses a new mount: the container's own cgroup if it sees itself as the root,
-        /// else the whole hierarchy.
-        fallback: String,
-        fallback_attrs: Attrs,
-        /// Without privileges the fallback may be out of reach: then nothing of it is shown.
-        hide_if_missing: bool,
-    },
-    Legacy {
-        hierarchies: Vec<LegacyHierarchy>,
-        /// `cpu` -> `cpu,cpuacct`.
-        links: Vec<(String, String)>,
-        readonly: bool,
-    },
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LegacyHierarchy {
-    /// Of its directory.
-    pub name: String,
-    pub content: LegacyContent,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum LegacyContent {
-    /// In a cgroup namespace: a new mount of these controllers, whose root is the container's cgroup.
-    Controllers(Vec<String>),
-    /// Else: the container's cgroup on the host or, where it may do without one and has none, the runtime's own, which
-    /// is then what the container is in.
-    Bind { cgroup: String, own: Option<String> },
-}
-
 /// runtime-spec, config-linux.md, "Default Devices".
 const DEFAULT_DEVICES: [(&str, u32, u32); 6] = [
     ("/dev/null", 1, 3),
@@ -150,12 +114,18 @@ pub fn plan(spec: &Spec, bundle: &Path, facts: &Facts, warnings: &mut Vec<String
         let field = "/annotations/run.oci.systemd.force_cgroup_v1";
         return Err(Error::config(field, format_args!("nothing is to be mounted on {path:?}")));
     }
+    let cgroups = mounts::cgroup::Facts {
+        layout: facts.layout,
+        namespaced: namespaces.has(Kind::Cgroup),
+        directory: facts.cgroup,
+        rootless: facts.rootless,
+    };
     let mut planned = Vec::with_capacity(spec.mounts.len());
     for (index, mount) in spec.mounts.iter().enumerate() {
         planned.push(if is_forced(mount) {
             mounts::plan(index, &systemd_v1(&mount.destination), &context, warnings)?
         } else if mount.kind == "cgroup" && !is_bind(mount) {
-            cgroup(index, mount, &context, namespaces.has(Kind::Cgroup), facts)?
+            mounts::cgroup::plan(index, mount, &context, &cgroups)?
         } else {
             mounts::plan(index, mount, &context, warnings)?
         });
@@ -289,77 +259,10 @@ fn device(index: usize, device: &Device) -> Result<DevicePlan> {
     })
 }
 
-fn cgroup(
-    index: usize,
-    mount: &Mount,
-    context: &mounts::Context,
-    namespaced: bool,
-    facts: &Facts,
-) -> Result<MountPlan> {
-    let mut plan = mounts::plan(index, mount, context, &mut Vec::new())?;
-    let MountKind::Filesystem(filesystem) = plan.kind else { return Ok(plan) };
-    // The same options on a bind mount, which is what the fallbacks and the hierarchies without a namespace are.
-    let bound = mounts::plan(
-        index,
-        &Mount { options: bind_options(&mount.options), ..mount.clone() },
-        context,
-        &mut Vec::new(),
-    )?;
-    let readonly = plan.attrs.set & attr::RDONLY != 0;
-    plan.kind = MountKind::Cgroup(match (&facts.layout.unified, facts.layout.is_pure_v2()) {
-        (Some(unified), true) => CgroupMount::Unified {
-            data: filesystem.data,
-            fallback: if namespaced { (facts.cgroup)(unified) } else { None }
-                .unwrap_or_else(|| unified.mountpoint.clone())
-                .to_string_lossy()
-                .into_owned(),
-            fallback_attrs: bound.attrs,
-            hide_if_missing: facts.rootless,
-        },
-        _ => {
-            let legacy = legacy(namespaced, readonly, facts);
-            plan.attrs = match namespaced {
-                true => Attrs { set: HARMLESS | plan.attrs.set & attr::RDONLY, clear: 0 },
-                false => bound.attrs,
-            };
-            legacy
-        }
-    });
-    Ok(plan)
-}
-
-/// Nothing in a filesystem of the kernel's own is to be run, to be set-user-ID or to be a device.
-pub const HARMLESS: u64 = attr::NOSUID | attr::NODEV | attr::NOEXEC;
-
-fn bind_options(options: &[String]) -> Vec<String> {
-    let known = options.iter().filter(|option| mounts::KNOWN_OPTIONS.contains(&option.as_str()));
-    known.cloned().chain(["rbind".to_owned()]).collect()
-}
-
-fn legacy(namespaced: bool, readonly: bool, facts: &Facts) -> CgroupMount {
-    let (mut hierarchies, mut links) = (Vec::new(), Vec::new());
-    for hierarchy in &facts.layout.v1 {
-        let Some(name) = hierarchy.mountpoint.file_name().map(|name| name.to_string_lossy().into_owned()) else {
-            continue;
-        };
-        let content = if namespaced {
-            LegacyContent::Controllers(hierarchy.controllers.clone())
-        } else {
-            let dir = (facts.cgroup)(hierarchy).unwrap_or_else(|| hierarchy.mountpoint.clone());
-            let text = |path: &Path| path.to_string_lossy().into_owned();
-            let own = hierarchy.mountpoint.join(hierarchy.own.strip_prefix("/").unwrap_or(&hierarchy.own));
-            LegacyContent::Bind { cgroup: text(&dir), own: facts.rootless.then(|| text(&own)) }
-        };
-        if name.contains(',') {
-            links.extend(name.split(',').map(|controller| (controller.to_owned(), name.clone())));
-        }
-        hierarchies.push(LegacyHierarchy { name, content });
-    }
-    CgroupMount::Legacy { hierarchies, links, readonly }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::mounts::cgroup::{CgroupMount, LegacyContent};
+    use super::super::mounts::{Attrs, HARMLESS, MountKind, attr};
     use super::*;
 
     fn planned(config: &str, layout: &Layout, no_pivot: bool) -> Result<RootfsPlan> {

@@ -5,28 +5,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::change::Joined;
 use super::host::Host;
 use super::made::{Made, Own};
 use super::modes::ExactModes;
-use super::mounts::{attach_at, clone_tree, set_propagation};
+use super::mounts::Builder;
 use super::resolve::{self, Make};
+use super::tree::{attach_at, change, clone_tree, set_propagation};
 use super::{devices, mask, pivot};
 use crate::error::{Call, Context, Error, Result};
 use crate::plan::mounts::{Attrs, Propagation, PropagationChange, attr};
 use crate::plan::rootfs::{RootfsPlan, Switch};
 use crate::sys::procfs::ProcFs;
-
-/// The container's root while it is being filled.
-pub(super) struct Builder<'a> {
-    pub plan: &'a RootfsPlan,
-    pub host: Host<'a>,
-    pub root: OwnedFd,
-    pub late_readonly: Vec<OwnedFd>,
-    pub made: Made,
-    /// It is a running container's.
-    pub joined: Option<Joined<'a>>,
-}
 
 /// A root filesystem with everything in place, of which nothing is read-only or hidden yet.
 pub struct Rootfs<'a> {
@@ -54,7 +43,7 @@ impl<'a> Rootfs<'a> {
         let _modes = ExactModes::begin();
         let top = match plan.switch {
             Switch::Pivot | Switch::Move => {
-                let top = pivot::namespace_root()?;
+                let top = pivot::namespace_root(proc)?;
                 isolate(plan, top.as_fd())?;
                 Some(top)
             }
@@ -107,12 +96,12 @@ impl<'a> Rootfs<'a> {
         }
         let readonly = Attrs { set: attr::RDONLY, clear: 0 };
         for mount in &self.late_readonly {
-            super::mounts::change(mount.as_fd(), false, readonly)?;
+            change(mount.as_fd(), false, readonly)?;
         }
         if self.plan.readonly {
-            super::mounts::change(self.root.as_fd(), false, readonly).context("setting rootfs as readonly")?;
+            change(self.root.as_fd(), false, readonly).context("setting rootfs as readonly")?;
         }
-        mask::restrict(&self)?;
+        mask::restrict(self.plan, self.root.as_fd(), self.null.as_ref().map(AsFd::as_fd))?;
         // Only now: the parent of a root to pivot to must not be shared, and from unbindable mounts no mask is made.
         if let Some(change) = self.plan.root_propagation
             && !matches!(change.kind, Propagation::Private | Propagation::Slave)

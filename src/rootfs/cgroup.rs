@@ -5,14 +5,16 @@ use std::os::fd::AsFd;
 use rustix::fs;
 use rustix::io::Errno;
 
-use super::build::Builder;
 use super::fscontext;
+use super::kernel::check_proc;
 use super::mask::hidden_directory;
-use super::mounts::{attach_at, check_proc, clone_tree};
+use super::mounts::Builder;
 use super::resolve::{self, Make};
+use super::tree::{attach_at, clone_tree};
 use crate::error::{Call, Error, Result};
-use crate::plan::mounts::{Attrs, MountPlan};
-use crate::plan::rootfs::{CgroupMount, HARMLESS, LegacyContent, LegacyHierarchy};
+use crate::plan::mounts::{Attrs, HARMLESS, MountPlan};
+
+use crate::plan::mounts::cgroup::{CgroupMount, LegacyContent, LegacyHierarchy};
 
 impl Builder<'_> {
     pub(super) fn cgroup(&mut self, plan: &MountPlan, cgroup: &CgroupMount) -> Result<()> {

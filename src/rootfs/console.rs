@@ -6,7 +6,7 @@ use rustix::fs::{self, Mode, OFlags, ResolveFlags, Uid};
 use rustix::pty::{self, OpenptFlags};
 
 use super::build::Rootfs;
-use super::mounts::{attach_at, clone_tree};
+use super::tree::{attach_at, clone_tree};
 use super::{devices, resolve};
 use crate::error::{Call, Error, Result};
 

@@ -6,8 +6,8 @@ use rustix::fs::{self, AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
 use super::made::Own;
-use super::mounts::{attach_at, clone_tree};
 use super::resolve::{self, Make};
+use super::tree::{attach_at, clone_tree};
 use crate::error::{Call, Context, Error, Result};
 use crate::plan::mounts::clean;
 use crate::plan::rootfs::{DevPlan, DeviceKind, DevicePlan};

@@ -11,10 +11,11 @@ use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 
-use super::mounts::{clone_tree, source_error};
+use super::tree::{clone_tree, source_error};
 use super::{fscontext, mountinfo, resolve};
 use crate::error::{Call, Context, Error, Result};
-use crate::plan::mounts::{BindSource, IdMap, Mappings, MountKind, MountPlan};
+use crate::plan::idmap::{IdMap, Mappings};
+use crate::plan::mounts::{BindSource, MountKind, MountPlan};
 use crate::spec::IdMapping;
 use crate::sys::helper::{self, Refused};
 use crate::sys::mount::{MOUNT_ATTR_IDMAP, MountAttr, mount_setattr};

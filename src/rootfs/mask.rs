@@ -5,22 +5,23 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, FileType, OFlags};
 use rustix::io::Errno;
 
-use super::build::Rootfs;
-use super::mounts::{attach_at, change, clone_tree};
 use super::resolve::Location;
+use super::tree::{attach_at, change, clone_tree};
 use super::{devices, fscontext, resolve};
 use crate::error::{Call, Context, Error, Result};
-use crate::plan::mounts::{Attrs, attr};
-use crate::plan::rootfs::HARMLESS;
+use crate::plan::mounts::{Attrs, HARMLESS, attr};
+use crate::plan::rootfs::RootfsPlan;
 
 /// Read-only first: a path may be below one that is hidden, and is then not reachable any more.
-pub fn restrict(rootfs: &Rootfs) -> Result<()> {
-    let root = Location::of(rootfs.as_fd())?;
-    for path in &rootfs.plan.readonly_paths {
-        readonly(rootfs.as_fd(), root, path).with_context(|| format!("can't make \"/{path}\" read-only"))?;
+///
+/// `null` is the container's `/dev/null`, if init has made it.
+pub fn restrict(plan: &RootfsPlan, root: BorrowedFd, null: Option<BorrowedFd>) -> Result<()> {
+    let location = Location::of(root)?;
+    for path in &plan.readonly_paths {
+        readonly(root, location, path).with_context(|| format!("can't make \"/{path}\" read-only"))?;
     }
-    let mut masks = Masks { rootfs, root, null: None, directory: None };
-    for path in &rootfs.plan.masked_paths {
+    let mut masks = Masks { plan, root, location, made_null: null, null: None, directory: None };
+    for path in &plan.masked_paths {
         masks.hide(path).with_context(|| format!("can't mask path \"/{path}\""))?;
     }
     Ok(())
@@ -47,8 +48,10 @@ fn readonly(root_fd: BorrowedFd<'_>, root: Location, path: &str) -> Result<()> {
 }
 
 struct Masks<'a> {
-    rootfs: &'a Rootfs<'a>,
-    root: Location,
+    plan: &'a RootfsPlan,
+    root: BorrowedFd<'a>,
+    location: Location,
+    made_null: Option<BorrowedFd<'a>>,
     null: Option<OwnedFd>,
     /// The one empty directory that hides all others, once it is mounted somewhere.
     directory: Option<OwnedFd>,
@@ -56,10 +59,10 @@ struct Masks<'a> {
 
 impl Masks<'_> {
     fn hide(&mut self, path: &str) -> Result<()> {
-        let Some(place) = open(self.rootfs.as_fd(), path)? else { return Ok(()) };
+        let Some(place) = open(self.root, path)? else { return Ok(()) };
         let kind = FileType::from_raw_mode(fs::fstat(&place).call(|| "fstat")?.st_mode);
         if kind == FileType::Directory {
-            if Location::of(place.as_fd())? == self.root {
+            if Location::of(place.as_fd())? == self.location {
                 return Err(Error::new("the whole root cannot be masked"));
             }
             return self.hide_directory(&place);
@@ -72,7 +75,7 @@ impl Masks<'_> {
         // Kernels before 6.15 copy a mount only once it is attached.
         let cover = match &self.directory {
             Some(attached) => clone_tree(attached.as_fd(), "", false).call(|| "open_tree(tmpfs)")?,
-            None => hidden_directory(&self.rootfs.plan.mount_label)?,
+            None => hidden_directory(&self.plan.mount_label)?,
         };
         attach_at(cover.as_fd(), place.as_fd()).call(|| "move_mount(tmpfs)")?;
         self.directory.get_or_insert(cover);
@@ -81,12 +84,11 @@ impl Masks<'_> {
 
     /// A null device that an image put there would otherwise decide what a hidden file shows (CVE-2025-31133).
     fn null(&mut self) -> Result<BorrowedFd<'_>> {
-        if let Some(made) = &self.rootfs.null {
-            return Ok(made.as_fd());
+        if let Some(made) = self.made_null {
+            return Ok(made);
         }
         if self.null.is_none() {
-            let found =
-                resolve::open_plain(self.rootfs.as_fd(), "dev/null", OFlags::PATH).call(|| "open(\"/dev/null\")")?;
+            let found = resolve::open_plain(self.root, "dev/null", OFlags::PATH).call(|| "open(\"/dev/null\")")?;
             if !devices::is_null(found.as_fd())? {
                 return Err(Error::new("container's /dev/null is invalid"));
             }

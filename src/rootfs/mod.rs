@@ -11,6 +11,8 @@ mod copyup;
 mod devices;
 mod fscontext;
 mod host;
+mod joined;
+mod kernel;
 mod made;
 mod mask;
 mod modes;
@@ -20,6 +22,7 @@ mod null;
 mod pivot;
 mod resolve;
 mod restore;
+mod tree;
 
 pub use build::Rootfs;
 pub use change::{add, remove};

@@ -2,21 +2,33 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 
 use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
-use rustix::mount::{self, FsPickFlags, MountFlags, MoveMountFlags, OpenTreeFlags};
+use rustix::mount::{self, FsPickFlags, MountFlags};
 
-use super::build::Builder;
+use super::host::Host;
+use super::joined::Joined;
+use super::kernel::{check_proc, is_of_kernel};
+use super::made::{self, Made};
 use super::resolve::{self, Make, Place};
-use super::{copyup, fscontext, made};
+use super::tree::{attach_at, change, clone_tree, clone_unfollowed, set_propagation, source_error};
+use super::{copyup, fscontext};
 use crate::error::{Call, Context, Error, Result};
-use crate::plan::mounts::{
-    Attrs, BindSource, Filesystem, MountKind, MountPlan, Propagation, PropagationChange, attr, clean,
-};
-use crate::sys::mount::{MountAttr, mount_setattr};
+use crate::plan::mounts::{Attrs, BindSource, Filesystem, MountKind, MountPlan, attr, clean};
+use crate::plan::rootfs::RootfsPlan;
 use crate::sys::namespace::in_user_namespace;
+
+/// The container's root while it is being filled.
+pub(super) struct Builder<'a> {
+    pub plan: &'a RootfsPlan,
+    pub host: Host<'a>,
+    pub root: OwnedFd,
+    pub late_readonly: Vec<OwnedFd>,
+    pub made: Made,
+    /// It is a running container's.
+    pub joined: Option<Joined<'a>>,
+}
 
 impl Builder<'_> {
     pub(super) fn mount(&mut self, plan: &MountPlan) -> Result<()> {
@@ -392,32 +404,6 @@ fn mount_flags(attrs: u64) -> MountFlags {
     flags
 }
 
-/// A copy of the mount that shows `path` of `dir`, attached nowhere; an empty path means `dir` itself.
-pub fn clone_tree(dir: BorrowedFd<'_>, path: impl AsRef<Path>, recursive: bool) -> Result<OwnedFd, Errno> {
-    clone_unfollowed(dir, path, recursive, false)
-}
-
-/// `link`: of a path that is a symbolic link, the link itself.
-fn clone_unfollowed(
-    dir: BorrowedFd<'_>,
-    path: impl AsRef<Path>,
-    recursive: bool,
-    link: bool,
-) -> Result<OwnedFd, Errno> {
-    let path = path.as_ref();
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    if recursive {
-        flags |= OpenTreeFlags::AT_RECURSIVE;
-    }
-    if path.as_os_str().is_empty() {
-        flags |= OpenTreeFlags::AT_EMPTY_PATH;
-    }
-    if link {
-        flags |= OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
-    }
-    mount::open_tree(dir, path, flags)
-}
-
 /// A link that is there already must say the same.
 fn copy_link(root: BorrowedFd<'_>, destination: &str, target: &CString) -> Result<()> {
     let (dir, name) = resolve::parent(root, destination)?;
@@ -425,23 +411,6 @@ fn copy_link(root: BorrowedFd<'_>, destination: &str, target: &CString) -> Resul
         Err(Errno::EXIST) if fs::readlinkat(&dir, &name, Vec::new()).as_ref() == Ok(target) => Ok(()),
         made => made.call(|| format!("symlink({target:?}, {destination:?})")),
     }
-}
-
-pub fn source_error(path: &str, errno: Errno) -> Error {
-    let error = Error::sys(format_args!("open_tree({path:?})"), errno);
-    match errno {
-        Errno::NOENT => error.with_hint("the source of a bind mount must exist on the host"),
-        Errno::INVAL => {
-            error.with_hint("the mount is unbindable, or parts of it are covered by mounts that only rbind may copy")
-        }
-        _ => error,
-    }
-}
-
-/// Puts a detached mount on what `place` is.
-pub fn attach_at(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<(), Errno> {
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    mount::move_mount(mount, c"", place, c"", flags)
 }
 
 /// move_mount(2) says no more than `EINVAL` of a directory on a file or the other way round.
@@ -458,23 +427,6 @@ fn explain_kinds(error: Error, source: &OwnedFd, place: &Place) -> Error {
         kind(from),
         kind(to)
     ))
-}
-
-pub fn change(mount: BorrowedFd<'_>, recursive: bool, attrs: Attrs) -> Result<()> {
-    let attr = MountAttr { attr_set: attrs.set, attr_clr: attrs.clear, ..MountAttr::default() };
-    mount_setattr(mount, recursive, &attr)
-        .call(|| format!("mount_setattr(set {:#x}, clear {:#x})", attrs.set, attrs.clear))
-}
-
-pub fn set_propagation(mount: BorrowedFd<'_>, wanted: PropagationChange) -> Result<()> {
-    let propagation = match wanted.kind {
-        Propagation::Private => libc::MS_PRIVATE,
-        Propagation::Slave => libc::MS_SLAVE,
-        Propagation::Shared => libc::MS_SHARED,
-        Propagation::Unbindable => libc::MS_UNBINDABLE,
-    };
-    mount_setattr(mount, wanted.recursive, &MountAttr { propagation, ..MountAttr::default() })
-        .call(|| format!("mount_setattr(propagation {:?})", wanted.kind))
 }
 
 /// In a user namespace the flags of the host's mounts are locked. Those that no option names are kept; an option that
@@ -514,54 +466,4 @@ fn locked_flags(mount: &OwnedFd) -> Result<u64> {
         attrs |= attr::STRICTATIME;
     }
     Ok(attrs)
-}
-
-/// Files below /proc that may be covered: what lxcfs emulates.
-pub const PROC_ALLOWED: [&str; 10] = [
-    "proc/cpuinfo",
-    "proc/diskstats",
-    "proc/meminfo",
-    "proc/stat",
-    "proc/swaps",
-    "proc/uptime",
-    "proc/loadavg",
-    "proc/slabinfo",
-    "proc/sys/kernel/ns_last_pid",
-    "proc/sys/crypto/fips_enabled",
-];
-
-/// Nothing but a procfs may be on /proc and, but for a few files, nothing in it: programs trust what they find there.
-pub fn check_proc(root: BorrowedFd<'_>, place: &Place, source: Option<BorrowedFd<'_>>) -> Result<()> {
-    let path = place.path.as_str();
-    if path == "proc" {
-        return match source.map(is_procfs).transpose()? {
-            Some(true) => Ok(()),
-            _ => Err(Error::new("\"/proc\" cannot be mounted because it is not of type proc")),
-        };
-    }
-    if PROC_ALLOWED.contains(&path) || !path.starts_with("proc/") && !is_within_proc(root, place)? {
-        return Ok(());
-    }
-    Err(Error::new(format_args!("\"/{path}\" cannot be mounted because it is inside /proc")))
-}
-
-/// Whatever its name was when it was looked up: who shares the root filesystem may rename its directories.
-fn is_within_proc(root: BorrowedFd<'_>, place: &Place) -> Result<bool> {
-    if !is_procfs(place.fd.as_fd())? {
-        return Ok(false);
-    }
-    let proc = resolve::open_plain(root, "proc", OFlags::PATH).call(|| "open(\"/proc\")")?;
-    Ok(resolve::mount_id(proc.as_fd())? == resolve::mount_id(place.fd.as_fd())?)
-}
-
-fn is_procfs(file: BorrowedFd<'_>) -> Result<bool> {
-    Ok(fs::fstatfs(file).call(|| "fstatfs")?.f_type == fs::PROC_SUPER_MAGIC)
-}
-
-/// Of those filesystems that are kept from a container in part.
-pub fn is_of_kernel(file: BorrowedFd<'_>) -> Result<bool> {
-    /// `<linux/magic.h>`: sysfs, and both versions of control groups.
-    const MAGICS: [i128; 3] = [0x6265_6572, 0x0027_e0eb, 0x6367_7270];
-    let kind = fs::fstatfs(file).call(|| "fstatfs")?.f_type;
-    Ok(kind == fs::PROC_SUPER_MAGIC || MAGICS.contains(&i128::from(kind)))
 }

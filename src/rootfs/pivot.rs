@@ -8,11 +8,11 @@ use std::path::PathBuf;
 use rustix::fs::{self, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
-use rustix::process::{self, PidfdFlags};
-use rustix::thread::ThreadNameSpaceType;
+use rustix::process;
+use rustix::thread::LinkNameSpaceType;
 
-use super::mounts::{attach_at, set_propagation};
 use super::resolve::{Location, mountinfo_id};
+use super::tree::{attach_at, set_propagation};
 use super::{fscontext, mountinfo};
 use crate::error::{Call, Error, Result};
 use crate::plan::mounts::{Propagation, PropagationChange};
@@ -24,12 +24,11 @@ const SLAVE: PropagationChange = PropagationChange { kind: Propagation::Slave, r
 ///
 /// pivot_root(2) and a mount on "/" replace the caller's root. What is above that would stay in the container's mount
 /// namespace, where setns(2), and a chroot(2) within the chroot, lead to it.
-pub fn namespace_root() -> Result<OwnedFd> {
+pub fn namespace_root(proc: &ProcFs) -> Result<OwnedFd> {
     let slash = || fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).call(|| "open(\"/\")");
     let callers = slash()?;
     // Who joins a mount namespace, even the one that it is in, gets the root of that.
-    let own = process::pidfd_open(process::getpid(), PidfdFlags::empty()).call(|| "pidfd_open(own)")?;
-    rustix::thread::move_into_thread_name_spaces(own.as_fd(), ThreadNameSpaceType::MOUNT)
+    rustix::thread::move_into_link_name_space(proc.namespace("mnt")?.as_fd(), Some(LinkNameSpaceType::Mount))
         .call(|| "setns(own mount namespace)")?;
     let top = slash()?;
     // The paths of the configuration are the caller's.

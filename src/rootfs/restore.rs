@@ -7,12 +7,14 @@ use rustix::fs::{self, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
+use super::kernel::check_proc;
 use super::modes::ExactModes;
-use super::mounts::{attach_at, check_proc, clone_tree, set_propagation};
 use super::resolve::{self, Make};
+use super::tree::{attach_at, clone_tree, set_propagation};
 use crate::error::{Call, Context, Error, Result};
+use crate::plan::mounts::cgroup::{CgroupMount, LegacyContent};
 use crate::plan::mounts::{BindSource, MountKind, MountPlan, Propagation, PropagationChange, clean};
-use crate::plan::rootfs::{CgroupMount, DeviceKind, LegacyContent, RootfsPlan};
+use crate::plan::rootfs::{DeviceKind, RootfsPlan};
 use crate::sys;
 
 /// A mount whose content is the host's: CRIU does not dump it, and asks for it by name.

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use crate::error::{Error, Result};
 use crate::launch::intel_rdt;
-use crate::plan::cgroup::Directory;
+use crate::plan::hierarchy::Directory;
 use crate::plan::intel_rdt::schemata;
 use crate::plan::resources::{self, MemoryLimits, Update};
 use crate::plan::systemd::{self, Property};

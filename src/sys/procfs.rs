@@ -94,6 +94,13 @@ impl ProcFs {
         Ok(again)
     }
 
+    /// The namespace of this kind (`mnt`, `net`, ...) that the calling thread is in.
+    pub fn namespace(&self, kind: &str) -> Result<OwnedFd> {
+        let dir = self.open("thread-self/ns", OFlags::PATH | OFlags::DIRECTORY)?;
+        fs::openat(&dir, kind, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .call(|| format!("open(\"/proc/thread-self/ns/{kind}\")"))
+    }
+
     /// Takes the mount whose root `mount` is out of its place. umount2(2) takes no descriptor, so it goes by the link
     /// to ours, which leads to that mount whatever has become of its names.
     pub fn unmount(&self, mount: BorrowedFd<'_>) -> Result<()> {

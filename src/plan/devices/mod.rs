@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use program::Instruction;
 
-use super::cgroup::Directory;
+use super::hierarchy::Directory;
 use crate::error::{Error, Result};
 use crate::spec::DeviceRule;
 

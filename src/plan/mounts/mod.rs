@@ -1,71 +1,20 @@
 //! `mounts` of `config.json`: option strings become attributes, superblock parameters and propagation.
 
+mod attrs;
+pub mod cgroup;
 mod options;
 
 use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::attrs::{Attrs, HARMLESS, Propagation, PropagationChange, attr};
+use self::cgroup::CgroupMount;
 pub use self::options::KNOWN_OPTIONS;
 use self::options::Options;
-use super::idmap::{self, UserNamespace};
+use super::idmap::{self, IdMap, UserNamespace};
 use crate::error::{Error, Result};
-use crate::spec::{IdMapping, Mount};
-
-/// Attributes of a mount, as `mount_setattr(2)` and `fsmount(2)` number them (`<linux/mount.h>`).
-pub mod attr {
-    pub const RDONLY: u64 = 0x1;
-    pub const NOSUID: u64 = 0x2;
-    pub const NODEV: u64 = 0x4;
-    pub const NOEXEC: u64 = 0x8;
-    /// The field of access-time modes: an enumeration whose zero is `relatime`.
-    pub const ATIME: u64 = 0x70;
-    pub const NOATIME: u64 = 0x10;
-    pub const STRICTATIME: u64 = 0x20;
-    pub const NODIRATIME: u64 = 0x80;
-    pub const NOSYMFOLLOW: u64 = 0x20_0000;
-    /// What a bind mount with options has only if they ask for it. Access times are kept unless they are named.
-    pub const CLEARABLE: u64 = RDONLY | NOSUID | NODEV | NOEXEC | NOSYMFOLLOW;
-}
-
-/// A change of attributes: first `clear`, then `set`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attrs {
-    pub set: u64,
-    pub clear: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Propagation {
-    Private,
-    Slave,
-    Shared,
-    Unbindable,
-}
-
-/// A change of propagation, of the mount alone or of all below it too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PropagationChange {
-    pub kind: Propagation,
-    pub recursive: bool,
-}
-
-impl PropagationChange {
-    pub fn parse(word: &str) -> Option<Self> {
-        let (word, recursive) = match word.strip_prefix('r') {
-            Some(rest) => (rest, true),
-            None => (word, false),
-        };
-        let kind = match word {
-            "private" => Propagation::Private,
-            "slave" => Propagation::Slave,
-            "shared" => Propagation::Shared,
-            "unbindable" => Propagation::Unbindable,
-            _ => return None,
-        };
-        Some(Self { kind, recursive })
-    }
-}
+use crate::spec::Mount;
 
 /// Where the source of a bind mount is opened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,19 +35,6 @@ pub struct Links {
     pub source: bool,
     /// A destination that is a link is itself covered.
     pub destination: bool,
-}
-
-/// The owners that a mount shows: `None` means those of the container's user namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IdMap {
-    pub mappings: Option<Mappings>,
-    pub recursive: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mappings {
-    pub uid: Vec<IdMapping>,
-    pub gid: Vec<IdMapping>,
 }
 
 /// A filesystem to be made by `fsopen(2)`.
@@ -131,8 +67,7 @@ pub enum MountKind {
         /// In a running container: the id of the mount that is meant, unless it is made before in the same list.
         target: Option<u64>,
     },
-    /// The mounts of the control groups, as [`super::rootfs`] lays them out for the host.
-    Cgroup(super::rootfs::CgroupMount),
+    Cgroup(CgroupMount),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,6 +1,6 @@
 //! Limits that nothing stands behind any more: as with runc they are passed over, but not without a word.
 
-use crate::plan::cgroup::Directory;
+use crate::plan::hierarchy::Directory;
 use crate::spec::Resources;
 
 use super::pointer;

@@ -9,7 +9,7 @@ mod update;
 
 use serde::{Deserialize, Serialize};
 
-use super::cgroup::Directory;
+use super::hierarchy::Directory;
 use crate::error::{Error, Result, push_pointer};
 use crate::spec::{BlockIo, Cpu, HugepageLimit, Memory, Network, Pids, Resources, ThrottleDevice};
 

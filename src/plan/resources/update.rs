@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{MemoryCheck, Write, memory_check, writes};
 use crate::error::Result;
-use crate::plan::cgroup::Directory;
+use crate::plan::hierarchy::Directory;
 use crate::spec::{Memory, Resources};
 
 /// In the words of the configuration: `swap` is memory and swap together, -1 is unlimited, 0 is not set.

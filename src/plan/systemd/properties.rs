@@ -2,8 +2,8 @@
 
 use super::Property;
 use super::value::Value;
-use crate::plan::cgroup::Directory;
 use crate::plan::devices::{Access, Devices, Rules, Type};
+use crate::plan::hierarchy::Directory;
 use crate::plan::process::CpuMask;
 use crate::plan::resources::{Missing, Write};
 

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use berth::plan::cgroup::{Hierarchy, Layout, Manager};
+use berth::plan::cgroup::Manager;
+use berth::plan::hierarchy::{Hierarchy, Layout};
 use berth::plan::{Facts, Lsm, Plan};
 use berth::spec::Spec;
 

@@ -1,7 +1,7 @@
 //! What `update --resources` reads; the first line is what `cpu.max` says.
 #![no_main]
 
-use berth::plan::cgroup::Directory;
+use berth::plan::hierarchy::Directory;
 use berth::plan::resources::{MemoryLimits, update, warnings};
 use berth::spec::{Resources, parse};
 

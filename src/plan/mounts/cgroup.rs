@@ -1,0 +1,118 @@
+//! The mounts of the control groups, as the host's hierarchies allow them.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Attrs, Context, HARMLESS, MountKind, MountPlan, attr};
+use crate::error::Result;
+use crate::plan::hierarchy::{Hierarchy, Layout};
+use crate::spec::Mount;
+
+/// What the plan must know of the host and of the other plans.
+pub struct Facts<'a> {
+    pub layout: &'a Layout,
+    /// The container has a cgroup namespace.
+    pub namespaced: bool,
+    /// The container's directory in a hierarchy, absolute, on the host; `None` where it has no cgroup of its own.
+    pub directory: &'a dyn Fn(&Hierarchy) -> Option<PathBuf>,
+    /// Permission on cgroups may be missing, so the container's may be out of reach.
+    pub rootless: bool,
+}
+
+/// The control groups as the container sees them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CgroupMount {
+    Unified {
+        data: Vec<(String, Option<String>)>,
+        /// Bound where the kernel refuses a new mount: the container's own cgroup if it sees itself as the root,
+        /// else the whole hierarchy.
+        fallback: String,
+        fallback_attrs: Attrs,
+        /// Without privileges the fallback may be out of reach: then nothing of it is shown.
+        hide_if_missing: bool,
+    },
+    Legacy {
+        hierarchies: Vec<LegacyHierarchy>,
+        /// `cpu` -> `cpu,cpuacct`.
+        links: Vec<(String, String)>,
+        readonly: bool,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LegacyHierarchy {
+    /// Of its directory.
+    pub name: String,
+    pub content: LegacyContent,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LegacyContent {
+    /// In a cgroup namespace: a new mount of these controllers, whose root is the container's cgroup.
+    Controllers(Vec<String>),
+    /// Else: the container's cgroup on the host or, where it may do without one and has none, the runtime's own, which
+    /// is then what the container is in.
+    Bind { cgroup: String, own: Option<String> },
+}
+
+/// An entry of `mounts` whose type is `cgroup`.
+pub fn plan(index: usize, mount: &Mount, context: &Context, facts: &Facts) -> Result<MountPlan> {
+    let mut plan = super::plan(index, mount, context, &mut Vec::new())?;
+    let MountKind::Filesystem(filesystem) = plan.kind else { return Ok(plan) };
+    // The same options on a bind mount, which is what the fallbacks and the hierarchies without a namespace are.
+    let bound = super::plan(
+        index,
+        &Mount { options: bind_options(&mount.options), ..mount.clone() },
+        context,
+        &mut Vec::new(),
+    )?;
+    let readonly = plan.attrs.set & attr::RDONLY != 0;
+    plan.kind = MountKind::Cgroup(match (&facts.layout.unified, facts.layout.is_pure_v2()) {
+        (Some(unified), true) => CgroupMount::Unified {
+            data: filesystem.data,
+            fallback: if facts.namespaced { (facts.directory)(unified) } else { None }
+                .unwrap_or_else(|| unified.mountpoint.clone())
+                .to_string_lossy()
+                .into_owned(),
+            fallback_attrs: bound.attrs,
+            hide_if_missing: facts.rootless,
+        },
+        _ => {
+            let legacy = legacy(readonly, facts);
+            plan.attrs = match facts.namespaced {
+                true => Attrs { set: HARMLESS | plan.attrs.set & attr::RDONLY, clear: 0 },
+                false => bound.attrs,
+            };
+            legacy
+        }
+    });
+    Ok(plan)
+}
+
+fn bind_options(options: &[String]) -> Vec<String> {
+    let known = options.iter().filter(|option| super::KNOWN_OPTIONS.contains(&option.as_str()));
+    known.cloned().chain(["rbind".to_owned()]).collect()
+}
+
+fn legacy(readonly: bool, facts: &Facts) -> CgroupMount {
+    let (mut hierarchies, mut links) = (Vec::new(), Vec::new());
+    for hierarchy in &facts.layout.v1 {
+        let Some(name) = hierarchy.mountpoint.file_name().map(|name| name.to_string_lossy().into_owned()) else {
+            continue;
+        };
+        let content = if facts.namespaced {
+            LegacyContent::Controllers(hierarchy.controllers.clone())
+        } else {
+            let dir = (facts.directory)(hierarchy).unwrap_or_else(|| hierarchy.mountpoint.clone());
+            let text = |path: &Path| path.to_string_lossy().into_owned();
+            let own = hierarchy.mountpoint.join(hierarchy.own.strip_prefix("/").unwrap_or(&hierarchy.own));
+            LegacyContent::Bind { cgroup: text(&dir), own: facts.rootless.then(|| text(&own)) }
+        };
+        if name.contains(',') {
+            links.extend(name.split(',').map(|controller| (controller.to_owned(), name.clone())));
+        }
+        hierarchies.push(LegacyHierarchy { name, content });
+    }
+    CgroupMount::Legacy { hierarchies, links, readonly }
+}
