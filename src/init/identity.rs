@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{self, FileType, Gid, Uid};
 use rustix::io::Errno;
+use rustix::process::{self, DumpableBehavior};
 use rustix::thread::{self, CapabilitiesSecureBits, CapabilitySet, CapabilitySets};
 
 use super::process::setgroups_denied;
@@ -64,11 +65,35 @@ pub fn own_stdio(uid: u32) -> Result<()> {
     Ok(())
 }
 
+/// CVE-2016-9962: a process of the container that could trace us could take our descriptors and our root.
+///
+/// To be called again right after each change of user, group or user namespace: the kernel makes the process then what
+/// fs.suid_dumpable says (commit_creds() in kernel/cred.c), and that may be 1, dumpable.
+pub fn never_dumpable() -> Result<()> {
+    process::set_dumpable_behavior(DumpableBehavior::NotDumpable).call(|| "prctl(PR_SET_DUMPABLE, 0)")
+}
+
+fn set_uid(uid: Uid) -> Result<()> {
+    let raw = uid.as_raw();
+    thread::set_thread_res_uid(uid, uid, uid).call(|| format!("setresuid({raw}, {raw}, {raw})"))?;
+    never_dumpable()
+}
+
+fn set_gid(gid: Gid) -> Result<()> {
+    let raw = gid.as_raw();
+    thread::set_thread_res_gid(gid, gid, gid).call(|| format!("setresgid({raw}, {raw}, {raw})"))?;
+    never_dumpable()
+}
+
 /// The host's ids mean nothing in a new user namespace: without this, files would be made in nobody's name.
 pub fn become_root() -> Result<()> {
-    let (uid, gid) = (Uid::ROOT, Gid::ROOT);
-    thread::set_thread_res_gid(gid, gid, gid).call(|| "setresgid(0, 0, 0)")?;
-    thread::set_thread_res_uid(uid, uid, uid).call(|| "setresuid(0, 0, 0)").context("root of the user namespace")
+    set_gid(Gid::ROOT)?;
+    set_uid(Uid::ROOT).context("root of the user namespace")
+}
+
+fn become_user(user: &User) -> Result<()> {
+    set_gid(Gid::from_raw(user.gid)).map_err(|e| unmapped("gid", user.gid, e))?;
+    set_uid(Uid::from_raw(user.uid)).map_err(|e| unmapped("uid", user.uid, e))
 }
 
 /// In a user namespace that was just joined: until here we are the host's root, with all that belongs to it, its groups
@@ -86,10 +111,8 @@ pub fn enter_user_namespace(user: &User) -> Result<()> {
         Err(e) if e.errno() == Some(Errno::INVAL) => {}
         result => return result,
     }
-    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     thread::set_keep_capabilities(true).call(|| "prctl(PR_SET_KEEPCAPS)")?;
-    thread::set_thread_res_gid(gid, gid, gid).map_err(|errno| unmapped("gid", user.gid, errno))?;
-    thread::set_thread_res_uid(uid, uid, uid).map_err(|errno| unmapped("uid", user.uid, errno))?;
+    become_user(user)?;
     let own = thread::capabilities(None).call(|| "capget()")?;
     thread::set_capabilities(None, CapabilitySets { effective: own.permitted, ..own }).call(|| "capset(permitted)")
 }
@@ -99,13 +122,11 @@ pub fn enter_user_namespace(user: &User) -> Result<()> {
 /// `proc` is the root of a procfs. What could not be done, but need not, becomes a warning. Returns whether the
 /// supplementary groups are the user's now.
 pub fn switch_user(user: &User, proc: &ProcFs, warnings: &mut Vec<String>) -> Result<bool> {
-    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     if user.uid != 0 {
         thread::set_keep_capabilities(true).call(|| "prctl(PR_SET_KEEPCAPS)")?;
     }
     let groups = !user.keep_groups && set_groups(&user.additional_gids, proc, warnings)?;
-    thread::set_thread_res_gid(gid, gid, gid).map_err(|errno| unmapped("gid", user.gid, errno))?;
-    thread::set_thread_res_uid(uid, uid, uid).map_err(|errno| unmapped("uid", user.uid, errno))?;
+    become_user(user)?;
     if user.uid != 0 {
         thread::set_keep_capabilities(false).call(|| "prctl(PR_SET_KEEPCAPS)")?;
     }
@@ -127,10 +148,10 @@ fn set_groups(gids: &[u32], proc: &ProcFs, warnings: &mut Vec<String>) -> Result
     }
 }
 
-fn unmapped(what: &str, id: u32, errno: Errno) -> Error {
-    match errno {
-        Errno::INVAL => Error::new(format_args!("cannot set{what} to unmapped {what} {id} in user namespace")),
-        _ => Error::sys(format_args!("setres{what}({id}, {id}, {id})"), errno),
+fn unmapped(what: &str, id: u32, error: Error) -> Error {
+    match error.errno() {
+        Some(Errno::INVAL) => Error::new(format_args!("cannot set{what} to unmapped {what} {id} in user namespace")),
+        _ => error,
     }
 }
 
@@ -304,6 +325,23 @@ mod tests {
         let status = become_user(&user(0, 0, &[]), all, None);
         assert!(status.contains("ignoring unknown or unavailable capabilities: [") && status.contains("capability 63"));
         assert_eq!(field(&status, "CapPrm"), field(&status, "CapEff"));
+    }
+
+    #[test]
+    fn a_change_of_user_leaves_nothing_to_trace() {
+        let proc = proc();
+        let changes: [&dyn Fn() -> Result<()>; 3] = [&become_root, &|| enter_user_namespace(&user(0, 0, &[])), &|| {
+            switch_user(&user(0, 0, &[]), &proc, &mut Vec::new()).map(drop)
+        }];
+        for (index, change) in changes.iter().enumerate() {
+            let (output, _) = in_child(|| {
+                // As the kernel leaves it with fs.suid_dumpable at 1.
+                process::set_dumpable_behavior(DumpableBehavior::Dumpable).unwrap();
+                change().unwrap();
+                format!("{:?}", process::dumpable_behavior().unwrap())
+            });
+            assert_eq!(output, "NotDumpable", "change {index}");
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
-use rustix::process::{DumpableBehavior, WaitId, WaitIdOptions};
+use rustix::process::{WaitId, WaitIdOptions};
 
 use crate::error::{Call, Context, Error, Kind, Result};
 use crate::hooks::{self, Output};
@@ -42,7 +42,7 @@ use crate::wire::{Channel, FromInit, INIT_NAME, ToInit};
 
 #[cfg(fuzzing)]
 pub use self::home::lookup;
-use self::identity::Privileges;
+use self::identity::{Privileges, never_dumpable};
 use self::namespaces::Place;
 
 /// The life of init, which ends in the user's process or in an error that is sent to whoever waits for it.
@@ -459,16 +459,6 @@ fn expect_done(channel: &Channel) -> Result<()> {
         Some(_) => Err(out_of_turn()),
         None => Err(Error::new("the runtime has gone")),
     }
-}
-
-/// The host's ids mean nothing in a new user namespace, so files would be made in nobody's name.
-fn become_root() -> Result<()> {
-    identity::become_root()
-}
-
-/// CVE-2016-9962: a process of the container that could trace us could take our descriptors and our root.
-fn never_dumpable() -> Result<()> {
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).call(|| "prctl(PR_SET_DUMPABLE, 0)")
 }
 
 fn set_names(container: &ContainerPlan) -> Result<()> {

@@ -77,7 +77,9 @@ pub fn join_container(
 /// All at once, so that the permissions of the user namespace count for the others.
 fn setns_container(init: &OwnedFd, flags: u64) -> Result<()> {
     let kinds = ThreadNameSpaceType::from_bits_retain(flags as u32);
-    rustix::thread::move_into_thread_name_spaces(init.as_fd(), kinds).call(|| "setns(pidfd of the container's init)")
+    rustix::thread::move_into_thread_name_spaces(init.as_fd(), kinds)
+        .call(|| "setns(pidfd of the container's init)")?;
+    identity::never_dumpable()
 }
 
 /// A namespace may belong to the host or to the user namespace that is joined as well: what cannot be joined with the
@@ -95,7 +97,7 @@ fn join_namespaces(joins: &[Join], files: Vec<OwnedFd>) -> Result<()> {
     }
     for (join, file) in files.iter().filter(|(join, _)| join.kind == Kind::User) {
         setns(join, file.as_fd())?;
-        super::become_root()?;
+        identity::become_root()?;
     }
     for (join, file) in later {
         setns(join, file.as_fd())?;
@@ -119,7 +121,8 @@ fn setns(join: &Join, file: BorrowedFd) -> Result<()> {
     };
     rustix::thread::move_into_link_name_space(file, Some(kind))
         .call(|| format!("setns({:?})", join.path))
-        .with_context(|| join.pointer())
+        .with_context(|| join.pointer())?;
+    identity::never_dumpable()
 }
 
 /// Goes on in a child, which the runtime adopts as a sibling of this process.
@@ -149,7 +152,7 @@ fn become_child(channel: &Channel, flags: u64, place: Place) -> Result<()> {
     if flags & Kind::User.clone_flag() != 0 {
         channel.send(&FromInit::MapIds)?;
         super::expect_done(channel)?;
-        super::become_root()?;
+        identity::become_root()?;
     }
     Ok(())
 }

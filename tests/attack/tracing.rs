@@ -1,12 +1,19 @@
 //! Tracers: until its exec the process of a container that was created has neither seccomp filter nor label, so whoever
 //! can trace it can do without them.
 
-use crate::actor::{self, command, told};
+use std::time::Duration;
+
 use serde_json::json;
 
-use crate::harness::{Config, Container, Test};
+use crate::actor::{self, command, told};
+use crate::harness::inject::{Action, Point};
+use crate::harness::{Cmd, Config, Container, Test};
 
-e2e!(a_waiting_init_cannot_be_traced_by_a_sibling, a_waiting_init_cannot_be_traced_by_exec,);
+e2e!(
+    a_waiting_init_cannot_be_traced_by_a_sibling,
+    a_waiting_init_cannot_be_traced_by_exec,
+    no_change_of_user_makes_init_dumpable,
+);
 
 /// A container that joins the user and the PID namespace of `victim`, and traces its first process.
 fn traced_by_a_sibling(t: &Test, victim: &Container) -> String {
@@ -47,5 +54,42 @@ fn a_waiting_init_cannot_be_traced_by_exec(t: &Test) {
         }
         c.start().ok();
         assert_eq!(told(&exec(&["--cap", "CAP_SYS_PTRACE"]).ok()), "traced");
+    }
+}
+
+/// The number of times that what `command` makes has changed its user or a namespace, each of which was followed at once
+/// by prctl(2).
+fn changes(command: Cmd) -> usize {
+    const CHANGES: [libc::c_long; 3] = [libc::SYS_setns, libc::SYS_setresuid, libc::SYS_setresgid];
+    let nowhere = Point { process: usize::MAX, number: 0, occurrence: 1 };
+    let (output, seen) = command.trace(&[], nowhere, Action::Watch, Duration::from_secs(60)).wait();
+    output.ok();
+    let mut count = 0;
+    for process in 1..=seen.points.iter().map(|point| point.process).max().unwrap() {
+        let calls: Vec<_> = seen.points.iter().filter(|point| point.process == process).map(|p| p.number).collect();
+        // Until it executes init's image it is a copy of the runtime, in nobody's sight.
+        let start = calls.iter().position(|&call| call == libc::SYS_execveat).map_or(0, |at| at + 1);
+        for pair in calls[start..].windows(2).filter(|pair| CHANGES.contains(&pair[0])) {
+            assert_eq!(pair[1], libc::SYS_prctl, "after {} of process {process}: {calls:?}", pair[0]);
+            count += 1;
+        }
+    }
+    count
+}
+
+fn no_change_of_user_makes_init_dumpable(t: &Test) {
+    // The kernel does where fs.suid_dumpable is 1, which is the machine's and not ours to change.
+    for (config, joins_user) in [(Config::sleep(), false), (Config::sleep().userns(100_000), true)] {
+        let c = t.container(config);
+        assert_eq!(changes(c.create_cmd(&[])), 2);
+        c.start().ok();
+        // The user namespace, its root, and the user; or both of these.
+        assert_eq!(changes(c.exec_cmd(&[], &["/bin/true"])), if joins_user { 6 } else { 3 });
+        let path = |kind: &str| format!("/proc/{}/ns/{kind}", c.pid());
+        let mut config = Config::new(["/bin/true"]).namespace("pid", Some(&path("pid")));
+        if joins_user {
+            config = config.namespace("user", Some(&path("user")));
+        }
+        assert_eq!(changes(t.container(config).run_cmd(&[])), if joins_user { 6 } else { 3 });
     }
 }
