@@ -12,7 +12,7 @@ use std::io::{BufRead, BufReader, IoSliceMut, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{self, Child, Command};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -29,6 +29,7 @@ use self::messages::{Response, request};
 use crate::error::{Call, Context, Error, Result};
 use crate::files;
 use crate::sys;
+use crate::sys::clone::Stdio;
 
 /// For the end of a restore, which goes on in steps of microseconds, also with many processes on a busy host.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -48,17 +49,18 @@ pub struct Criu {
     deadline: Option<Instant>,
 }
 
-/// Whose standard streams CRIU has: those that it restores have the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Streams {
-    Ours,
+/// Which standard streams CRIU has: those that it restores have the same.
+#[derive(Clone, Copy, Debug)]
+pub enum Streams<'a> {
+    /// Ours, but for these.
+    Ours(Stdio<'a>),
     None,
 }
 
 /// What CRIU has of ours.
 #[derive(Debug)]
 pub struct Surroundings<'a> {
-    pub streams: Streams,
+    pub streams: Streams<'a>,
     /// Under the same numbers.
     pub keep: &'a [BorrowedFd<'a>],
     /// Files by which it brings itself into cgroups.
@@ -87,9 +89,14 @@ impl Criu {
             command.env_clear().env("PATH", &program.search);
         }
         command.arg("swrk").arg(theirs.as_raw_fd().to_string());
-        if streams == Streams::None {
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        }
+        let stream = |number: usize| match streams {
+            Streams::None => Ok(process::Stdio::null()),
+            Streams::Ours(stdio) => match stdio[number] {
+                Some(fd) => fd.try_clone_to_owned().map(process::Stdio::from).call(|| "dup(pipe)"),
+                None => Ok(process::Stdio::inherit()),
+            },
+        };
+        command.stdin(stream(0)?).stdout(stream(1)?).stderr(stream(2)?);
         sys::child::enter(&mut command, cgroups);
         sys::child::confine(&mut command, None);
         let kept = keep.iter().copied().chain([theirs.as_fd()]).map(|fd| fd.as_raw_fd());
@@ -290,7 +297,7 @@ mod tests {
     fn silent(script: &str) -> (Criu, OwnedFd) {
         let kinds = (AddressFamily::UNIX, SocketType::SEQPACKET);
         let (channel, theirs) = rustix::net::socketpair(kinds.0, kinds.1, SocketFlags::CLOEXEC, None).unwrap();
-        let child = Command::new("/bin/sh").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+        let child = Command::new("/bin/sh").args(["-c", script]).stdout(process::Stdio::piped()).spawn().unwrap();
         (Criu { child, channel, version: 0, restored: None, deadline: None }, theirs)
     }
 

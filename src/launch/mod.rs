@@ -32,7 +32,7 @@ use crate::hooks::Output;
 use crate::plan::init::InitPlan;
 use crate::plan::namespaces::Kind;
 use crate::plan::process::CpuMask;
-use crate::sys::clone::{CloneOptions, Process, Spawn, Step, spawn};
+use crate::sys::clone::{CloneOptions, Process, Spawn, Stdio, Step, spawn};
 use crate::wire::{Channel, FromInit, ToInit, encode};
 
 /// The process that becomes the container's, and the channel to it. It is killed if it is dropped before it was released.
@@ -68,6 +68,7 @@ impl Init {
         listener: Option<BorrowedFd>,
         cgroup: Option<BorrowedFd>,
         entry: Entry,
+        stdio: Stdio,
         patience: Option<Duration>,
     ) -> Result<Self> {
         let (channel, theirs) = Channel::pair()?;
@@ -94,6 +95,7 @@ impl Init {
                 argv: &[c"berth-init", &number],
                 report: theirs.as_fd(),
                 keep: &[theirs.as_fd()],
+                stdio,
                 cgroups: &cgroups,
                 unshare: late,
                 gate: (gate.as_fd(), open_gate.as_fd()),

@@ -22,6 +22,7 @@ use crate::plan::namespaces::{Join, Kind as NsKind, Namespaces, Owner};
 use crate::plan::{self, Lsm, Plan};
 use crate::rootfs;
 use crate::spec::{Spec, Status};
+use crate::sys::clone::Stdio;
 use crate::sys::keyring;
 
 use super::container::start_address;
@@ -37,7 +38,7 @@ use super::{CgroupManager, CreateOptions, RunOptions, Runtime, check_id};
 pub(super) fn create(runtime: &Runtime, id: &str, options: &CreateOptions) -> Result<()> {
     let creation = Creation::plan(runtime, id, options)?;
     creation.check_terminal(true)?;
-    creation.perform(true)?.init.release();
+    creation.perform(true, Stdio::default())?.init.release();
     Ok(())
 }
 
@@ -48,7 +49,7 @@ pub(super) fn run(runtime: &Runtime, id: &str, options: &RunOptions) -> Result<u
     }
     let has_terminal = creation.plan.init.process.terminal;
     creation.check_terminal(options.detach)?;
-    let foreground = if options.detach { None } else { Some(Foreground::prepare(has_terminal)?) };
+    let mut foreground = if options.detach { None } else { Some(Foreground::prepare(has_terminal)?) };
     let adopts = !options.detach && !options.no_subreaper;
     if adopts {
         // What the container's init leaves behind in a shared PID namespace becomes ours to reap.
@@ -57,13 +58,14 @@ pub(super) fn run(runtime: &Runtime, id: &str, options: &RunOptions) -> Result<u
     }
     let hooks = creation.plan.hooks.clone();
     let redirected = creation.redirected();
-    let Created { container, mut init, terminal } = creation.perform(false)?;
+    let stdio = foreground.as_ref().map(Foreground::stdio).unwrap_or_default();
+    let Created { container, mut init, terminal } = creation.perform(false, stdio)?;
     let notify = container.notify(options.create.notify_socket.as_deref());
     let open = || container.record.hook_output();
     let started = init.start(redirected.then_some(&open));
     let container = container.after_start(started, &hooks.poststart, &hooks.poststop)?;
     let process = &init.process;
-    let Some(foreground) = foreground else {
+    let Some(foreground) = &mut foreground else {
         container.await_ready(notify, process.pidfd.as_fd());
         return Ok(0);
     };
@@ -183,8 +185,8 @@ impl<'a> Creation<'a> {
     }
 
     /// From here on things are made; whatever fails, all of them are unmade.
-    fn perform(self, listen: bool) -> Result<Created<'a>> {
-        let (container, (init, terminal)) = self.make(|locked| self.set_up(locked, listen))?;
+    fn perform(self, listen: bool, stdio: Stdio) -> Result<Created<'a>> {
+        let (container, (init, terminal)) = self.make(|locked| self.set_up(locked, listen, stdio))?;
         Ok(Created { container, init, terminal })
     }
 
@@ -268,14 +270,16 @@ impl<'a> Creation<'a> {
         locked.save()
     }
 
-    fn set_up(&self, locked: &mut Locked, listen: bool) -> Result<(Init, Option<OwnedFd>)> {
+    fn set_up(&self, locked: &mut Locked, listen: bool, stdio: Stdio) -> Result<(Init, Option<OwnedFd>)> {
+        locked.record.replace_streams(stdio);
         self.make_cgroup(locked)?;
         let listener = if listen { Some(start_socket(&locked.dir)?) } else { None };
         let entry = self.entry(&locked.record)?;
         let joined: Vec<_> = self.joined().into_iter().map(|(_, fd)| fd).collect();
         let born_in = if self.systemd.borrow().is_some() { None } else { locked.record.cgroup.dirfd()? };
         let socket = listener.as_ref().map(AsFd::as_fd);
-        let init = Init::spawn(&self.plan.init, Joined::Namespaces(&joined), socket, born_in, entry, self.patience())?;
+        let joined = Joined::Namespaces(&joined);
+        let init = Init::spawn(&self.plan.init, joined, socket, born_in, entry, stdio, self.patience())?;
         drop(listener);
 
         let pid = init.process.pid;

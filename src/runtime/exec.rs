@@ -16,6 +16,7 @@ use crate::plan::init::InitPlan;
 use crate::plan::namespaces::Kind;
 use crate::plan::process::{Capability, inherit};
 use crate::spec::{Process, Spec, Status};
+use crate::sys::clone::Stdio;
 
 use super::container::Container;
 use super::create::{describe_init, write_pid_file};
@@ -92,14 +93,15 @@ impl Container<'_> {
     pub fn exec(&self, options: &ExecOptions) -> Result<u8> {
         self.check_exec(options)?;
         let plan = self.plan_exec(options)?;
-        let foreground = if options.detach { None } else { Some(Foreground::prepare(plan.process.terminal)?) };
-        let mut init = self.spawn_exec(options, &plan)?;
+        let mut foreground = if options.detach { None } else { Some(Foreground::prepare(plan.process.terminal)?) };
+        let stdio = foreground.as_ref().map(Foreground::stdio).unwrap_or_default();
+        let mut init = self.spawn_exec(options, &plan, stdio)?;
         describe_init(self.runtime, init.process.pid, &plan);
         let terminal = self.serve_exec(options, &plan, &init)?;
         init.start(None)?;
         let process = &init.process;
         self.runtime.debug(|| format!("the process runs, as pid {}", process.pid));
-        match foreground {
+        match &mut foreground {
             Some(foreground) => foreground.supervise(process.pidfd.as_fd(), process.pid, terminal, None, false),
             None => Ok(0),
         }
@@ -156,7 +158,7 @@ impl Container<'_> {
             .with_hint("start the container first: only then its seccomp profile and its label are in force"))
     }
 
-    fn spawn_exec(&self, options: &ExecOptions, plan: &InitPlan) -> Result<Init> {
+    fn spawn_exec(&self, options: &ExecOptions, plan: &InitPlan, stdio: Stdio) -> Result<Init> {
         let init = self.record.init.ok_or_else(stopped)?;
         let target = init.open()?.ok_or_else(stopped)?;
         let has_mounts = plan.join & Kind::Mount.clone_flag() != 0;
@@ -166,7 +168,7 @@ impl Container<'_> {
         // In a paused container it waits for whoever resumes that.
         let patience = if options.ignore_paused { None } else { Some(PATIENCE) };
         let target = Joined::Container { init: target.as_fd(), root: root.as_ref().map(AsFd::as_fd) };
-        let spawn = |cgroup: &Join| Init::spawn(plan, target, None, cgroup.dirfd(), cgroup.entry()?, patience);
+        let spawn = |cgroup: &Join| Init::spawn(plan, target, None, cgroup.dirfd(), cgroup.entry()?, stdio, patience);
         let init = match spawn(&cgroup) {
             // The container has given the controllers of its cgroup to those below it: then where its init is.
             Err(e) if e.errno() == Some(Errno::BUSY) && options.cgroups.is_empty() => {

@@ -12,6 +12,7 @@ mod locked;
 mod mounts;
 mod notify;
 mod operate;
+mod pipes;
 mod process;
 mod record;
 mod restore;

@@ -12,6 +12,7 @@ use crate::plan::mounts::{MountPlan, clean};
 use crate::plan::namespaces::Kind as NsKind;
 use crate::rootfs;
 use crate::spec::{Mount, Spec};
+use crate::sys::clone::Stdio;
 
 use super::create::open_namespace;
 use super::locked::Locked;
@@ -76,7 +77,7 @@ impl Locked<'_> {
         let stopped = || Error::new("container not running");
         let target = self.record.init.ok_or_else(stopped)?.open()?.ok_or_else(stopped)?;
         let target = Joined::Container { init: target.as_fd(), root: None };
-        let init = Init::spawn(plan, target, None, None, Entry::default(), Some(PATIENCE))?;
+        let init = Init::spawn(plan, target, None, None, Entry::default(), Stdio::default(), Some(PATIENCE))?;
         let done = self.serve_errand(plan, &init);
         init.dismiss();
         done

@@ -8,7 +8,7 @@
 //! know. What an older version would misread is another [`VERSION`].
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -25,6 +25,8 @@ use crate::plan::intel_rdt::IntelRdt;
 use crate::plan::resources::MemoryLimits;
 use crate::runtime::process::ProcessId;
 use crate::spec::{State, Status};
+use crate::sys::clone::Stdio;
+use crate::sys::fd::standard;
 
 /// Changes with every change of the record that an older berth could misread.
 const VERSION: u32 = 1;
@@ -104,7 +106,7 @@ impl Record {
             keyring_name: None,
             annotations,
             inert_annotations: false,
-            streams: own_streams(),
+            streams: standard().map(pipe_name),
             volumes: Vec::new(),
         }
     }
@@ -114,6 +116,15 @@ impl Record {
             VERSION => Ok(record),
             other => Err(foreign_version(other)),
         })
+    }
+
+    /// The container has these in the place of ours.
+    pub fn replace_streams(&mut self, stdio: Stdio) {
+        for (name, stream) in self.streams.iter_mut().zip(stdio) {
+            if let Some(stream) = stream {
+                *name = pipe_name(stream);
+            }
+        }
     }
 
     /// Version 1 of the freezer holds back even SIGKILL.
@@ -173,14 +184,12 @@ fn foreign_version(version: u32) -> Error {
         .with_hint("the container was made by another version of berth: use that one for it")
 }
 
-fn own_streams() -> [String; 3] {
-    [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()].map(|fd| {
-        let is_pipe = fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
-        // The link tells a pipe from a fifo with a name, which is found again by that.
-        let link = is_pipe.then(|| std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())));
-        let name = link.and_then(Result::ok).map(|name| name.to_string_lossy().into_owned());
-        name.filter(|name| name.starts_with("pipe:")).unwrap_or_default()
-    })
+fn pipe_name(stream: BorrowedFd) -> String {
+    let is_pipe = fstat(stream).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
+    // The link tells a pipe from a fifo with a name, which is found again by that.
+    let link = is_pipe.then(|| std::fs::read_link(format!("/proc/self/fd/{}", stream.as_raw_fd())));
+    let name = link.and_then(Result::ok).map(|name| name.to_string_lossy().into_owned());
+    name.filter(|name| name.starts_with("pipe:")).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use crate::plan::namespaces::Kind as NsKind;
 use crate::plan::rootfs::Switch;
 use crate::rootfs::{self, ExternalMount};
 use crate::sys;
+use crate::sys::clone::Stdio;
 
 use super::checkpoint::{CriuOptions, DESCRIPTORS, EXTERNAL_NAMESPACES, Work, check_common};
 use super::create::{Creation, open_namespace};
@@ -52,10 +53,15 @@ pub(super) fn restore(runtime: &Runtime, id: &str, options: &RestoreOptions) -> 
     let creation = Creation::plan(runtime, id, &options.create)?;
     creation.check_terminal(options.detach)?;
     let streams = dumped_streams(&options.criu.image_path).context("--image-path")?;
-    let restoration = Restoration { creation: &creation, options, streams };
-    restoration.check()?;
     let has_terminal = creation.plan.init.process.terminal;
-    let foreground = if options.detach { None } else { Some(Foreground::prepare(has_terminal)?) };
+    let mut foreground = if options.detach { None } else { Some(Foreground::prepare(has_terminal)?) };
+    if options.criu.shell_job {
+        // It is a job of the shell at that terminal, and CRIU wants to find it.
+        foreground = foreground.map(Foreground::lend_terminal);
+    }
+    let stdio = foreground.as_ref().map(Foreground::stdio).unwrap_or_default();
+    let restoration = Restoration { creation: &creation, options, streams, stdio };
+    restoration.check()?;
     let adopts = !options.detach && !options.no_subreaper;
     if adopts {
         // As with `run`.
@@ -65,7 +71,7 @@ pub(super) fn restore(runtime: &Runtime, id: &str, options: &RestoreOptions) -> 
     let (container, Restored { pid, pidfd, terminal }) = creation.make(|locked| restoration.perform(locked))?;
     let hooks = &creation.plan.hooks;
     let container = container.after_start(Ok(()), &hooks.poststart, &hooks.poststop)?;
-    let Some(foreground) = foreground else { return Ok(0) };
+    let Some(foreground) = &mut foreground else { return Ok(0) };
     let status = foreground.supervise(pidfd.as_fd(), pid, terminal, None, adopts);
     container.clean_up();
     status
@@ -94,6 +100,7 @@ struct Restoration<'a> {
     creation: &'a Creation<'a>,
     options: &'a RestoreOptions,
     streams: Vec<String>,
+    stdio: Stdio<'a>,
 }
 
 struct Restored {
@@ -182,6 +189,7 @@ impl Restoration<'_> {
         let init = &self.creation.plan.init;
         let plan = self.creation.plan.rootfs().ok_or_else(|| Error::new("not a container's plan"))?;
         let entry = self.creation.entry(record)?;
+        let streams = Streams::Ours(self.stdio);
         let begin = || {
             let mounts = rootfs::stage(plan, root)?;
             // Who lets pages come later has a socket with the images, if nothing else is said.
@@ -191,7 +199,7 @@ impl Restoration<'_> {
                 join_keyring(name)?;
             }
             let keep: Vec<_> = inherited.iter().map(|namespace| namespace.fd).collect();
-            let surroundings = Surroundings { streams: Streams::Ours, keep: &keep, cgroups: entry.into_fds() };
+            let surroundings = Surroundings { streams, keep: &keep, cgroups: entry.into_fds() };
             Ok(Stage { criu: Criu::spawn(surroundings)?, mounts, work })
         };
         std::thread::scope(|scope| {

@@ -4,7 +4,7 @@
 //! read only while the buffer behind it is empty: whoever does not read stops what is sent to them, but neither the
 //! other direction nor the signals nor the process's end.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open};
@@ -15,7 +15,9 @@ use rustix::termios::{
 };
 
 use super::notify::Notify;
+use super::pipes::Pipes;
 use crate::error::{Call, Error, Result};
+use crate::sys::clone::Stdio;
 use crate::sys::signal::{self, Disposition, SignalSet};
 
 /// What a process in the foreground needs of ours: made before the process is, so that no signal is lost and a
@@ -23,13 +25,26 @@ use crate::sys::signal::{self, Disposition, SignalSet};
 pub struct Foreground {
     signals: Signals,
     host: Option<HostTerminal>,
+    pipes: Pipes,
 }
 
 impl Foreground {
-    /// Blocks all signals of this thread, which must be the only one. With `terminal`, finds our own terminal.
+    /// Blocks all signals of this thread, which must be the only one. `terminal`: the process has one of its own, which is
+    /// joined to ours.
     pub fn prepare(terminal: bool) -> Result<Self> {
-        let host = if terminal { Some(HostTerminal::find()?) } else { None };
-        Ok(Self { signals: Signals::block()?, host })
+        let (host, pipes) =
+            if terminal { (Some(HostTerminal::find()?), Pipes::default()) } else { (None, Pipes::for_terminals()?) };
+        Ok(Self { signals: Signals::block()?, host, pipes })
+    }
+
+    /// The process has our terminal itself.
+    pub fn lend_terminal(self) -> Self {
+        Self { pipes: Pipes::default(), ..self }
+    }
+
+    /// What the process is to have for standard streams.
+    pub fn stdio(&self) -> Stdio<'_> {
+        self.pipes.theirs()
     }
 
     /// Waits for `process`, a child of ours, and returns its exit status: 128 and the signal if one killed it.
@@ -37,7 +52,7 @@ impl Foreground {
     /// `terminal` is the master of its terminal; `notify` is told once it is ready. `reap`: we are a subreaper, and
     /// also collect the orphans that end.
     pub fn supervise(
-        &self,
+        &mut self,
         process: BorrowedFd<'_>,
         pid: i32,
         terminal: Option<OwnedFd>,
@@ -48,7 +63,9 @@ impl Foreground {
             (Some(master), Some(host)) => Some(Relay::new(master, host)?),
             _ => None,
         };
-        let mut session = Session { process, pid, signals: &self.signals, relay, notify, reap, status: None };
+        self.pipes.release();
+        let (signals, pipes) = (&self.signals, &mut self.pipes);
+        let mut session = Session { process, pid, signals, relay, pipes, notify, reap, status: None };
         loop {
             if let Some(status) = session.step()? {
                 return Ok(status);
@@ -58,12 +75,14 @@ impl Foreground {
 }
 
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+const SOON: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 struct Session<'a> {
     process: BorrowedFd<'a>,
     pid: i32,
     signals: &'a Signals,
     relay: Option<Relay<'a>>,
+    pipes: &'a mut Pipes,
     /// Until it has been told.
     notify: Option<Notify>,
     reap: bool,
@@ -81,10 +100,12 @@ impl Session<'_> {
         if let Some(relay) = &self.relay {
             relay.wanted(&mut fds);
         }
+        let look_again = self.pipes.wanted(&mut fds);
         fds.extend(self.notify.as_ref().map(|notify| PollFd::from_borrowed_fd(notify.as_fd(), PollFlags::IN)));
         // A terminal with nothing to read is at its end then, and that is no event to wait for.
         let at_end = self.status.is_some() && self.relay.as_ref().is_some_and(|relay| relay.to_host.wants_input());
-        match poll(&mut fds, at_end.then_some(&NOW)) {
+        let timeout = if at_end { Some(&NOW) } else { look_again.then_some(&SOON) };
+        match poll(&mut fds, timeout) {
             Err(Errno::INTR) => return Ok(None),
             polled => polled.call(|| "poll()")?,
         };
@@ -110,7 +131,8 @@ impl Session<'_> {
                 return Ok(None);
             }
         }
-        Ok(self.status)
+        self.pipes.pump(self.status.is_some());
+        Ok(if self.pipes.are_done() { self.status } else { None })
     }
 
     /// We are the process to watch: we end when the container's does. Whoever does not listen any more is forgotten.
@@ -127,7 +149,8 @@ impl Session<'_> {
     fn deliver(&mut self, signal: i32) -> Result<()> {
         match (signal, &self.relay) {
             (libc::SIGCHLD, _) if self.reap => self.reap_orphans(),
-            (libc::SIGCHLD, _) => Ok(()),
+            // Of a stream of ours that nobody reads any more.
+            (libc::SIGCHLD | libc::SIGPIPE, _) => Ok(()),
             (libc::SIGWINCH, Some(relay)) => {
                 relay.resize();
                 Ok(())
@@ -268,23 +291,36 @@ const CHUNK: usize = 4096;
 
 /// One direction: bytes that were read and are not yet written.
 #[derive(Default)]
-struct Buffer {
+pub(super) struct Buffer {
     bytes: Vec<u8>,
     /// The reading side has ended, or the writing side takes nothing any more.
     closed: bool,
 }
 
 impl Buffer {
-    fn wants_input(&self) -> bool {
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Forgets what has not been written.
+    pub fn close(&mut self) {
+        *self = Self { bytes: Vec::new(), closed: true };
+    }
+
+    pub fn wants_input(&self) -> bool {
         !self.closed && self.bytes.is_empty()
     }
 
-    fn wants_output(&self) -> bool {
+    pub fn wants_output(&self) -> bool {
         !self.closed && !self.bytes.is_empty()
     }
 
     /// Returns whether there was something to read.
-    fn fill(&mut self, source: impl AsFd) -> bool {
+    pub fn fill(&mut self, source: impl AsFd) -> bool {
         let mut chunk = [0; CHUNK];
         match read(source, &mut chunk) {
             Ok(0) => self.closed = true,
@@ -299,15 +335,12 @@ impl Buffer {
         false
     }
 
-    fn empty(&mut self, target: impl AsFd) {
+    pub fn empty(&mut self, target: impl AsFd) {
         let chunk = self.bytes.len().min(CHUNK);
         match write(target, &self.bytes[..chunk]) {
             Ok(count) => drop(self.bytes.drain(..count)),
             Err(Errno::AGAIN | Errno::INTR) => {}
-            Err(_) => {
-                self.bytes.clear();
-                self.closed = true;
-            }
+            Err(_) => self.close(),
         }
     }
 }
@@ -327,7 +360,7 @@ struct Relay<'a> {
 impl<'a> Relay<'a> {
     fn new(master: OwnedFd, host: &'a HostTerminal) -> Result<Self> {
         rustix::io::ioctl_fionbio(&master, true).call(|| "ioctl(terminal, FIONBIO)")?;
-        let output = output()?;
+        let output = without_blocking(rustix::stdio::stdout())?;
         let raw = RawMode::enter(&host.fd)?;
         let (to_container, to_host) = (Buffer::default(), Buffer::default());
         let relay = Self { master, host, output, to_container, to_host, output_lost: false, _raw: raw };
@@ -377,7 +410,7 @@ impl<'a> Relay<'a> {
         }
         if self.to_host.closed {
             // A terminal that nobody has open takes nothing, and poll(2) calls it ready all the time.
-            self.to_container = Buffer { closed: true, ..Buffer::default() };
+            self.to_container.close();
         }
     }
 
@@ -387,23 +420,23 @@ impl<'a> Relay<'a> {
     }
 }
 
-fn ready(fd: BorrowedFd<'_>, events: PollFlags) -> bool {
-    poll(&mut [PollFd::from_borrowed_fd(fd, events)], Some(&NOW)) == Ok(1)
+pub(super) fn ready(fd: impl AsFd, events: PollFlags) -> bool {
+    poll(&mut [PollFd::new(&fd, events)], Some(&NOW)) == Ok(1)
 }
 
-/// Standard output. A terminal is opened anew, to write without blocking: flow control may stop it at any byte, and
-/// `O_NONBLOCK` on the descriptor that we share would change it for our caller as well.
-fn output() -> Result<OwnedFd> {
-    let stdout = rustix::stdio::stdout();
-    if isatty(stdout) {
+/// Standard output or error. A terminal is opened anew, to write without blocking: flow control may stop it at any byte,
+/// and `O_NONBLOCK` on the descriptor that we share would change it for our caller as well.
+pub(super) fn without_blocking(stream: BorrowedFd<'_>) -> Result<OwnedFd> {
+    if isatty(stream) {
         let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        match open("/proc/self/fd/1", flags, Mode::empty()) {
+        let path = format!("/proc/self/fd/{}", stream.as_raw_fd());
+        match open(&path, flags, Mode::empty()) {
             // No procfs, or a terminal that belongs to another user: what poll(2) says has to do.
             Err(Errno::NOENT | Errno::ACCESS | Errno::PERM) => {}
-            opened => return opened.call(|| "open(\"/proc/self/fd/1\")"),
+            opened => return opened.call(|| format!("open({path:?})")),
         }
     }
-    stdout.try_clone_to_owned().call(|| "dup(stdout)")
+    stream.try_clone_to_owned().call(|| "dup(stream)")
 }
 
 /// As runc does: our own terminal is to add the carriage returns, and a pipe is to get none. Before the process writes.

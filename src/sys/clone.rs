@@ -79,6 +79,9 @@ pub fn exit(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
+/// What a child has for standard streams, by number; ours where there is none.
+pub type Stdio<'a> = [Option<BorrowedFd<'a>>; 3];
+
 /// What [`spawn`] runs.
 pub struct Spawn<'a> {
     pub executable: BorrowedFd<'a>,
@@ -87,6 +90,7 @@ pub struct Spawn<'a> {
     pub report: BorrowedFd<'a>,
     /// Survive the exec, under the same numbers.
     pub keep: &'a [BorrowedFd<'a>],
+    pub stdio: Stdio<'a>,
     /// Files of cgroups, `tasks` in v1, by which a process brings itself in.
     pub cgroups: &'a [BorrowedFd<'a>],
     /// `CLONE_NEW*` that the child makes for itself, while we do other things.
@@ -159,6 +163,13 @@ fn exec_child(spawn: &Spawn, argv: &[*const libc::c_char]) -> (Step, u8, Errno) 
                 if libc::syscall(call, 0, 0, 0) != 0 {
                     return (Step::Identity, 0, super::last_errno());
                 }
+            }
+        }
+        for (number, stream) in (0..).zip(spawn.stdio) {
+            if let Some(stream) = stream
+                && libc::dup2(stream.as_raw_fd(), number) == -1
+            {
+                return (Step::Exec, 0, super::last_errno());
             }
         }
         if spawn.keep.iter().all(|fd| libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) == 0) {

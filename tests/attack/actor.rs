@@ -51,6 +51,7 @@ fn act() {
         ["overwrite"] => overwrite(),
         ["climb"] => climb(),
         ["rejoin"] => rejoin(),
+        ["type"] => type_into(0).or_else(|_| type_into(1)).or_else(|_| type_into(2)),
         ["keep-key", text] => keep_key(text),
         ["find-key"] => find_key(),
         ["session-keyring"] => keyctl(libc::KEYCTL_GET_KEYRING_ID, SESSION, 0, 0).map(|serial| serial.to_string()),
@@ -71,6 +72,13 @@ fn trace(pid: i32) -> io::Result<String> {
     // SAFETY: PTRACE_SEIZE takes no address.
     check(unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid, none, none) })?;
     Ok("traced".to_owned())
+}
+
+/// Has a terminal believe that somebody typed.
+fn type_into(stream: i32) -> io::Result<String> {
+    // SAFETY: the call reads one byte.
+    check(unsafe { libc::ioctl(stream, libc::TIOCSTI, c"x".as_ptr()) }.into())?;
+    Ok("typed".to_owned())
 }
 
 /// Opens what other processes execute and map, and writes to it.

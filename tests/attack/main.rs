@@ -27,4 +27,5 @@ mod passwd;
 mod restore;
 mod root;
 mod state_root;
+mod terminal;
 mod tracing;

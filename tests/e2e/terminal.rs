@@ -2,10 +2,9 @@
 
 use std::os::fd::AsFd;
 
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::json;
 
-use crate::harness::{Config, Container, DescriptorSocket, Terminal, Test};
+use crate::harness::{Cmd, Config, Container, DescriptorSocket, Operator, Terminal, Test};
 
 e2e!(any:
     console_socket,
@@ -14,6 +13,12 @@ e2e!(any:
     a_console_socket_is_demanded,
     a_console_socket_is_refused_without_terminal,
     run_in_the_foreground,
+    without_one_what_is_typed_reaches_the_process,
+    without_one_all_that_is_written_reaches_the_terminal,
+    without_one_signals_of_the_terminal_reach_the_process,
+    without_one_what_is_left_behind_keeps_nobody_waiting,
+    without_one_the_background_takes_nothing_that_is_typed,
+    streams_that_are_no_terminal_are_passed_as_they_are,
     with_a_user_namespace,
 );
 
@@ -86,24 +91,20 @@ fn run_in_the_foreground(t: &Test) {
         // The size may be passed on a moment after the start.
         "tty; until stty size 2> /dev/null | grep -v '^0 0'; do sleep 0.02; done; read x; echo got $x; exit 5",
     ));
-    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-    grantpt(&master).unwrap();
-    unlockpt(&master).unwrap();
-    let name = ptsname(&master, Vec::new()).unwrap();
-    let slave = std::fs::File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+    let mut operator = Operator::new();
+    let slave = operator.slave.as_fd();
     let size = rustix::termios::Winsize { ws_row: 30, ws_col: 90, ws_xpixel: 0, ws_ypixel: 0 };
-    rustix::termios::tcsetwinsize(slave.as_fd(), size).unwrap();
-    let before = rustix::termios::tcgetattr(slave.as_fd()).unwrap();
-    let kept = slave.try_clone().unwrap();
-    let running = c.run_cmd(&[]).on_terminal(slave).spawn();
-    let mut terminal = Terminal::new(master);
+    rustix::termios::tcsetwinsize(slave, size).unwrap();
+    let before = rustix::termios::tcgetattr(slave).unwrap();
+    let running = operator.types(c.run_cmd(&[])).spawn();
+    let terminal = &mut operator.terminal;
     terminal.wait("30 90");
     terminal.write("hello\n");
     let text = terminal.wait("got hello");
     // The outer terminal adds the carriage returns: the inner one must not, from its first line on.
     assert!(text.contains("\r\n") && !text.contains("\r\r\n"), "{text:?}");
     running.wait().code(5);
-    let after = rustix::termios::tcgetattr(kept.as_fd()).unwrap();
+    let after = rustix::termios::tcgetattr(operator.slave.as_fd()).unwrap();
     assert_eq!((before.local_modes, before.input_modes), (after.local_modes, after.input_modes), "modes are put back");
     c.assert_gone();
 }
@@ -112,4 +113,115 @@ fn with_a_user_namespace(t: &Test) {
     let c = t.container(tty("id -u; stat -c %u /dev/pts/0; tty; echo end").userns(100_000));
     let text = up(t, &c).wait("end").replace('\r', "");
     assert!(text.starts_with("0\n0\n/dev/pts/0\n"), "{text}");
+}
+
+/// A process without a terminal of its own, in the foreground of ours: by `run`, and by `exec`, also as a user of a user
+/// namespace.
+fn commands<'t>(t: &'t Test, script: &str) -> Vec<(Container<'t>, Cmd)> {
+    let c = t.container(Config::sh(script));
+    let run = c.run_cmd(&[]);
+    let mut commands = vec![(c, run)];
+    for config in [Config::sleep(), Config::sleep().userns(100_000)] {
+        let c = t.container(config);
+        c.up();
+        let exec = c.exec_cmd(&["--user", "1234:1234"], &["/bin/sh", "-c", script]);
+        commands.push((c, exec));
+    }
+    commands
+}
+
+fn without_one_what_is_typed_reaches_the_process(t: &Test) {
+    for (_c, command) in commands(t, "read x; echo got $x; cat > /dev/null; echo over; exit 7") {
+        let mut operator = Operator::new();
+        let running = operator.types(command).spawn();
+        operator.terminal.write("words\n");
+        operator.terminal.wait("got words");
+        // ^D: the end.
+        operator.terminal.write("\x04");
+        operator.terminal.wait("over");
+        running.wait().code(7);
+    }
+}
+
+fn without_one_all_that_is_written_reaches_the_terminal(t: &Test) {
+    // More than any buffer holds, right before the end.
+    for (_c, command) in commands(t, "seq 30000; exit 3") {
+        let mut operator = Operator::new();
+        let running = operator.types(command).spawn();
+        let want: String = (1..=30_000).map(|n| format!("{n}\r\n")).collect();
+        assert!(operator.terminal.wait("\n30000\r\n") == want, "something is missing, or is there twice");
+        running.wait().code(3);
+    }
+    if t.is_crun() || t.is_runc() {
+        return skip!("the process is to open its streams anew, and what it writes to both stays in order");
+    }
+    let script = "for i in 1 2 3 4 5; do echo out > /dev/stdout; echo err > /dev/stderr; done; echo end >&2";
+    for (_c, command) in commands(t, script) {
+        let mut operator = Operator::new();
+        let running = operator.types(command).spawn();
+        assert_eq!(operator.terminal.wait("end\r\n"), "out\r\nerr\r\n".repeat(5) + "end\r\n");
+        running.wait().ok();
+    }
+}
+
+fn without_one_signals_of_the_terminal_reach_the_process(t: &Test) {
+    for (_c, command) in commands(t, "trap 'exit 9' INT; echo ready; while :; do sleep 0.1; done") {
+        let mut operator = Operator::new();
+        let running = operator.types(command).spawn();
+        operator.terminal.wait("ready");
+        // ^C
+        operator.terminal.write("\x03");
+        running.wait().code(9);
+    }
+}
+
+fn without_one_what_is_left_behind_keeps_nobody_waiting(t: &Test) {
+    if t.is_runc() {
+        return skip!("the end of the process is the end of exec");
+    }
+    let c = t.container(Config::sleep());
+    c.up();
+    // One that holds the streams, and one that never stops writing.
+    for behind in ["sleep 1000", "yes"] {
+        let mut operator = Operator::new();
+        let script = format!("{behind} & echo end; exit 4");
+        let running = operator.types(c.exec_cmd(&[], &["/bin/sh", "-c", &script])).spawn();
+        drop(operator.slave);
+        assert!(operator.terminal.rest().contains("end\r\n"));
+        running.wait().code(4);
+    }
+}
+
+fn without_one_the_background_takes_nothing_that_is_typed(t: &Test) {
+    if t.is_crun() || t.is_runc() {
+        return skip!("exec in the background leaves what is typed to the foreground");
+    }
+    let c = t.container(Config::sleep());
+    c.up();
+    let script = format!(
+        "set -m; {} --root {} exec {} /bin/sh -c 'echo up; read x; echo container got $x' & \
+         read x; echo shell got $x; fg",
+        t.runtime_path().display(),
+        t.root.display(),
+        c.id
+    );
+    let mut operator = Operator::new();
+    let running = operator.types(t.command("/bin/sh").args(["-c", &script])).spawn();
+    operator.terminal.wait("up\r\n");
+    operator.terminal.write("one\n");
+    operator.terminal.wait("shell got one");
+    operator.terminal.write("two\n");
+    operator.terminal.wait("container got two");
+    running.wait().ok();
+}
+
+fn streams_that_are_no_terminal_are_passed_as_they_are(t: &Test) {
+    // What the file is called outside.
+    for (_c, command) in commands(t, "readlink /proc/self/fd/1") {
+        let path = command.stdout_path();
+        if t.is_runc() {
+            return skip!("no stream but a terminal is copied");
+        }
+        assert_eq!(command.ok().text(), path.to_str().unwrap());
+    }
 }

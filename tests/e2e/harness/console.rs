@@ -4,12 +4,16 @@ use std::fs::File;
 use std::io::{IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+use super::Cmd;
 
 /// A socket at which a runtime hands over descriptors.
 pub struct DescriptorSocket {
@@ -110,5 +114,28 @@ impl Terminal {
         let n = self.master.read(&mut data).unwrap_or(0);
         self.seen += &String::from_utf8_lossy(&data[..n]);
         n > 0
+    }
+}
+
+/// Somebody who types commands at a terminal.
+pub struct Operator {
+    pub terminal: Terminal,
+    pub slave: File,
+}
+
+impl Operator {
+    pub fn new() -> Self {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let name = ptsname(&master, Vec::new()).unwrap();
+        let flags = OpenptFlags::NOCTTY.bits().cast_signed();
+        let slave = File::options().read(true).write(true).custom_flags(flags).open(name.to_str().unwrap()).unwrap();
+        Self { terminal: Terminal::new(master), slave }
+    }
+
+    /// The terminal controls the command's session, and is its standard streams.
+    pub fn types(&self, command: Cmd) -> Cmd {
+        command.on_terminal(self.slave.try_clone().unwrap())
     }
 }

@@ -23,7 +23,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, moun
 
 pub use command::{Cmd, Output, Running};
 pub use config::Config;
-pub use console::{DescriptorSocket, Terminal};
+pub use console::{DescriptorSocket, Operator, Terminal};
 pub use container::{Container, busybox, eventually, make_rootfs, script, wait_file};
 pub use skip::skip;
 
