@@ -92,7 +92,8 @@ impl Cgroup {
             other => other?,
         }
         if self.v1("freezer").is_some() {
-            // v1's freezer holds back even the killed.
+            // It holds back even the killed. And who is in v1 only has not been killed, and would run on.
+            self.signal_each(signal, &self.pids()?)?;
             self.thaw()?;
         }
         if self.slots.iter().any(|s| !s.directory.unified) {

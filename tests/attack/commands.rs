@@ -10,9 +10,14 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::harness::inject::{Action, Point, Seen};
-use crate::harness::{Cmd, Config, Container, Mode, Output, Test, busybox, script};
+use crate::harness::{Cmd, Config, Container, Mode, Output, Test, busybox, eventually, script};
 
-e2e!(create_is_delayed, delete_is_delayed, a_process_that_comes_late_is_killed);
+e2e!(
+    create_is_delayed,
+    delete_is_delayed,
+    a_process_that_comes_late_is_killed,
+    what_is_frozen_is_killed_before_it_is_thawed,
+);
 e2e!(any: run_is_delayed, start_is_delayed, changes_are_delayed, looks_are_delayed);
 e2e!(any:
     an_id_is_claimed_and_deleted,
@@ -461,9 +466,7 @@ fn a_create_that_is_deleted_undoes_itself(t: &Test) {
 fn a_run_lets_others_work(t: &Test) {
     let c = t.container(Config::sleep());
     let run = c.run_cmd(&[]).spawn();
-    crate::harness::eventually("a running container", || {
-        c.cli("state", &[]).arg(&c.id).run().stdout.contains("\"running\"")
-    });
+    eventually("a running container", || c.cli("state", &[]).arg(&c.id).run().stdout.contains("\"running\""));
     c.cli("update", &["--pids-limit", "100"]).arg(&c.id).ok();
     c.start().fails().says("cannot start an already running container");
     c.delete().fails().says("running").says("hint: end it with");
@@ -480,7 +483,7 @@ fn what_is_being_made_says_so(t: &Test) {
         let c = t.container(Config::sleep().push("/hooks/createRuntime", hook.clone()));
         let making = self::command(&c, command).spawn();
         let state = || c.cli("state", &[]).arg(&c.id).run().stdout;
-        crate::harness::eventually("an init", || state().contains("\"pid\": ") && !state().contains("\"pid\": 0,"));
+        eventually("an init", || state().contains("\"pid\": ") && !state().contains("\"pid\": 0,"));
         assert_eq!(c.status(), "creating", "{command}");
         c.cli("pause", &[]).arg(&c.id).run().fails().says("it is creating");
         c.exec(&["/bin/true"]).fails().says("being created");
@@ -498,4 +501,35 @@ fn what_is_being_made_says_so(t: &Test) {
         c.delete_force().ok();
         fs::remove_file(&file).unwrap();
     }
+}
+
+/// Where the processes of a container outlive its init, an `exec` that waits in it would run its program once it is thawed.
+fn what_is_frozen_is_killed_before_it_is_thawed(t: &Test) {
+    let c = t.container(Config::sleep().without_namespace("pid"));
+    c.up();
+    c.cli("pause", &[]).arg(&c.id).ok();
+    let exec = c.exec_cmd(&["--ignore-paused"], &["/bin/touch", "/ran"]).spawn();
+    eventually("the process that joins", || c.cgroup_file("freezer", "cgroup.procs").contains('\n'));
+    // Thawed, and waiting for the end of init.
+    let at = Point { process: 0, number: libc::SYS_ppoll, occurrence: 1 };
+    let delete = c.cli("delete", &["--force"]).arg(&c.id).trace(&[], at, Action::Pause, PATIENCE);
+    assert!(delete.reached());
+    exec.wait().fails();
+    assert!(!c.rootfs().join("ran").exists());
+    delete.go_on();
+    delete.wait().0.ok();
+    c.assert_gone();
+
+    if t.mode == Mode::V2 {
+        return; // cgroup.kill reaches all of them.
+    }
+    c.up();
+    c.cli("pause", &[]).arg(&c.id).ok();
+    let at = Point { process: 0, number: libc::SYS_kill, occurrence: 1 };
+    let delete = c.cli("delete", &["--force"]).arg(&c.id).trace(&[], at, Action::Pause, PATIENCE);
+    assert!(delete.reached(), "each process of v1 is signalled");
+    assert_eq!(c.cgroup_file("freezer", "freezer.state"), "FROZEN");
+    delete.go_on();
+    delete.wait().0.ok();
+    c.assert_gone();
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::json;
 
-use crate::harness::{Config, Container, Output, Test, busybox, eventually, script};
+use crate::harness::{Config, Container, Operator, Output, Test, busybox, eventually, script};
 
 e2e!(no_more_privileges_than_the_configuration_gives);
 e2e!(any:
@@ -18,6 +18,7 @@ e2e!(any:
     images_hold_no_links,
     directories_of_others_are_refused,
     the_log_is_not_with_the_images,
+    the_operators_terminal_is_not_restored,
     a_configuration_that_the_container_wrote_is_not_taken,
 );
 
@@ -207,6 +208,22 @@ fn the_log_is_not_with_the_images(t: &Test) {
     let work = t.root.join(&c.id).join("criu-work");
     assert!(open.lines().any(|path| path == work.to_str().unwrap()), "{open}");
     c.assert_gone();
+}
+
+fn the_operators_terminal_is_not_restored(t: &Test) {
+    // What is restored has CRIU's streams in the place of those that were pipes.
+    for (options, wanted) in [(&[][..], "pipe:"), (&["--shell-job"], "/dev/pts/")] {
+        let c = t.container(Config::sleep());
+        let path = stand_in(
+            t,
+            "open=$(for fd in 0 1 2; do readlink /proc/$$/fd/$fd; done); echo \"$open\" > $where/streams; exit 1",
+        );
+        let images = images(&c);
+        let options: Vec<_> = ["--image-path", &images].into_iter().chain(options.iter().copied()).collect();
+        Operator::new().types(c.cli("restore", &options).arg(&c.id).env("PATH", &path)).run().code(1);
+        let streams = fs::read_to_string(t.path("streams")).unwrap();
+        assert!(streams.lines().count() == 3 && streams.lines().all(|name| name.starts_with(wanted)), "{streams}");
+    }
 }
 
 fn a_configuration_that_the_container_wrote_is_not_taken(t: &Test) {

@@ -200,7 +200,7 @@ fn without_one_the_background_takes_nothing_that_is_typed(t: &Test) {
     c.up();
     let script = format!(
         "set -m; {} --root {} exec {} /bin/sh -c 'echo up; read x; echo container got $x' & \
-         read x; echo shell got $x; fg",
+         sleep 0.5; read x; echo shell got $x; fg",
         t.runtime_path().display(),
         t.root.display(),
         c.id
