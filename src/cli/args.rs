@@ -50,6 +50,13 @@ pub(super) fn regex() -> Arg {
     flag("regex", "CONTAINER is a regular expression: all containers whose ids match it").short('r')
 }
 
+/// What becomes of our own terminal.
+pub(super) const STREAMS: &str = "Terminals:
+  Without a terminal of its own, a process that is waited for gets pipes in the place of the caller's terminal, and berth
+  copies what passes through them until the process ends. A process that is not waited for gets the caller's streams
+  themselves. If one of these is a terminal, the process can read what is typed there later: redirect it, as in
+  </dev/null >FILE 2>&1";
+
 /// The options that `create` and `run` share.
 pub(super) fn creation(command: Command) -> Command {
     command

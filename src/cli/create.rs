@@ -12,7 +12,7 @@ pub(super) const COMMAND: Command = Command {
     name: "create",
     about: "create a container",
     options_end: false,
-    options: |command| args::creation(command).arg(args::ignored("no-subreaper")),
+    options: |command| args::creation(command).arg(args::ignored("no-subreaper")).after_help(args::STREAMS),
     run: |global, matches| {
         global.runtime.create(get_id(matches), &options(matches)?)?;
         Ok(0)

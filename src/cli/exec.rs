@@ -65,6 +65,7 @@ fn options(command: clap::Command) -> clap::Command {
         .arg(args::list("cgroup", "[CONTROLLERS:]PATH", "a cgroup below the container's"))
         .arg(args::flag("ignore-paused", "do not refuse a paused container"))
         .arg(args::ignored("no-subreaper"))
+        .after_help(args::STREAMS)
 }
 
 fn read(matches: &ArgMatches) -> Result<ExecOptions> {

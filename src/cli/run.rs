@@ -12,6 +12,7 @@ pub(super) const COMMAND: Command = Command {
             .arg(args::flag("detach", "do not wait for the container").short('d'))
             .arg(args::flag("keep", "do not delete the container once it has stopped"))
             .arg(args::flag("no-subreaper", "do not adopt the processes that the container's init leaves behind"))
+            .after_help(args::STREAMS)
     },
     run: |global, matches| {
         let options = RunOptions {

@@ -11,14 +11,15 @@ use crate::harness::{Cmd, Config, Container, Test};
 
 e2e!(
     a_waiting_init_cannot_be_traced_by_a_sibling,
+    where_all_ids_are_mapped_a_tracer_reaches_a_sealed_copy,
     a_waiting_init_cannot_be_traced_by_exec,
     no_change_of_user_makes_init_dumpable,
 );
 
-/// A container that joins the user and the PID namespace of `victim`, and traces its first process.
-fn traced_by_a_sibling(t: &Test, victim: &Container) -> String {
+/// What a container does with the first process of `victim`, whose user and PID namespace it joins.
+fn done_by_a_sibling(t: &Test, victim: &Container, deed: &str) -> String {
     let path = |kind: &str| format!("/proc/{}/ns/{kind}", victim.pid());
-    let config = Config::new(command("trace 1")).capabilities(&["CAP_SYS_PTRACE"]);
+    let config = Config::new(command(deed)).capabilities(&["CAP_SYS_PTRACE", "CAP_DAC_OVERRIDE"]);
     let config = config.namespace("user", Some(&path("user"))).namespace("pid", Some(&path("pid")));
     told(&actor::container(t, config).run().ok())
 }
@@ -28,10 +29,22 @@ fn a_waiting_init_cannot_be_traced_by_a_sibling(t: &Test) {
     for base in [100_000, 0] {
         let c = t.container(Config::sleep().userns(base));
         c.create().ok();
-        assert_eq!(traced_by_a_sibling(t, &c), "Operation not permitted (os error 1)", "ids from {base} on");
+        assert_eq!(done_by_a_sibling(t, &c, "trace 1"), "Operation not permitted (os error 1)", "ids from {base} on");
         c.start().ok();
-        assert_eq!(traced_by_a_sibling(t, &c), "traced", "this tracer can");
+        assert_eq!(done_by_a_sibling(t, &c, "trace 1"), "traced", "this tracer can");
     }
+}
+
+/// As without root where all of the user's ids are mapped: the kernel has no id left that could keep the file from a tracer.
+fn where_all_ids_are_mapped_a_tracer_reaches_a_sealed_copy(t: &Test) {
+    let all = json!([{ "containerID": 0, "hostID": 0, "size": u32::MAX }]);
+    let config = Config::sleep().userns(0).set("/linux/uidMappings", all.clone()).set("/linux/gidMappings", all);
+    let c = t.container(config);
+    c.create().ok();
+    assert_eq!(done_by_a_sibling(t, &c, "trace 1"), "traced");
+    let reached = done_by_a_sibling(t, &c, "overwrite");
+    let reached: Vec<_> = reached.lines().filter(|line| line.contains("/proc/1/")).collect();
+    assert_eq!(reached, ["/memfd:berth (deleted) /proc/1/exe: refused"]);
 }
 
 fn a_waiting_init_cannot_be_traced_by_exec(t: &Test) {
