@@ -73,32 +73,43 @@ pub fn never_dumpable() -> Result<()> {
     process::set_dumpable_behavior(DumpableBehavior::NotDumpable).call(|| "prctl(PR_SET_DUMPABLE, 0)")
 }
 
-fn set_uid(uid: Uid) -> Result<()> {
-    let raw = uid.as_raw();
-    thread::set_thread_res_uid(uid, uid, uid).call(|| format!("setresuid({raw}, {raw}, {raw})"))?;
+fn set_uid(uid: u32) -> Result<()> {
+    let id = Uid::from_raw(uid);
+    thread::set_thread_res_uid(id, id, id).call(|| format!("setresuid({uid}, {uid}, {uid})"))?;
     never_dumpable()
 }
 
-fn set_gid(gid: Gid) -> Result<()> {
-    let raw = gid.as_raw();
-    thread::set_thread_res_gid(gid, gid, gid).call(|| format!("setresgid({raw}, {raw}, {raw})"))?;
+fn set_gid(gid: u32) -> Result<()> {
+    let id = Gid::from_raw(gid);
+    thread::set_thread_res_gid(id, id, id).call(|| format!("setresgid({gid}, {gid}, {gid})"))?;
     never_dumpable()
 }
 
-/// The host's ids mean nothing in a new user namespace: without this, files would be made in nobody's name.
-pub fn become_root() -> Result<()> {
-    set_gid(Gid::ROOT)?;
-    set_uid(Uid::ROOT).context("root of the user namespace")
+/// The host's ids mean nothing in a user namespace: without this, files would be made in nobody's name. Becomes its
+/// root, or the user where no id 0 is mapped. All capabilities stay: in this namespace only.
+pub fn take_ids(user: &User) -> Result<()> {
+    let is_unmapped = |result: &Result<()>| matches!(result, Err(e) if e.errno() == Some(Errno::INVAL));
+    match set_gid(0) {
+        result if is_unmapped(&result) => set_gid(user.gid).map_err(|e| unmapped("gid", user.gid, e))?,
+        result => result.context("root of the user namespace")?,
+    }
+    match set_uid(0) {
+        result if is_unmapped(&result) => {}
+        result => return result.context("root of the user namespace"),
+    }
+    thread::set_keep_capabilities(true).call(|| "prctl(PR_SET_KEEPCAPS)")?;
+    set_uid(user.uid).map_err(|e| unmapped("uid", user.uid, e))?;
+    let own = thread::capabilities(None).call(|| "capget()")?;
+    thread::set_capabilities(None, CapabilitySets { effective: own.permitted, ..own }).call(|| "capset(permitted)")
 }
 
 fn become_user(user: &User) -> Result<()> {
-    set_gid(Gid::from_raw(user.gid)).map_err(|e| unmapped("gid", user.gid, e))?;
-    set_uid(Uid::from_raw(user.uid)).map_err(|e| unmapped("uid", user.uid, e))
+    set_gid(user.gid).map_err(|e| unmapped("gid", user.gid, e))?;
+    set_uid(user.uid).map_err(|e| unmapped("uid", user.uid, e))
 }
 
 /// In a user namespace that was just joined: until here we are the host's root, with all that belongs to it, its groups
-/// included. What is looked up from here on is looked up as the namespace's root; where that does not exist, as the user.
-/// All capabilities stay: in this namespace only.
+/// included. What is looked up from here on is looked up with the ids of [`take_ids`].
 pub fn enter_user_namespace(user: &User) -> Result<()> {
     if !user.keep_groups {
         match thread::set_thread_groups(&[]) {
@@ -107,14 +118,7 @@ pub fn enter_user_namespace(user: &User) -> Result<()> {
             result => result.call(|| "setgroups([])")?,
         }
     }
-    match become_root() {
-        Err(e) if e.errno() == Some(Errno::INVAL) => {}
-        result => return result,
-    }
-    thread::set_keep_capabilities(true).call(|| "prctl(PR_SET_KEEPCAPS)")?;
-    become_user(user)?;
-    let own = thread::capabilities(None).call(|| "capget()")?;
-    thread::set_capabilities(None, CapabilitySets { effective: own.permitted, ..own }).call(|| "capset(permitted)")
+    take_ids(user)
 }
 
 /// Changes to the user and its groups. The permitted capabilities stay; the effective ones go with user 0.
@@ -330,9 +334,10 @@ mod tests {
     #[test]
     fn a_change_of_user_leaves_nothing_to_trace() {
         let proc = proc();
-        let changes: [&dyn Fn() -> Result<()>; 3] = [&become_root, &|| enter_user_namespace(&user(0, 0, &[])), &|| {
-            switch_user(&user(0, 0, &[]), &proc, &mut Vec::new()).map(drop)
-        }];
+        let changes: [&dyn Fn() -> Result<()>; 3] =
+            [&|| take_ids(&user(0, 0, &[])), &|| enter_user_namespace(&user(0, 0, &[])), &|| {
+                switch_user(&user(0, 0, &[]), &proc, &mut Vec::new()).map(drop)
+            }];
         for (index, change) in changes.iter().enumerate() {
             let (output, _) = in_child(|| {
                 // As the kernel leaves it with fs.suid_dumpable at 1.

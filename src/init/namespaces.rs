@@ -9,6 +9,7 @@ use super::identity;
 use crate::error::{Call, Context, Error, Result};
 use crate::plan::init::InitPlan;
 use crate::plan::namespaces::{Join, Kind, Namespaces};
+use crate::plan::process::User;
 use crate::sys::clone::{CloneOptions, Step, fork};
 use crate::wire::{Channel, FromInit};
 
@@ -30,9 +31,9 @@ impl Place {
 /// Enters all namespaces but those that depend on the cgroup. In the staged form this returns in the child only.
 pub fn enter(channel: &Channel, plan: &InitPlan, joined: Vec<OwnedFd>, place: Place) -> Result<()> {
     let namespaces = &plan.namespaces;
-    join_namespaces(&namespaces.join, joined)?;
+    join_namespaces(&namespaces.join, joined, &plan.process.user)?;
     if plan.is_staged() {
-        return become_child(channel, namespaces.clone_flags(), place);
+        return become_child(channel, plan, namespaces.clone_flags(), place);
     }
     let flags = namespaces.unshare_flags();
     if flags != 0 { unshare(flags) } else { Ok(()) }
@@ -62,7 +63,7 @@ pub fn join_container(
             }
             result => result.map(|()| later)?,
         };
-        become_child(channel, 0, place)?;
+        become_child(channel, plan, 0, place)?;
     }
     if left != 0 {
         setns_container(init, left)?;
@@ -85,7 +86,7 @@ fn setns_container(init: &OwnedFd, flags: u64) -> Result<()> {
 /// A namespace may belong to the host or to the user namespace that is joined as well: what cannot be joined with the
 /// host's privileges is tried again with those of the user namespace. The mount namespace comes last: with it comes
 /// another root directory.
-fn join_namespaces(joins: &[Join], files: Vec<OwnedFd>) -> Result<()> {
+fn join_namespaces(joins: &[Join], files: Vec<OwnedFd>, user: &User) -> Result<()> {
     let files: Vec<_> = joins.iter().zip(files).collect();
     let has_user = joins.iter().any(|join| join.kind == Kind::User);
     let mut later = Vec::new();
@@ -97,7 +98,7 @@ fn join_namespaces(joins: &[Join], files: Vec<OwnedFd>) -> Result<()> {
     }
     for (join, file) in files.iter().filter(|(join, _)| join.kind == Kind::User) {
         setns(join, file.as_fd())?;
-        identity::become_root()?;
+        identity::take_ids(user)?;
     }
     for (join, file) in later {
         setns(join, file.as_fd())?;
@@ -126,7 +127,7 @@ fn setns(join: &Join, file: BorrowedFd) -> Result<()> {
 }
 
 /// Goes on in a child, which the runtime adopts as a sibling of this process.
-fn become_child(channel: &Channel, flags: u64, place: Place) -> Result<()> {
+fn become_child(channel: &Channel, plan: &InitPlan, flags: u64, place: Place) -> Result<()> {
     let clone =
         |cgroup| fork(CloneOptions { flags: flags | libc::CLONE_PARENT as u64, cgroup, ..CloneOptions::default() });
     let unified = place.unified.as_ref().map(AsFd::as_fd);
@@ -152,7 +153,7 @@ fn become_child(channel: &Channel, flags: u64, place: Place) -> Result<()> {
     if flags & Kind::User.clone_flag() != 0 {
         channel.send(&FromInit::MapIds)?;
         super::expect_done(channel)?;
-        identity::become_root()?;
+        identity::take_ids(&plan.process.user)?;
     }
     Ok(())
 }

@@ -99,7 +99,7 @@ impl Init {
                 cgroups: &cgroups,
                 unshare: late,
                 gate: (gate.as_fd(), open_gate.as_fd()),
-                become_root: maps_ids,
+                ids: maps_ids.then(|| plan.first_ids()),
                 clone: CloneOptions { flags: flags & !late, cgroup, ..CloneOptions::default() },
             })
         };
@@ -273,7 +273,9 @@ impl Init {
         match step {
             step if step == Step::Cgroup as u8 => self.entry.explain(self.process.pid, index.into(), errno),
             step if step == Step::Identity as u8 => {
-                Error::sys("setresuid(0, 0, 0), as root of the user namespace", errno)
+                let call =
+                    if index == 0 { "setresuid(), in the user namespace" } else { "prctl(PR_CAP_AMBIENT_RAISE)" };
+                Error::sys(call, errno)
             }
             step if step == Step::Unshare as u8 => hint_clone(Error::sys("unshare(network, ipc)", errno)),
             step if step == Step::Clone as u8 => hint_clone(Error::sys("clone3(CLONE_PARENT)", errno)),

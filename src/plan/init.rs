@@ -11,7 +11,7 @@ use crate::plan::process::ProcessPlan;
 use crate::plan::rootfs::RootfsPlan;
 use crate::plan::seccomp::Filter;
 use crate::plan::sysctl::Sysctl;
-use crate::spec::{State, Status};
+use crate::spec::{IdMapping, State, Status};
 
 /// How one process comes into a container: its first, or one more.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -90,6 +90,14 @@ impl InitPlan {
             Some(_) => self.namespaces.need_stage(),
             None => self.join & Kind::Pid.clone_flag() != 0,
         }
+    }
+
+    /// The uid and gid that init has in a new user namespace until it becomes the user: those of its root, or the user's
+    /// where no id 0 is mapped.
+    pub fn first_ids(&self) -> (u32, u32) {
+        let first = |mappings: &[IdMapping], id| if mappings.iter().any(|m| m.container_id == 0) { 0 } else { id };
+        let (namespaces, user) = (&self.namespaces, &self.process.user);
+        (first(&namespaces.uid_mappings, user.uid), first(&namespaces.gid_mappings, user.gid))
     }
 
     /// Whether it is the stage that has its child born in the cgroup, so that it takes no place there itself. Whoever has

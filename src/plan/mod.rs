@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::spec::{self, Process, Spec};
+use crate::spec::{self, IdMapping, Process, Spec};
 
 use self::annotations::Annotations;
 use self::cgroup::CgroupPlan;
@@ -274,7 +274,11 @@ fn plan_process(
 
 /// `process` "is REQUIRED when `start` is called": until then a container can do without.
 fn plan_no_process(spec: &Spec, namespaces: &Namespaces, lsm: Lsm) -> Result<ProcessPlan> {
-    let idle = Process { args: vec!["-".into()], cwd: "/".into(), ..Process::default() };
+    // As the user that sets the container up.
+    let first = |mappings: &[IdMapping]| mappings.iter().map(|m| m.container_id).min().unwrap_or(0);
+    let (uid, gid) = (first(&namespaces.uid_mappings), first(&namespaces.gid_mappings));
+    let user = spec::User { uid, gid, ..spec::User::default() };
+    let idle = Process { args: vec!["-".into()], cwd: "/".into(), user, ..Process::default() };
     let mut plan = plan_process(&idle, "/process", spec, namespaces, lsm, &mut Vec::new())?;
     plan.args.clear();
     Ok(plan)

@@ -161,10 +161,6 @@ impl Namespaces {
                     return Err(Error::config(pointer, "user namespaces enabled, but no mappings found"));
                 }
                 check_mappings(&pointer, mappings)?;
-                if !mappings.iter().any(|m| m.container_id == 0) {
-                    return Err(Error::config(pointer, "no mapping for id 0")
-                        .with_hint("the root of the user namespace sets the container up, so it must exist"));
-                }
             }
             self.uid_mappings.clone_from(&linux.uid_mappings);
             self.gid_mappings.clone_from(&linux.gid_mappings);
@@ -298,7 +294,7 @@ mod tests {
             (r#"{"namespaces":[{"type":"user"}]}"#, "/linux/uidMappings: user namespaces enabled, but no"),
             (
                 r#"{"namespaces":[{"type":"user"}],"uidMappings":[{"containerID":1,"hostID":0,"size":1}]}"#,
-                "/linux/uidMappings: no mapping for id 0",
+                "/linux/gidMappings: user namespaces enabled, but no",
             ),
             (
                 r#"{"namespaces":[{"type":"user"}],"uidMappings":[{"containerID":0,"hostID":0,"size":2},{"containerID":1,"hostID":5,"size":1}]}"#,

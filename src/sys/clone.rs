@@ -4,6 +4,7 @@ use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::{Errno, Result};
+use rustix::thread::{self, CapabilitySet, CapabilitySets};
 
 use super::check;
 
@@ -97,9 +98,9 @@ pub struct Spawn<'a> {
     pub unshare: u64,
     /// Both ends of a pipe: the child waits for a byte before it execs, or for the end of whoever was to write it.
     pub gate: (BorrowedFd<'a>, BorrowedFd<'a>),
-    /// Then it becomes root of its user namespace: without an identity there, exec would take the capabilities that
-    /// clone gave it.
-    pub become_root: bool,
+    /// The uid and gid that it then takes in its new user namespace: without ids there, files would be made in nobody's
+    /// name, and exec would take the capabilities that clone gave it.
+    pub ids: Option<(u32, u32)>,
     pub clone: CloneOptions<'a>,
 }
 
@@ -158,11 +159,16 @@ fn exec_child(spawn: &Spawn, argv: &[*const libc::c_char]) -> (Step, u8, Errno) 
         if libc::read(gate.as_raw_fd(), (&raw mut byte).cast(), 1) != 1 {
             return (Step::Gate, 0, Errno::PIPE);
         }
-        if spawn.become_root {
-            for call in [libc::SYS_setresgid, libc::SYS_setresuid] {
-                if libc::syscall(call, 0, 0, 0) != 0 {
+        if let Some((uid, gid)) = spawn.ids {
+            for (call, id) in [(libc::SYS_setresgid, gid), (libc::SYS_setresuid, uid)] {
+                if libc::syscall(call, id, id, id) != 0 {
                     return (Step::Identity, 0, super::last_errno());
                 }
+            }
+            if uid != 0
+                && let Err(errno) = keep_capabilities()
+            {
+                return (Step::Identity, 1, errno);
             }
         }
         for (number, stream) in (0..).zip(spawn.stdio) {
@@ -178,4 +184,15 @@ fn exec_child(spawn: &Spawn, argv: &[*const libc::c_char]) -> (Step, u8, Errno) 
         }
     }
     (Step::Exec, 0, super::last_errno())
+}
+
+/// Only root keeps its capabilities at exec; others keep what is in the ambient set (capabilities(7)). Makes nothing but
+/// syscalls.
+fn keep_capabilities() -> Result<()> {
+    let own = thread::capabilities(None)?;
+    thread::set_capabilities(None, CapabilitySets { inheritable: own.permitted, ..own })?;
+    for bit in (0..u64::BITS).map(|shift| 1 << shift).filter(|bit| own.permitted.bits() & bit != 0) {
+        thread::configure_capability_in_ambient_set(CapabilitySet::from_bits_retain(bit), true)?;
+    }
+    Ok(())
 }

@@ -1,16 +1,17 @@
 //! The ids that an ordinary user's container has: the user's own, or ranges that `/etc/subuid` grants as well.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 
 use rustix::mount::mount_bind;
 use serde_json::json;
 
-use crate::harness::{Config, Test};
+use crate::harness::{Config, Container, Test};
 use crate::rootless::{self, USER};
 
 e2e!(any: own_id_alone, ranges_of_subordinate_ids, the_group_alone_from_a_range);
+e2e!(without_id_0, without_id_0_for_a_user, without_id_0_and_refused);
 e2e!(any: ranges_of_others, without_newuidmap, without_a_user_namespace);
 
 /// Of the subordinate ids, which in the container are those from 1 on.
@@ -186,4 +187,114 @@ fn without_a_user_namespace(t: &Test) {
         c.run().fails().says("user namespaces enabled, but no");
     }
     c.assert_gone();
+}
+
+/// As HPC systems have it: the only id that is mapped is the user's (`podman run --user 1000:100 --uidmap 1000:0:1`).
+fn without_root(config: Config, uid: u32, gid: u32) -> Config {
+    let map = |id, host| json!([{ "containerID": id, "hostID": host, "size": 1 }]);
+    config
+        .namespace("user", None)
+        .set("/linux/uidMappings", map(1000, uid))
+        .set("/linux/gidMappings", map(100, gid))
+        .set("/process/user", json!({ "uid": 1000, "gid": 100 }))
+        .set("/root/readonly", false)
+}
+
+fn give(c: &Container, uid: u32, gid: u32) {
+    for dir in ["", "tmp", "dev"] {
+        chown(c.rootfs().join(dir), Some(uid), Some(gid)).unwrap();
+    }
+}
+
+/// What is made, by whom, and what the process and one of `exec` may do.
+fn check_without_root(t: &Test, config: Config, uid: u32, gid: u32) {
+    let log = t.path("hook");
+    let hook = t.script("hook.sh", &format!("id -u > {log}; grep CapEff /proc/self/status >> {log}"));
+    fs::write(&log, "").unwrap();
+    chown(&log, Some(uid), Some(gid)).unwrap();
+    let script =
+        "id -u; id -g; touch /tmp/f; stat -c %u:%g /dev /dev/shm /dev/pts/ptmx; echo >/dev/null; exec sleep 1000";
+    let config = config
+        .set("/process/args", json!(["/bin/sh", "-c", format!("({script}) > /tmp/out 2>&1; exec sleep 1000")]))
+        .set("/hooks/createContainer", json!([{ "path": hook }]))
+        .mount(json!({ "destination": "/scratch", "type": "tmpfs", "options": ["mode=0755"] }));
+    let c = t.container(config.clone());
+    give(&c, uid, gid);
+    c.up();
+    c.inside("until test -e /tmp/f; do sleep 0.01; done");
+    let file = fs::metadata(c.rootfs().join("tmp/f")).unwrap();
+    assert_eq!((file.uid(), file.gid()), (uid, gid));
+    assert_eq!(
+        c.inside("stat -c %u:%g /dev /scratch; id -u; id -g; touch /scratch/x && echo made"),
+        "1000:100\n1000:100\n1000\n100\nmade"
+    );
+    // What sets the container up has all capabilities there; neither process has one that was not asked for.
+    assert!(fs::read_to_string(&log).unwrap().starts_with("1000\nCapEff:\t000001ff"), "{:?}", fs::read_to_string(&log));
+    let own = "grep -E 'Cap(Inh|Prm|Eff|Amb)' /proc/PID/status | sort -u -k2 | cut -f2";
+    for pid in ["1", "self"] {
+        assert_eq!(c.inside(&own.replace("PID", pid)), "0000000000000000", "{pid}");
+    }
+    if !t.is_crun() {
+        c.exec_cmd(&["--user", "0"], &["/bin/true"]).run().fails().says("0 is not mapped into the user namespace");
+    }
+    c.delete_force().ok();
+    c.assert_gone();
+
+    // What is asked for is had, in effect for the ambient ones.
+    let held = ["CAP_SYS_CHROOT", "CAP_KILL"];
+    let mut config = without_hooks(config).set("/process/args", json!(["/bin/sh", "-c", "grep Cap /proc/self/status"]));
+    for set in ["bounding", "effective", "permitted", "inheritable", "ambient"] {
+        config = config.set(&format!("/process/capabilities/{set}"), json!(held));
+    }
+    let c = t.container(config);
+    give(&c, uid, gid);
+    let mask = format!("{:016x}", 1u64 << 18 | 1 << 5);
+    let text = ["Inh", "Prm", "Eff", "Bnd", "Amb"].map(|set| format!("Cap{set}:\t{mask}")).join("\n");
+    assert_eq!(c.run().ok().text(), text);
+}
+
+fn without_hooks(config: Config) -> Config {
+    config.remove("/hooks/createContainer")
+}
+
+fn without_id_0(t: &Test) {
+    if t.is_runc() && t.peer_lacks("refuses it") {
+        return;
+    }
+    for (uid, gid) in [(100_000, 100_000), (0, 0)] {
+        // The group 5 of terminals is not mapped either.
+        let config = Config::sh("true").set("/mounts/2/options", json!(["newinstance", "ptmxmode=0666", "mode=0620"]));
+        check_without_root(t, without_root(config, uid, gid), uid, gid);
+    }
+}
+
+fn without_id_0_for_a_user(t: &Test) {
+    if t.is_runc() && t.peer_lacks("refuses it") {
+        return;
+    }
+    t.become_user(USER, None);
+    check_without_root(t, without_root(config(t, "true"), USER, USER), USER, USER);
+}
+
+/// What only an id 0 makes possible.
+fn without_id_0_and_refused(t: &Test) {
+    if t.peer_lacks("names no field") {
+        return;
+    }
+    let plain = || without_root(Config::sh("true"), 100_000, 100_000);
+    let pts = |config: Config| config.set("/mounts/2/options", json!(["newinstance"]));
+    for (config, text) in [
+        (plain().set("/process/user", json!({ "uid": 0, "gid": 100 })), "/process/user/uid: 0 is not mapped"),
+        (plain().set("/process/user", json!({ "uid": 1000, "gid": 0 })), "/process/user/gid: 0 is not mapped"),
+        (plain(), "/mounts/2: fsconfig(\"gid\", \"5\")"),
+        (
+            pts(plain()).mount(json!({ "destination": "/x", "type": "tmpfs", "options": ["uid=0"] })),
+            "/mounts/6: fsconfig(\"uid\", \"0\")",
+        ),
+    ] {
+        let c = t.container(config);
+        give(&c, 100_000, 100_000);
+        c.run().fails().says(text);
+        c.assert_gone();
+    }
 }
