@@ -6,7 +6,8 @@
 
 use std::ffi::c_int;
 
-use berth::sys::start::{Argv, prepare};
+use berth::sys::start::{Argv, NO_STACK, prepare};
+use rustix::io::Errno;
 
 /// Called by the C library.
 #[allow(unsafe_code, reason = "the C library finds it by this name")]
@@ -14,6 +15,16 @@ use berth::sys::start::{Argv, prepare};
 extern "C" fn main(_argc: c_int, argv: Argv) -> c_int {
     match prepare() {
         Ok(()) => berth::cli::main(argv.args()).into(),
-        Err(errno) => errno.raw_os_error(),
+        Err(errno) => {
+            eprintln!("berth: {}", explain(errno));
+            1
+        }
+    }
+}
+
+fn explain(errno: Errno) -> String {
+    match errno {
+        NO_STACK => "the stack may not grow to 256 KiB: see RLIMIT_STACK (ulimit -s)".to_owned(),
+        errno => format!("cannot open /dev/null in place of a standard stream that is closed: {errno}"),
     }
 }

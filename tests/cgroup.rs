@@ -467,7 +467,10 @@ fn exec_joins_the_cgroup_that_it_names() {
         assert!(error.contains("unknown controller whaaat"), "{error}");
         let child = Reaped::spawn("exec sleep 60");
         let pid = child.0.id();
-        let enter = |join: Join| put(&child, &join.entry().unwrap(), join.dirfd());
+        let enter = |mut join: Join| {
+            let entry = join.take_entry();
+            put(&child, &entry, join.dirfd());
+        };
         let cgroups = || fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
         fs::create_dir(made.dir("memory").join("sub")).unwrap();
         let joined = if made.layout.is_pure_v2() { join(&["sub"]) } else { join(&["memory:/sub"]) };
@@ -490,15 +493,16 @@ fn exec_follows_init_when_the_containers_own_cgroup_is_gone() {
     let init = elsewhere.sleeper();
     made.cgroup.remove(SECOND).unwrap();
     let found: Cgroup = postcard::from_bytes(&postcard::to_stdvec(&made.cgroup).unwrap()).unwrap();
-    let join = found.join(&[], Some(init.0.id())).unwrap();
+    let mut join = found.join(&[], Some(init.0.id())).unwrap();
     assert!(join.dirfd().is_some());
     let child = Reaped::spawn("exec sleep 60");
-    put(&child, &join.entry().unwrap(), join.dirfd());
+    put(&child, &join.take_entry(), join.dirfd());
     assert_eq!(elsewhere.cgroup.pids().unwrap().len(), 2);
     assert!(found.join(&["/".into()], Some(init.0.id())).is_err(), "a path that is named is not replaced");
-    let beside = found.join_init(init.0.id()).unwrap().unwrap();
-    assert_eq!(beside.entry().unwrap().fds().count(), 0);
-    put(&child, &beside.entry().unwrap(), beside.dirfd());
+    let mut beside = found.join_init(init.0.id()).unwrap().unwrap();
+    let entry = beside.take_entry();
+    assert_eq!(entry.fds().count(), 0);
+    put(&child, &entry, beside.dirfd());
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::plan::systemd::Unit;
 /// Where a further process of the container goes.
 #[derive(Debug)]
 pub struct Join {
-    v1: Vec<Target>,
+    v1: Entry,
     unified: Option<Target>,
     /// The user's unit that the v2 cgroup is in, with the path of that.
     unit: Option<(Unit, PathBuf)>,
@@ -105,7 +105,7 @@ impl Cgroup {
                 return Err(Error::new(format_args!("unknown controller {controller} in --cgroup")));
             }
         }
-        let mut join = Join { v1: Vec::new(), unified: None, unit: self.users_unit() };
+        let mut join = Join { v1: Entry::default(), unified: None, unit: self.users_unit() };
         for slot in self.present() {
             let path = slot.path().join(sub.of(&slot.directory.controllers));
             let opened = match dir::open_directory(&path) {
@@ -116,11 +116,16 @@ impl Cgroup {
                 opened => opened.map(|fd| (path.clone(), fd)),
             };
             let (path, fd) = opened.call(|| format!("open({path:?})")).context("error adding pid to cgroups")?;
-            let target = Target { path, fd, required: slot.required };
             if slot.directory.unified {
-                join.unified = Some(target);
-            } else {
-                join.v1.push(target);
+                join.unified = Some(Target { path, fd, required: slot.required });
+                continue;
+            }
+            match dir::open_file(fd.as_fd(), "tasks", OFlags::WRONLY) {
+                Err(e) if !slot.required && is_denied(e) => {}
+                file => {
+                    let file = file.call(|| format!("open({:?})", path.join("tasks")))?;
+                    join.v1.0.push((path, file));
+                }
             }
         }
         Ok(join)
@@ -134,7 +139,7 @@ impl Cgroup {
         }
         let found = self.cgroup_of(Some(init));
         let target = found.map(|(path, fd)| Target { path, fd, required: true });
-        Ok(target.map(|target| Join { v1: Vec::new(), unified: Some(target), unit: self.users_unit() }))
+        Ok(target.map(|target| Join { v1: Entry::default(), unified: Some(target), unit: self.users_unit() }))
     }
 
     /// The v2 cgroup of a process.
@@ -174,16 +179,9 @@ impl Join {
         }
     }
 
-    /// As [`Cgroup::entry`].
-    pub fn entry(&self) -> Result<Entry> {
-        let mut files = Vec::new();
-        for Target { path, fd, required } in &self.v1 {
-            match dir::open_file(fd.as_fd(), "tasks", OFlags::WRONLY) {
-                Err(e) if !required && is_denied(e) => {}
-                other => files.push((path.clone(), other.call(|| format!("open({:?})", path.join("tasks")))?)),
-            }
-        }
-        Ok(Entry(files))
+    /// As [`Cgroup::entry`]; once.
+    pub fn take_entry(&mut self) -> Entry {
+        std::mem::take(&mut self.v1)
     }
 }
 

@@ -33,6 +33,7 @@ use crate::plan::init::InitPlan;
 use crate::plan::namespaces::Kind;
 use crate::plan::process::CpuMask;
 use crate::sys::clone::{CloneOptions, Process, Spawn, Stdio, Step, spawn};
+use crate::sys::start::NO_STACK;
 use crate::wire::{Channel, FromInit, ToInit, encode};
 
 /// The process that becomes the container's, and the channel to it. It is killed if it is dropped before it was released.
@@ -295,6 +296,9 @@ impl Init {
             (Some(signal), _) => Error::new(format_args!("init was killed by signal {signal}")),
             // What the heap of its standard library ends with.
             (_, Some(libc::ENOMEM)) => Error::sys("mmap(), in init", Errno::NOMEM),
+            (_, Some(status)) if status == NO_STACK.raw_os_error() => {
+                Error::new("init has too small a stack").with_hint("see RLIMIT_STACK (ulimit -s)")
+            }
             _ => Error::new("init ended without a word"),
         }
     }

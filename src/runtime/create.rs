@@ -206,7 +206,9 @@ impl<'a> Creation<'a> {
         record.keyring_name.clone_from(&self.plan.init.keyring);
         record.cgroup = Cgroup::planned(&self.plan.cgroup);
 
-        let dir = StateDir::create(&Rc::new(Root::create(&self.runtime.root)?), self.id)?;
+        let root = Rc::new(Root::create(&self.runtime.root)?);
+        check_descriptors()?;
+        let dir = StateDir::create(&root, self.id)?;
         let mut locked = Locked::new(self.runtime, dir, record)?;
         match set_up(&mut locked) {
             Ok(made) => Ok((locked, made)),
@@ -413,6 +415,20 @@ fn lsm(spec: &Spec) -> Lsm {
         None => ("", ""),
     };
     host::lsm(profile, if label.is_empty() { &spec.linux.mount_label } else { label })
+}
+
+/// To undo a creation takes descriptors: those that making the container had are closed by then, so it is enough to see
+/// beforehand that they can be had.
+fn check_descriptors() -> Result<()> {
+    /// Fewer than making any container takes.
+    const NEEDED: usize = 16;
+    let some = || rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 0);
+    (0..NEEDED)
+        .map(|_| some())
+        .collect::<rustix::io::Result<Vec<_>>>()
+        .call(|| "fcntl(F_DUPFD_CLOEXEC)")
+        .map_err(|e| e.with_hint("a container takes about 24 descriptors to be made: see RLIMIT_NOFILE (ulimit -n)"))?;
+    Ok(())
 }
 
 /// The socket through which `start` reaches init, which inherits it: nothing but the state directory names it.

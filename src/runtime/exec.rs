@@ -168,13 +168,16 @@ impl Container<'_> {
         // In a paused container it waits for whoever resumes that.
         let patience = if options.ignore_paused { None } else { Some(PATIENCE) };
         let target = Joined::Container { init: target.as_fd(), root: root.as_ref().map(AsFd::as_fd) };
-        let spawn = |cgroup: &Join| Init::spawn(plan, target, None, cgroup.dirfd(), cgroup.entry()?, stdio, patience);
-        let init = match spawn(&cgroup) {
+        let spawn = |cgroup: &mut Join| {
+            let entry = cgroup.take_entry();
+            Init::spawn(plan, target, None, cgroup.dirfd(), entry, stdio, patience)
+        };
+        let init = match spawn(&mut cgroup) {
             // The container has given the controllers of its cgroup to those below it: then where its init is.
             Err(e) if e.errno() == Some(Errno::BUSY) && options.cgroups.is_empty() => {
                 let beside = container_init.map(|init| self.record.cgroup.join_init(init)).transpose()?.flatten();
                 cgroup = beside.ok_or(e)?;
-                spawn(&cgroup)?
+                spawn(&mut cgroup)?
             }
             init => init?,
         };

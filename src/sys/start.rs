@@ -5,12 +5,15 @@ use std::os::unix::ffi::OsStringExt;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, Result};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::check;
 
 /// Opens what is missing of the standard streams, lest a file of ours take the place of one and be written to as such;
-/// and makes us independent of the signals that our caller ignores or does not.
+/// makes us independent of the signals that our caller ignores or does not, and of a stack that it has limited.
+/// [`NO_STACK`] where that is not possible.
 pub fn prepare() -> Result<()> {
+    grow_stack()?;
     for number in 0..3 {
         // SAFETY: asks for the flags of a descriptor, whatever it is.
         if check(unsafe { libc::fcntl(number, libc::F_GETFD) }.into()) == Err(Errno::BADF) {
@@ -32,6 +35,34 @@ pub fn prepare() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What [`prepare`] fails with where RLIMIT_STACK leaves too little, and may not be raised.
+pub const NO_STACK: Errno = Errno::OVERFLOW;
+
+/// Has the stack grow now to what we need: the kernel looks at the limit only when it grows. The limit itself stays, as
+/// what we start inherits it.
+fn grow_stack() -> Result<()> {
+    const ENOUGH: u64 = 2 << 20;
+    /// With less than this we do not try.
+    const LEAST: u64 = 256 << 10;
+    let own = getrlimit(Resource::Stack);
+    if own.current.is_none_or(|current| current >= ENOUGH) {
+        return Ok(());
+    }
+    let wanted = |size| Rlimit { current: Some(size), maximum: own.maximum.map(|maximum| maximum.max(size)) };
+    let mut size = ENOUGH;
+    if setrlimit(Resource::Stack, wanted(size)).is_err() {
+        // It takes CAP_SYS_RESOURCE to go past the hard limit.
+        size = own.maximum.filter(|&maximum| maximum >= LEAST).ok_or(NO_STACK)?;
+        setrlimit(Resource::Stack, wanted(size)).map_err(|_| NO_STACK)?;
+    }
+    // The other half is for the arguments and the environment, which lie above and count (execve(2)).
+    let here = 0_u8;
+    let below = (&raw const here).wrapping_sub((size / 2) as usize);
+    // SAFETY: the kernel lets the stack grow down to there, as it is within the limit and nothing is mapped that close.
+    unsafe { below.read_volatile() };
+    setrlimit(Resource::Stack, own)
 }
 
 /// The second parameter of C's `main`. The standard library knows the arguments of a program that has a `main` of its

@@ -168,7 +168,7 @@ fn only_what_runs_can_be_dumped(t: &Test) {
 /// Version 4.2.1, as CRIU says it.
 pub const VERSION: &str = r"printf '\010\012\020\001\122\006\010\004\020\002\040\001'";
 /// A request, or an answer of ours.
-const READ: &str = "dd bs=65536 count=1 <&$2 2>/dev/null >/dev/null";
+pub const READ: &str = "dd bs=65536 count=1 <&$2 2>/dev/null >/dev/null";
 
 /// A `criu swrk FD` that does this; returns the PATH by which it is found.
 pub fn stand_in(t: &Test, body: &str) -> String {

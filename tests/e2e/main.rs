@@ -20,6 +20,7 @@ mod hooks;
 mod interrupted;
 mod kill;
 mod lifecycle;
+mod limits;
 mod messages;
 mod mounts;
 mod options;

@@ -9,7 +9,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, pidfd_open};
 
 use super::inject::{Action, Point, Seen, Traced};
 use super::sys;
@@ -72,6 +72,13 @@ impl Cmd {
 
     pub fn ignore_and_block(mut self, ignored: i32, blocked: i32) -> Self {
         sys::ignore_and_block(&mut self.command, ignored, blocked);
+        self
+    }
+
+    /// Under this limit, soft and hard.
+    #[allow(dead_code, reason = "not every test target limits")]
+    pub fn limit(mut self, resource: Resource, soft: u64, hard: u64) -> Self {
+        sys::limit(&mut self.command, resource, Rlimit { current: Some(soft), maximum: Some(hard) });
         self
     }
 

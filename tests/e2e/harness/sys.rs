@@ -7,6 +7,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use rustix::process::{Resource, Rlimit, setrlimit};
+
 fn check(result: libc::c_int) -> io::Result<()> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
@@ -89,6 +91,10 @@ pub fn ignore_and_block(command: &mut Command, ignored: i32, blocked: i32) {
             check(libc::sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()))
         }
     });
+}
+
+pub fn limit(command: &mut Command, resource: Resource, limit: Rlimit) {
+    before_exec(command, move || Ok(setrlimit(resource, limit)?));
 }
 
 /// Makes the child the leader of a session whose controlling terminal, and standard streams, are `terminal`.
