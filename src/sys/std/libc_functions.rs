@@ -106,7 +106,7 @@ unsafe extern "C" fn pthread_sigmask(how: c_int, set: *const libc::sigset_t, bef
 struct Action {
     handler: usize,
     flags: usize,
-    /// Of x86-64 only; elsewhere the mask.
+    /// aarch64 has it too, but needs it for programs of 32 bits only.
     restorer: usize,
     mask: u64,
 }

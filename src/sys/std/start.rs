@@ -138,3 +138,23 @@ mod functions {
         length
     }
 }
+
+/// What Rust's compiler support on aarch64 is linked with: it has functions for atomic operations, which choose their
+/// instructions by the processor's features. Those are looked up by a constructor. Nothing here runs constructors, so the
+/// functions use the instructions that every processor has.
+#[cfg(target_arch = "aarch64")]
+mod support {
+    #[unsafe(no_mangle)]
+    extern "C" fn getauxval(_kind: core::ffi::c_ulong) -> core::ffi::c_ulong {
+        0
+    }
+
+    /// Distributions compile it with a guard for the stack. None of it runs.
+    #[unsafe(no_mangle)]
+    static __stack_chk_guard: usize = 0;
+
+    #[unsafe(no_mangle)]
+    extern "C" fn __stack_chk_fail() -> ! {
+        crate::process::abort()
+    }
+}
