@@ -1,5 +1,6 @@
-# make            the release binary, static and stripped
-# make install    with manual pages and completions, into DESTDIR/PREFIX (PREFIX: /usr/local)
+# make            the release binary, static and stripped; its manual pages and licences
+# make install    with manual pages, completions and licences, into DESTDIR/PREFIX (PREFIX: /usr/local)
+# make uninstall  removes what install has put there
 # make man        the manual pages, in target/man
 # make test       unit and end-to-end tests; needs root
 # make weaken     takes the defences out one at a time, and shows which tests notice; needs root
@@ -7,41 +8,68 @@
 # make integration  runs the features of the engines that are installed with berth; needs root
 # make demo       builds, then shows a container from inside; needs root
 # make bench      compares the start of containers with the other runtimes in PATH; needs root
-# Each installs the Debian packages that it needs and that are missing.
+# Each installs the Debian packages that it needs and that are missing; with REQUIRE=: none does.
 
 CARGO ?= cargo
 PREFIX ?= /usr/local
+REQUIRE ?= hack/require
 
 # musl starts faster than static glibc; it is used where its target is installed.
-host := $(shell rustc -vV | sed -n 's/^host: //p')
+host := $(shell rustc -vV 2> /dev/null | sed -n 's/^host: //p')
+sysroot := $(shell rustc --print sysroot 2> /dev/null)
 musl := $(subst -gnu,-musl,$(host))
-target := $(if $(wildcard $(shell rustc --print sysroot)/lib/rustlib/$(musl)/lib),$(musl),$(host))
+target := $(if $(wildcard $(sysroot)/lib/rustlib/$(musl)/lib),$(musl),$(host))
 share = $(PREFIX)/share
 completions := bash-completion/completions/berth zsh/site-functions/_berth fish/vendor_completions.d/berth.fish
-binary := target/$(target)/release/berth
+# What make has built, also where root, who installs it, has no Rust.
+binary := $(if $(target),target/$(target)/release/berth,$(firstword $(wildcard target/*/release/berth)))
 
-all: build
+# The same commit and toolchain give the same bytes: no path of the builder's is in them. A file of cargo's own keeps the
+# flags of .cargo/config.toml, which RUSTFLAGS would replace.
+cargo_home := $(or $(CARGO_HOME),$(HOME)/.cargo)
+remap := "--remap-path-prefix=$(cargo_home)/registry/src=/cargo", \
+  "--remap-path-prefix=$(sysroot)/lib/rustlib/src/rust=/rust", "--remap-path-prefix=$(CURDIR)=/berth"
+config := --config 'target."cfg(target_os = \"linux\")".rustflags = [$(remap)]'
 
-build:
-	@hack/require cc:gcc+libc6-dev
-	$(CARGO) build --release --locked --target $(target)
+all: build man target/THIRD-PARTY
 
-man:
-	@hack/require cc:gcc+libc6-dev
+rust:
+	@[ -n "$(target)" ] || { echo "rustc is not in PATH: install Rust, see https://rustup.rs" >&2; exit 1; }
+
+build: rust
+	@$(REQUIRE) cc:gcc+libc6-dev
+	@case $(target) in *-gnu) echo "linking glibc statically; for musl: rustup target add $(musl)" ;; esac
+	$(CARGO) build --release --locked --target $(target) $(config)
+
+man: rust
+	@$(REQUIRE) cc:gcc+libc6-dev
 	rm -rf target/man && mkdir -p target/man
 	$(CARGO) run --quiet --locked --example man -- target/man
 
-install: build man
+# The licences of what is linked.
+target/THIRD-PARTY: Cargo.lock hack/third-party | rust
+	@$(REQUIRE) python3
+	hack/third-party $(target) > $@.new && mv $@.new $@
+
+# Without Rust, as for root by sudo, what make has built before is installed.
+install: $(if $(target),all)
+	@[ -x "$(binary)" ] || { echo "nothing is built, and rustc is not in PATH: run make as yourself first" >&2; exit 1; }
 	install -D -m 755 $(binary) $(DESTDIR)$(PREFIX)/bin/berth
-	install -d $(DESTDIR)$(share)/man/man8
+	install -d $(DESTDIR)$(share)/man/man8 $(DESTDIR)$(share)/doc/berth
 	install -m 644 target/man/*.8 $(DESTDIR)$(share)/man/man8
+	install -m 644 LICENSE target/THIRD-PARTY $(DESTDIR)$(share)/doc/berth
 	install -d $(dir $(addprefix $(DESTDIR)$(share)/,$(completions)))
 	$(binary) completion bash > $(DESTDIR)$(share)/$(word 1,$(completions))
 	$(binary) completion zsh > $(DESTDIR)$(share)/$(word 2,$(completions))
 	$(binary) completion fish > $(DESTDIR)$(share)/$(word 3,$(completions))
 
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/berth $(DESTDIR)$(share)/man/man8/berth.8 $(DESTDIR)$(share)/man/man8/berth-*.8
+	rm -f $(addprefix $(DESTDIR)$(share)/,$(completions))
+	rm -rf $(DESTDIR)$(share)/doc/berth
+
 test:
-	@hack/require cc:gcc+libc6-dev busybox:busybox-static newuidmap:uidmap nsenter:util-linux ps:procps python3 libseccomp.so.2:libseccomp2
+	@$(REQUIRE) cc:gcc+libc6-dev busybox:busybox-static newuidmap:uidmap nsenter:util-linux ps:procps python3 libseccomp.so.2:libseccomp2
 	@test "$$(id -u)" = 0 || { echo "make test: the end-to-end tests need root" >&2; exit 1; }
 	@hack/weaken --check
 	@mkdir -p target && rm -f target/skips
@@ -57,26 +85,26 @@ weaken:
 # The fuzz targets, each for so long.
 SECONDS ?= 60
 fuzz:
-	@hack/require c++:g++
+	@$(REQUIRE) c++:g++
 	@cargo fuzz --version > /dev/null 2>&1 || { echo "make fuzz: cargo install cargo-fuzz" >&2; exit 1; }
 	hack/fuzz $(SECONDS)
 
 # An engine that is not installed ends with 77, and says what to install.
 engines := $(wildcard $(patsubst %,integration/%/run,containerd cri docker podman))
 integration: build
-	@hack/require busybox:busybox-static ip:iproute2 python3 script:bsdutils
+	@$(REQUIRE) busybox:busybox-static ip:iproute2 python3 script:bsdutils
 	@failed=; for run in $(engines); do $$run || [ $$? = 77 ] || failed="$$failed $$run"; done; \
 	  [ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 
 demo: build
-	@hack/require busybox:busybox-static
+	@$(REQUIRE) busybox:busybox-static
 	@hack/demo $(binary)
 
 bench: build
-	@hack/require busybox:busybox-static python3 strace time
+	@$(REQUIRE) busybox:busybox-static python3 strace time
 	@hack/bench berth=$(binary) $(PEERS)
 
 clean:
 	$(CARGO) clean
 
-.PHONY: all build man install test weaken fuzz integration demo bench clean
+.PHONY: all rust build man install uninstall test weaken fuzz integration demo bench clean

@@ -144,8 +144,9 @@ fn every_command_and_option_is_in_help_manual_and_completions() {
 #[test]
 fn bash_completes_commands_options_and_values() {
     let completed = |words: &[&str]| {
+        // What completes containers gets them from a berth that says what it was asked.
         let script = r#"eval "$("$0" completion bash)"; COMP_WORDS=(berth "$@") COMP_CWORD=$#; compopt() { :; }
-            _berth; echo "${COMPREPLY[@]}""#;
+            berth() { echo "$*" | tr ' ' +; }; _berth; echo "${COMPREPLY[@]}""#;
         let output =
             Command::new("bash").args(["-c", script, env!("CARGO_BIN_EXE_berth")]).args(words).output().unwrap();
         assert!(output.status.success() && output.stderr.is_empty(), "{words:?}: {}", stderr(&output));
@@ -161,6 +162,18 @@ fn bash_completes_commands_options_and_values() {
         (&["exec", "--cap", ""], ""),
         (&["--debug", "mounts", "a"], "add"),
         (&["completion", ""], "bash zsh fish"),
+        (&["delete", ""], "list+--quiet"),
+        (&["--root", "/x", "--debug", "delete", "--force", ""], "--root+/x+list+--quiet"),
+        (&["-r", "/x", "delete", ""], "--root+/x+list+--quiet"),
+        (&["--root", "=", "/x", "delete", ""], "--root+/x+list+--quiet"),
+        (&["exec", "--user", "0", ""], "list+--quiet"),
+        (&["exec", "web", ""], ""),
+        (&["kill", "--all", "web", "KI"], "KILL"),
+        (&["mounts", "add", ""], "list+--quiet"),
+        (&["mounts", "add", "web", ""], ""),
+        (&["checkpoint", "--manage-cgroups-mode", ""], "soft full strict ignore"),
+        (&["checkpoint", "--manage-cgroups-mode", "=", "s"], "soft strict"),
+        (&["list", "--format", "="], "table json"),
     ] {
         assert_eq!(completed(words), wanted, "{words:?}");
     }
@@ -194,6 +207,10 @@ fn help_goes_by_the_name_we_were_called() {
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_berth"), &link).unwrap();
     let output = Command::new(&link).arg("-h").output().unwrap();
     assert!(stdout(&output).contains("runc - Open Container Initiative runtime"));
+    for (shell, line) in [("bash", "-F _berth runc\n"), ("zsh", "#compdef runc\n"), ("fish", "complete -c runc ")] {
+        let output = Command::new(&link).args(["completion", shell]).output().unwrap();
+        assert!(stdout(&output).contains(line), "{}", stdout(&output));
+    }
 }
 
 #[test]
@@ -201,6 +218,8 @@ fn wrong_usage_is_told_on_one_line_with_a_hint() {
     for (args, code, message) in [
         (&["foo", "-h"][..], 3, "berth: No help topic for 'foo'"),
         (&["help", "foo"], 3, "berth: No help topic for 'foo'"),
+        (&["rm", "a"], 3, "berth: No help topic for 'rm': there is no such command\n  hint: `berth delete CONTAINER` "),
+        (&["version"], 3, "berth: No help topic for 'version': there is no such command\n  hint: `berth --version` "),
         (&["state"], 1, "berth: the following required arguments were not provided: <CONTAINER>\n"),
         (&["state", "a", "b"], 1, "berth: unexpected argument 'b' found\n"),
         (&["kill", "--nope", "a"], 1, "berth: unexpected argument '--nope' found\n"),

@@ -15,7 +15,7 @@ pub(super) fn flag(name: &'static str, help: &'static str) -> Arg {
 
 /// A flag that other runtimes have, and that means nothing here.
 pub(super) fn ignored(name: &'static str) -> Arg {
-    flag(name, "accepted for the sake of callers, and ignored").hide(true)
+    flag(name, "accepted for compatibility, and ignored").hide(true)
 }
 
 /// `--name TEXT`
@@ -40,14 +40,14 @@ pub(super) fn list(name: &'static str, shape: &'static str, help: &'static str) 
 
 /// `--preserve-fds N`
 pub(super) fn preserve_fds() -> Arg {
-    value("preserve-fds", "N", "pass N further descriptors, from 3 on, to the container")
+    value("preserve-fds", "N", "pass N additional file descriptors, starting at 3, to the container")
         .value_parser(value_parser!(u32).range(..=1 << 20))
         .default_value("0")
 }
 
 /// `--regex`, which has the id stand for several.
 pub(super) fn regex() -> Arg {
-    flag("regex", "CONTAINER is a regular expression: all containers whose ids match it").short('r')
+    flag("regex", "CONTAINER is a regular expression; act on all containers whose ids match").short('r')
 }
 
 /// What becomes of our own terminal.
@@ -62,7 +62,7 @@ pub(super) fn creation(command: Command) -> Command {
     command
         .arg(super::id())
         .arg(path("bundle", "DIR", "the bundle [default: the current directory]").short('b'))
-        .arg(path("config", "FILE", "the configuration, if it is not config.json of the bundle").short('f'))
+        .arg(path("config", "FILE", "the configuration, instead of config.json in the bundle").short('f'))
         .arg(path("console-socket", "SOCKET", "send the master of the container's terminal to SOCKET"))
         .arg(path("pidfd-socket", "SOCKET", "send a pidfd of the container's init to SOCKET"))
         .arg(path("pid-file", "FILE", "write the pid of the container's init to FILE"))

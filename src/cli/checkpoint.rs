@@ -10,7 +10,7 @@ use crate::runtime::{CgroupsMode, CheckpointOptions, CriuOptions, NetworkLock};
 
 pub(super) const COMMAND: Command = Command {
     name: "checkpoint",
-    about: "save the state of a running container to files, by CRIU",
+    about: "save a running container to files, with CRIU",
     options_end: false,
     options,
     run: |global, matches| {
@@ -22,38 +22,38 @@ pub(super) const COMMAND: Command = Command {
 };
 
 fn options(command: clap::Command) -> clap::Command {
-    common(command)
+    common(command, "where CRIU keeps its log [default: with the images]")
         .arg(args::path("parent-path", "DIR", "the images of the pre-dump before this one, relative to --image-path"))
-        .arg(args::flag("leave-running", "let the container go on"))
-        .arg(args::flag("tcp-skip-in-flight", "pass over TCP connections that are being opened"))
-        .arg(args::flag("link-remap", "give deleted files a name again where that is possible"))
+        .arg(args::flag("leave-running", "leave the container running"))
+        .arg(args::flag("tcp-skip-in-flight", "skip TCP connections that are not established yet"))
+        .arg(args::flag("link-remap", "link deleted files that are still open to a name, if possible"))
         .arg(
-            args::value("status-fd", "FD", "write a NUL to FD once lazy pages can be asked for")
+            args::value("status-fd", "FD", "write a NUL byte to FD when lazy pages can be requested")
                 .value_parser(value_parser!(i32)),
         )
-        .arg(args::value("page-server", "ADDRESS:PORT", "send memory to the page server there"))
-        .arg(args::flag("pre-dump", "save memory only, and let the container go on"))
+        .arg(args::value("page-server", "ADDRESS:PORT", "send memory to the page server at this address"))
+        .arg(args::flag("pre-dump", "save only memory, and leave the container running"))
 }
 
 /// The options that `checkpoint` and `restore` share.
-pub(super) fn common(command: clap::Command) -> clap::Command {
+pub(super) fn common(command: clap::Command, work_path: &'static str) -> clap::Command {
     command
         .arg(id())
         .arg(args::path("image-path", "DIR", "where the images are [default: checkpoint]"))
-        .arg(args::path("work-path", "DIR", "where CRIU's log is kept [default: with the images]"))
-        .arg(args::flag("tcp-established", "take open TCP connections along"))
-        .arg(args::flag("ext-unix-sk", "allow connections of unix sockets to the outside"))
-        .arg(args::flag("shell-job", "allow processes that belong to a session outside"))
-        .arg(args::flag("file-locks", "take file locks along"))
-        .arg(args::flag("lazy-pages", "send memory when it is asked for"))
-        .arg(args::flag("auto-dedup", "remove from earlier images what later ones have"))
-        .arg(args::value("manage-cgroups-mode", "MODE", "soft, full, strict or ignore [default: soft]"))
-        .arg(args::list(
-            "empty-ns",
-            "NAMESPACE",
-            "make this namespace without what was in it: network, as is done anyway",
+        .arg(args::path("work-path", "DIR", work_path))
+        .arg(args::flag("tcp-established", "save or restore open TCP connections"))
+        .arg(args::flag("ext-unix-sk", "allow unix sockets that are connected to processes outside"))
+        .arg(args::flag("shell-job", "allow a session or terminal of processes outside"))
+        .arg(args::flag("file-locks", "save or restore file locks"))
+        .arg(args::flag("lazy-pages", "transfer memory on demand"))
+        .arg(args::flag("auto-dedup", "remove pages from earlier images that later ones contain"))
+        .arg(args::value(
+            "manage-cgroups-mode",
+            "soft|full|strict|ignore",
+            "what CRIU does with cgroups [default: soft]",
         ))
-        .arg(args::value("network-lock", "METHOD", "hold back packets by iptables, nftables or not at all: skip"))
+        .arg(args::list("empty-ns", "network", "restore the network namespace without its interfaces; always done"))
+        .arg(args::value("network-lock", "iptables|nftables|skip", "how packets are held back; skip: not at all"))
 }
 
 pub(super) fn read_common(matches: &ArgMatches) -> Result<CriuOptions> {

@@ -12,14 +12,14 @@ pub(super) const COMMAND: Command = Command {
     options_end: false,
     options: |command| {
         let shell = Arg::new("shell").value_name("SHELL").required(true).value_parser(["bash", "zsh", "fish"]);
-        command.arg(shell.help("the shell that is to read them"))
+        command.arg(shell.help("the shell"))
     },
-    run: |_, matches| {
-        let commands = commands();
+    run: |global, matches| {
+        let (commands, program) = (commands(), &global.program);
         print(&match get_string(matches, "shell").as_deref() {
-            Some("bash") => bash(&commands),
-            Some("zsh") => zsh(&commands),
-            _ => fish(&commands),
+            Some("bash") => bash(&commands, program),
+            Some("zsh") => zsh(&commands, program),
+            _ => fish(&commands, program),
         })?;
         Ok(0)
     },
@@ -31,9 +31,14 @@ struct Completed {
     name: &'static str,
     about: &'static str,
     options: Vec<Opt>,
-    takes_id: bool,
-    /// What else may stand in its place.
-    words: Vec<String>,
+    places: Vec<Place>,
+}
+
+/// What stands in one place behind the command.
+enum Place {
+    Containers,
+    OneOf(Vec<String>),
+    File,
 }
 
 struct Opt {
@@ -69,9 +74,21 @@ impl Value {
         let shape = arg.get_value_names().and_then(|names| names.first()).map_or("", |name| name.as_str());
         match possible(arg) {
             words if !words.is_empty() => Self::OneOf(words),
+            _ if shape.contains('|') => Self::OneOf(shape.split('|').map(str::to_owned).collect()),
             _ if shape.ends_with("DIR") => Self::Directory,
             _ if shape.ends_with("FILE") || shape.ends_with("SOCKET") => Self::File,
             _ => Self::Text,
+        }
+    }
+}
+
+impl Place {
+    fn of(arg: &Arg) -> Option<Self> {
+        match arg.get_id().as_str() {
+            "id" => Some(Self::Containers),
+            "signal" => Some(Self::OneOf(super::signal::names().map(str::to_owned).collect())),
+            "file" => Some(Self::File),
+            _ => Some(possible(arg)).filter(|words| !words.is_empty()).map(Self::OneOf),
         }
     }
 }
@@ -85,9 +102,8 @@ fn completed(name: &'static str, about: &'static str, mut command: clap::Command
     // With `--help`.
     command.build();
     let options = command.get_arguments().filter_map(Opt::of).collect();
-    let takes_id = command.get_positionals().any(|arg| arg.get_id() == "id");
-    let words = command.get_positionals().flat_map(possible).collect();
-    Completed { name, about, options, takes_id, words }
+    let places = command.get_positionals().filter_map(Place::of).collect();
+    Completed { name, about, options, places }
 }
 
 fn commands() -> Vec<Completed> {
@@ -107,14 +123,35 @@ fn names(commands: &[Completed]) -> String {
     commands[1..].iter().map(|command| command.name).collect::<Vec<_>>().join(" ")
 }
 
+/// The shell splits `--root=DIR` into three words.
 const BASH_HEAD: &str = r#"_berth() {
-    local current=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} command= i
-    local options= files= directories= texts= words= ids=
+    local current=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} command= i place=0
+    local options= files= directories= texts= valued= words=
+    local -a root places
+    if [[ $current == = ]]; then
+        current=
+    elif [[ $before == = ]]; then
+        before=${COMP_WORDS[COMP_CWORD-2]}
+    fi
     for ((i = 1; i < COMP_CWORD; i++)); do
         case ${COMP_WORDS[i]} in
 "#;
 
+const BASH_MIDDLE: &str = r#"            -*) ;;
+            *) command=${COMP_WORDS[i]}; break ;;
+        esac
+    done
+    case $command in
+"#;
+
 const BASH_TAIL: &str = r#"    esac
+    for ((i++; i < COMP_CWORD; i++)); do
+        if [[ " $valued " == *" ${COMP_WORDS[i]} "* ]]; then
+            [[ ${COMP_WORDS[++i]} != = ]] || ((i++))
+        elif [[ ${COMP_WORDS[i]} != -* ]]; then
+            ((place++))
+        fi
+    done
     COMPREPLY=()
     if [[ " $directories " == *" $before "* ]]; then
         compopt -o filenames
@@ -128,35 +165,40 @@ const BASH_TAIL: &str = r#"    esac
         return
     elif [[ $current == -* ]]; then
         words=$options
-    elif [[ -n $ids ]]; then
-        words+=" $("${COMP_WORDS[0]}" list --quiet 2> /dev/null)"
+    elif [[ -n $command && ${places[place]} == @containers ]]; then
+        words=$("${COMP_WORDS[0]}" "${root[@]}" list --quiet 2> /dev/null)
+    elif [[ -n $command ]]; then
+        words=${places[place]}
     fi
     mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
 }
-complete -o default -F _berth berth
 "#;
 
-fn bash(commands: &[Completed]) -> String {
+fn bash(commands: &[Completed], program: &str) -> String {
     let mut text = String::from(BASH_HEAD);
-    let valued = forms(&commands[0], |option| option.value.is_some()).replace(' ', "|");
-    let _ = writeln!(text, "            {valued}) ((i++)) ;;");
-    text.push_str("            -*) ;;\n            *) command=${COMP_WORDS[i]}; break ;;\n        esac\n    done\n");
-    text.push_str("    case $command in\n");
+    text.push_str("            --root|-r)\n                [[ ${COMP_WORDS[++i]} != = ]] || ((i++))\n");
+    text.push_str("                root=(--root \"${COMP_WORDS[i]}\") ;;\n");
+    let valued = forms(&commands[0], |option| option.value.is_some() && option.long != "root").replace(' ', "|");
+    let _ = writeln!(text, "            {valued}) [[ ${{COMP_WORDS[++i]}} != = ]] || ((i++)) ;;");
+    text.push_str(BASH_MIDDLE);
     for command in commands {
         let is = |wanted: fn(&Value) -> bool| forms(command, move |option| option.value.as_ref().is_some_and(wanted));
         let _ = writeln!(text, "    {})", if command.name.is_empty() { "''" } else { command.name });
-        let words = if command.name.is_empty() { names(commands) } else { command.words.join(" ") };
         for (variable, value) in [
             ("options", forms(command, |_| true)),
+            ("valued", forms(command, |option| option.value.is_some())),
             ("files", is(|value| matches!(value, Value::File))),
             ("directories", is(|value| matches!(value, Value::Directory))),
             ("texts", is(|value| matches!(value, Value::Text))),
-            ("words", words),
-            ("ids", if command.takes_id { "1".to_owned() } else { String::new() }),
+            ("words", if command.name.is_empty() { names(commands) } else { String::new() }),
         ] {
             if !value.is_empty() {
                 let _ = writeln!(text, "        {variable}='{value}'");
             }
+        }
+        let places: Vec<_> = command.places.iter().map(|place| format!("'{}'", bash_place(place))).collect();
+        if !places.is_empty() {
+            let _ = writeln!(text, "        places=({})", places.join(" "));
         }
         for option in &command.options {
             if let Some(Value::OneOf(words)) = &option.value {
@@ -167,7 +209,16 @@ fn bash(commands: &[Completed]) -> String {
         }
         text.push_str("        ;;\n");
     }
-    text + BASH_TAIL
+    text + BASH_TAIL + &format!("complete -o default -F _berth {program}\n")
+}
+
+/// Without words, the shell offers files by itself.
+fn bash_place(place: &Place) -> String {
+    match place {
+        Place::Containers => "@containers".to_owned(),
+        Place::OneOf(words) => words.join(" "),
+        Place::File => String::new(),
+    }
 }
 
 /// For a word in single quotes that `_arguments` reads, where brackets and colons part things.
@@ -175,20 +226,39 @@ fn zsh_quoted(text: &str) -> String {
     text.replace('\'', "'\\''").replace('[', "\\[").replace(']', "\\]").replace(':', "\\:")
 }
 
-/// Whether it was read as a whole or, by the first line, as the function of this name.
-const ZSH_TAIL: &str = "if [[ $funcstack[1] == _berth ]]; then _berth \"$@\"; else compdef _berth berth; fi\n";
+/// What stands before the command says where the containers are.
+const ZSH_HEAD: &str = r#"_berth_ids() {
+    local -a root ids
+    local i
+    for ((i = 2; i < $#berth_line; i++)); do
+        case $berth_line[i] in
+            (--root|-r) root=(--root ${(Q)berth_line[i+1]}); ((i++)) ;;
+            (--root=*) root=(${(Q)berth_line[i]}) ;;
+            (-*) ;;
+            (*) (( ! $+functions[_berth_$berth_line[i]] )) || break ;;
+        esac
+    done
+    ids=(${(f)"$($berth_line[1] $root list --quiet 2> /dev/null)"})
+    compadd -a ids
+}
 
-fn zsh(commands: &[Completed]) -> String {
-    let mut text = String::from(
-        "#compdef berth\n\n_berth_ids() {\n    local -a ids=(${(f)\"$(berth list --quiet 2> /dev/null)\"})\n    compadd -a ids\n}\n\n_berth_commands() {\n    local -a commands=(\n",
-    );
+_berth_commands() {
+    local -a commands=(
+"#;
+
+fn zsh(commands: &[Completed], program: &str) -> String {
+    let mut text = format!("#compdef {program}\n\n{ZSH_HEAD}");
     for command in &commands[1..] {
         let _ = writeln!(text, "        '{}:{}'", command.name, zsh_quoted(command.about));
     }
     text.push_str("    )\n    _describe command commands\n}\n\n");
     for command in commands {
         let name = if command.name.is_empty() { String::new() } else { format!("_{}", command.name) };
-        let _ = writeln!(text, "_berth{name}() {{\n    local context state line\n    _arguments -C \\");
+        let _ = writeln!(text, "_berth{name}() {{\n    local context state line");
+        if command.name.is_empty() {
+            text.push_str("    local -a berth_line=($words)\n");
+        }
+        text.push_str("    _arguments -C \\\n");
         for option in &command.options {
             let value = match &option.value {
                 None => String::new(),
@@ -204,35 +274,73 @@ fn zsh(commands: &[Completed]) -> String {
         match command.name {
             "" => text.push_str("        '1: :_berth_commands' '*:: :->rest'\n    [[ $state == rest ]] || return\n    (( $+functions[_berth_$words[1]] )) && _berth_$words[1]\n"),
             _ => {
-                let mut number = 1;
-                if !command.words.is_empty() {
-                    let _ = writeln!(text, "        '1:value:({})' \\", command.words.join(" "));
-                    number = 2;
-                }
-                if command.takes_id {
-                    let _ = writeln!(text, "        '{number}:container:_berth_ids' \\");
+                for (number, place) in (1..).zip(&command.places) {
+                    let action = match place {
+                        Place::Containers => "container:_berth_ids".to_owned(),
+                        Place::OneOf(words) => format!("value:({})", words.join(" ")),
+                        Place::File => "file:_files".to_owned(),
+                    };
+                    let _ = writeln!(text, "        '{number}:{action}' \\");
                 }
                 text.push_str("        '*:file:_files'\n");
             }
         }
         text.push_str("}\n\n");
     }
-    text + ZSH_TAIL
+    // Whether it was read as a whole or, by the first line, as the function of this name.
+    text + &format!("if [[ $funcstack[1] == _{program} ]]; then _berth \"$@\"; else compdef _berth {program}; fi\n")
 }
 
 fn fish_quoted(text: &str) -> String {
     text.replace('\\', "\\\\").replace('\'', "\\'")
 }
 
-fn fish(commands: &[Completed]) -> String {
+/// `__berth_place` prints how many arguments stand behind the command: its first argument, which the options follow that
+/// take a value.
+const FISH_HEAD: &str = r#"function __berth_ids
+    set -l line (commandline -opc)
+    set -l root
+    for i in (seq (count $line))
+        switch $line[$i]
+            case --root -r
+                set root --root $line[(math $i + 1)]
+            case '--root=*'
+                set root $line[$i]
+        end
+    end
+    command $line[1] $root list --quiet 2> /dev/null
+end
+function __berth_place
+    set -l line (commandline -opc)
+    set -l place 0
+    set -l skip 0
+    set -l seen 0
+    for word in $line[2..-1]
+        if test $skip = 1
+            set skip 0
+        else if contains -- $word $argv[2..-1]
+            set skip 1
+        else if test $seen = 0
+            test $word = $argv[1]; and set seen 1
+        else if not string match -q -- '-*' $word
+            set place (math $place + 1)
+        end
+    end
+    echo $place
+end
+"#;
+
+fn fish(commands: &[Completed], program: &str) -> String {
     let names = names(commands);
-    let mut text = String::new();
+    let global = forms(&commands[0], |option| option.value.is_some());
+    let mut text = String::from(FISH_HEAD);
     for command in commands {
         let condition = match command.name {
             "" => format!("not __fish_seen_subcommand_from {names}"),
             name => format!("__fish_seen_subcommand_from {name}"),
         };
-        let mut line = |rest: String| text.push_str(&format!("complete -c berth -n '{condition}' {rest}\n"));
+        let mut line =
+            |also: &str, rest: &str| text.push_str(&format!("complete -c {program} -n '{condition}{also}' {rest}\n"));
         for option in &command.options {
             let short = option.short.map_or_else(String::new, |short| format!(" -s {short}"));
             let value = match &option.value {
@@ -242,17 +350,20 @@ fn fish(commands: &[Completed]) -> String {
                 Some(Value::OneOf(words)) => format!(" -x -a '{}'", words.join(" ")),
                 Some(Value::Text) => " -x".to_owned(),
             };
-            line(format!("-l {}{short}{value} -d '{}'", option.long, fish_quoted(&option.help)));
+            line("", &format!("-l {}{short}{value} -d '{}'", option.long, fish_quoted(&option.help)));
         }
-        if !command.words.is_empty() {
-            line(format!("-f -a '{}'", command.words.join(" ")));
-        }
-        if command.takes_id {
-            line("-f -a '(berth list --quiet 2> /dev/null)'".to_owned());
+        let valued = forms(command, |option| option.value.is_some());
+        for (number, place) in command.places.iter().enumerate() {
+            let here = format!("; and test (__berth_place {} {global} {valued}) = {number}", command.name);
+            match place {
+                Place::Containers => line(&here, "-f -a '(__berth_ids)'"),
+                Place::OneOf(words) => line(&here, &format!("-f -a '{}'", words.join(" "))),
+                Place::File => line(&here, "-F"),
+            }
         }
         if command.name.is_empty() {
             for command in &commands[1..] {
-                line(format!("-f -a {} -d '{}'", command.name, fish_quoted(command.about)));
+                line("", &format!("-f -a {} -d '{}'", command.name, fish_quoted(command.about)));
             }
         }
     }

@@ -7,7 +7,7 @@ pub(super) const COMMAND: Command = Command {
     about: "remove a stopped container",
     options_end: false,
     options: |command| {
-        let force = args::flag("force", "kill the container first if it still runs").short('f');
+        let force = args::flag("force", "kill the container first if it is running").short('f');
         command.arg(id()).arg(force).arg(args::regex())
     },
     run: |global, matches| {

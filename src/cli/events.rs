@@ -8,13 +8,13 @@ use crate::runtime::{self, Stats};
 
 pub(super) const COMMAND: Command = Command {
     name: "events",
-    about: "print what a container uses every 5 seconds, and when it runs out of memory",
+    about: "print resource usage at intervals, and out-of-memory events",
     options_end: false,
     options: |command| {
         command
             .arg(id())
-            .arg(args::value("interval", "DURATION", "how often, as in 500ms, 1m30s [default: 5s]"))
-            .arg(args::flag("stats", "print what it uses now, and no more"))
+            .arg(args::value("interval", "DURATION", "time between statistics, such as 500ms or 1m30s [default: 5s]"))
+            .arg(args::flag("stats", "print the statistics once and exit"))
     },
     run: |global, matches| {
         let interval = get_string(matches, "interval").unwrap_or_else(|| "5s".to_owned());

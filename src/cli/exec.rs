@@ -11,7 +11,7 @@ use crate::spec::{self, Process};
 
 pub(super) const COMMAND: Command = Command {
     name: "exec",
-    about: "run a further process in a container",
+    about: "run another process in a container",
     options_end: true,
     options,
     run: |global, matches| {
@@ -47,7 +47,7 @@ fn options(command: clap::Command) -> clap::Command {
     command
         .arg(id())
         .arg(Arg::new("args").value_name("COMMAND").num_args(0..).help("the command and its arguments"))
-        .arg(args::path("process", "FILE", "take the whole process from FILE (process.json)").short('p'))
+        .arg(args::path("process", "FILE", "read the whole process from FILE (process.json)").short('p'))
         .arg(args::value("cwd", "DIR", "the working directory in the container"))
         .arg(args::list("env", "NAME=VALUE", "set a variable of the environment").short('e'))
         .arg(args::flag("tty", "allocate a terminal").short('t'))
@@ -62,8 +62,8 @@ fn options(command: clap::Command) -> clap::Command {
         .arg(args::value("apparmor", "PROFILE", "the AppArmor profile"))
         .arg(args::value("process-label", "LABEL", "the SELinux label"))
         .arg(args::preserve_fds())
-        .arg(args::list("cgroup", "[CONTROLLERS:]PATH", "a cgroup below the container's"))
-        .arg(args::flag("ignore-paused", "do not refuse a paused container"))
+        .arg(args::list("cgroup", "[CONTROLLERS:]PATH", "run the process in a cgroup below that of the container"))
+        .arg(args::flag("ignore-paused", "allow exec in a paused container; it waits until the container is resumed"))
         .arg(args::ignored("no-subreaper"))
         .after_help(args::STREAMS)
 }

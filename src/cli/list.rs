@@ -1,6 +1,6 @@
 //! `berth list`
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -18,14 +18,19 @@ pub(super) const COMMAND: Command = Command {
     options_end: false,
     options: |command| {
         command
-            .arg(args::value("format", "FORMAT", "table or json").short('f').default_value("table"))
+            .arg(args::value("format", "table|json", "the form of the output").short('f').default_value("table"))
             .arg(args::flag("quiet", "print the ids only").short('q'))
     },
     run: |global, matches| {
         let containers = containers(global)?;
         print(&match matches.get_one::<String>("format").map_or("table", String::as_str) {
             _ if matches.get_flag("quiet") => containers.iter().map(|c| format!("{}\n", c.id)).collect(),
-            "table" => table(&containers),
+            "table" => {
+                if containers.is_empty() && !global.root_given {
+                    hint(global);
+                }
+                table(&containers)
+            }
             // Go writes a nil slice as null, and that is what callers of runc know.
             "json" if containers.is_empty() => String::from("null\n"),
             "json" => text::json(&serde_json::to_string(&containers).map_err(Error::new)?) + "\n",
@@ -35,6 +40,21 @@ pub(super) const COMMAND: Command = Command {
     },
     failure: 1,
 };
+
+/// Below which directories dockerd and containerd's shim have those of the runtimes, one for each of their namespaces.
+const OF_ENGINES: [&str; 2] = ["/run/docker/runtime-runc", "/run/containerd/runc"];
+
+/// Says where engines have their containers, if there are any: they name another root than the default one.
+fn hint(global: &Global) {
+    let below = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_used = |root: &PathBuf| below(root).next().is_some();
+    let mut roots: Vec<_> = OF_ENGINES.iter().flat_map(|dir| below(Path::new(dir))).filter(is_used).collect();
+    roots.sort();
+    if !roots.is_empty() {
+        let commands: Vec<_> = roots.iter().map(|root| format!("`berth --root {} list`", root.display())).collect();
+        global.log.hint(&format!("engines have their containers elsewhere: {}", commands.join(", ")));
+    }
+}
 
 fn containers(global: &Global) -> Result<Vec<Document>> {
     let root = &global.runtime.root;

@@ -36,7 +36,8 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use clap::{Arg, ArgMatches};
+use clap::builder::Resettable;
+use clap::{Arg, ArgAction, ArgMatches};
 
 use crate::error::{Call, Error, Kind, Result};
 use crate::runtime::{CgroupManager, Runtime, Sink, is_rootless};
@@ -79,6 +80,8 @@ const COMMANDS: &[&Command] = &[
 
 /// The options that stand before the command.
 struct Global {
+    /// The name that berth was called by.
+    program: String,
     runtime: Runtime,
     /// `--root` was given, so that its absence is a mistake and not merely a host without containers.
     root_given: bool,
@@ -143,7 +146,7 @@ fn dispatch(program: &str, all: &[OsString], log: &mut Log, failure: &mut u8) ->
         let name = name.to_string_lossy();
         *failure = NO_COMMAND;
         return Err(Error::new(format_args!("No help topic for '{name}': there is no such command"))
-            .with_hint(format_args!("`{program} --help` lists the commands")));
+            .with_hint(word_of_an_engine(&name, program)));
     };
     let bin = format!("{program} {}", command.name);
     let mut options = (command.options)(base(&bin, command.about));
@@ -163,13 +166,31 @@ fn dispatch(program: &str, all: &[OsString], log: &mut Log, failure: &mut u8) ->
     })
 }
 
+/// What does here what an engine's command of this name does.
+fn word_of_an_engine(name: &str, program: &str) -> String {
+    match name {
+        "attach" => "an engine holds the standard streams of its containers, as in `docker attach`".into(),
+        "build" | "images" | "pull" => "images are the engine's: a runtime gets a bundle".into(),
+        "info" => format!("`{program} features` prints what this runtime can do"),
+        "inspect" | "status" => format!("`{program} state CONTAINER` prints the state"),
+        "logs" => format!("{program} keeps no logs: the engine does, as in `docker logs`"),
+        "remove" | "rm" => format!("`{program} delete CONTAINER` removes a container that has stopped"),
+        "stats" => format!("`{program} events --stats CONTAINER` prints statistics"),
+        "stop" => format!("`{program} kill CONTAINER TERM` asks it to end, `{program} kill CONTAINER KILL` ends it"),
+        "top" => format!("`{program} ps CONTAINER` lists the processes"),
+        "unpause" => format!("`{program} resume CONTAINER` lets it go on"),
+        "version" => format!("`{program} --version` prints the version"),
+        _ => format!("`{program} --help` lists the commands"),
+    }
+}
+
 /// The whole command line, for manual pages: what [`main`] parses, command by command.
 pub fn definition() -> clap::Command {
     let commands = COMMANDS.iter().map(|command| {
         let options = (command.options)(base(&format!("berth {}", command.name), command.about));
         options.name(command.name)
     });
-    global_options("berth").after_help("").subcommands(commands)
+    global_options("berth").after_help(Resettable::Reset).subcommands(commands)
 }
 
 /// A command that cannot be executed is the container's own failure, told as bare as a shell does (see [`log`]).
@@ -225,6 +246,10 @@ fn base(bin: &str, about: &'static str) -> clap::Command {
         .no_binary_name(true)
         .disable_help_subcommand(true)
         .args_override_self(true)
+        .disable_help_flag(true)
+        .arg(
+            Arg::new("help").long("help").short('h').action(ArgAction::Help).help("print this help").display_order(999),
+        )
         .help_template(format!("NAME:\n   {bin} - {{about}}\n\nUSAGE:\n   {{usage}}\n\n{{all-args}}{{after-help}}\n"))
 }
 
@@ -236,17 +261,21 @@ fn global_options(program: &str) -> clap::Command {
     base(program, "Open Container Initiative runtime")
         .override_usage(format!("{program} [OPTIONS] COMMAND [ARGUMENTS]"))
         .after_help(commands)
-        .arg(path("root", "DIR", "where the state of containers is kept [default: /run/berth]").short('r'))
-        .arg(path("log", "[file:]FILE", "write the log to FILE, to journald:NAME or to syslog:NAME").short('l'))
+        .arg(path("root", "DIR", "the directory for the state of containers [default: /run/berth]").short('r'))
+        .arg(path("log", "[file:]FILE", "write the log to FILE, journald:NAME or syslog:NAME").short('l'))
         .arg(value("log-format", "FORMAT", "text or json").value_parser(["text", "json"]))
         .arg(value("log-level", "LEVEL", "error, warning or debug").value_parser(["error", "warning", "debug"]))
-        .arg(flag("debug", "log what happens, not only what goes wrong"))
-        .arg(flag("systemd-cgroup", "let systemd make the cgroups of new containers").short('s'))
+        .arg(flag("debug", "log every step"))
+        .arg(flag("systemd-cgroup", "let systemd create the cgroups of new containers").short('s'))
         .arg(
-            value("cgroup-manager", "MANAGER", "who makes them: cgroupfs, systemd, or disabled for nobody")
-                .value_parser(["cgroupfs", "systemd", "disabled"]),
+            value(
+                "cgroup-manager",
+                "MANAGER",
+                "who creates cgroups: cgroupfs (berth itself), systemd, or nobody (disabled)",
+            )
+            .value_parser(["cgroupfs", "systemd", "disabled"]),
         )
-        .arg(value("rootless", "BOOL", "whether new containers may do without cgroups: true, false or auto"))
+        .arg(value("rootless", "true|false|auto", "whether new containers may run without cgroups of their own"))
         .arg(flag("version", "print the version").short('v').short_alias('V'))
 }
 
@@ -281,7 +310,7 @@ impl Global {
             Box::new(move |line: &str| log.debug(line)) as Sink
         });
         let runtime = Runtime { root, rootless, cgroup_manager, crun_annotations: program != RUNC, warn, debug };
-        Ok(Self { runtime, root_given: given.is_some(), log: log.clone() })
+        Ok(Self { program: program.to_owned(), runtime, root_given: given.is_some(), log: log.clone() })
     }
 }
 

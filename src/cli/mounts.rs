@@ -15,7 +15,7 @@ pub(super) const COMMAND: Command = Command {
     options: |command| {
         command
             .arg(Arg::new("action").value_name("add|remove").required(true).value_parser(["add", "remove"]).help(
-                "add: mount what FILE lists, or nothing if any of it fails; remove: unmount what is on its destinations",
+                "add: mount everything in FILE, or nothing if one mount fails; remove: unmount the destinations in FILE",
             ))
             .arg(id())
             .arg(args::file("file", "FILE", "a JSON array of mounts, as in the configuration"))

@@ -14,7 +14,7 @@ pub(super) const COMMAND: Command = Command {
     options_end: true,
     options: |command| {
         command
-            .arg(args::value("format", "FORMAT", "table or json").short('f').default_value("table"))
+            .arg(args::value("format", "table|json", "the form of the output").short('f').default_value("table"))
             .arg(id())
             .arg(Arg::new("args").value_name("PS OPTIONS").num_args(0..).help("options for ps(1) [default: -ef]"))
     },

@@ -10,7 +10,7 @@ use crate::runtime::{CreateOptions, RestoreOptions};
 
 pub(super) const COMMAND: Command = Command {
     name: "restore",
-    about: "make a container from what checkpoint saved, by CRIU, and wait for it",
+    about: "restore a container from a checkpoint, with CRIU, and wait for it",
     options_end: false,
     options,
     run: |global, matches| global.runtime.restore(get_id(matches), &read(matches)?),
@@ -18,14 +18,14 @@ pub(super) const COMMAND: Command = Command {
 };
 
 fn options(command: clap::Command) -> clap::Command {
-    checkpoint::common(command)
+    checkpoint::common(command, "where CRIU keeps its log [default: in the state directory]")
         .arg(args::path("bundle", "DIR", "the bundle [default: the current directory]").short('b'))
         .arg(args::path("console-socket", "SOCKET", "send the master of the container's terminal to SOCKET"))
         .arg(args::flag("detach", "do not wait for the container").short('d'))
         .arg(args::path("pid-file", "FILE", "write the pid of the container's init to FILE"))
         .arg(args::flag("no-subreaper", "do not adopt the processes that the container's init leaves behind"))
         .arg(args::flag("no-pivot", "change the root without pivot_root, for a rootfs on a ramdisk"))
-        .arg(args::flag("tcp-close", "restore TCP connections as closed ones"))
+        .arg(args::flag("tcp-close", "restore TCP connections as closed"))
         .arg(args::value("lsm-profile", "TYPE:NAME", "confine the processes by this profile"))
         .arg(args::value("lsm-mount-context", "CONTEXT", "the SELinux context of mounts that had one"))
 }

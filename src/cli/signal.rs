@@ -39,6 +39,11 @@ const SIGNALS: &[(&str, i32)] = &[
     ("SYS", libc::SIGSYS),
 ];
 
+/// Without those of real time, and without `SIG`.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    SIGNALS.iter().map(|(name, _)| *name)
+}
+
 /// The kernel's `_NSIG`: signal 0 only asks whether the process is there.
 const LAST: i32 = 64;
 

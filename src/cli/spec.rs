@@ -11,7 +11,7 @@ use crate::error::{Call, Error, Result};
 
 pub(super) const COMMAND: Command = Command {
     name: "spec",
-    about: "write a config.json to begin with",
+    about: "write a config.json to start from",
     options_end: false,
     options: |command| {
         command
@@ -55,7 +55,7 @@ fn write(path: &Path, config: &Value) -> Result<()> {
         .open(path)
         .call(|| format!("open({path:?}, O_CREAT | O_EXCL)"))
         .map_err(|e| match e.errno() {
-            Some(rustix::io::Errno::EXIST) => e.with_hint("remove the file first: it may hold changes of yours"),
+            Some(rustix::io::Errno::EXIST) => e.with_hint("remove the file first: it may contain your changes"),
             _ => e,
         })?;
     file.write_all(&text).call(|| format!("write({path:?})"))

@@ -36,10 +36,10 @@ fn options(command: clap::Command) -> clap::Command {
         .arg(text("cpu-rt-runtime", "the realtime CPU time allowed in each period, in microseconds"))
         .arg(args::value("cpuset-cpus", "LIST", "the CPUs to run on"))
         .arg(args::value("cpuset-mems", "LIST", "the memory nodes to use"))
-        .arg(text("cpu-idle", "1: run only on CPUs that are idle otherwise; 0: as usual"))
-        .arg(bytes("memory", "the limit of memory; sizes take suffixes as in 50M, and -1 is unlimited"))
-        .arg(bytes("memory-reservation", "the memory that is kept from being reclaimed"))
-        .arg(bytes("memory-swap", "the limit of memory and swap together"))
+        .arg(text("cpu-idle", "1: run only when a CPU is otherwise idle; 0: run normally"))
+        .arg(bytes("memory", "the memory limit; suffixes such as 50M are allowed, -1 is unlimited"))
+        .arg(bytes("memory-reservation", "the memory that is protected from reclaim"))
+        .arg(bytes("memory-swap", "the limit for memory and swap together"))
         .arg(obsolete("kernel-memory"))
         .arg(obsolete("kernel-memory-tcp"))
         .arg(text("pids-limit", "the number of processes and threads; -1 is unlimited"))
@@ -48,7 +48,7 @@ fn options(command: clap::Command) -> clap::Command {
 }
 
 const RESOURCES: &str =
-    "take the limits from FILE, or standard input (-), in the form of linux.resources, and from no other option";
+    "read the limits from FILE or standard input (-), in the form of linux.resources, instead of from options";
 
 fn run(global: &Global, matches: &ArgMatches) -> Result<u8> {
     let id = get_id(matches);

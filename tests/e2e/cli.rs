@@ -6,7 +6,13 @@ use std::time::Duration;
 use crate::harness::{Config, Test};
 
 e2e!(containers_by_regular_expression);
-e2e!(any: the_log_goes_to_a_file, the_log_goes_to_the_journal, the_log_goes_to_the_system_log, log_levels);
+e2e!(
+    any: the_log_goes_to_a_file,
+    the_log_goes_to_the_journal,
+    the_log_goes_to_the_system_log,
+    log_levels,
+    an_empty_list_names_the_roots_of_engines,
+);
 
 fn containers_by_regular_expression(t: &Test) {
     if t.is_runc() && t.peer_lacks("--regex") {
@@ -98,4 +104,29 @@ fn log_levels(t: &Test) {
     assert_eq!(warned(&["--log-level", "error"]), (false, false));
     assert_eq!(warned(&["--log-level=debug"]), (true, true));
     assert_eq!(warned(&["--log-level", "error", "--debug"]), (true, true));
+}
+
+fn an_empty_list_names_the_roots_of_engines(t: &Test) {
+    rustix::mount::mount("tmpfs", "/run", "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
+    t.accept_mounts();
+    for root in ["docker/runtime-runc/moby/abc", "containerd/runc/default/abc", "containerd/runc/unused"] {
+        std::fs::create_dir_all(std::path::Path::new("/run").join(root)).unwrap();
+    }
+    let list = |args: &[&str]| t.runtime().args(args).ok();
+    let output = list(&["list"]);
+    assert!(output.text().starts_with("ID ") && output.text().lines().count() == 1, "{}", output.text());
+    assert_eq!(
+        output.stderr,
+        "  hint: engines have their containers elsewhere: `berth --root /run/containerd/runc/default list`, \
+         `berth --root /run/docker/runtime-runc/moby list`\n"
+    );
+    // Programs are not told, nor who asked for another root.
+    for args in [
+        &["list", "--quiet"][..],
+        &["list", "-f", "json"],
+        &["--log-format", "json", "list"],
+        &["--root", "/run/containerd/runc/unused", "list"],
+    ] {
+        assert_eq!(list(args).stderr, "", "{args:?}");
+    }
 }

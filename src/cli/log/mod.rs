@@ -77,6 +77,13 @@ impl Log {
         }
     }
 
+    /// For a person at a terminal, where nothing has failed: programs are not told.
+    pub(super) fn hint(&self, text: &str) {
+        if self.sink.is_none() && self.format.is_none() {
+            to_stderr(&format!("  hint: {}\n", one_line(text)));
+        }
+    }
+
     pub(super) fn is_debugging(&self) -> bool {
         self.level == Level::Debug
     }
