@@ -1,4 +1,4 @@
-//! Holds docs/compatibility.md to the code: the tests that it names, the options and words that it lists.
+//! Holds docs/compatibility.md and its chapters to the code: the tests that it names, the options and words that it lists.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,6 +9,8 @@ use serde_json::Value;
 
 /// A line of one of the tables.
 struct Row {
+    /// `docs/compatibility/CHAPTER.md`
+    chapter: String,
     /// The headings that it stands below.
     section: String,
     item: String,
@@ -41,10 +43,18 @@ fn read(path: &Path) -> String {
 }
 
 fn rows() -> Vec<Row> {
-    let text = read(&path("docs/compatibility.md"));
+    let mut files = Vec::new();
+    below(&path("docs/compatibility"), &mut files);
+    let rows: Vec<_> = files.iter().flat_map(|file| chapter(file)).collect();
+    assert!(rows.len() > 150, "the rows are found: {}", rows.len());
+    rows
+}
+
+fn chapter(file: &Path) -> Vec<Row> {
+    let chapter = file.file_stem().unwrap().to_str().unwrap().to_owned();
     let mut rows = Vec::new();
     let mut section = String::new();
-    for line in text.lines() {
+    for line in read(file).lines() {
         if let Some(heading) = line.strip_prefix("## ").or_else(|| line.strip_prefix("### ")) {
             section = heading.to_owned();
         }
@@ -53,11 +63,28 @@ fn rows() -> Vec<Row> {
         let &[item, _, _, _, berth, proof] = &cells[..] else { panic!("not six cells: {line}") };
         if item != "item" {
             let [item, berth, proof] = [item, berth, proof].map(str::to_owned);
-            rows.push(Row { section: section.clone(), item, berth, proof });
+            rows.push(Row { chapter: chapter.clone(), section: section.clone(), item, berth, proof });
         }
     }
-    assert!(rows.len() > 150, "the rows are found: {}", rows.len());
     rows
+}
+
+#[test]
+fn the_summary_counts_the_rows() {
+    let mut counts = std::collections::BTreeMap::<_, (usize, usize)>::new();
+    for row in rows() {
+        let count = counts.entry(row.chapter.clone()).or_default();
+        count.0 += 1;
+        count.1 += usize::from(!row.is_had());
+    }
+    let summary = read(&path("docs/compatibility.md"));
+    let lines = summary.lines().filter(|line| line.contains("](compatibility/"));
+    assert_eq!(lines.clone().count(), counts.len(), "each chapter has a line");
+    for line in lines {
+        let name = line.split_once("](compatibility/").unwrap().1.split(".md").next().unwrap();
+        let (all, not) = counts[name];
+        assert!(line.contains(&format!(" | {all} | {not} | ")), "{name} has {all} rows, {not} of them \"no\": {line}");
+    }
 }
 
 fn section<'a>(rows: &'a [Row], name: &'a str) -> impl Iterator<Item = &'a Row> {
@@ -80,7 +107,7 @@ fn has_test(text: &str, name: &str) -> bool {
 /// Whether a macro `e2e!` of the module makes tests of the function.
 fn has_e2e(text: &str, name: &str) -> bool {
     let lists = text.split("e2e!(").skip(1).map(|rest| rest.split(");").next().unwrap_or(""));
-    let mut names = lists.flat_map(|list| list.trim_start_matches("any:").split(',')).map(str::trim);
+    let mut names = lists.flat_map(|list| list.trim_start().trim_start_matches("any:").split(',')).map(str::trim);
     names.any(|found| found == name) && text.contains(&format!("\nfn {name}(t: &Test)"))
 }
 
