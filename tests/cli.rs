@@ -318,6 +318,52 @@ fn without_a_file_the_format_says_who_reads() {
     assert!(stderr(&output).contains("level=debug") && stderr(&output).contains("\nberth: list: "));
 }
 
+/// A second reader of the documents that berth writes: the crate that other runtimes and tools read them with.
+fn read_by_others<T: serde::de::DeserializeOwned + serde::Serialize>(document: &Value) -> Value {
+    let read: T = serde_json::from_value(document.clone()).unwrap_or_else(|e| panic!("{e}: {document}"));
+    serde_json::to_value(read).unwrap()
+}
+
+/// Everything in `document` was understood: a field that the reader does not know would be missing in `read`.
+fn assert_understood(pointer: &str, document: &Value, read: &Value) {
+    match (document, read) {
+        (Value::Object(document), Value::Object(read)) => {
+            for (key, value) in document {
+                let read = read.get(key).unwrap_or_else(|| panic!("{pointer}/{key} was not understood"));
+                assert_understood(&format!("{pointer}/{key}"), value, read);
+            }
+        }
+        (Value::Array(document), Value::Array(read)) => {
+            assert_eq!(document.len(), read.len(), "{pointer}");
+            // Sets come in any order.
+            if document.iter().all(Value::is_string) {
+                let sorted = |list: &[Value]| {
+                    let mut words: Vec<_> = list.iter().map(Value::to_string).collect();
+                    words.sort();
+                    words
+                };
+                return assert_eq!(sorted(document), sorted(read), "{pointer}");
+            }
+            for (n, (document, read)) in document.iter().zip(read).enumerate() {
+                assert_understood(&format!("{pointer}/{n}"), document, read);
+            }
+        }
+        _ => assert_eq!(document, read, "{pointer}"),
+    }
+}
+
+#[test]
+fn other_readers_understand_spec_and_features() {
+    use oci_spec::runtime::{Features, Spec};
+    for args in [&[][..], &["--rootless"]] {
+        let dir = Dir::new(&format!("others-{}", args.len()));
+        let config = spec(&dir, args);
+        assert_understood("", &config, &read_by_others::<Spec>(&config));
+    }
+    let features: Value = serde_json::from_slice(&berth(&["features"]).stdout).unwrap();
+    assert_understood("", &features, &read_by_others::<Features>(&features));
+}
+
 fn spec(dir: &Dir, args: &[&str]) -> Value {
     let output = berth(&[&["spec", "--bundle", dir.0.to_str().unwrap()], args].concat());
     assert!(output.status.success(), "{}", stderr(&output));

@@ -10,7 +10,7 @@ use crate::sys;
 pub struct Features {
     pub mount_options: &'static [&'static str],
     pub namespaces: Vec<&'static str>,
-    pub capabilities: &'static [&'static str],
+    pub capabilities: Vec<String>,
     pub seccomp_actions: Vec<&'static str>,
     pub seccomp_operators: &'static [&'static str],
     pub seccomp_architectures: Vec<String>,

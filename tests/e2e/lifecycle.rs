@@ -364,6 +364,13 @@ fn state_document(t: &Test) {
     let pid = state["pid"].as_i64().unwrap();
     let children = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     assert!(children.contains("NSpid:"), "the pid is one of the caller's PID namespace");
+    // As the crate reads it that other runtimes and tools use.
+    let read: oci_spec::runtime::State = serde_json::from_value(state.clone()).unwrap();
+    assert_eq!(
+        (read.id(), read.bundle(), *read.pid()),
+        (&c.id, &c.bundle, state["pid"].as_i64().map(|pid| pid as i32))
+    );
+    assert_eq!(*read.status(), oci_spec::runtime::ContainerState::Created);
 }
 
 fn annotations_are_kept(t: &Test) {

@@ -1,57 +1,18 @@
 //! The five capability sets, as masks.
 
+use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 
 use crate::spec;
 
-/// By number, from `CAP_CHOWN` = 0 (`<linux/capability.h>`).
-const NAMES: [&str; 41] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_DAC_READ_SEARCH",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETPCAP",
-    "CAP_LINUX_IMMUTABLE",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_NET_BROADCAST",
-    "CAP_NET_ADMIN",
-    "CAP_NET_RAW",
-    "CAP_IPC_LOCK",
-    "CAP_IPC_OWNER",
-    "CAP_SYS_MODULE",
-    "CAP_SYS_RAWIO",
-    "CAP_SYS_CHROOT",
-    "CAP_SYS_PTRACE",
-    "CAP_SYS_PACCT",
-    "CAP_SYS_ADMIN",
-    "CAP_SYS_BOOT",
-    "CAP_SYS_NICE",
-    "CAP_SYS_RESOURCE",
-    "CAP_SYS_TIME",
-    "CAP_SYS_TTY_CONFIG",
-    "CAP_MKNOD",
-    "CAP_LEASE",
-    "CAP_AUDIT_WRITE",
-    "CAP_AUDIT_CONTROL",
-    "CAP_SETFCAP",
-    "CAP_MAC_OVERRIDE",
-    "CAP_MAC_ADMIN",
-    "CAP_SYSLOG",
-    "CAP_WAKE_ALARM",
-    "CAP_BLOCK_SUSPEND",
-    "CAP_AUDIT_READ",
-    "CAP_PERFMON",
-    "CAP_BPF",
-    "CAP_CHECKPOINT_RESTORE",
-];
+/// With their numbers, ascending and without `CAP_`, as rustix has them from the kernel's headers.
+fn known() -> impl Iterator<Item = (&'static str, u8)> {
+    CapabilitySet::all().iter_names().map(|(name, set)| (name, set.bits().trailing_zeros() as u8))
+}
 
 /// Every capability that berth knows by name, for `features`.
-pub fn names() -> &'static [&'static str] {
-    &NAMES
+pub fn names() -> Vec<String> {
+    known().map(|(_, number)| Capability(number).to_string()).collect()
 }
 
 /// A capability's number; prints as its name.
@@ -68,7 +29,11 @@ impl Capability {
 
     /// Whether berth knows it.
     pub fn has_name(self) -> bool {
-        usize::from(self.0) < NAMES.len()
+        self.name().is_some()
+    }
+
+    fn name(self) -> Option<&'static str> {
+        known().find(|(_, number)| *number == self.0).map(|(name, _)| name)
     }
 
     /// Those in `mask`, ascending.
@@ -79,8 +44,8 @@ impl Capability {
 
 impl std::fmt::Display for Capability {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match NAMES.get(usize::from(self.0)) {
-            Some(name) => f.write_str(name),
+        match self.name() {
+            Some(name) => write!(f, "CAP_{name}"),
             None => write!(f, "capability {}", self.0),
         }
     }
@@ -157,8 +122,9 @@ impl Capabilities {
 fn mask<'a>(names: &'a [String], unknown: &mut Vec<&'a str>) -> u64 {
     let mut mask = 0;
     for name in names {
-        match NAMES.iter().position(|known| known == name) {
-            Some(number) => mask |= 1 << number,
+        let bare = name.strip_prefix("CAP_");
+        match known().find(|(known, _)| Some(*known) == bare) {
+            Some((_, number)) => mask |= 1 << number,
             None => unknown.push(name),
         }
     }
@@ -176,9 +142,9 @@ mod tests {
     #[test]
     fn numbers_are_the_kernels() {
         for (name, number) in [("CAP_CHOWN", 0), ("CAP_SYS_ADMIN", 21), ("CAP_AUDIT_WRITE", 29), ("CAP_SYSLOG", 34)] {
-            assert_eq!(NAMES[number], name);
+            assert_eq!(names()[number], name);
         }
-        assert_eq!(NAMES[40], "CAP_CHECKPOINT_RESTORE");
+        assert_eq!((names().len(), names()[40].as_str()), (41, "CAP_CHECKPOINT_RESTORE"));
         assert_eq!(Capability::SYS_ADMIN.to_string(), "CAP_SYS_ADMIN");
         assert_eq!(Capability::SYS_PTRACE.to_string(), "CAP_SYS_PTRACE");
         assert_eq!(Capability(50).to_string(), "capability 50");
