@@ -75,7 +75,7 @@ test:
 	@mkdir -p target && rm -f target/skips
 	export BERTH_SKIPS="$$PWD/target/skips"; \
 	if $(CARGO) nextest --version > /dev/null 2>&1; then \
-	  $(CARGO) nextest run --locked --no-fail-fast; else $(CARGO) test --locked --no-fail-fast; fi; \
+	  $(CARGO) nextest run --locked --no-fail-fast && $(CARGO) test --locked --doc; else $(CARGO) test --locked --no-fail-fast; fi; \
 	status=$$?; hack/skips target/skips $(SKIPS) && exit $$status
 
 # What takes a defence out one at a time, and shows the tests that fail.

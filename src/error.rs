@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What a caller may need to know to act on an error, beyond its text.
+/// The kinds of errors that callers treat differently.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     #[default]
@@ -20,7 +20,7 @@ pub enum Kind {
     Init,
     /// The container does not exist.
     NoContainer,
-    /// What is kept about the container is missing, or cannot be understood.
+    /// The record of the container is missing or cannot be understood.
     DamagedRecord,
     /// The container is runc's.
     MadeByRunc,
@@ -55,7 +55,7 @@ impl Error {
         Self::new(format_args!("{pointer}: {message}"))
     }
 
-    /// Says, once and by whoever knows why, in the course of what this happened.
+    /// Adds what was being done. Add each context once, in the function that knows it.
     #[must_use]
     pub fn context(mut self, context: impl Display) -> Self {
         self.context.insert(0, context.to_string());
@@ -80,7 +80,7 @@ impl Error {
         if self.kind == Kind::Other { self.with_kind(Kind::Init) } else { self }
     }
 
-    /// For a message of limited size: each part keeps its beginning. What is that long was made up by an image.
+    /// For a message of limited size: each part keeps its beginning. Only an image can make a text that long.
     #[must_use]
     pub fn shortened(mut self) -> Self {
         const ENOUGH: usize = 2048;
@@ -93,7 +93,7 @@ impl Error {
         self
     }
 
-    /// Names whatever came from an option by that: `options` has the JSON pointer of each.
+    /// Replaces JSON pointers by the options that the values came from: `options` has both.
     #[must_use]
     pub fn in_terms_of(mut self, options: &[(&str, &str)]) -> Self {
         for text in self.context.iter_mut().chain([&mut self.message]) {
@@ -129,14 +129,14 @@ pub fn describe(errno: Errno) -> String {
     chars.next().map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())
 }
 
-/// Nothing that moves a terminal's cursor or changes its state, ends a line, or changes the order in which text is read.
+/// False for characters that move a terminal's cursor or change its state, end a line, or change the reading order.
 pub fn is_plain(c: char) -> bool {
     let reorders = matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     c == '\t' || !c.is_control() && !reorders
 }
 
-/// One line of plain text, whatever an image, a configuration or a container has put into it: it drives nobody's
-/// terminal, also if an engine shows it, and forges no line of a log.
+/// Makes one line of plain text. Parts of a message come from images, configurations and containers: they must not control a
+/// terminal, also not one that an engine writes to, or forge a line of a log.
 pub fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,4 +1,4 @@
-//! Options and their forms, as Go's flag package has them: what engines send was written for it.
+//! Options in the forms of Go's flag package, which the callers of runc use.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -13,7 +13,7 @@ pub(super) fn flag(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
 }
 
-/// A flag that other runtimes have, and that means nothing here.
+/// A flag of other runtimes that has no effect here.
 pub(super) fn ignored(name: &'static str) -> Arg {
     flag(name, "accepted for compatibility, and ignored").hide(true)
 }
@@ -45,7 +45,7 @@ pub(super) fn preserve_fds() -> Arg {
         .default_value("0")
 }
 
-/// `--regex`, which has the id stand for several.
+/// `--regex`: the id stands for several containers.
 pub(super) fn regex() -> Arg {
     flag("regex", "CONTAINER is a regular expression; act on all containers whose ids match").short('r')
 }
@@ -71,12 +71,12 @@ pub(super) fn creation(command: Command) -> Command {
         .arg(preserve_fds())
 }
 
-/// What one argument is to an option parser.
+/// The kinds of arguments, for an option parser.
 enum Shape {
     Positional,
     /// `--`
     End,
-    /// An option that holds its value or needs none; with the spelling clap knows.
+    /// An option that contains its value or needs none, in clap's spelling.
     Complete(OsString),
     /// An option whose value is the next argument.
     NeedsValue(OsString),
@@ -84,7 +84,7 @@ enum Shape {
     Nothing,
 }
 
-/// How many arguments stand before the first that is neither an option nor the value of one.
+/// The position of the first argument that is neither an option nor the value of one.
 pub(super) fn first_positional(command: &Command, args: &[OsString]) -> usize {
     let mut position = 0;
     while let Some(arg) = args.get(position) {
@@ -97,8 +97,8 @@ pub(super) fn first_positional(command: &Command, args: &[OsString]) -> usize {
     position.min(args.len())
 }
 
-/// Rewrites what Go's flag package understands and clap does not: `-long`, `--flag=true`. With `options_end`, all
-/// that follows the first positional argument is positional too.
+/// Rewrites forms that only Go's flag package knows (`-long`, `--flag=true`) for clap. With `options_end`, everything
+/// after the first positional argument is positional too.
 pub(super) fn normalise(command: &Command, args: &[OsString], options_end: bool) -> Result<Vec<OsString>> {
     let mut out = Vec::with_capacity(args.len() + 1);
     let mut rest = args.iter();
@@ -188,7 +188,7 @@ pub(super) fn go_bool(text: &str) -> Option<bool> {
     }
 }
 
-/// clap's message on one line, its tip as the hint.
+/// clap's message on one line, with its tip as the hint.
 pub(super) fn usage_error(text: &str, bin: &str) -> Error {
     let mut paragraphs = text.split("\n\n");
     let message = paragraphs.next().unwrap_or_default();

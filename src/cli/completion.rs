@@ -26,7 +26,7 @@ pub(super) const COMMAND: Command = Command {
     failure: 1,
 };
 
-/// What shells need to know of a command; the first one is that of the global options, without a name.
+/// A command as shells need to know it. The first has no name and holds the global options.
 struct Completed {
     name: &'static str,
     about: &'static str,
@@ -34,7 +34,7 @@ struct Completed {
     places: Vec<Place>,
 }
 
-/// What stands in one place behind the command.
+/// The words for one place after the command.
 enum Place {
     Containers,
     OneOf(Vec<String>),
@@ -212,7 +212,7 @@ fn bash(commands: &[Completed], program: &str) -> String {
     text + BASH_TAIL + &format!("complete -o default -F _berth {program}\n")
 }
 
-/// Without words, the shell offers files by itself.
+/// Without words, the shell offers files.
 fn bash_place(place: &Place) -> String {
     match place {
         Place::Containers => "@containers".to_owned(),
@@ -221,12 +221,12 @@ fn bash_place(place: &Place) -> String {
     }
 }
 
-/// For a word in single quotes that `_arguments` reads, where brackets and colons part things.
+/// For a word in single quotes that `_arguments` reads: brackets and colons are special there.
 fn zsh_quoted(text: &str) -> String {
     text.replace('\'', "'\\''").replace('[', "\\[").replace(']', "\\]").replace(':', "\\:")
 }
 
-/// What stands before the command says where the containers are.
+/// `--root` before the command names the directory of the containers.
 const ZSH_HEAD: &str = r#"_berth_ids() {
     local -a root ids
     local i
@@ -295,8 +295,7 @@ fn fish_quoted(text: &str) -> String {
     text.replace('\\', "\\\\").replace('\'', "\\'")
 }
 
-/// `__berth_place` prints how many arguments stand behind the command: its first argument, which the options follow that
-/// take a value.
+/// `__berth_place COMMAND VALUED...` prints the number of arguments after COMMAND. VALUED are the options with a value.
 const FISH_HEAD: &str = r#"function __berth_ids
     set -l line (commandline -opc)
     set -l root

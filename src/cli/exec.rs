@@ -25,7 +25,7 @@ pub(super) const COMMAND: Command = Command {
     failure: 255,
 };
 
-/// What of `/process` comes from options.
+/// The options that fields of `/process` come from.
 const OPTIONS: [(&str, &str); 9] = [
     ("/process/args", "COMMAND"),
     ("/process/cwd", "--cwd"),
@@ -73,7 +73,7 @@ fn read(matches: &ArgMatches) -> Result<ExecOptions> {
     let args = get_strings(matches, "args");
     if process.is_none() && args.is_empty() {
         return Err(Error::new("exec args cannot be empty")
-            .with_hint("name a command after the container, or a process.json by --process"));
+            .with_hint("give a command after the container, or a process.json with --process"));
     }
     Ok(ExecOptions {
         process,

@@ -1,5 +1,5 @@
-//! `berth features` (runtime-spec, features.md and features-linux.md): what berth implements, whatever the kernel
-//! below it can do.
+//! `berth features` (runtime-spec, features.md and features-linux.md): what berth implements, whether or
+//! not the kernel supports it.
 
 use serde_json::{Value, json};
 

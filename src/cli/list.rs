@@ -41,10 +41,10 @@ pub(super) const COMMAND: Command = Command {
     failure: 1,
 };
 
-/// Below which directories dockerd and containerd's shim have those of the runtimes, one for each of their namespaces.
+/// The directories in which dockerd and containerd's shim keep a state root for each of their namespaces.
 const OF_ENGINES: [&str; 2] = ["/run/docker/runtime-runc", "/run/containerd/runc"];
 
-/// Says where engines have their containers, if there are any: they name another root than the default one.
+/// Names the state roots of engines, if there are any: an engine does not use the default one.
 fn hint(global: &Global) {
     let below = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
     let is_used = |root: &PathBuf| below(root).next().is_some();
@@ -65,7 +65,9 @@ fn containers(global: &Global) -> Result<Vec<Document>> {
         }
         other => other.call(|| format!("stat({root:?})")).map_err(|e| match geteuid().is_root() {
             true => e,
-            false => e.with_hint("XDG_RUNTIME_DIR, or --root, says where the containers of a user who is not root are"),
+            false => e.with_hint(
+                "for a user who is not root, XDG_RUNTIME_DIR or --root must name the directory of the containers",
+            ),
         })?,
     };
     let users = std::fs::read(PASSWD).unwrap_or_default();

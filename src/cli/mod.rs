@@ -1,8 +1,8 @@
-//! The command line: what `runc` answers to, told to [`crate::runtime`].
+//! The command line, which is that of `runc`. [`crate::runtime`] does the work.
 //!
-//! Parsing has two steps, so that only the options of the command at hand are ever built: the global options up to
-//! the command's name, then the command's own. In between, [`args::normalise`] turns the forms that Go's flag
-//! package accepts into those that clap knows.
+//! Parsing has two steps, so that only the options of one command are built: first the global options up to the command's
+//! name, then the command's own. Before each step, [`args::normalise`] turns the forms of Go's flag package into those of
+//! clap.
 
 mod args;
 mod checkpoint;
@@ -44,15 +44,15 @@ use crate::runtime::{CgroupManager, Runtime, Sink, is_rootless};
 use args::{flag, path, value};
 use log::Log;
 
-/// A command: its options, and what it does with them.
+/// A command: its options, and the function that runs it.
 struct Command {
     name: &'static str,
     about: &'static str,
-    /// Options end at the first argument that is none, as what follows it belongs to another program.
+    /// Options end at the first positional argument: the rest belongs to another program.
     options_end: bool,
     options: fn(clap::Command) -> clap::Command,
     run: fn(&Global, &ArgMatches) -> Result<u8>,
-    /// The exit status for errors of our own; wrong usage is 1 everywhere, as with runc.
+    /// The exit status for errors of the runtime. Wrong usage is 1 for all commands, as with runc.
     failure: u8,
 }
 
@@ -78,20 +78,20 @@ const COMMANDS: &[&Command] = &[
     &update::COMMAND,
 ];
 
-/// The options that stand before the command.
+/// The options before the command.
 struct Global {
     /// The name that berth was called by.
     program: String,
     runtime: Runtime,
-    /// `--root` was given, so that its absence is a mistake and not merely a host without containers.
+    /// `--root` was given: then it is an error if the directory does not exist.
     root_given: bool,
     log: Log,
 }
 
-/// The name under which we are to be no more, and no less, than runc.
+/// Under this name berth behaves exactly as runc does.
 const RUNC: &str = "runc";
 
-/// The exit status where there is no such command, as under runc.
+/// The exit status if there is no such command, as with runc.
 const NO_COMMAND: u8 = 3;
 
 enum Parsed {
@@ -166,7 +166,7 @@ fn dispatch(program: &str, all: &[OsString], log: &mut Log, failure: &mut u8) ->
     })
 }
 
-/// What does here what an engine's command of this name does.
+/// The hint for a command that engines have: what to use here.
 fn word_of_an_engine(name: &str, program: &str) -> String {
     match name {
         "attach" => "an engine holds the standard streams of its containers, as in `docker attach`".into(),
@@ -193,7 +193,7 @@ pub fn definition() -> clap::Command {
     global_options("berth").after_help(Resettable::Reset).subcommands(commands)
 }
 
-/// A command that cannot be executed is the container's own failure, told as bare as a shell does (see [`log`]).
+/// A command that cannot be executed is a failure of the container, and reported as a shell does (see [`log`]).
 fn in_course_of(e: Error, command: &str, own: &ArgMatches) -> Error {
     // A regular expression may be of any length.
     let id = own.try_get_one::<String>("id").ok().flatten().filter(|id| id.len() < 256);
@@ -204,7 +204,7 @@ fn in_course_of(e: Error, command: &str, own: &ArgMatches) -> Error {
     }
 }
 
-/// Says how the container that runc has made is reached. The root is named, as runc has another one by default.
+/// Adds the command that works for a container of runc. It names the root, because runc has another default.
 fn of_runc(e: Error, global: &Global, args: &[OsString]) -> Error {
     if e.kind() != Kind::MadeByRunc {
         return e;
@@ -215,7 +215,7 @@ fn of_runc(e: Error, global: &Global, args: &[OsString]) -> Error {
     e.with_hint(format_args!("use runc for it: {}{root} {}", runc.display(), args.join(" ")))
 }
 
-/// Installed under the name of runc, it begins what it has to say as runc does: logs are searched for that.
+/// Under the name `runc`, messages begin as those of runc do: logs are searched for them.
 fn as_runc(e: Error, command: &str) -> Error {
     let staged = match e.kind() {
         Kind::CommandNotFound | Kind::CommandNotExecutable => return e,
@@ -238,7 +238,7 @@ fn parse(command: clap::Command, bin: &str, args: &[OsString], options_end: bool
     }
 }
 
-/// The part that every command shares. The first lines of the help are those of runc, which scripts look at.
+/// The part that all commands share. The first lines of the help are those of runc, because scripts look at them.
 fn base(bin: &str, about: &'static str) -> clap::Command {
     clap::Command::new("berth")
         .bin_name(bin)
@@ -317,7 +317,7 @@ impl Global {
 /// Where root keeps containers.
 const ROOT: &str = "/run/berth";
 
-/// `/run/berth`, which only root can write, or a directory of the user's own.
+/// `/run/berth`, which only root can write, or a directory of the user.
 fn default_root() -> PathBuf {
     let user_dir = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
     // As runc has it: in a user namespace root is an ordinary user, unless the variables say otherwise.
@@ -342,7 +342,7 @@ fn print(text: &str) -> Result<()> {
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).call(|| "write(stdout)")
 }
 
-/// The argument every command on one container begins with.
+/// The first argument of every command for one container.
 fn id() -> Arg {
     Arg::new("id").value_name("CONTAINER").required(true).help("the container's id")
 }
@@ -351,8 +351,8 @@ fn get_id(matches: &ArgMatches) -> &str {
     matches.get_one::<String>("id").map_or("", String::as_str)
 }
 
-/// Does it to every container whose id matches. One that cannot be dealt with does not spare the others, and one that
-/// is gone by now is none.
+/// Acts on every container whose id matches. A failure does not stop the rest, and a container that has gone meanwhile is
+/// no failure.
 fn each_matching(global: &Global, matches: &ArgMatches, act: impl Fn(&str) -> Result<()>) -> Result<u8> {
     let mut failed = None;
     for id in global.runtime.matching(get_id(matches))? {

@@ -34,8 +34,7 @@ fn run(global: &Global, matches: &ArgMatches) -> Result<u8> {
     Ok(0)
 }
 
-/// Those lines of ps(1) that are about `pids`: it has no option that both selects by pid and leaves the caller's own
-/// selection and columns alone.
+/// The lines of ps(1) for `pids`. ps has no option that selects by pid and keeps the caller's own selection and columns.
 fn print_table(pids: &[u32], options: &[String]) -> Result<()> {
     let all = if options.is_empty() { &["-ef".to_owned()][..] } else { options };
     let table = match few(pids, options)? {
@@ -47,8 +46,8 @@ fn print_table(pids: &[u32], options: &[String]) -> Result<()> {
     lines.into_iter().try_for_each(|line| stdout.write_all(line)).call(|| "write(stdout)")
 }
 
-/// What `ps -ef` prints of `pids`, by a `ps` that need not look at all other processes of the host. `None` where the
-/// caller wants something else, or where `ps` cannot do it.
+/// The output of `ps -ef` for `pids`, without a look at all other processes of the host. `None` if the caller wants
+/// something else, or if `ps` cannot do it.
 fn few(pids: &[u32], options: &[String]) -> Result<Option<Vec<u8>>> {
     /// More would be a longer argument than the kernel takes.
     const MANY: usize = 10_000;
@@ -70,7 +69,7 @@ fn ps(options: &[String]) -> Result<Result<Vec<u8>, String>> {
     Ok(Err(format!("{}: {}", output.status, String::from_utf8_lossy(&said).trim())))
 }
 
-/// The head, and the lines whose column `PID` is one of `pids`. Names of processes need not be UTF-8.
+/// The heading, and the lines whose column `PID` is one of `pids`. Names of processes may not be UTF-8.
 fn select<'a>(table: &'a [u8], pids: &[u32]) -> Result<Vec<&'a [u8]>> {
     let mut lines = table.split_inclusive(|byte| *byte == b'\n');
     let head = lines.next().unwrap_or_default();
@@ -79,7 +78,8 @@ fn select<'a>(table: &'a [u8], pids: &[u32]) -> Result<Vec<&'a [u8]>> {
     let mut selected = vec![head];
     for line in lines.filter(|line| !line.trim_ascii().is_empty()) {
         let pid = fields(line).nth(column).and_then(|pid| std::str::from_utf8(pid).ok()?.parse::<u32>().ok());
-        let pid = pid.ok_or_else(|| Error::new(format_args!("no pid in ps output {:?}", line.escape_ascii())))?;
+        let pid =
+            pid.ok_or_else(|| Error::new(format_args!("no pid in the output of ps: {:?}", line.escape_ascii())))?;
         if pids.contains(&pid) {
             selected.push(line);
         }

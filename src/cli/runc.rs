@@ -1,4 +1,4 @@
-//! Under the name of runc: containers that runc itself has made, before the name became ours, are left to it.
+//! berth under the name `runc` leaves the containers that the real runc has made to it.
 
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
@@ -9,11 +9,10 @@ use super::RUNC;
 use crate::error::Error;
 use crate::files;
 
-/// Set for the runtime that a command is handed to, so that two of ours do not hand it to each other for ever.
+/// Set for the runtime that gets the command, so that two copies of berth do not hand it to each other for ever.
 const HANDED_OVER: &str = "BERTH_HANDED_OVER";
 
-/// Executes the next `runc` in `PATH` with our arguments. Returns only if there is none, with the `error` that is to be
-/// told then.
+/// Executes the next `runc` in `PATH` with the same arguments. Returns `error` if there is none.
 pub(super) fn hand_over(args: &[OsString], error: Error) -> Error {
     let error = error.with_hint("there is no other runc in PATH: install the one that made the container");
     if std::env::var_os(HANDED_OVER).is_some() {
@@ -25,7 +24,7 @@ pub(super) fn hand_over(args: &[OsString], error: Error) -> Error {
     error.with_hint(format_args!("{runc:?} cannot be executed: {failed}"))
 }
 
-/// The first in `PATH` that is not ourselves, by whatever name.
+/// The first `runc` in `PATH` that is not this program.
 pub(super) fn next() -> Option<PathBuf> {
     let identity = |path: &Path| std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
     let ours = identity(Path::new("/proc/self/exe"))?;

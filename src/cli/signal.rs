@@ -39,7 +39,7 @@ const SIGNALS: &[(&str, i32)] = &[
     ("SYS", libc::SIGSYS),
 ];
 
-/// Without those of real time, and without `SIG`.
+/// All names but those of real-time signals, without `SIG`.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     SIGNALS.iter().map(|(name, _)| *name)
 }
@@ -47,7 +47,7 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
 /// The kernel's `_NSIG`: signal 0 only asks whether the process is there.
 const LAST: i32 = 64;
 
-/// What C libraries leave of the real-time signals to programs, as `kill -l` shows them.
+/// The first real-time signal that C libraries leave to programs, as `kill -l` shows.
 const RTMIN: i32 = 34;
 
 /// A number, or a name with or without `SIG`, in any case.

@@ -1,4 +1,4 @@
-//! `berth spec`: a `config.json` to begin with. Its meaning is that of runc's, which test suites edit and build on.
+//! `berth spec`: a `config.json` to start from. It means the same as that of runc, because test suites edit it.
 
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -113,8 +113,8 @@ fn mounts() -> Value {
     ])
 }
 
-/// What an unprivileged user may have: their own id as root, the host's network and a bind of its `/sys` (a sysfs can
-/// only be mounted by who owns the network namespace), no limits, and no ids that are not mapped.
+/// For an unprivileged user: the user's own id as root, the host's network and a bind mount of its `/sys` (only the owner of
+/// the network namespace can mount a sysfs), no limits, and no ids that are not mapped.
 fn rootless(config: &mut Value, uid: u32, gid: u32) {
     let mapping = |id: u32| json!([{ "containerID": 0, "hostID": id, "size": 1 }]);
     let linux = &mut config["linux"];

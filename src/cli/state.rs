@@ -27,7 +27,7 @@ pub(super) const COMMAND: Command = Command {
     failure: 1,
 };
 
-/// The state of the runtime-spec with what runc adds to it. Scripts compare the text, so the order is fixed too.
+/// The state of the specification, with the fields that runc adds. Scripts compare the text, so the order is fixed.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Document {
@@ -59,7 +59,7 @@ impl Document {
         })
     }
 
-    /// Of a container whose record cannot be read, in the form of the others.
+    /// The document of a container whose record cannot be read.
     pub(super) fn unknown(id: String, modified: SystemTime, owner: String) -> Self {
         Self {
             oci_version: VERSION.to_owned(),

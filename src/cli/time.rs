@@ -16,7 +16,7 @@ pub(super) fn seconds(time: SystemTime) -> String {
     calendar(time).0 + "Z"
 }
 
-/// `1h15m30.5s`, `300ms`: what Go's `time.ParseDuration` takes, up to 292 years. Less than nothing is nothing.
+/// `1h15m30.5s`, `300ms`: the form of Go's `time.ParseDuration`, up to 292 years. A negative duration counts as zero.
 pub(super) fn go_duration(text: &str) -> Option<Duration> {
     const UNITS: [(&str, f64); 8] = [
         ("ns", 1e-9),
@@ -56,7 +56,7 @@ fn calendar(time: SystemTime) -> (String, u32) {
     (text, since.subsec_nanos())
 }
 
-/// Years that begin in March end with their leap day, so that the months before it have fixed lengths.
+/// Counts years from March, so that the leap day is the last day and all months before it have fixed lengths.
 fn date(days_since_1970: u64) -> (u64, u64, u64) {
     // 1970-01-01 is 719468 days after 0000-03-01; 400 years have 146097 days.
     let days = days_since_1970 + 719_468;

@@ -109,7 +109,7 @@ fn named(matches: &ArgMatches) -> Result<Resources> {
     })
 }
 
-/// An empty text is no value, as scripts pass it for what they do not change.
+/// An empty text counts as not given: scripts pass it for limits that they do not change.
 fn number<T: FromStr<Err = std::num::ParseIntError>>(matches: &ArgMatches, name: &str) -> Result<Option<T>> {
     let Some(text) = get_string(matches, name) else { return Ok(None) };
     text.parse().map(Some).map_err(|e: std::num::ParseIntError| invalid(name, &text, &e.to_string()))

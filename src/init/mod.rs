@@ -1,6 +1,6 @@
 //! What runs in the child: from the clone to the user's process.
 //!
-//! [`create`] and [`exec`] list the steps, one line each, in the order that the kernel demands; `docs/architecture.md`
+//! `create` and `exec` list the steps, one line each, in the order that the kernel demands; `docs/architecture.md`
 //! gives the reasons.
 
 mod credentials;

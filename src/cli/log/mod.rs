@@ -1,17 +1,16 @@
 //! The log: records as logrus writes them, for engines; a plain line on standard error, for people.
 //!
 //! Engines give `--log FILE --log-format json` and take from FILE the last record of level `error`: its keys
-//! `level`, `msg` and `time` are fixed. A hint stands in a key of its own, and behind the message, of which alone engines
-//! tell whoever has started the container. The same error also goes to standard
-//! error as `berth: <error>` with the hint below it, for engines that look there when the file says nothing, and for
-//! whoever reads the journal. Warnings and debug lines go to FILE only, so that they never mix with the container's
-//! own output.
+//! `level`, `msg` and `time` are fixed. A hint has a key of its own and also follows the message, because engines show
+//! only `msg` to their users. The same error also goes to standard error as `berth: <error>` with the hint below it, for
+//! engines that look there if the file is empty, and for readers of the journal. Warnings and debug lines go to FILE only,
+//! so that they never mix with the container's own output.
 //!
-//! Without `--log` standard error is all there is. A person reads it unless `--log-format` was given: with it, all
-//! records go there in that format and the plain lines are left out. Debug lines have no plain form.
+//! Without `--log` everything goes to standard error. With `--log-format` as well, a program reads it: it gets all records
+//! in that format, and no plain lines. Debug lines have no plain form.
 //!
-//! An error that says that the container's command cannot be executed stands on standard error without our name and
-//! hint. The container was started by then, and its command is what failed: shells word it like that.
+//! If the container's command cannot be executed, the error on standard error has neither the name `berth` nor a hint. The
+//! command failed, not the runtime, and this is how shells word it.
 
 mod sink;
 
@@ -36,7 +35,7 @@ enum Format {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Log {
     sink: Option<Arc<Sink>>,
-    /// Given on the command line: whoever reads standard error is a program.
+    /// Given on the command line: a program reads standard error.
     format: Option<Format>,
     level: Level,
 }
@@ -77,7 +76,7 @@ impl Log {
         }
     }
 
-    /// For a person at a terminal, where nothing has failed: programs are not told.
+    /// For a person, where nothing has failed. Programs get no hints of this kind.
     pub(super) fn hint(&self, text: &str) {
         if self.sink.is_none() && self.format.is_none() {
             to_stderr(&format!("  hint: {}\n", one_line(text)));
@@ -121,7 +120,7 @@ fn plain(error: &Error) -> String {
     text
 }
 
-/// One line, to be written at once: several runtimes may append to one file.
+/// One line. It is written by one call, because several runtimes may append to one file.
 fn record(format: Format, time: SystemTime, level: &str, message: &str, hint: Option<&str>) -> String {
     let time = super::time::seconds(time);
     match format {
@@ -154,7 +153,7 @@ fn quoted(text: &str) -> String {
     quoted
 }
 
-/// Engines show `msg` alone to whoever started the container. Some of these words make them tell another cause.
+/// Engines show only `msg` to their users. Some of these words make them report another cause.
 fn with_hint(message: &str, hint: Option<&str>) -> String {
     const MEANINGFUL: [&str; 5] =
         ["not found", "no such file", "permission denied", "not a directory", "executable file"];

@@ -55,9 +55,9 @@ impl Sink {
         Outlet::open(path).map(Self::File).context("--log")
     }
 
-    /// `record` has all that a file is to hold, the others have the time and the level from their protocols.
+    /// A file gets `record`. The protocols of the others carry time and level, so they get the message alone.
     ///
-    /// A log that cannot be written is no reason to fail: the error is what has to get through.
+    /// A log that cannot be written is no reason to fail: the error must reach the caller on standard error.
     pub(super) fn write(&self, level: Level, message: &str, record: impl FnOnce() -> String) {
         match self {
             Self::File(outlet) => outlet.write(record().as_bytes()),
@@ -75,14 +75,14 @@ fn connect(path: &str) -> Result<UnixDatagram> {
     Ok(socket)
 }
 
-/// systemd's native protocol, in which a value of several lines has its length in front.
+/// systemd's native protocol, in which the length stands before a value of several lines.
 fn journal_entry(level: Level, name: &str, message: &str) -> Vec<u8> {
     let head = format!("PRIORITY={}\nSYSLOG_IDENTIFIER={name}\nID={name}\nMESSAGE\n", level as u8);
     let length = message.len() as u64;
     [head.as_bytes(), &length.to_le_bytes(), message.as_bytes(), b"\n"].concat()
 }
 
-/// RFC 3164, whose time the receiver fills in.
+/// RFC 3164; the receiver adds the time.
 fn system_log_line(level: Level, name: &str, message: &str) -> String {
     const DAEMON: u8 = 3 << 3;
     format!("<{}>{name}[{}]: {}", DAEMON | level as u8, std::process::id(), message.replace('\n', " "))
