@@ -3,20 +3,15 @@
 //! What was read before the lock was had may be stale by then. So this is the only way to a container that is to be
 //! changed, and it has the record as it is under the lock.
 
-use std::os::fd::AsFd;
-
 use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, symlinkat, unlinkat};
 use rustix::io::Errno;
 
-use crate::error::{Call, Context, Error, Kind, Result};
-use crate::launch::intel_rdt;
-use crate::plan::hooks::{self, Hook};
-use crate::spec::{Spec, Status};
+use crate::error::{Call, Error, Kind, Result};
+use crate::spec::Status;
 
 use super::Runtime;
 use super::container::Container;
-use super::delete::{DEATH, kill};
-use super::dir::{CONFIG, RECORD, StateDir, TRACES, Traces, lost, no_container, staged};
+use super::dir::{RECORD, StateDir, TRACES, Traces, lost, no_container, staged};
 use super::process::ProcessId;
 use super::record::Record;
 
@@ -113,50 +108,6 @@ impl<'a> Locked<'a> {
             result => result.call(|| format!("unlink({:?})", self.dir.path().join(name))),
         }
     }
-
-    /// The hooks that are to run once the container is gone. A configuration was kept before anything was made.
-    pub(super) fn poststop(&self) -> Result<Vec<Hook>> {
-        let spec = self.dir.read_staged(CONFIG).and_then(|text| Spec::parse(&text)).context(CONFIG);
-        Ok(hooks::plan(&spec?.hooks)?.poststop)
-    }
-
-    /// Where the container is to go whether its hooks are known or not.
-    pub(super) fn poststop_or_warn(&self) -> Vec<Hook> {
-        self.poststop().unwrap_or_else(|e| {
-            (self.runtime.warn)(&format!("{}: no poststop hooks are run: {e}", self.id()));
-            Vec::new()
-        })
-    }
-
-    /// Kills what runs, removes what was made, and runs the poststop hooks, in the order of the spec's lifecycle.
-    pub(super) fn destroy(&self, poststop: &[Hook]) -> Result<()> {
-        let Container { runtime, dir, record } = &self.container;
-        kill(record)?;
-        record.cgroup.remove(DEATH)?;
-        runtime.debug(|| "processes killed, cgroup removed".to_owned());
-        if let Some(rdt) = &record.intel_rdt {
-            intel_rdt::remove(intel_rdt::root()?.as_fd(), &rdt.plan, rdt.made)?;
-        }
-        dir.remove()?;
-        runtime.debug(|| "state directory removed".to_owned());
-        let state = record.state(Status::Stopped, 0);
-        for (i, hook) in poststop.iter().enumerate() {
-            // "the remaining hooks and lifecycle continue as if the hook had succeeded"
-            if let Err(e) = runtime.run_hook("poststop", i, hook, record, &state) {
-                (runtime.warn)(&e.to_string());
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Locked<'_> {
-    /// After a failure, which is what is told.
-    pub(super) fn destroy_or_warn(&self, poststop: &[Hook]) {
-        if let Err(e) = self.destroy(poststop) {
-            self.runtime.warn_of(&e.context(format_args!("{} is left behind", self.id())));
-        }
-    }
 }
 
 impl<'a> Container<'a> {
@@ -173,18 +124,5 @@ impl<'a> Container<'a> {
             record => record?,
         };
         Ok(Locked::of(runtime, dir, record))
-    }
-
-    /// The end of a command that has made the container and saw it end, which is what it tells: that something is left
-    /// is a warning. Others may have deleted it by now.
-    pub(super) fn clean_up(self) {
-        let (runtime, id) = (self.runtime, self.id().to_owned());
-        let destroyed = match self.lock() {
-            Err(e) if e.kind() == Kind::NoContainer => Ok(()),
-            locked => locked.and_then(|locked| locked.destroy(&locked.poststop_or_warn())),
-        };
-        if let Err(e) = destroyed {
-            runtime.warn_of(&e.context(format_args!("{id} is left behind")));
-        }
     }
 }

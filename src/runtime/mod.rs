@@ -4,6 +4,7 @@ mod checkpoint;
 mod container;
 mod create;
 mod delete;
+mod destroy;
 mod dir;
 mod events;
 mod exec;

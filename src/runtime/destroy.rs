@@ -1,0 +1,112 @@
+//! The end of a container: its processes, its cgroup, its directory, its hooks.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use crate::error::{Call, Context, Error, Kind, Result};
+use crate::launch::intel_rdt;
+use crate::plan::hooks::{self, Hook};
+use crate::spec::{Spec, Status};
+
+use super::container::Container;
+use super::dir::CONFIG;
+use super::locked::Locked;
+use super::process;
+use super::record::Record;
+
+/// A killed process is gone within microseconds, unless the kernel holds it in a device or a file system.
+pub(super) const DEATH: Duration = Duration::from_secs(10);
+
+impl Locked<'_> {
+    /// The hooks that are to run once the container is gone. A configuration was kept before anything was made.
+    pub(super) fn poststop(&self) -> Result<Vec<Hook>> {
+        let spec = self.dir.read_staged(CONFIG).and_then(|text| Spec::parse(&text)).context(CONFIG);
+        Ok(hooks::plan(&spec?.hooks)?.poststop)
+    }
+
+    /// Where the container is to go whether its hooks are known or not.
+    pub(super) fn poststop_or_warn(&self) -> Vec<Hook> {
+        self.poststop().unwrap_or_else(|e| {
+            (self.runtime.warn)(&format!("{}: no poststop hooks are run: {e}", self.id()));
+            Vec::new()
+        })
+    }
+
+    /// Kills what runs, removes what was made, and runs the poststop hooks, in the order of the spec's lifecycle.
+    pub(super) fn destroy(&self, poststop: &[Hook]) -> Result<()> {
+        let Container { runtime, dir, record } = &**self;
+        kill(record)?;
+        record.cgroup.remove(DEATH)?;
+        runtime.debug(|| "processes killed, cgroup removed".to_owned());
+        if let Some(rdt) = &record.intel_rdt {
+            intel_rdt::remove(intel_rdt::root()?.as_fd(), &rdt.plan, rdt.made)?;
+        }
+        dir.remove()?;
+        runtime.debug(|| "state directory removed".to_owned());
+        let state = record.state(Status::Stopped, 0);
+        for (i, hook) in poststop.iter().enumerate() {
+            // "the remaining hooks and lifecycle continue as if the hook had succeeded"
+            if let Err(e) = runtime.run_hook("poststop", i, hook, record, &state) {
+                (runtime.warn)(&e.to_string());
+            }
+        }
+        Ok(())
+    }
+    /// After a failure, which is what is told.
+    pub(super) fn destroy_or_warn(&self, poststop: &[Hook]) {
+        if let Err(e) = self.destroy(poststop) {
+            self.runtime.warn_of(&e.context(format_args!("{} is left behind", self.id())));
+        }
+    }
+}
+
+impl Container<'_> {
+    /// The end of a command that has made the container and saw it end, which is what it tells: that something is left
+    /// is a warning. Others may have deleted it by now.
+    pub(super) fn clean_up(self) {
+        let (runtime, id) = (self.runtime, self.id().to_owned());
+        let destroyed = match self.lock() {
+            Err(e) if e.kind() == Kind::NoContainer => Ok(()),
+            locked => locked.and_then(|locked| locked.destroy(&locked.poststop_or_warn())),
+        };
+        if let Err(e) = destroyed {
+            runtime.warn_of(&e.context(format_args!("{id} is left behind")));
+        }
+    }
+}
+
+pub(super) fn kill(record: &Record) -> Result<()> {
+    /// Enough for a process that nothing holds.
+    const SOON: Duration = Duration::from_millis(200);
+    if let Some(init) = record.init
+        && let Some(pidfd) = init.open()?
+    {
+        process::send_signal(pidfd.as_fd(), libc::SIGKILL)?;
+        if record.cgroup.is_frozen()? {
+            // Else an exec that waits in it could still come to run something.
+            record.cgroup.kill(libc::SIGKILL).context("processes of the container")?;
+        }
+        record.thaw()?;
+        let deadline = Instant::now() + DEATH;
+        while !ends_within(pidfd.as_fd(), SOON)? {
+            if Instant::now() >= deadline {
+                return Err(Error::new(format_args!("init (pid {}) does not die", init.pid))
+                    .with_hint("the kernel may hold it in a device or a file system: see /proc/PID/stack"));
+            }
+            // A CRIU that was left behind is in the cgroup and traces what it has restored; or it is outside, freezes
+            // what it is to dump, and waits for init, which waits until CRIU has reaped the others that it traces.
+            process::kill_criu_of(init.pid)?;
+            record.cgroup.kill(libc::SIGKILL).context("processes of the container")?;
+            record.thaw()?;
+        }
+    }
+    record.cgroup.kill(libc::SIGKILL).context("processes of the container")
+}
+
+fn ends_within(pidfd: BorrowedFd<'_>, timeout: Duration) -> Result<bool> {
+    let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
+    let mut poll = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
+    rustix::event::poll(&mut poll, Some(&timeout)).call(|| "poll(pidfd)").map(|ready| ready != 0)
+}
