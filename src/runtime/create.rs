@@ -27,12 +27,13 @@ use crate::sys::keyring;
 
 use super::container::start_address;
 use super::dir::{CONFIG, StateDir};
+use super::foreground::Foreground;
 use super::locked::Locked;
 use super::notify;
 use super::process::ProcessId;
 use super::record::{Rdt, Record};
 use super::root::Root;
-use super::terminal::{Foreground, clear_onlcr};
+use super::terminal::clear_onlcr;
 use super::{CgroupManager, CreateOptions, RunOptions, Runtime, check_id};
 
 pub(super) fn create(runtime: &Runtime, id: &str, options: &CreateOptions) -> Result<()> {

@@ -20,7 +20,8 @@ use crate::sys::clone::Stdio;
 
 use super::container::Container;
 use super::create::{describe_init, write_pid_file};
-use super::terminal::{Foreground, clear_onlcr};
+use super::foreground::Foreground;
+use super::terminal::clear_onlcr;
 
 /// What `exec` is asked to run: a whole process document, or the container's own with these fields replaced.
 #[derive(Debug, Default)]

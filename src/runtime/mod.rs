@@ -1,5 +1,6 @@
 //! The lifecycle of containers: what `create`, `start`, `state`, `kill`, `delete`, `run` and `exec` do.
 
+mod buffer;
 mod checkpoint;
 mod container;
 mod create;
@@ -9,6 +10,7 @@ mod dir;
 mod events;
 mod exec;
 mod features;
+mod foreground;
 mod locked;
 mod mounts;
 mod notify;

@@ -10,7 +10,7 @@ use rustix::fs::{Mode, fchmod, fstat};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::termios::{isatty, tcgetpgrp};
 
-use super::terminal::{Buffer, ready, without_blocking};
+use super::buffer::{Buffer, ready, without_blocking};
 use crate::error::{Call, Result};
 use crate::sys::clone::Stdio;
 use crate::sys::fd::standard;

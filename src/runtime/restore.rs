@@ -23,11 +23,11 @@ use crate::sys::clone::Stdio;
 use super::checkpoint::{CriuOptions, DESCRIPTORS, EXTERNAL_NAMESPACES, Work, check_common};
 use super::create::{Creation, open_namespace};
 use super::dir::CONFIG;
+use super::foreground::Foreground;
 use super::locked::Locked;
 use super::process::ProcessId;
 use super::record::Record;
 use super::restored::{self, Outside};
-use super::terminal::Foreground;
 use super::{CreateOptions, Runtime};
 
 /// Where CRIU finds the container's root, in a mount namespace of its own: for everybody else it is empty.

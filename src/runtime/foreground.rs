@@ -1,0 +1,264 @@
+//! Staying in the foreground: a process is waited for, signals reach it, and its terminal or its pipes are joined to our
+//! standard streams.
+//!
+//! One thread, one poll(2) loop, no signal handler. Each direction has one buffer, and a side is read only while the
+//! buffer behind it is empty: whoever does not read stops what is sent to them, but neither the other direction nor the
+//! signals nor the process's end.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, read};
+use rustix::process::{WaitId, WaitIdOptions, WaitOptions, WaitStatus, wait, waitid};
+
+use super::buffer::NOW;
+use super::notify::Notify;
+use super::pipes::Pipes;
+use super::terminal::{HostTerminal, Relay};
+use crate::error::{Call, Error, Result};
+use crate::sys::clone::Stdio;
+use crate::sys::signal::{self, Disposition, SignalSet};
+
+/// What a process in the foreground needs of ours: made before the process is, so that no signal is lost and a
+/// missing terminal is known in time. What it changes is changed back when it is dropped.
+pub struct Foreground {
+    signals: Signals,
+    host: Option<HostTerminal>,
+    pipes: Pipes,
+}
+
+impl Foreground {
+    /// Blocks all signals of this thread, which must be the only one. `terminal`: the process has one of its own, which is
+    /// joined to ours.
+    pub fn prepare(terminal: bool) -> Result<Self> {
+        let (host, pipes) =
+            if terminal { (Some(HostTerminal::find()?), Pipes::default()) } else { (None, Pipes::for_terminals()?) };
+        Ok(Self { signals: Signals::block()?, host, pipes })
+    }
+
+    /// The process has our terminal itself.
+    pub fn lend_terminal(self) -> Self {
+        Self { pipes: Pipes::default(), ..self }
+    }
+
+    /// What the process is to have for standard streams.
+    pub fn stdio(&self) -> Stdio<'_> {
+        self.pipes.theirs()
+    }
+
+    /// Waits for `process`, a child of ours, and returns its exit status: 128 and the signal if one killed it.
+    ///
+    /// `terminal` is the master of its terminal; `notify` is told once it is ready. `reap`: we are a subreaper, and
+    /// also collect the orphans that end.
+    pub fn supervise(
+        &mut self,
+        process: BorrowedFd<'_>,
+        pid: i32,
+        terminal: Option<OwnedFd>,
+        notify: Option<Notify>,
+        reap: bool,
+    ) -> Result<u8> {
+        let relay = match (terminal, &self.host) {
+            (Some(master), Some(host)) => Some(Relay::new(master, host)?),
+            _ => None,
+        };
+        self.pipes.release();
+        let (signals, pipes) = (&self.signals, &mut self.pipes);
+        let mut session = Session { process, pid, signals, relay, pipes, notify, reap, status: None };
+        loop {
+            if let Some(status) = session.step()? {
+                return Ok(status);
+            }
+        }
+    }
+}
+
+const SOON: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
+struct Session<'a> {
+    process: BorrowedFd<'a>,
+    pid: i32,
+    signals: &'a Signals,
+    relay: Option<Relay<'a>>,
+    pipes: &'a mut Pipes,
+    /// Until it has been told.
+    notify: Option<Notify>,
+    reap: bool,
+    /// Known once the process has ended, while its last output is still on its way.
+    status: Option<u8>,
+}
+
+impl Session<'_> {
+    /// Waits for something to happen and deals with it; returns the status once all is done.
+    fn step(&mut self) -> Result<Option<u8>> {
+        let mut fds = vec![PollFd::from_borrowed_fd(self.signals.fd.as_fd(), PollFlags::IN)];
+        if self.status.is_none() {
+            fds.push(PollFd::from_borrowed_fd(self.process, PollFlags::IN));
+        }
+        if let Some(relay) = &self.relay {
+            relay.wanted(&mut fds);
+        }
+        let look_again = self.pipes.wanted(&mut fds);
+        fds.extend(self.notify.as_ref().map(|notify| PollFd::from_borrowed_fd(notify.as_fd(), PollFlags::IN)));
+        // A terminal with nothing to read is at its end then, and that is no event to wait for.
+        let at_end = self.status.is_some() && self.relay.as_ref().is_some_and(|relay| relay.to_host.wants_input());
+        let timeout = if at_end { Some(&NOW) } else { look_again.then_some(&SOON) };
+        match poll(&mut fds, timeout) {
+            Err(Errno::INTR) => return Ok(None),
+            polled => polled.call(|| "poll()")?,
+        };
+        let ended = self.status.is_none() && !fds[1].revents().is_empty();
+        drop(fds);
+        while let Some(signal) = self.signals.next()? {
+            // With the process gone, all that is left is output that nobody may be reading.
+            if self.status.is_some() && !matches!(signal, libc::SIGCHLD | libc::SIGWINCH) {
+                return Ok(self.status);
+            }
+            self.deliver(signal)?;
+        }
+        self.tell_if_ready();
+        if ended && self.status.is_none() {
+            self.status = Some(self.collect()?);
+        }
+        if let Some(relay) = &mut self.relay {
+            relay.pump(self.status.is_some());
+            if relay.output_lost {
+                // To hang up tells the container, which would else wait for a reader for ever.
+                self.relay = None;
+            } else if !relay.is_done() {
+                return Ok(None);
+            }
+        }
+        self.pipes.pump(self.status.is_some());
+        Ok(if self.pipes.are_done() { self.status } else { None })
+    }
+
+    /// We are the process to watch: we end when the container's does. Whoever does not listen any more is forgotten.
+    fn tell_if_ready(&mut self) {
+        let Some(notify) = &self.notify else { return };
+        match notify.is_ready() {
+            Ok(false) => return,
+            Ok(true) => drop(notify.forward(std::process::id().cast_signed())),
+            Err(_) => {}
+        }
+        self.notify = None;
+    }
+
+    fn deliver(&mut self, signal: i32) -> Result<()> {
+        match (signal, &self.relay) {
+            (libc::SIGCHLD, _) if self.reap => self.reap_orphans(),
+            // Of a stream of ours that nobody reads any more.
+            (libc::SIGCHLD | libc::SIGPIPE, _) => Ok(()),
+            (libc::SIGWINCH, Some(relay)) => {
+                relay.resize();
+                Ok(())
+            }
+            _ => match signal::pidfd_send_signal(self.process, signal) {
+                // It has just ended.
+                Err(Errno::SRCH) => Ok(()),
+                sent => sent.call(|| format!("pidfd_send_signal({}, {signal})", self.pid)),
+            },
+        }
+    }
+
+    fn reap_orphans(&mut self) -> Result<()> {
+        loop {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) if pid.as_raw_nonzero().get() == self.pid => {
+                    self.status = Some(exit_status(status));
+                }
+                Ok(Some(_)) | Err(Errno::INTR) => {}
+                Ok(None) | Err(Errno::CHILD) => return Ok(()),
+                Err(errno) => return Err(Error::sys("wait4(-1)", errno)),
+            }
+        }
+    }
+
+    fn collect(&self) -> Result<u8> {
+        loop {
+            match waitid(WaitId::PidFd(self.process), WaitIdOptions::EXITED) {
+                Err(Errno::INTR) => {}
+                waited => {
+                    let status = waited.call(|| format!("waitid({})", self.pid))?;
+                    let killed = status.as_ref().and_then(|status| status.terminating_signal());
+                    let exited = status.as_ref().and_then(|status| status.exit_status());
+                    return Ok(to_status(exited, killed));
+                }
+            }
+        }
+    }
+}
+
+fn exit_status(status: WaitStatus) -> u8 {
+    to_status(status.exit_status(), status.terminating_signal())
+}
+
+/// The shell's convention.
+fn to_status(exited: Option<i32>, killed: Option<i32>) -> u8 {
+    let status = exited.or(killed.map(|signal| 128 + signal)).unwrap_or(255);
+    u8::try_from(status).unwrap_or(255)
+}
+
+/// All signals, read from a descriptor. They are unblocked again when it is dropped.
+struct Signals {
+    fd: OwnedFd,
+    before: SignalSet,
+    child: Disposition,
+}
+
+impl Signals {
+    fn block() -> Result<Self> {
+        let all = SignalSet::full();
+        let fd = signal::signalfd(&all).call(|| "signalfd()")?;
+        // A caller that ignores SIGCHLD would have the kernel discard the status of our children (wait(2)).
+        let child = signal::default_action(libc::SIGCHLD).call(|| "sigaction(SIGCHLD)")?;
+        Ok(Self { fd, before: signal::sigmask(&all), child })
+    }
+
+    fn next(&self) -> Result<Option<i32>> {
+        // struct signalfd_siginfo: 128 bytes, of which the first 4 are the signal's number.
+        let mut info = [0; 128];
+        match read(&self.fd, &mut info) {
+            Err(Errno::AGAIN) => Ok(None),
+            read => {
+                read.call(|| "read(signalfd)")?;
+                Ok(Some(i32::from_ne_bytes([info[0], info[1], info[2], info[3]])))
+            }
+        }
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        // Neither can fail with what the kernel itself returned.
+        let _ = signal::sigaction(libc::SIGCHLD, &self.child);
+        signal::sigmask(&self.before);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+    use super::*;
+
+    fn supervised(script: &str) -> u8 {
+        // Foreground collects it.
+        #[allow(clippy::zombie_processes)]
+        let child = Command::new("/bin/sh").args(["-c", script]).spawn().unwrap();
+        let pid = child.id() as i32;
+        let pidfd = pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap();
+        Foreground::prepare(false).unwrap().supervise(pidfd.as_fd(), pid, None, None, false).unwrap()
+    }
+
+    #[test]
+    fn the_status_is_that_of_a_shell() {
+        assert_eq!(supervised("exit 0"), 0);
+        assert_eq!(supervised("exit 7"), 7);
+        assert_eq!(supervised("exit 255"), 255);
+        assert_eq!(supervised("kill -KILL $$"), 137);
+        assert_eq!(supervised("sleep 0.1; kill -TERM $$"), 143);
+    }
+}
