@@ -39,7 +39,8 @@ fn image() {
     built.unwrap_or_else(|complaint| panic!("init's image cannot be built:\n{complaint}"));
     let built = package.join("target").join(text("TARGET")).join(profile());
     let dependencies = std::fs::read_to_string(built.join("berth-init.d")).expect("berth-init.d");
-    for file in dependencies.split_whitespace().filter_map(|file| Path::new(file).strip_prefix(&package).ok()) {
+    // The first word is what depends on the others.
+    for file in dependencies.split_whitespace().skip(1).filter_map(|file| Path::new(file).strip_prefix(&package).ok()) {
         println!("cargo::rerun-if-changed={}", file.display());
     }
     println!("cargo::rustc-env=BERTH_INIT_IMAGE={}", built.join("berth-init").display());
