@@ -25,6 +25,9 @@ pub struct Output {
     pub stderr: Option<OwnedFd>,
 }
 
+/// What the hook's process takes on right before exec. Only a process of one thread may ask for it.
+pub type Confine = Box<dyn FnMut() -> std::io::Result<()> + Send + Sync>;
+
 /// Runs `hook` with `state` on its standard input and waits for it. `stage` and `index` (from 0) are for the error;
 /// `cwd` is its working directory, else the caller's.
 pub fn run(
@@ -34,6 +37,7 @@ pub fn run(
     index: usize,
     cwd: Option<BorrowedFd<'_>>,
     output: &Output,
+    confine: Option<Confine>,
 ) -> Result<()> {
     let in_course = |e: Error| e.context(format_args!("error running {stage} hook #{index}"));
     let (stdin, to_hook) = pipe_with(PipeFlags::CLOEXEC).call(|| "pipe2()").map_err(in_course)?;
@@ -42,7 +46,7 @@ pub fn run(
     // What fits into the pipe is there before the hook, which then need not wait for us should we have to wait for it.
     let mut rest = state;
     let to_hook = feed(to_hook, &mut rest);
-    let mut child = spawn(hook, cwd, stdin, output).map_err(in_course)?;
+    let mut child = spawn(hook, cwd, stdin, output, confine).map_err(in_course)?;
     let mut pipes = Pipes::take(&mut child, to_hook, rest);
     let status = match supervise(&mut child, &mut pipes, hook) {
         Ok(status) => status,
@@ -56,7 +60,13 @@ pub fn run(
     if status.success() { Ok(()) } else { Err(in_course(failure(status, &pipes))) }
 }
 
-fn spawn(hook: &Hook, cwd: Option<BorrowedFd<'_>>, stdin: OwnedFd, output: &Output) -> Result<Child> {
+fn spawn(
+    hook: &Hook,
+    cwd: Option<BorrowedFd<'_>>,
+    stdin: OwnedFd,
+    output: &Output,
+    confine: Option<Confine>,
+) -> Result<Child> {
     let mut command = Command::new(&hook.path);
     if let Some((name, args)) = hook.args.split_first() {
         command.arg0(name).args(args);
@@ -71,6 +81,9 @@ fn spawn(hook: &Hook, cwd: Option<BorrowedFd<'_>>, stdin: OwnedFd, output: &Outp
     command.stdin(stdin).stdout(stream(&output.stdout)?).stderr(stream(&output.stderr)?);
     let cwd = cwd.map(|cwd| cwd.try_clone_to_owned()).transpose().call(|| "dup(cwd)")?;
     sys::child::confine(&mut command, cwd);
+    if let Some(confine) = confine {
+        sys::child::last(&mut command, confine);
+    }
     command.spawn().call(|| format!("exec {}", hook.path.display()))
 }
 
@@ -167,8 +180,8 @@ fn supervise(child: &mut Child, pipes: &mut Pipes<'_>, hook: &Hook) -> Result<Ex
     }
 }
 
-/// `None` below the container's seccomp filter, which a startContainer hook and its parent are subject to and which
-/// may answer either of two errnos: Linux 5.3 and later know the call.
+/// `None` below a seccomp filter with a listener, which is in force for init already and may answer either of two errnos:
+/// Linux 5.3 and later know the call.
 fn pidfd(child: &Child) -> Result<Option<OwnedFd>> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or_else(|| Error::new("pid out of range"))?;
     match pidfd_open(pid, PidfdFlags::empty()) {
@@ -197,7 +210,11 @@ fn failure(status: ExitStatus, pipes: &Pipes<'_>) -> Error {
         (None, signal) => format!("signal: {}", describe_signal(signal.unwrap_or_default())),
     };
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
-    Error::new(format_args!("{how}, stdout: {}, stderr: {}", text(&pipes.out), text(&pipes.err)))
+    let error = Error::new(format_args!("{how}, stdout: {}, stderr: {}", text(&pipes.out), text(&pipes.err)));
+    match status.signal() {
+        Some(libc::SIGSYS) => error.with_hint("the container's seccomp profile forbids what the hook does"),
+        _ => error,
+    }
 }
 
 /// The words of strsignal(3), in the case that the field uses.
@@ -231,7 +248,7 @@ mod tests {
     use super::*;
 
     fn run(hook: &Hook, state: &[u8], stage: &str, index: usize, cwd: Option<BorrowedFd>) -> Result<()> {
-        super::run(hook, state, stage, index, cwd, &Output::default())
+        super::run(hook, state, stage, index, cwd, &Output::default(), None)
     }
 
     fn sh(script: &str, timeout: Option<u64>) -> Hook {

@@ -22,20 +22,18 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
-use rustix::process::{WaitId, WaitIdOptions};
 
 use crate::error::{Call, Context, Error, Kind, Result};
 use crate::hooks::{self, Output};
 use crate::plan::hooks::Hook;
 use crate::plan::init::{ContainerPlan, Errand, InitPlan};
 use crate::plan::mounts::MountPlan;
-use crate::plan::process::{Capability, ProcessPlan};
+use crate::plan::process::{Capability, ProcessPlan, Rlimit};
 use crate::plan::seccomp::Filter;
 use crate::plan::sysctl::Sysctl;
 use crate::rootfs::{Console, Rootfs};
 use crate::spec::Status;
 use crate::sys;
-use crate::sys::clone::{CloneOptions, fork};
 use crate::sys::process::Execve;
 use crate::sys::procfs::ProcFs;
 use crate::wire::{Channel, FromInit, INIT_NAME, ToInit};
@@ -267,7 +265,7 @@ struct Ready {
 impl Ready {
     fn exec(&self, plan: &InitPlan) -> Result<Infallible> {
         exec::reset_signals()?;
-        self.confine(plan)?;
+        self.restrictions(plan).take_on()?;
         exec::exec(&self.program).map_err(|e| {
             if plan.seccomp.as_ref().is_some_and(|filter| filter.lethal) {
                 return e;
@@ -282,11 +280,30 @@ impl Ready {
         })
     }
 
-    /// Takes on what would hinder init. Between the filter and exec there is at most the call that gives CAP_SYS_ADMIN
-    /// back: no profile need allow more for our sake.
-    fn confine(&self, plan: &InitPlan) -> Result<()> {
-        process::set_rlimits(&plan.process.rlimits)?;
-        if let Some(filter) = plan.seccomp.as_ref().filter(|_| !self.filtered) {
+    fn restrictions<'a>(&self, plan: &'a InitPlan) -> Restrictions<'a> {
+        Restrictions {
+            rlimits: &plan.process.rlimits,
+            filter: plan.seccomp.as_ref().filter(|_| !self.filtered),
+            privileges: self.privileges,
+            held: self.held,
+        }
+    }
+}
+
+/// What would hinder init.
+struct Restrictions<'a> {
+    rlimits: &'a [Rlimit],
+    filter: Option<&'a Filter>,
+    privileges: Privileges,
+    held: Option<Capability>,
+}
+
+impl Restrictions<'_> {
+    /// Between the filter and exec there is at most the call that gives CAP_SYS_ADMIN back: no profile need allow more for
+    /// our sake.
+    fn take_on(&self) -> Result<()> {
+        process::set_rlimits(self.rlimits)?;
+        if let Some(filter) = self.filter {
             self.privileges.raise(self.held)?;
             load(filter)?;
         }
@@ -304,7 +321,7 @@ fn load(filter: &Filter) -> Result<Option<OwnedFd>> {
         .context("/linux/seccomp")
 }
 
-/// The hooks run under the process's own restrictions, which must not take effect on init yet: so in a child of its.
+/// The hooks run under the process's own restrictions, which must not take effect on init yet.
 fn start_container_hooks(
     plan: &InitPlan,
     container: &ContainerPlan,
@@ -315,36 +332,36 @@ fn start_container_hooks(
     if container.start_container.is_empty() {
         return Ok(());
     }
-    let mut hooks = container.start_container.clone();
-    for hook in hooks.iter_mut().filter(|hook| hook.env.as_ref().is_none_or(Vec::is_empty)) {
-        // As under runc: hooks without an environment have the process's.
-        hook.env = Some(ready.program.env().map(|var| var.to_string_lossy().into_owned()).collect());
-    }
-    let (ours, theirs) = Channel::pair()?;
-    let Some(child) = fork(CloneOptions::default()).call(|| "clone3()")? else {
-        let run = || {
-            ready.confine(plan)?;
-            run_hooks(output, "startContainer", &hooks, container, Status::Created, pid, None)
-        };
-        if let Err(e) = run() {
-            let _ = theirs.send(&FromInit::Failed(e.shortened()));
+    const STAGE: &str = "startContainer";
+    let state = describe(container, Status::Created, pid)?;
+    for (index, hook) in container.start_container.iter().enumerate() {
+        let mut hook = hook.clone();
+        if hook.env.as_ref().is_none_or(Vec::is_empty) {
+            // As under runc: hooks without an environment have the process's.
+            hook.env = Some(ready.program.env().map(|var| var.to_string_lossy().into_owned()).collect());
         }
-        sys::clone::exit(0)
-    };
-    drop(theirs);
-    let failed = ours.receive::<FromInit>()?;
-    let status =
-        rustix::process::waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED).call(|| "waitid()")?;
-    match failed {
-        Some((FromInit::Failed(e), _)) => Err(e),
-        _ => match status.and_then(|status| status.terminating_signal()) {
-            None => Ok(()),
-            Some(signal) => {
-                Err(Error::new(format_args!("error running startContainer hook: killed by signal {signal}"))
-                    .with_hint("the seccomp profile may not allow what running a hook takes"))
+        // What is said before exec takes more than an errno.
+        let (ours, theirs) = Channel::pair()?;
+        let Restrictions { rlimits, filter, privileges, held } = ready.restrictions(plan);
+        let (rlimits, filter) = (rlimits.to_vec(), filter.cloned());
+        let confine = move || {
+            let restrictions = Restrictions { rlimits: &rlimits, filter: filter.as_ref(), privileges, held };
+            restrictions.take_on().map_err(|e| {
+                let errno = e.errno().unwrap_or(Errno::IO);
+                let _ = theirs.send_plainly(&FromInit::Failed(e.shortened()));
+                errno.into()
+            })
+        };
+        hooks::run(&hook, &state, STAGE, index, None, output, Some(Box::new(confine))).map_err(|e| {
+            match ours.receive::<FromInit>() {
+                Ok(Some((FromInit::Failed(cause), _))) => {
+                    cause.context(format_args!("error running {STAGE} hook #{index}"))
+                }
+                _ => e,
             }
-        },
+        })?;
     }
+    Ok(())
 }
 
 impl Init {
@@ -485,6 +502,11 @@ fn run_hooks(
     if hooks.is_empty() {
         return Ok(());
     }
-    let json = serde_json::to_vec(&container.state(status, pid)).map_err(|e| Error::new(format_args!("state: {e}")))?;
-    hooks.iter().enumerate().try_for_each(|(i, hook)| hooks::run(hook, &json, stage, i, cwd, output))
+    let state = describe(container, status, pid)?;
+    hooks.iter().enumerate().try_for_each(|(i, hook)| hooks::run(hook, &state, stage, i, cwd, output, None))
+}
+
+/// What hooks are told.
+fn describe(container: &ContainerPlan, status: Status, pid: i32) -> Result<Vec<u8>> {
+    serde_json::to_vec(&container.state(status, pid)).map_err(|e| Error::new(format_args!("state: {e}")))
 }

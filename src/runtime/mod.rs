@@ -225,7 +225,7 @@ impl Runtime {
             }
             output => output?,
         };
-        hooks::run(hook, &json, stage, index, Some(bundle.as_fd()), &output)
+        hooks::run(hook, &json, stage, index, Some(bundle.as_fd()), &output, None)
     }
 }
 

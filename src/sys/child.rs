@@ -37,6 +37,12 @@ pub fn confine(command: &mut Command, cwd: Option<OwnedFd>) {
     unsafe { command.pre_exec(setup) };
 }
 
+/// Has the child of a confined `command` do this as the last thing before exec. The caller must be a process of one thread.
+pub fn last(command: &mut Command, setup: impl FnMut() -> std::io::Result<()> + Send + Sync + 'static) {
+    // SAFETY: there is no other thread that could have held a lock at the time of the fork.
+    unsafe { command.pre_exec(setup) };
+}
+
 /// Has the child of a confined `command` keep these descriptors, which must stay open until it is spawned.
 pub fn keep(command: &mut Command, fds: Vec<RawFd>) {
     let setup = move || {

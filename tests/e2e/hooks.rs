@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::harness::inject::{Action, Point};
 use crate::harness::{Config, Container, Test, eventually, namespace_of, script, wait_file};
 
-e2e!(order_and_namespaces, a_failing_hook_stops_the_creation);
+e2e!(order_and_namespaces, a_failing_hook_stops_the_creation, a_start_container_hook_takes_one_place);
 e2e!(any:
     state_on_standard_input,
     hooks_get_their_arguments_and_only_their_environment,
@@ -182,6 +182,20 @@ fn a_start_container_hook_has_the_environment_of_the_process(t: &Test) {
     for line in ["OWN='1'", "HOME='/root'"] {
         assert!(env.lines().any(|found| found == line), "{line}: {env}");
     }
+}
+
+fn a_start_container_hook_takes_one_place(t: &Test) {
+    if t.is_runc() {
+        return skip!("a hook takes no more of the cgroup than its own process");
+    }
+    if !t.has_controller("pids") {
+        return skip!("no pids controller in this mode");
+    }
+    let hook = json!({ "path": "/bin/touch", "args": ["touch", "/ran"] });
+    let config = Config::new(["/bin/true"]).set("/linux/resources/pids/limit", 2);
+    let c = t.container(config.push("/hooks/startContainer", hook));
+    c.run().ok();
+    assert!(c.rootfs().join("ran").exists());
 }
 
 fn hooks_run_in_the_listed_order(t: &Test) {

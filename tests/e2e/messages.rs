@@ -72,6 +72,10 @@ fn a_profile_that_forbids_capset(t: &Test) {
     let profile = json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
         { "names": ["capset"], "action": "SCMP_ACT_ERRNO" } ] });
     let config = Config::sleep().set("/linux/seccomp", profile).set("/process/noNewPrivileges", false);
-    let output = t.container(config).run().fails();
-    output.says("/linux/seccomp: the profile forbids capset(2)").says("hint: allow capset, or set noNewPrivileges");
+    let hook = json!({ "path": "/bin/true" });
+    let hooked = config.clone().push("/hooks/startContainer", hook);
+    for (config, course) in [(config, "run "), (hooked, "error running startContainer hook #0: ")] {
+        let output = t.container(config).run().fails().says(course);
+        output.says("/linux/seccomp: the profile forbids capset(2)").says("hint: allow capset, or set noNewPrivileges");
+    }
 }
