@@ -28,17 +28,25 @@ pub struct Output {
 /// What the hook's process takes on right before exec. Only a process of one thread may ask for it.
 pub type Confine = Box<dyn FnMut() -> std::io::Result<()> + Send + Sync>;
 
-/// Runs `hook` with `state` on its standard input and waits for it. `stage` and `index` (from 0) are for the error;
-/// `cwd` is its working directory, else the caller's.
-pub fn run(
-    hook: &Hook,
-    state: &[u8],
-    stage: &str,
-    index: usize,
-    cwd: Option<BorrowedFd<'_>>,
-    output: &Output,
-    confine: Option<Confine>,
-) -> Result<()> {
+/// What a hook runs in.
+pub struct Surroundings<'a> {
+    /// Its working directory, else the caller's.
+    pub cwd: Option<BorrowedFd<'a>>,
+    pub output: &'a Output,
+    pub confine: Option<Confine>,
+    /// A pidfd of the container's init: when that ends, the hook is for nothing, and is killed with all that it has started.
+    pub container: Option<BorrowedFd<'a>>,
+}
+
+impl<'a> Surroundings<'a> {
+    pub fn new(output: &'a Output) -> Self {
+        Self { cwd: None, output, confine: None, container: None }
+    }
+}
+
+/// Runs `hook` with `state` on its standard input and waits for it. `stage` and `index` (from 0) are for the error.
+pub fn run(hook: &Hook, state: &[u8], stage: &str, index: usize, surroundings: Surroundings) -> Result<()> {
+    let Surroundings { cwd, output, confine, container } = surroundings;
     let in_course = |e: Error| e.context(format_args!("error running {stage} hook #{index}"));
     let (stdin, to_hook) = pipe_with(PipeFlags::CLOEXEC).call(|| "pipe2()").map_err(in_course)?;
     // Of our end only: the hook has the other one, with flags of its own. A pipe cannot refuse it.
@@ -48,9 +56,12 @@ pub fn run(
     let to_hook = feed(to_hook, &mut rest);
     let mut child = spawn(hook, cwd, stdin, output, confine).map_err(in_course)?;
     let mut pipes = Pipes::take(&mut child, to_hook, rest);
-    let status = match supervise(&mut child, &mut pipes, hook) {
+    let status = match supervise(&mut child, &mut pipes, hook, container) {
         Ok(status) => status,
         Err(e) => {
+            if container.is_some() {
+                kill_descendants(&child);
+            }
             // Neither can fail for a child that was not waited for.
             let _ = child.kill();
             let _ = child.wait();
@@ -163,16 +174,24 @@ fn drain(pipe: OwnedFd, shown: &mut Vec<u8>) -> Option<OwnedFd> {
 const TICK: Duration = Duration::from_millis(10);
 
 /// Returns once the hook has ended, whoever else still holds its streams; an error once its time is over.
-fn supervise(child: &mut Child, pipes: &mut Pipes<'_>, hook: &Hook) -> Result<ExitStatus> {
+fn supervise(
+    child: &mut Child,
+    pipes: &mut Pipes<'_>,
+    hook: &Hook,
+    container: Option<BorrowedFd<'_>>,
+) -> Result<ExitStatus> {
     let pidfd = pidfd(child)?;
     let deadline = hook.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        wait(pidfd.as_ref(), pipes, left)?;
+        let container_ended = wait(pidfd.as_ref(), pipes, container, left)?;
         let ended = child.try_wait().call(|| "wait4()")?;
         pipes.pump();
         if let Some(status) = ended {
             return Ok(status);
+        }
+        if container_ended {
+            return Err(Error::new("the container's init ended, so the hook was killed"));
         }
         if let (Some(Duration::ZERO), Some(timeout)) = (left, hook.timeout) {
             return Err(Error::new(format_args!("hook ran past specified timeout of {:.1}s", timeout.as_secs_f64())));
@@ -190,17 +209,50 @@ fn pidfd(child: &Child) -> Result<Option<OwnedFd>> {
     }
 }
 
-/// Waits until the hook has ended or a stream is ready or `left` is over.
-fn wait(pidfd: Option<&OwnedFd>, pipes: &Pipes<'_>, left: Option<Duration>) -> Result<()> {
-    let mut fds: Vec<_> = pidfd.map(|fd| PollFd::new(fd, PollFlags::IN)).into_iter().collect();
+/// Of a hook on the host: each is stopped before its children are looked for, so that it can neither make more nor have
+/// the number of one used again.
+fn kill_descendants(hook: &Child) {
+    let mut found = vec![hook.id()];
+    let mut next = 0;
+    while let Some(&pid) = found.get(next) {
+        let _ = sys::signal::kill(pid, libc::SIGSTOP);
+        let descendants = sys::tree::descendants(pid as i32);
+        found.extend(
+            descendants
+                .into_iter()
+                .skip(1)
+                .map(|pid| pid as u32)
+                .filter(|pid| !found.contains(pid))
+                .collect::<Vec<_>>(),
+        );
+        next += 1;
+    }
+    for &pid in found.iter().rev() {
+        let _ = sys::signal::kill(pid, libc::SIGKILL);
+    }
+}
+
+/// Waits until the hook or the container has ended or a stream is ready or `left` is over. Returns whether it is the
+/// container.
+fn wait(
+    pidfd: Option<&OwnedFd>,
+    pipes: &Pipes<'_>,
+    container: Option<BorrowedFd<'_>>,
+    left: Option<Duration>,
+) -> Result<bool> {
+    let mut fds: Vec<_> = container.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).into_iter().collect();
+    fds.extend(pidfd.map(|fd| PollFd::new(fd, PollFlags::IN)));
     fds.extend(pipes.stdin.as_ref().map(|fd| PollFd::new(fd, PollFlags::OUT)));
     let outputs = [&pipes.stdout, &pipes.stderr].into_iter().flatten();
     fds.extend(outputs.map(|fd| PollFd::new(fd, PollFlags::IN)));
     let left = if pidfd.is_some() { left } else { Some(left.unwrap_or(TICK).min(TICK)) };
     let left = left.and_then(|left| Timespec::try_from(left).ok());
     match poll(&mut fds, left.as_ref()) {
-        Err(Errno::INTR) => Ok(()),
-        polled => polled.call(|| "poll()").map(drop),
+        Err(Errno::INTR) => Ok(false),
+        polled => {
+            polled.call(|| "poll()")?;
+            Ok(container.is_some() && !fds[0].revents().is_empty())
+        }
     }
 }
 
@@ -248,7 +300,7 @@ mod tests {
     use super::*;
 
     fn run(hook: &Hook, state: &[u8], stage: &str, index: usize, cwd: Option<BorrowedFd>) -> Result<()> {
-        super::run(hook, state, stage, index, cwd, &Output::default(), None)
+        super::run(hook, state, stage, index, Surroundings { cwd, ..Surroundings::new(&Output::default()) })
     }
 
     fn sh(script: &str, timeout: Option<u64>) -> Hook {

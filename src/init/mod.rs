@@ -24,7 +24,7 @@ use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
 use crate::error::{Call, Context, Error, Kind, Result};
-use crate::hooks::{self, Output};
+use crate::hooks::{self, Output, Surroundings};
 use crate::plan::hooks::Hook;
 use crate::plan::init::{ContainerPlan, Errand, InitPlan};
 use crate::plan::mounts::MountPlan;
@@ -352,13 +352,18 @@ fn start_container_hooks(
                 errno.into()
             })
         };
-        hooks::run(&hook, &state, STAGE, index, None, output, Some(Box::new(confine))).map_err(|e| {
-            match ours.receive::<FromInit>() {
-                Ok(Some((FromInit::Failed(cause), _))) => {
-                    cause.context(format_args!("error running {STAGE} hook #{index}"))
-                }
-                _ => e,
+        hooks::run(
+            &hook,
+            &state,
+            STAGE,
+            index,
+            Surroundings { confine: Some(Box::new(confine)), ..Surroundings::new(output) },
+        )
+        .map_err(|e| match ours.receive::<FromInit>() {
+            Ok(Some((FromInit::Failed(cause), _))) => {
+                cause.context(format_args!("error running {STAGE} hook #{index}"))
             }
+            _ => e,
         })?;
     }
     Ok(())
@@ -503,7 +508,8 @@ fn run_hooks(
         return Ok(());
     }
     let state = describe(container, status, pid)?;
-    hooks.iter().enumerate().try_for_each(|(i, hook)| hooks::run(hook, &state, stage, i, cwd, output, None))
+    let surroundings = || Surroundings { cwd, ..Surroundings::new(output) };
+    hooks.iter().enumerate().try_for_each(|(i, hook)| hooks::run(hook, &state, stage, i, surroundings()))
 }
 
 /// What hooks are told.

@@ -16,6 +16,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 pub use descriptor::send_descriptor;
+pub use proof::has_inits_name;
 pub use seccomp::send_listener;
 
 use rustix::event::{PollFd, PollFlags, Timespec};

@@ -103,6 +103,11 @@ fn executed(pid: i32, process: Option<BorrowedFd>) -> Result<bool> {
     }
 }
 
+/// Whether the process has not executed the user's program yet, unless that program has taken the name.
+pub fn has_inits_name(pid: i32) -> bool {
+    name_and_state(pid).is_ok_and(|found| found.is_some_and(|(name, _)| name == INIT_NAME.to_bytes()))
+}
+
 /// proc_pid_stat(5), fields 2 and 3. `None` where there is no such process any more.
 fn name_and_state(pid: i32) -> Result<Option<(Vec<u8>, u8)>> {
     let path = format!("/proc/{pid}/stat");

@@ -9,6 +9,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::cgroup::Cgroup;
 use crate::error::{Call, Context, Error, Result};
+use crate::launch;
 use crate::plan::annotations::Annotations;
 use crate::spec::{Spec, State, Status};
 
@@ -90,12 +91,21 @@ impl<'a> Container<'a> {
         if self.record.cgroup.is_frozen()? {
             return Ok(Status::Paused);
         }
-        Ok(if self.is_waiting()? { Status::Created } else { Status::Running })
+        Ok(if self.waits(at_work)? { Status::Created } else { Status::Running })
     }
 
-    /// Whether the process of the configuration is still to be executed.
+    /// Whether the process of the configuration is still to be executed. The init of `run` has no start socket: as long
+    /// as that command is at work, what tells is the name, which exec changes.
     pub fn is_waiting(&self) -> Result<bool> {
-        self.connect().map(|socket| socket.is_some())
+        self.waits(|| self.dir.is_locked())
+    }
+
+    fn waits(&self, at_work: impl FnOnce() -> Result<bool>) -> Result<bool> {
+        if self.connect()?.is_some() {
+            return Ok(true);
+        }
+        let is_init = self.record.init.is_some_and(|init| launch::has_inits_name(init.pid));
+        if is_init { at_work() } else { Ok(false) }
     }
 
     pub fn state(&self) -> Result<State> {

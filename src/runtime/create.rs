@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::cgroup::{Cgroup, Entry, Systemd};
 use crate::error::{Call, Context, Error, Result};
@@ -378,8 +379,12 @@ impl<'a> Creation<'a> {
     /// "creating" is step 2 of the lifecycle, and "created" what comes after: these hooks are steps 3 and 4.
     pub fn run_host_hooks(&self, record: &Record, pid: i32) -> Result<()> {
         let (hooks, state) = (&self.plan.hooks, record.state(Status::Created, pid));
-        self.runtime.run_hooks("prestart", &hooks.prestart, record, &state)?;
-        self.runtime.run_hooks("createRuntime", &hooks.create_runtime, record, &state)
+        // A child of ours, which nobody has waited for.
+        let init = Pid::from_raw(pid).ok_or_else(|| Error::new("no pid"))?;
+        let init = pidfd_open(init, PidfdFlags::empty()).call(|| format!("pidfd_open({pid})"))?;
+        let init = Some(init.as_fd());
+        self.runtime.run_hooks("prestart", &hooks.prestart, record, &state, init)?;
+        self.runtime.run_hooks("createRuntime", &hooks.create_runtime, record, &state, init)
     }
 
     /// Returns the master if it is ours to join to the caller's terminal.

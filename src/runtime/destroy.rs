@@ -48,7 +48,7 @@ impl Locked<'_> {
         let state = record.state(Status::Stopped, 0);
         for (i, hook) in poststop.iter().enumerate() {
             // "the remaining hooks and lifecycle continue as if the hook had succeeded"
-            if let Err(e) = runtime.run_hook("poststop", i, hook, record, &state) {
+            if let Err(e) = runtime.run_hook("poststop", i, hook, record, &state, None) {
                 (runtime.warn)(&e.to_string());
             }
         }

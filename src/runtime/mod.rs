@@ -26,7 +26,7 @@ mod start;
 mod terminal;
 mod update;
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
@@ -45,7 +45,7 @@ pub use update::UpdateOptions;
 
 pub use crate::criu::{CgroupsMode, NetworkLock};
 use crate::error::{Call, Error, Kind, Result};
-use crate::hooks::{self, Output};
+use crate::hooks::{self, Output, Surroundings};
 pub use crate::host::is_rootless;
 use crate::plan::hooks::Hook;
 use crate::spec::State;
@@ -208,12 +208,27 @@ impl Runtime {
         }
     }
 
-    /// Runs hooks of one kind on the host's side, in order, up to the first that fails.
-    fn run_hooks(&self, stage: &str, hooks: &[Hook], record: &Record, state: &State) -> Result<()> {
-        hooks.iter().enumerate().try_for_each(|(i, hook)| self.run_hook(stage, i, hook, record, state))
+    /// Runs hooks of one kind on the host's side, in order, up to the first that fails. `init`: whose end ends them.
+    fn run_hooks(
+        &self,
+        stage: &str,
+        hooks: &[Hook],
+        record: &Record,
+        state: &State,
+        init: Option<BorrowedFd>,
+    ) -> Result<()> {
+        hooks.iter().enumerate().try_for_each(|(i, hook)| self.run_hook(stage, i, hook, record, state, init))
     }
 
-    fn run_hook(&self, stage: &str, index: usize, hook: &Hook, record: &Record, state: &State) -> Result<()> {
+    fn run_hook(
+        &self,
+        stage: &str,
+        index: usize,
+        hook: &Hook,
+        record: &Record,
+        state: &State,
+        init: Option<BorrowedFd>,
+    ) -> Result<()> {
         self.debug(|| format!("{stage} hook {index}: {:?}", hook.path));
         let json = serde_json::to_vec(state).map_err(|e| Error::new(format_args!("state: {e}")))?;
         let bundle = std::fs::File::open(&state.bundle).call(|| format!("open({:?})", state.bundle))?;
@@ -225,7 +240,8 @@ impl Runtime {
             }
             output => output?,
         };
-        hooks::run(hook, &json, stage, index, Some(bundle.as_fd()), &output, None)
+        let surroundings = Surroundings { cwd: Some(bundle.as_fd()), container: init, ..Surroundings::new(&output) };
+        hooks::run(hook, &json, stage, index, surroundings)
     }
 }
 

@@ -64,7 +64,7 @@ impl<'a> Locked<'a> {
         runtime.debug(|| format!("the process runs, as pid {pid}"));
         let container = self.release()?;
         let state = container.record.state(Status::Running, pid);
-        match runtime.run_hooks("poststart", poststart, &container.record, &state) {
+        match runtime.run_hooks("poststart", poststart, &container.record, &state, None) {
             Ok(()) => Ok(container),
             Err(e) => {
                 container.clean_up();

@@ -13,6 +13,7 @@ e2e!(
     a_waiting_init_cannot_be_traced_by_a_sibling,
     where_all_ids_are_mapped_a_tracer_reaches_a_sealed_copy,
     a_waiting_init_cannot_be_traced_by_exec,
+    exec_beside_a_hook_of_run,
     no_change_of_user_makes_init_dumpable,
 );
 
@@ -105,4 +106,17 @@ fn no_change_of_user_makes_init_dumpable(t: &Test) {
         }
         assert_eq!(changes(t.container(config).run_cmd(&[])), if joins_user { 6 } else { 3 });
     }
+}
+
+fn exec_beside_a_hook_of_run(t: &Test) {
+    let hook = json!({ "path": "/bin/sh", "args": ["sh", "-c", "echo > /in-hook; until test -e /go-on; do sleep 0.01; done"], "env": ["PATH=/bin"] });
+    let profile = json!({ "defaultAction": "SCMP_ACT_ALLOW" });
+    let c = t.container(Config::sleep().set("/linux/seccomp", profile).push("/hooks/startContainer", hook));
+    let run = c.run_cmd(&["--detach"]).spawn();
+    c.wait_file("/in-hook");
+    let exec = || c.exec_cmd(&["--cap", "CAP_SYS_PTRACE"], &["/bin/true"]).run();
+    exec().fails().says("the container has not been started");
+    std::fs::write(c.rootfs().join("go-on"), "").unwrap();
+    run.wait().ok();
+    exec().ok();
 }

@@ -8,7 +8,12 @@ use serde_json::{Value, json};
 use crate::harness::inject::{Action, Point};
 use crate::harness::{Config, Container, Test, eventually, namespace_of, script, wait_file};
 
-e2e!(order_and_namespaces, a_failing_hook_stops_the_creation, a_start_container_hook_takes_one_place);
+e2e!(
+    order_and_namespaces,
+    a_failing_hook_stops_the_creation,
+    a_start_container_hook_takes_one_place,
+    a_hook_that_hangs_ends_with_its_container,
+);
 e2e!(any:
     state_on_standard_input,
     hooks_get_their_arguments_and_only_their_environment,
@@ -17,6 +22,7 @@ e2e!(any:
     hooks_run_in_the_listed_order,
     a_hook_that_takes_too_long_is_killed,
     a_failing_start_container_hook,
+    created_until_the_start_container_hooks_are_done,
     poststart_follows_the_process,
     a_failing_poststart_hook,
     a_failing_poststop_hook_is_a_warning,
@@ -361,4 +367,60 @@ fn a_hook_has_its_state_whatever_becomes_of_the_runtime(t: &Test) {
     let create = c.create_cmd(&[]).trace(&[], at, Action::Fail(libc::EIO), Duration::from_secs(15));
     let (output, seen) = create.wait();
     assert!(seen.hit && seen.hang.is_none() && !output.status.success(), "{:?} {output}", seen.hang);
+}
+
+fn a_hook_that_hangs_ends_with_its_container(t: &Test) {
+    if t.peer_lacks("leaves the hook, and the create that waits for it") {
+        return;
+    }
+    for (kind, detached) in [("prestart", true), ("createRuntime", true), ("createRuntime", false)] {
+        // Children as well, whether the hook waits for them or they for the hook.
+        let pids = t.path("pids");
+        fs::write(&pids, "").unwrap();
+        let body =
+            format!("sleep 1000 & (sleep 1000; true) & echo $$ $! >> {pids}; echo done >> {pids}; sleep 1000; true");
+        let hook = json!({ "path": t.script("hangs", &body), "env": ["PATH=/bin:/usr/bin"] });
+        let c = t.container(Config::sleep().push(&format!("/hooks/{kind}"), hook));
+        let command = if detached { c.create_cmd(&[]) } else { c.run_cmd(&[]) };
+        let create = command.spawn();
+        eventually("the hook", || fs::read_to_string(&pids).unwrap().ends_with("done\n"));
+        assert_eq!(c.status(), "creating");
+        c.delete_force().ok();
+        create.wait().fails().says("the container's init ended, so the hook was killed");
+        c.assert_gone();
+        t.assert_no_process();
+        let path = pids.as_str();
+        let named = |pid: &str| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        for pid in fs::read_to_string(path).unwrap().lines().next().unwrap().split(' ') {
+            eventually("the hook's end", || named(pid).is_empty());
+        }
+    }
+}
+
+/// "created" until the process of the configuration is executed (runtime.md, State): by whichever command.
+fn created_until_the_start_container_hooks_are_done(t: &Test) {
+    if t.peer_lacks("says that it runs") {
+        return;
+    }
+    let hook = json!({ "path": "/bin/sh", "args": ["sh", "-c", "echo > /in-hook; until test -e /go-on; do sleep 0.01; done"], "env": ["PATH=/bin"] });
+    let config = Config::sh("echo > /runs; sleep 1000").push("/hooks/startContainer", hook);
+    for by_run in [true, false] {
+        let c = t.container(config.clone());
+        let command = if by_run {
+            c.run_cmd(&["--detach"]).spawn()
+        } else {
+            c.create().ok();
+            c.start_cmd().spawn()
+        };
+        c.wait_file("/in-hook");
+        assert_eq!(c.status(), "created", "by run: {by_run}");
+        fs::write(c.rootfs().join("go-on"), "").unwrap();
+        command.wait().ok();
+        c.wait_file("/runs");
+        assert_eq!(c.status(), "running");
+        c.delete_force().ok();
+        for file in ["in-hook", "go-on", "runs"] {
+            let _ = fs::remove_file(c.rootfs().join(file));
+        }
+    }
 }
