@@ -63,6 +63,24 @@ fn open(plan: &MountPlan, rootfs: &str, container: Namespaces) -> Result<OwnedFd
     Ok(mount)
 }
 
+const ONLY_ROOT: &str = "only root of the host can give a mount other owners";
+
+fn no_access(path: &str) -> Error {
+    source_error(path, Errno::ACCESS)
+        .with_hint("neither the user nor root of the container's user namespace may pass all directories above it")
+}
+
+/// Why [`open_source`] cannot even be tried: the namespaces of init cannot be opened.
+pub fn explain_namespace(plan: &MountPlan, error: Error) -> Error {
+    let denied = matches!(error.errno(), Some(Errno::ACCESS | Errno::PERM));
+    let error = match &plan.kind {
+        MountKind::Bind { source: BindSource::Host(path), .. } if denied && plan.idmap.is_none() => no_access(path),
+        _ if denied => error.with_hint(ONLY_ROOT),
+        _ => error,
+    };
+    error.context(plan.describe())
+}
+
 /// In the container's mount namespace, as the mounts of a namespace whose user namespace is another have their flags
 /// locked, and copies inherit that: one made here could be stripped of `nosuid` or `ro` by the container.
 fn bind(plan: &MountPlan, path: &str, recursive: bool, namespace: Option<BorrowedFd>) -> Result<OwnedFd> {
@@ -81,10 +99,8 @@ fn bind(plan: &MountPlan, path: &str, recursive: bool, namespace: Option<Borrowe
     let opened = helper::open_tree_in(namespace, &name, copy.bits()).map_err(|refused| match refused {
         Refused::OpenTree(errno) => source_error(path, errno),
         // Init was refused already, which is why it asked, and we have no more rights than it has.
-        Refused::Setns(Errno::PERM) if plan.idmap.is_none() => source_error(path, Errno::ACCESS)
-            .with_hint("neither the user nor root of the container's user namespace may pass all directories above it"),
-        Refused::Setns(errno) => Error::sys("setns(the container's mount namespace)", errno)
-            .with_hint("only root of the host can give a mount other owners"),
+        Refused::Setns(Errno::PERM) if plan.idmap.is_none() => no_access(path),
+        Refused::Setns(errno) => Error::sys("setns(the container's mount namespace)", errno).with_hint(ONLY_ROOT),
         Refused::Spawn(errno) => Error::sys("clone3()", errno),
     })?;
     // What init has made of its namespace is not known. So it must be what is there on the host.

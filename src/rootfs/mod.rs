@@ -27,7 +27,7 @@ mod tree;
 pub use build::Rootfs;
 pub use change::{add, remove};
 pub use console::Console;
-pub use host::{Host, Namespaces, open_source};
+pub use host::{Host, Namespaces, explain_namespace, open_source};
 pub use mountinfo::groups_that_reach;
 pub use null::null_in_root;
 pub use pivot::chroot;

@@ -60,7 +60,7 @@ impl Builder<'_> {
         check_proc(self.root.as_fd(), &place, Some(tree.as_fd()))?;
         // Before it can be seen: what runs in a container that gets it later would use it without them.
         restrict(plan, &tree)?;
-        self.attach(plan, &tree, &place).map_err(|error| explain_kinds(error, &tree, &place))?;
+        self.attach(plan, &tree, &place)?;
         self.propagate(plan, &tree)?;
         self.took_place(&place, tree, false);
         Ok(())
@@ -72,7 +72,7 @@ impl Builder<'_> {
             true => resolve::open_or_make_unfollowed(self.root.as_fd(), &plan.destination, make),
             false => resolve::open_or_make(self.root.as_fd(), &plan.destination, make),
         }
-        .map_err(|error| self.explain_readonly(plan, error))?;
+        .map_err(|error| self.explain_unmakable(plan, error))?;
         self.check_place(plan, &place)?;
         Ok(place)
     }
@@ -91,16 +91,22 @@ impl Builder<'_> {
         }
     }
 
-    /// Whose it is that nothing can be made there.
-    fn explain_readonly(&self, plan: &MountPlan, error: Error) -> Error {
-        if error.errno() != Some(Errno::ROFS) {
+    /// Why nothing can be made there.
+    fn explain_unmakable(&self, plan: &MountPlan, error: Error) -> Error {
+        if !matches!(error.errno(), Some(Errno::ROFS | Errno::NOENT | Errno::PERM | Errno::ACCESS)) {
             return error;
         }
         let mut above = plan.destination.trim_end_matches('/');
         while let Some((rest, _)) = above.rsplit_once('/') {
             above = rest;
             let Ok(dir) = resolve::open(self.root.as_fd(), above, OFlags::PATH) else { continue };
+            if is_of_kernel(dir.as_fd()).unwrap_or(false) {
+                return error.with_hint(format_args!("nothing can be made in {above:?}, a filesystem of the kernel"));
+            }
             let Ok(id) = resolve::mount_id(dir.as_fd()) else { break };
+            if error.errno() != Some(Errno::ROFS) {
+                break;
+            }
             return match self.made.find(id) {
                 Some((index, destination)) => error.with_hint(format_args!(
                     "\"/{destination}\" is mounted read-only by /mounts/{index}: make the mount point in its source"
@@ -116,7 +122,9 @@ impl Builder<'_> {
 
     /// Puts a detached mount on what `place` is.
     pub(super) fn attach(&mut self, plan: &MountPlan, mount: &OwnedFd, place: &Place) -> Result<()> {
-        attach_at(mount.as_fd(), place.fd.as_fd()).call(|| format!("move_mount(\"/{}\")", place.path))?;
+        attach_at(mount.as_fd(), place.fd.as_fd())
+            .call(|| format!("move_mount(\"/{}\")", place.path))
+            .map_err(|error| explain_kinds(error, plan, mount, place))?;
         if let Some(joined) = &mut self.joined {
             joined.attached.push(mount.try_clone().call(|| "dup(mount)")?);
         }
@@ -287,7 +295,7 @@ impl Builder<'_> {
             Err(Errno::LOOP | Errno::NOTDIR) => return refuse(),
             Err(Errno::NOENT) => {
                 let place = resolve::open_or_make(self.root.as_fd(), &path, Make::Dir);
-                let place = place.map_err(|error| self.explain_readonly(plan, error))?;
+                let place = place.map_err(|error| self.explain_unmakable(plan, error))?;
                 if place.path != path {
                     return refuse();
                 }
@@ -414,16 +422,17 @@ fn copy_link(root: BorrowedFd<'_>, destination: &str, target: &CString) -> Resul
 }
 
 /// move_mount(2) says no more than `EINVAL` of a directory on a file or the other way round.
-fn explain_kinds(error: Error, source: &OwnedFd, place: &Place) -> Error {
+fn explain_kinds(error: Error, plan: &MountPlan, mount: &OwnedFd, place: &Place) -> Error {
     let is_dir =
         |fd: &OwnedFd| fs::fstat(fd).is_ok_and(|st| FileType::from_raw_mode(st.st_mode) == FileType::Directory);
-    let (from, to) = (is_dir(source), is_dir(&place.fd));
+    let (from, to) = (is_dir(mount), is_dir(&place.fd));
     if from == to {
         return error;
     }
+    let what = if matches!(plan.kind, MountKind::Bind { .. }) { "the source" } else { "what is mounted" };
     let kind = |is_dir| if is_dir { "a directory" } else { "not a directory" };
     Error::sys(format_args!("move_mount(\"/{}\")", place.path), Errno::NOTDIR).with_hint(format_args!(
-        "the source is {} but the destination in the root filesystem is {}",
+        "{what} is {} but the destination in the root filesystem is {}",
         kind(from),
         kind(to)
     ))

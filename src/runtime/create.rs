@@ -354,14 +354,16 @@ impl<'a> Creation<'a> {
             &self.plan.init,
             &Host {
                 source: &|index| {
-                    let namespace = open_namespace(pid, NsKind::Mount)?;
+                    let mount = mount(index)?;
+                    let open = |kind| open_namespace(pid, kind).map_err(|e| rootfs::explain_namespace(mount, e));
+                    let namespace = open(NsKind::Mount)?;
                     let userns = match self.plan.init.namespaces.has(NsKind::User) {
-                        true => Some(open_namespace(pid, NsKind::User)?),
+                        true => Some(open(NsKind::User)?),
                         false => None,
                     };
                     let user = userns.as_ref().map(AsFd::as_fd);
                     let namespaces = rootfs::Namespaces { mount: Some(namespace.as_fd()), user };
-                    rootfs::open_source(mount(index)?, path, namespaces)
+                    rootfs::open_source(mount, path, namespaces)
                 },
                 hooks: &|| self.run_host_hooks(record, pid),
                 hook_output: &|| record.hook_output(),

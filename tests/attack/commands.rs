@@ -372,7 +372,8 @@ fn looks_are_delayed(t: &Test) {
     try_all(t, &["state", "list", "ps"], &["delete --force"], seen);
 }
 
-/// Every pair at every point. `PAIRS_EVERY=N`: at every Nth; `PAIRS=NAME,NAME`: of these commands only.
+/// Every pair at every point. `PAIRS_EVERY=N`: at every Nth; `PAIRS=NAME,NAME`: of these commands only;
+/// `PAIRS_BESIDE=NAME,NAME`: beside these only.
 #[test]
 #[ignore = "takes hours"]
 fn sweep() {
@@ -380,6 +381,8 @@ fn sweep() {
         let every: usize = std::env::var("PAIRS_EVERY").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
         let names: Vec<&str> = COMMANDS.iter().map(|(name, _)| *name).collect();
         let chosen = std::env::var("PAIRS").unwrap_or_else(|_| names.join(","));
+        let beside = std::env::var("PAIRS_BESIDE").unwrap_or_else(|_| names.join(","));
+        let beside: Vec<&str> = beside.split(',').collect();
         let mut failed = false;
         println!("| delayed | pairs and points | wrong |\n|---|---|---|");
         for delayed in chosen.split(',') {
@@ -389,7 +392,8 @@ fn sweep() {
                 count.set(count.get() + usize::from(seen));
                 seen && count.get().is_multiple_of(every)
             };
-            let tried = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| try_all(t, &[delayed], &names, seen)));
+            let tried =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| try_all(t, &[delayed], &beside, seen)));
             match tried {
                 Ok(table) => table.iter().for_each(|(name, (all, wrong))| println!("| `{name}` | {all} | {wrong} |")),
                 Err(_) => failed = true,

@@ -23,6 +23,7 @@ mod kill;
 mod lifecycle;
 mod limits;
 mod messages;
+mod mount_errors;
 mod mounts;
 mod options;
 mod pause;

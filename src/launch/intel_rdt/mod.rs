@@ -2,7 +2,9 @@
 
 mod stats;
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, statat, statfs, unlinkat};
@@ -28,11 +30,12 @@ pub fn root() -> Result<OwnedFd> {
 
 /// Only those who mount it at an unusual place have this list read.
 fn mounted_elsewhere() -> Option<PathBuf> {
-    let mounts = std::fs::read_to_string("/proc/thread-self/mounts").ok()?;
-    mounts.lines().find_map(|line| {
-        let mut fields = line.split(' ').skip(1);
+    // Other mounts may have any names.
+    let mounts = std::fs::read("/proc/thread-self/mounts").ok()?;
+    mounts.split(|&byte| byte == b'\n').find_map(|line| {
+        let mut fields = line.split(|&byte| byte == b' ').skip(1);
         let place = fields.next()?;
-        (fields.next()? == "resctrl").then(|| PathBuf::from(place))
+        (fields.next()? == b"resctrl").then(|| PathBuf::from(OsStr::from_bytes(place)))
     })
 }
 

@@ -97,7 +97,14 @@ pub struct MountPlan {
 impl MountPlan {
     /// For errors; the words are runc's, which tests and people look for.
     pub fn describe(&self) -> String {
-        format!("error mounting {:?} to rootfs at {:?}: /mounts/{}", self.source, self.destination, self.index)
+        /// Longer than any that somebody would read; the index must not be lost where the message is cut.
+        const ENOUGH: usize = 500;
+        let shown = |name: &str| match name.len() > ENOUGH {
+            true => format!("{:?}...", &name[..name.floor_char_boundary(ENOUGH)]),
+            false => format!("{name:?}"),
+        };
+        let (source, destination) = (shown(&self.source), shown(&self.destination));
+        format!("error mounting {source} to rootfs at {destination}: /mounts/{}", self.index)
     }
 
     /// Whether a mount is made that has an id.
