@@ -349,7 +349,7 @@ fn start_container_hooks(
             restrictions.take_on().map_err(|e| {
                 let errno = e.errno().unwrap_or(Errno::IO);
                 let _ = theirs.send_plainly(&FromInit::Failed(e.shortened()));
-                errno.into()
+                std::io::Error::from(errno)
             })
         };
         hooks::run(
