@@ -14,8 +14,8 @@ use crate::spec::IdMapping;
 pub fn map(pid: i32, uids: &[IdMapping], gids: &[IdMapping]) -> Result<()> {
     let euid = rustix::process::geteuid().as_raw();
     let egid = rustix::process::getegid().as_raw();
-    write_map(pid, &Map { file: "uid_map", helper: "newuidmap", own: euid, mappings: uids })?;
-    let gids = Map { file: "gid_map", helper: "newgidmap", own: egid, mappings: gids };
+    write_map(pid, &Map { file: "uid_map", field: "uidMappings", helper: "newuidmap", own: euid, mappings: uids })?;
+    let gids = Map { file: "gid_map", field: "gidMappings", helper: "newgidmap", own: egid, mappings: gids };
     if euid != 0 && gids.is_own() {
         // Without CAP_SETGID a gid map can be written only once setgroups(2) is off for good: otherwise it could
         // be used to leave a group that denies access.
@@ -27,6 +27,7 @@ pub fn map(pid: i32, uids: &[IdMapping], gids: &[IdMapping]) -> Result<()> {
 
 struct Map<'a> {
     file: &'static str,
+    field: &'static str,
     helper: &'static str,
     own: u32,
     mappings: &'a [IdMapping],
@@ -49,11 +50,10 @@ fn write_map(pid: i32, map: &Map) -> Result<()> {
     let written =
         std::fs::OpenOptions::new().write(true).open(&path).and_then(|mut file| file.write_all(text.as_bytes()));
     match written.call(|| format!("write({path:?}, {:?})", text.trim_end())) {
-        Err(e) if e.errno() == Some(Errno::PERM) && !map.is_own() => {
-            helper(pid, map).with_context(|| format!("{e}; {}", map.helper))
-        }
+        Err(e) if e.errno() == Some(Errno::PERM) && !map.is_own() => helper(pid, map),
         result => result,
     }
+    .with_context(|| format!("/linux/{}", map.field))
 }
 
 /// newuidmap(1) and newgidmap(1) give an ordinary user the ranges that `/etc/subuid` and `/etc/subgid` grant.
@@ -69,6 +69,8 @@ fn helper(pid: i32, map: &Map) -> Result<()> {
     if output.status.success() {
         return Ok(());
     }
-    Err(Error::new(String::from_utf8_lossy(&output.stderr).trim())
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.trim().trim_start_matches(map.helper).trim_start_matches(": ");
+    Err(Error::new(format_args!("{}: {said}", map.helper))
         .with_hint("the ranges must be granted in /etc/subuid and /etc/subgid"))
 }

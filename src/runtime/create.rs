@@ -400,9 +400,11 @@ impl<'a> Creation<'a> {
 
     fn explain_oom(&self, e: Error) -> Error {
         let limit = self.spec.linux.resources.as_ref().and_then(|r| r.memory.as_ref()).and_then(|m| m.limit);
-        let limit = limit
-            .map_or_else(|| "the memory limit".to_owned(), |limit| format!("/linux/resources/memory/limit {limit}"));
-        e.context(format_args!("init was killed by the OOM killer, {limit} is too small for it"))
+        let what = "too little to start with, so the OOM killer took init";
+        match limit {
+            Some(limit) => e.context(format_args!("/linux/resources/memory/limit: {limit} bytes are {what}")),
+            None => e.context(format_args!("the memory of the cgroup is {what}")),
+        }
     }
 }
 

@@ -21,6 +21,7 @@ use crate::sys::clone::Stdio;
 use super::container::Container;
 use super::create::{describe_init, write_pid_file};
 use super::foreground::Foreground;
+use super::process::ProcessId;
 use super::terminal::clear_onlcr;
 
 /// What `exec` is asked to run: a whole process document, or the container's own with these fields replaced.
@@ -96,15 +97,23 @@ impl Container<'_> {
         let plan = self.plan_exec(options)?;
         let mut foreground = if options.detach { None } else { Some(Foreground::prepare(plan.process.terminal)?) };
         let stdio = foreground.as_ref().map(Foreground::stdio).unwrap_or_default();
-        let mut init = self.spawn_exec(options, &plan, stdio)?;
+        let mut init = self.spawn_exec(options, &plan, stdio).map_err(|e| self.or_stopped(e))?;
         describe_init(self.runtime, init.process.pid, &plan);
-        let terminal = self.serve_exec(options, &plan, &init)?;
+        let terminal = self.serve_exec(options, &plan, &init).map_err(|e| self.or_stopped(e))?;
         init.start(None)?;
         let process = &init.process;
         self.runtime.debug(|| format!("the process runs, as pid {}", process.pid));
         match &mut foreground {
             Some(foreground) => foreground.supervise(process.pidfd.as_fd(), process.pid, terminal, None, false),
             None => Ok(0),
+        }
+    }
+
+    /// What has failed because the container has ended meanwhile.
+    fn or_stopped(&self, e: Error) -> Error {
+        match self.record.init.map(ProcessId::open) {
+            Some(Ok(None)) => stopped(),
+            _ => e,
         }
     }
 

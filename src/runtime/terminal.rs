@@ -26,7 +26,8 @@ impl HostTerminal {
             None => open("/dev/tty", OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty())
                 .call(|| "open(\"/dev/tty\")")
                 .map_err(|e| {
-                    let hint = "/process/terminal is true: run it at a terminal, or detached with --console-socket";
+                    let hint = "a terminal was asked for (/process/terminal, or --tty), and this is none: \
+                                leave it out, or use --detach and --console-socket";
                     e.with_hint(hint)
                 })?,
         };

@@ -190,8 +190,8 @@ impl Case<'_> {
         }
         let mut wrong = Vec::new();
         let other = other.wait_or_kill();
-        if self.delayed == "exec" && self.other == "pause" {
-            // A process that joins a paused container stands still as all others do.
+        if ["exec", "run"].contains(&self.delayed) && self.other == "pause" {
+            // What is waited for in the foreground stands still as all of a paused container does.
             c.cli("resume", &[]).arg(&c.id).run();
         }
         let (output, seen) = delayed.wait();

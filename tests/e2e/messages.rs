@@ -1,10 +1,14 @@
 //! Messages name what whoever reads them has written: a field, an option, a word.
 
+use std::time::Duration;
+
 use serde_json::json;
 
+use crate::harness::inject::{Action, Point};
 use crate::harness::{Config, Test};
 
-e2e!(any: fields_by_their_names, options_by_theirs, engines_are_told_the_hint, a_profile_that_forbids_capset);
+e2e!(what_is_missing_is_named);
+e2e!(any: exec_in_a_container_that_ends, fields_by_their_names, options_by_theirs, engines_are_told_the_hint, a_profile_that_forbids_capset);
 
 fn fields_by_their_names(t: &Test) {
     if t.peer_lacks("JSON pointers") {
@@ -77,5 +81,47 @@ fn a_profile_that_forbids_capset(t: &Test) {
     for (config, course) in [(config, "run "), (hooked, "error running startContainer hook #0: ")] {
         let output = t.container(config).run().fails().says(course);
         output.says("/linux/seccomp: the profile forbids capset(2)").says("hint: allow capset, or set noNewPrivileges");
+    }
+}
+
+fn exec_in_a_container_that_ends(t: &Test) {
+    if t.peer_lacks("the system call at which it stands still") {
+        return;
+    }
+    for number in [libc::SYS_clone3, libc::SYS_sendmsg, libc::SYS_pidfd_open] {
+        let c = t.container(Config::sleep());
+        c.up();
+        let at = Point { process: 0, number, occurrence: if number == libc::SYS_pidfd_open { 2 } else { 1 } };
+        let exec = c.exec_cmd(&[], &["/bin/true"]).trace(&[], at, Action::Pause, Duration::from_secs(15));
+        assert!(exec.reached());
+        c.kill("KILL").ok();
+        c.wait_status("stopped");
+        exec.go_on();
+        exec.wait().0.fails().says("cannot exec in a stopped container");
+        c.delete().ok();
+    }
+}
+
+fn what_is_missing_is_named(t: &Test) {
+    if t.peer_lacks("hints") {
+        return;
+    }
+    let c = t.container(Config::sleep());
+    c.up();
+    let exec = c.exec_cmd(&["--tty"], &["/bin/true"]);
+    exec.run().fails().says("hint: a terminal was asked for (/process/terminal, or --tty)");
+    c.delete().fails().says("hint: end it with `kill");
+    c.delete_force().ok();
+
+    let script = t.container(Config::new(["/script"]));
+    crate::harness::script(&script.rootfs().join("script"), "");
+    std::fs::write(script.rootfs().join("script"), "#!/no/such/interpreter\n").unwrap();
+    let run = script.run().fails().says("exec /script: no such file or directory");
+    run.says("hint: the interpreter \"/no/such/interpreter\" of its #! line does not exist");
+
+    if t.has_controller("memory") {
+        let c = t.container(Config::sleep().set("/linux/resources/memory/limit", 4096));
+        c.run().fails().says("/linux/resources/memory/limit: 4096 bytes are too little to start with");
+        c.assert_gone();
     }
 }

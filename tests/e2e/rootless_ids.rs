@@ -151,7 +151,12 @@ fn ranges_of_others(t: &Test) {
         let c = t.container(config);
         let run = c.run().fails();
         if !t.peer_lacks("names neither the map nor the file") {
-            run.says(&format!("{helper}: ")).says(" not allowed").says(file);
+            run.says(&format!(
+                ": /linux/{}: {helper}: ",
+                if helper == "newuidmap" { "uidMappings" } else { "gidMappings" }
+            ))
+            .says(" not allowed")
+            .says(file);
         }
         c.assert_gone();
         t.assert_no_process();

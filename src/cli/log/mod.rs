@@ -110,10 +110,10 @@ fn to_stderr(text: &str) {
 }
 
 fn plain(error: &Error) -> String {
-    if matches!(error.kind(), Kind::CommandNotFound | Kind::CommandNotExecutable) {
-        return format!("{error}\n");
-    }
-    let mut text = format!("berth: {error}\n");
+    let mut text = match error.kind() {
+        Kind::CommandNotFound | Kind::CommandNotExecutable => format!("{error}\n"),
+        _ => format!("berth: {error}\n"),
+    };
     if let Some(hint) = error.hint() {
         let _ = writeln!(text, "  hint: {hint}");
     }
@@ -197,6 +197,9 @@ mod tests {
     fn a_failed_command_is_told_as_by_a_shell() {
         let e = Error::new("exec /run.sh: no such file or directory").with_hint("look at its first line");
         assert_eq!(plain(&e), "berth: exec /run.sh: no such file or directory\n  hint: look at its first line\n");
-        assert_eq!(plain(&e.with_kind(Kind::CommandNotFound)), "exec /run.sh: no such file or directory\n");
+        assert_eq!(
+            plain(&e.with_kind(Kind::CommandNotFound)),
+            "exec /run.sh: no such file or directory\n  hint: look at its first line\n"
+        );
     }
 }

@@ -13,7 +13,7 @@ pub fn containers(root: &Path) -> Vec<String> {
 }
 
 pub fn mountinfo() -> String {
-    fs::read_to_string("/proc/thread-self/mountinfo").unwrap()
+    String::from_utf8_lossy(&fs::read("/proc/thread-self/mountinfo").unwrap()).into_owned()
 }
 
 /// The number of mounts in this thread's namespace.
