@@ -1,4 +1,4 @@
-//! Builds init's image, which the library embeds, and tells the binary which commit it was built from.
+//! Builds init's image, which the library embeds, and tells the binary from which commit and for which target it is built.
 //!
 //! Only a release build asks git: a development build would otherwise be compiled again after every commit.
 
@@ -110,6 +110,7 @@ fn commit() {
         }
         git(&["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"])
     });
+    println!("cargo::rustc-env=BERTH_TARGET={}", text("TARGET"));
     println!("cargo::rustc-env=BERTH_COMMIT={}", commit.as_deref().unwrap_or("unknown"));
 }
 

@@ -73,6 +73,7 @@ fn the_version_is_what_engines_parse() {
         assert_eq!(lines[0], concat!("berth version ", env!("CARGO_PKG_VERSION")));
         assert!(lines[1].starts_with("commit: ") && lines[1].len() > 8, "{lines:?}");
         assert_eq!(lines[2], "spec: 1.3.0");
+        assert!(lines[3].starts_with("target: ") && lines[3].contains("-linux-"), "{lines:?}");
     }
 }
 

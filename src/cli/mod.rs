@@ -327,13 +327,14 @@ fn default_root() -> PathBuf {
     user_dir.filter(|_| is_user()).map_or_else(|| PathBuf::from(ROOT), |dir| Path::new(&dir).join("berth"))
 }
 
-/// The form that engines parse: `NAME version VERSION`, then `commit:` and `spec:`.
+/// The form that engines parse: `NAME version VERSION`, then `commit:` and `spec:`. `target:` names the C library.
 fn version() -> String {
     format!(
-        "berth version {}\ncommit: {}\nspec: {}\n",
+        "berth version {}\ncommit: {}\nspec: {}\ntarget: {}\n",
         env!("CARGO_PKG_VERSION"),
         env!("BERTH_COMMIT"),
-        crate::spec::VERSION
+        crate::spec::VERSION,
+        env!("BERTH_TARGET")
     )
 }
 

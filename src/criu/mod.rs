@@ -3,7 +3,6 @@
 //! One CRIU serves one dump or restore, preceded by questions about itself. While it works it notifies us of what it
 //! has come to, and goes on once we have answered.
 
-mod codec;
 mod messages;
 
 use std::collections::VecDeque;

@@ -1,0 +1,56 @@
+//! Holds the documents together: links lead somewhere, and each command has a manual page.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn documents() -> Vec<PathBuf> {
+    let dirs = ["", "docs", "docs/compatibility"].map(|dir| root().join(dir));
+    let files = dirs.iter().flat_map(|dir| fs::read_dir(dir).unwrap()).map(|entry| entry.unwrap().path());
+    files.filter(|file| file.extension().is_some_and(|extension| extension == "md")).collect()
+}
+
+/// What GitHub makes of a heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim().to_lowercase();
+    let kept = kept.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let mut count = 0;
+    for document in documents() {
+        let text = fs::read_to_string(&document).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.contains("://") {
+                continue;
+            }
+            count += 1;
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() { document.clone() } else { document.parent().unwrap().join(file) };
+            assert!(target.exists(), "{}: {link}", document.display());
+            if !heading.is_empty() {
+                let text = fs::read_to_string(&target).unwrap();
+                let mut headings = text.lines().filter(|line| line.starts_with('#'));
+                let found = headings.any(|line| anchor(line.trim_start_matches('#')) == heading);
+                assert!(found, "{}: {link}: no such heading", document.display());
+            }
+        }
+    }
+    assert!(count > 40, "the links are found: {count}");
+}
+
+#[test]
+fn each_command_has_a_manual_page() {
+    let pages = fs::read_to_string(root().join("examples/man.txt")).unwrap();
+    for command in berth::cli::definition().get_subcommands() {
+        let name = format!("\n# berth-{}\n", command.get_name());
+        let page = pages.split_once(&name).unwrap_or_else(|| panic!("no page{name}")).1;
+        let page = page.split("\n# ").next().unwrap();
+        assert!(page.contains("## EXAMPLES") && page.contains("## EXIT STATUS"), "{name}{page}");
+    }
+}
