@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 /// What begins so may change what the runtime does.
 pub const PREFIX: &str = "run.oci.";
 
-/// Of crun's, that has no meaning here: whoever relies on it ought to know.
+/// An annotation of crun that has no effect here: its user ought to know.
 const PLUGINS: &str = "run.oci.seccomp.plugins";
 
 /// As the environment's `RUN_OCI_SECCOMP_RECEIVER`, which it goes before.

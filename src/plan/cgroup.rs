@@ -17,7 +17,7 @@ pub enum Manager<'a> {
     Cgroupfs,
     /// systemd does, below `root`, which is its own: of the system, or of the user whose container it is.
     Systemd { user: bool, root: &'a Path },
-    /// Nobody: the container stays where the runtime is, without limits.
+    /// None: the container stays in the cgroup of the runtime, without limits.
     Disabled,
 }
 
@@ -46,16 +46,16 @@ pub struct CgroupPlan {
     pub directories: Vec<Directory>,
     /// What systemd makes the cgroup for, if it does.
     pub unit: Option<UnitPlan>,
-    /// Nobody wants one.
+    /// No cgroup is wanted.
     pub disabled: bool,
     /// The configuration names the cgroup.
     pub explicit: bool,
-    /// Permission may be missing: what nobody asked for is then done without.
+    /// Permission may be missing. Then a cgroup that the configuration does not ask for is left out.
     pub rootless: bool,
     pub writes: Vec<Write>,
     pub memory_check: Option<MemoryCheck>,
     pub devices: Option<DeviceWrites>,
-    /// The user of the host to whom the cgroup is given (config-linux.md, "Cgroup ownership").
+    /// The user of the host that gets the cgroup (config-linux.md, "Cgroup ownership").
     pub owner: Option<u32>,
     /// Below the container's v2 cgroup, where its process goes once it has its namespaces, and whose it is.
     pub delegated: Option<(PathBuf, u32)>,
@@ -128,7 +128,7 @@ pub fn plan(
     })
 }
 
-/// Whoever asks for no cgroup gets none of what takes one, as with crun.
+/// Without a cgroup there are none of the settings that need one, as with crun.
 fn disabled(resources: &Resources, rootless: bool, warnings: &mut Vec<String>) -> CgroupPlan {
     let with_limits = Resources { devices: Vec::new(), ..resources.clone() } != Resources::default();
     if with_limits {

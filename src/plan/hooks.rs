@@ -31,7 +31,7 @@ pub struct Hook {
     pub path: PathBuf,
     /// With `argv[0]`; empty: the path alone.
     pub args: Vec<String>,
-    /// `NAME=VALUE`, and nothing else. `None`: that of whoever runs the hook, as under runc and crun.
+    /// `NAME=VALUE`, and nothing else. `None`: the environment of the process that runs the hook, as with runc and crun.
     pub env: Option<Vec<String>>,
     pub timeout: Option<Duration>,
 }

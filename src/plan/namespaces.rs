@@ -61,7 +61,7 @@ impl Kind {
     }
 }
 
-/// A namespace that exists, by the path of its file on the host. Whoever has opened it once goes by the descriptor.
+/// A namespace that exists, by the path of its file on the host. After it was opened, only the descriptor is used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Join {
     pub kind: Kind,
@@ -236,7 +236,7 @@ impl Namespaces {
         0
     }
 
-    /// The flags for setns(2) by whoever joins the container.
+    /// The flags for setns(2) of a process that joins the container.
     pub fn flags_to_join(&self) -> u64 {
         let has = |kind: &Kind| self.is_new(*kind) || self.joins(*kind);
         Kind::ALL.into_iter().filter(has).fold(0, |flags, kind| flags | kind.clone_flag())

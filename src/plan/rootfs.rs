@@ -58,7 +58,7 @@ pub enum Switch {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DevPlan {
     pub devices: Vec<DevicePlan>,
-    /// Nobody may make device nodes in a user namespace: the host's are bound instead.
+    /// Device nodes cannot be made in a user namespace: those of the host are bound instead.
     pub bind: bool,
 }
 

@@ -57,5 +57,5 @@ impl PropagationChange {
     }
 }
 
-/// Nothing in a filesystem of the kernel's own is to be run, to be set-user-ID or to be a device.
+/// In a file system of the kernel, nothing may be executed, be set-user-ID or be a device.
 pub const HARMLESS: u64 = attr::NOSUID | attr::NODEV | attr::NOEXEC;

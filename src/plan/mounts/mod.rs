@@ -176,7 +176,7 @@ pub fn plan(index: usize, mount: &Mount, context: &Context, warnings: &mut Vec<S
 }
 
 /// What is bound keeps the options it has. Parameters are ignored, as by mount(8); a word may be a misspelt flag, and
-/// nobody shall believe in a protection that is none.
+/// a protection that has no effect must not go unnoticed.
 fn check_bind_data(
     pointer: &str,
     mount: &Mount,

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 pub struct Env {
     /// `NAME=VALUE`, each name once, in the order of the last mention of each.
     pub vars: Vec<CString>,
-    /// `HOME` is unset or empty, and not among `vars`: it is to be found in the container's `/etc/passwd`.
+    /// `HOME` is unset or empty, and not among `vars`: init looks it up in the container's `/etc/passwd`.
     pub home_missing: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What the user's process is to be: its program, identity, privileges and limits (runtime-spec, config.md, Process).
+//! The user's process: program, identity, privileges and limits (runtime-spec, config.md, Process).
 
 mod affinity;
 mod capabilities;

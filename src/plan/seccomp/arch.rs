@@ -7,7 +7,7 @@ use super::tables::{ABSENT, COUNT, Column, IPC, NAMES, NUMBERS, SOCKETCALL, STAR
 /// Calls that an x32 process makes carry this bit in their number.
 pub const X32_BIT: u32 = 0x4000_0000;
 
-/// An architecture (with its sub-architectures each one of their own), as `linux.seccomp.architectures` names it.
+/// An architecture (each sub-architecture is separate), as `linux.seccomp.architectures` names it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Arch {
     /// The spec's name without `SCMP_ARCH_`.

@@ -191,7 +191,7 @@ pub fn compile_for(native: &'static Arch, seccomp: &spec::Seccomp) -> Result<Opt
     Ok(Some(Filter { program: Program::new(&program), flags, lethal, listener }))
 }
 
-/// A filter from elsewhere, with the flags of the profile that it stands in for. Nobody knows what it does.
+/// A filter from elsewhere, with the flags of the profile that it replaces. Its effect is unknown.
 pub fn ready_made(program: Vec<u8>, seccomp: Option<&spec::Seccomp>) -> Result<Filter> {
     let flags = seccomp.map_or(Ok(0), |seccomp| flags(seccomp, false))?;
     Ok(Filter { program: Program(program), flags, lethal: true, listener: None })

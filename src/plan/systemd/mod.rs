@@ -124,7 +124,7 @@ fn expand_slice(slice: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// What the plan of a unit is made of.
+/// The input for the plan of a unit.
 pub(super) struct Facts<'a> {
     pub place: &'a Place,
     pub id: &'a str,

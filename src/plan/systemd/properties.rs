@@ -112,7 +112,7 @@ fn tasks_max(value: &str) -> Vec<Property> {
     number(value).map(|n| Property::new("TasksMax", Value::U64(n.max(1)))).into_iter().collect()
 }
 
-/// What is no list of numbers the kernel is left to judge.
+/// A text that is not a list of numbers is left to the kernel to refuse.
 fn mask(name: &str, list: &str) -> Vec<Property> {
     let Ok(mask) = CpuMask::parse(list) else { return Vec::new() };
     let words = mask.as_ref().map_or(&[][..], CpuMask::words);
