@@ -26,7 +26,7 @@ use rustix::net::SocketFlags;
 use crate::error::{Call, Context, Error, Kind, Result};
 use crate::hooks::{self, Output, Surroundings};
 use crate::plan::hooks::Hook;
-use crate::plan::init::{ContainerPlan, Errand, InitPlan};
+use crate::plan::init::{ContainerPlan, Errand, InitPlan, Role};
 use crate::plan::mounts::MountPlan;
 use crate::plan::process::{Capability, ProcessPlan, Rlimit};
 use crate::plan::seccomp::Filter;
@@ -111,10 +111,10 @@ impl Init {
             None => namespaces::enter(&self.channel, &plan, namespaces, place)?,
         }
         let pid = self.expect_placed()?;
-        match (&plan.container, &plan.errand) {
-            (Some(container), _) => self.create(&plan, container, pid, listener),
-            (None, Some(errand)) => self.run_errand(errand),
-            (None, None) => self.exec(&plan),
+        match &plan.role {
+            Role::Create(container) => self.create(&plan, container, pid, listener),
+            Role::Exec => self.exec(&plan),
+            Role::Errand(errand) => self.run_errand(errand),
         }
     }
 

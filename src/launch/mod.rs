@@ -51,6 +51,20 @@ pub struct Init {
     executable: Executable,
 }
 
+/// What init gets with its birth.
+#[derive(Default)]
+pub struct Birth<'a> {
+    /// The socket through which `start` will reach it.
+    pub listener: Option<BorrowedFd<'a>>,
+    /// The v2 cgroup that it is born in.
+    pub cgroup: Option<BorrowedFd<'a>>,
+    /// The v1 cgroups that it brings itself into.
+    pub entry: Entry,
+    pub stdio: Stdio<'a>,
+    /// How long it may say nothing; `None` where it may wait for somebody else.
+    pub patience: Option<Duration>,
+}
+
 /// What init is to join.
 #[derive(Clone, Copy)]
 pub enum Joined<'a> {
@@ -62,17 +76,8 @@ pub enum Joined<'a> {
 
 impl Init {
     /// Clones init, tells it its plan, and sees it through to the process that will go on.
-    ///
-    /// `cgroup` is where it is born.
-    pub fn spawn(
-        plan: &InitPlan,
-        joined: Joined,
-        listener: Option<BorrowedFd>,
-        cgroup: Option<BorrowedFd>,
-        entry: Entry,
-        stdio: Stdio,
-        patience: Option<Duration>,
-    ) -> Result<Self> {
+    pub fn spawn(plan: &InitPlan, joined: Joined, birth: Birth) -> Result<Self> {
+        let Birth { listener, cgroup, entry, stdio, patience } = birth;
         let (channel, theirs) = Channel::pair()?;
         let namespaces = &plan.namespaces;
         let staged = plan.is_staged();
@@ -80,7 +85,7 @@ impl Init {
         let maps_ids = flags & Kind::User.clone_flag() != 0;
         // A network namespace takes long to make: the child does it while we go on. Not, though, what is to belong to a
         // new user namespace, or what we are about to enter.
-        let at_once = maps_ids || plan.container.as_ref().is_some_and(|container| container.net_devices);
+        let at_once = maps_ids || plan.container().is_some_and(|container| container.net_devices);
         let late = if at_once { 0 } else { flags & (Kind::Network.clone_flag() | Kind::Ipc.clone_flag()) };
         let (gate, open_gate) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).call(|| "pipe2()")?;
 
@@ -199,7 +204,7 @@ impl Init {
             (other, _) => return Err(refuse(&other)),
         }
         let namespaces = &plan.namespaces;
-        if plan.container.is_some() && namespaces.is_new(Kind::User) {
+        if plan.container().is_some() && namespaces.is_new(Kind::User) {
             match self.next()? {
                 (FromInit::MapIds, _) => {
                     ids::map(self.process.pid, &namespaces.uid_mappings, &namespaces.gid_mappings)?;
@@ -320,18 +325,34 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Opens the files that take what hooks write to standard output and standard error.
 pub type HookOutput<'a> = &'a dyn Fn() -> Result<Output>;
 
-/// What the runtime does for init until that is ready.
-pub struct Host<'a> {
+/// What the runtime does for init until that is ready. An action that no plan of an implementation asks for keeps its
+/// default: the request is refused before ([`requests`]).
+pub trait Actions {
     /// Opens a mount that takes the host's privileges.
-    pub source: &'a dyn Fn(u32) -> Result<OwnedFd>,
+    fn source(&self, index: u32) -> Result<OwnedFd> {
+        Err(refuse(&FromInit::Source { index }))
+    }
+
     /// Runs the hooks that come while the container is being created.
-    pub hooks: &'a dyn Fn() -> Result<()>,
-    pub hook_output: HookOutput<'a>,
+    fn hooks(&self) -> Result<()> {
+        Err(refuse(&FromInit::Hooks))
+    }
+
+    fn hook_output(&self) -> Result<Output> {
+        Err(refuse(&FromInit::HookOutput))
+    }
+
     /// Takes the master side of the terminal.
-    pub console: &'a dyn Fn(OwnedFd) -> Result<()>,
+    fn console(&self, _master: OwnedFd) -> Result<()> {
+        Err(refuse(&FromInit::Console))
+    }
+
     /// Takes the seccomp listener.
-    pub listener: &'a dyn Fn(OwnedFd) -> Result<()>,
-    pub warn: &'a dyn Fn(&str),
+    fn listener(&self, listener: OwnedFd) -> Result<()> {
+        Err(refuse(&FromInit::Listener { fd: listener.as_raw_fd() }))
+    }
+
+    fn warn(&self, warning: &str);
 }
 
 impl Init {
@@ -339,29 +360,29 @@ impl Init {
     /// Returns the mounts that may be changed later on: which entry of the plan's mounts, and its id. That is init's word, as
     /// the ids are known in its mount namespace only, and they mean something only there: who could have it say something
     /// else could as well change those mounts.
-    pub fn serve(&self, plan: &InitPlan, host: &Host) -> Result<Vec<(u32, u64)>> {
+    pub fn serve(&self, plan: &InitPlan, actions: &dyn Actions) -> Result<Vec<(u32, u64)>> {
         let mut requests = Requests::of(plan);
         loop {
             let (request, fds) = self.next()?;
             requests.admit(&request)?;
             match request {
                 FromInit::Ready { mounts } => return Ok(mounts),
-                FromInit::Warning(warning) => (host.warn)(&warning.to_string()),
+                FromInit::Warning(warning) => actions.warn(&warning.to_string()),
                 FromInit::TimeOffsets => {
                     self.set_time_offsets(plan)?;
                     self.send(&ToInit::Done)?;
                 }
                 FromInit::Source { index } => {
-                    let mount = (host.source)(index)?;
+                    let mount = actions.source(index)?;
                     self.send_with(&ToInit::Mount, &[mount.as_fd()])?;
                 }
                 FromInit::Hooks => {
-                    (host.hooks)()?;
+                    actions.hooks()?;
                     self.send(&ToInit::Done)?;
                 }
-                FromInit::HookOutput => send_hook_output(&self.channel, host.hook_output)?,
-                FromInit::Console => (host.console)(proof::terminal(one(fds)?)?)?,
-                FromInit::Listener { fd } => (host.listener)(proof::listener(self.take_fd(fd)?)?)?,
+                FromInit::HookOutput => send_hook_output(&self.channel, &|| actions.hook_output())?,
+                FromInit::Console => actions.console(proof::terminal(one(fds)?)?)?,
+                FromInit::Listener { fd } => actions.listener(proof::listener(self.take_fd(fd)?)?)?,
                 other => return Err(refuse(&other)),
             }
         }

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use crate::error::{Error, Result};
-use crate::plan::init::{Errand, InitPlan};
+use crate::plan::init::{Errand, InitPlan, Role};
 use crate::plan::mounts::MountPlan;
 use crate::wire::FromInit;
 
@@ -40,15 +40,15 @@ pub struct Requests {
 
 impl Requests {
     pub fn of(plan: &InitPlan) -> Self {
-        let container = plan.container.as_ref();
-        let mounts: &[MountPlan] = match (container, &plan.errand) {
-            (Some(container), _) => &container.rootfs.mounts,
-            (None, Some(Errand::AddMounts { rootfs, .. })) => &rootfs.mounts,
-            (None, _) => &[],
+        let container = plan.container();
+        let mounts: &[MountPlan] = match &plan.role {
+            Role::Create(container) => &container.rootfs.mounts,
+            Role::Errand(Errand::AddMounts { rootfs, .. }) => &rootfs.mounts,
+            Role::Errand(Errand::RemoveMounts { .. }) | Role::Exec => &[],
         };
         let sources: BTreeSet<_> = mounts.iter().filter(|m| m.may_be_asked_for()).map(|m| m.index).collect();
         let made = mounts.iter().filter(|m| m.is_made()).map(|m| m.index).collect();
-        let is_process = plan.errand.is_none();
+        let is_process = !matches!(plan.role, Role::Errand(_));
         let steps = [
             (Step::TimeOffsets, container.is_some() && plan.namespaces.time_offsets.is_some()),
             (Step::Sources, !sources.is_empty()),
@@ -116,7 +116,7 @@ mod tests {
     use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
     use super::super::seal::Executable;
-    use super::super::{Host, Init, proof};
+    use super::super::{Actions, Init, proof};
     use super::*;
     use crate::cgroup::Entry;
     use crate::hooks::Output;
@@ -180,40 +180,48 @@ mod tests {
 
         /// What the runtime did for it, and the error with which it ended.
         fn served(self, plan: &InitPlan) -> (Vec<String>, String) {
-            let done = RefCell::new(Vec::new());
-            let note = |what: String| done.borrow_mut().push(what);
-            let null = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
-            let result = self.init.serve(
-                plan,
-                &Host {
-                    source: &|index| {
-                        note(format!("source {index}"));
-                        Ok(null())
-                    },
-                    hooks: &|| {
-                        note("hooks".into());
-                        Ok(())
-                    },
-                    hook_output: &|| {
-                        note("hook output".into());
-                        Ok(Output::default())
-                    },
-                    console: &|_| {
-                        note("console".into());
-                        Ok(())
-                    },
-                    listener: &|_| {
-                        note("listener".into());
-                        Ok(())
-                    },
-                    warn: &(Box::new(|_: &str| {}) as Box<dyn Fn(&str)>),
-                },
-            );
+            let done = Done::default();
+            let result = self.init.serve(plan, &done);
             drop(self.init);
             let Self { mut child, .. } = self;
             let _ = child.wait();
-            (done.into_inner(), result.map_or_else(|e| e.to_string(), |_| "ready".into()))
+            (done.0.into_inner(), result.map_or_else(|e| e.to_string(), |_| "ready".into()))
         }
+    }
+
+    /// Notes what it is asked to do.
+    #[derive(Default)]
+    struct Done(RefCell<Vec<String>>);
+
+    impl Done {
+        fn note<T>(&self, what: impl Into<String>, result: T) -> Result<T> {
+            self.0.borrow_mut().push(what.into());
+            Ok(result)
+        }
+    }
+
+    impl Actions for Done {
+        fn source(&self, index: u32) -> Result<OwnedFd> {
+            self.note(format!("source {index}"), std::fs::File::open("/dev/null").unwrap().into())
+        }
+
+        fn hooks(&self) -> Result<()> {
+            self.note("hooks", ())
+        }
+
+        fn hook_output(&self) -> Result<Output> {
+            self.note("hook output", Output::default())
+        }
+
+        fn console(&self, _master: OwnedFd) -> Result<()> {
+            self.note("console", ())
+        }
+
+        fn listener(&self, _listener: OwnedFd) -> Result<()> {
+            self.note("listener", ())
+        }
+
+        fn warn(&self, _warning: &str) {}
     }
 
     fn pidfd_of(child: &std::process::Child) -> OwnedFd {

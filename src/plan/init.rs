@@ -17,10 +17,7 @@ use crate::spec::{IdMapping, State, Status};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct InitPlan {
     pub namespaces: Namespaces,
-    /// `None`: the container exists, and the process joins it.
-    pub container: Option<ContainerPlan>,
-    /// What the process joins for, if not to become the user's.
-    pub errand: Option<Errand>,
+    pub role: Role,
     pub process: ProcessPlan,
     pub seccomp: Option<Filter>,
     /// The `CLONE_NEW*` flags of the namespaces to join by the pidfd of the container's init.
@@ -28,6 +25,17 @@ pub struct InitPlan {
     /// The container's session keyring, for which the caller's is left; `None` where that stays.
     pub keyring: Option<String>,
     pub preserve_fds: u32,
+}
+
+/// What init is for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Role {
+    /// Makes a container, and becomes its first process.
+    Create(Box<ContainerPlan>),
+    /// Joins a container, and becomes one more process of it.
+    Exec,
+    /// Joins a container, changes something in it, and ends.
+    Errand(Errand),
 }
 
 /// A change to a running container that only a process in its namespaces can make.
@@ -84,11 +92,19 @@ impl ContainerPlan {
 }
 
 impl InitPlan {
+    /// The container that is to be made.
+    pub fn container(&self) -> Option<&ContainerPlan> {
+        match &self.role {
+            Role::Create(container) => Some(container),
+            Role::Exec | Role::Errand(_) => None,
+        }
+    }
+
     /// Whether a process comes between the runtime and the one that goes on: see [`Namespaces::need_stage`].
     pub fn is_staged(&self) -> bool {
-        match self.container {
-            Some(_) => self.namespaces.need_stage(),
-            None => self.join & Kind::Pid.clone_flag() != 0,
+        match self.role {
+            Role::Create(_) => self.namespaces.need_stage(),
+            Role::Exec | Role::Errand(_) => self.join & Kind::Pid.clone_flag() != 0,
         }
     }
 
@@ -103,6 +119,6 @@ impl InitPlan {
     /// Whether it is the stage that has its child born in the cgroup, so that it takes no place there itself. Whoever has
     /// joined a user namespace may not.
     pub fn stage_enters_cgroup(&self) -> bool {
-        self.is_staged() && (self.container.is_none() || !self.namespaces.joins(Kind::User))
+        self.is_staged() && (self.container().is_none() || !self.namespaces.joins(Kind::User))
     }
 }

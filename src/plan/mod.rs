@@ -28,7 +28,7 @@ use crate::spec::{self, IdMapping, Process, Spec};
 use self::annotations::Annotations;
 use self::cgroup::CgroupPlan;
 use self::hierarchy::Layout;
-use self::init::{ContainerPlan, Errand, InitPlan, Target};
+use self::init::{ContainerPlan, Errand, InitPlan, Role, Target};
 use self::mounts::MountKind;
 use self::namespaces::{Kind, Namespaces, Owner};
 use self::process::ProcessPlan;
@@ -114,8 +114,7 @@ impl Plan {
             annotations: facts.annotations.clone(),
         };
         let init = InitPlan {
-            container: Some(container),
-            errand: None,
+            role: Role::Create(Box::new(container)),
             process,
             seccomp: plan_seccomp(spec, &annotations, facts.seccomp_receiver)?,
             join: 0,
@@ -135,7 +134,7 @@ impl Plan {
     }
 
     pub fn rootfs(&self) -> Option<&RootfsPlan> {
-        self.init.container.as_ref().map(|container| &container.rootfs)
+        self.init.container().map(|container| &container.rootfs)
     }
 }
 
@@ -167,10 +166,7 @@ pub fn exec(
     let mut process = plan_process(process, pointer, spec, &namespaces, lsm, &mut warnings)?;
     process.user.keep_groups = annotations.keep_groups;
     let seccomp = plan_seccomp(spec, &annotations, None)?;
-    Ok((
-        InitPlan { namespaces, container: None, errand: None, process, seccomp, join, keyring, preserve_fds },
-        warnings,
-    ))
+    Ok((InitPlan { namespaces, role: Role::Exec, process, seccomp, join, keyring, preserve_fds }, warnings))
 }
 
 /// Mounts for a container that runs: those of `spec`, in place of the ones that it was created with. `known` tells the id
@@ -252,7 +248,7 @@ fn errand(spec: &Spec, errand: Errand, join: u64) -> Result<InitPlan> {
     let namespaces = Namespaces::of_container(&spec.linux, join)?;
     let process = plan_no_process(spec, &namespaces, Lsm::default())?;
     let (seccomp, keyring) = (None, None);
-    Ok(InitPlan { namespaces, container: None, errand: Some(errand), process, seccomp, join, keyring, preserve_fds: 0 })
+    Ok(InitPlan { namespaces, role: Role::Errand(errand), process, seccomp, join, keyring, preserve_fds: 0 })
 }
 
 fn plan_process(

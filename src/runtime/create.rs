@@ -13,8 +13,9 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use crate::cgroup::{Cgroup, Entry, Systemd};
 use crate::error::{Call, Context, Error, Result};
 use crate::files;
+use crate::hooks::Output;
 use crate::host;
-use crate::launch::{Host, Init, Joined, PATIENCE, intel_rdt, network, rlimits, send_descriptor, send_listener};
+use crate::launch::{self, Birth, Init, Joined, PATIENCE, intel_rdt, network, rlimits, send_descriptor, send_listener};
 use crate::plan::annotations::Annotations;
 use crate::plan::cgroup::{CgroupPlan, Manager};
 use crate::plan::hierarchy::Directory;
@@ -30,6 +31,7 @@ use super::container::start_address;
 use super::dir::{CONFIG, StateDir};
 use super::foreground::Foreground;
 use super::locked::Locked;
+use super::mounts::by_index;
 use super::notify;
 use super::process::ProcessId;
 use super::record::{Rdt, Record};
@@ -102,9 +104,6 @@ fn no_config(e: Error) -> Error {
         _ => e,
     }
 }
-
-/// The terminal, if it is ours to join, and the mounts that may be changed while the container runs.
-type Served = (Option<OwnedFd>, Vec<(u32, u64)>);
 
 struct Created<'a> {
     container: Locked<'a>,
@@ -194,7 +193,7 @@ impl<'a> Creation<'a> {
 
     /// Claims the id, and has `set_up` make the container: whatever fails, all that it made is unmade.
     pub fn make<T>(&self, set_up: impl FnOnce(&mut Locked<'a>) -> Result<T>) -> Result<(Locked<'a>, T)> {
-        let container = self.plan.init.container.as_ref().ok_or_else(|| Error::new("not a container's plan"))?;
+        let container = self.plan.init.container().ok_or_else(|| Error::new("not a container's plan"))?;
         let mut record = Record::new(
             self.id,
             self.bundle.clone(),
@@ -283,7 +282,8 @@ impl<'a> Creation<'a> {
         let born_in = if self.systemd.borrow().is_some() { None } else { locked.record.cgroup.dirfd()? };
         let socket = listener.as_ref().map(AsFd::as_fd);
         let joined = Joined::Namespaces(&joined);
-        let init = Init::spawn(&self.plan.init, joined, socket, born_in, entry, stdio, self.patience())?;
+        let birth = Birth { listener: socket, cgroup: born_in, entry, stdio, patience: self.patience() };
+        let init = Init::spawn(&self.plan.init, joined, birth)?;
         drop(listener);
 
         let pid = init.process.pid;
@@ -298,7 +298,9 @@ impl<'a> Creation<'a> {
         rlimits::raise(pid, &self.plan.init.process.rlimits)?;
         init.placed()?;
 
-        let (terminal, made) = self.serve(&init, &locked.record)?;
+        let actions = Actions { creation: self, record: &locked.record, pid, terminal: RefCell::new(None) };
+        let made = init.serve(&self.plan.init, &actions)?;
+        let terminal = actions.terminal.into_inner();
         locked.remember(self.plan.rootfs().map_or(&[][..], |rootfs| &rootfs.mounts), &made)?;
         locked.record.cgroup.enter_delegated(&self.plan.cgroup, pid).context("/annotations/run.oci.delegate-cgroup")?;
         locked.publish(CONFIG)?;
@@ -309,13 +311,13 @@ impl<'a> Creation<'a> {
 
     /// Hooks that init runs may take as long as they like, unless they have a timeout of their own.
     fn patience(&self) -> Option<Duration> {
-        let hooks = self.plan.init.container.as_ref().is_some_and(|container| !container.create_container.is_empty());
+        let hooks = self.plan.init.container().is_some_and(|container| !container.create_container.is_empty());
         if hooks { None } else { Some(PATIENCE) }
     }
 
     /// Whether init asks for the files that take what hooks write, once it has been told to start.
     fn redirected(&self) -> bool {
-        let container = self.plan.init.container.as_ref();
+        let container = self.plan.init.container();
         container.is_some_and(|container| container.redirect_hooks && !container.start_container.is_empty())
     }
 
@@ -337,45 +339,6 @@ impl<'a> Creation<'a> {
         locked.record.cgroup.apply(&self.plan.cgroup)?;
         self.runtime.debug(|| describe_cgroup(&self.plan.cgroup));
         Ok(())
-    }
-
-    /// Returns the terminal, if it is ours to join to the caller's, and what [`mounts::remember`] is to keep.
-    fn serve(&self, init: &Init, record: &Record) -> Result<Served> {
-        let pid = init.process.pid;
-        let terminal = RefCell::new(None);
-        let state = |status| record.state(status, pid);
-        let rootfs = self.plan.init.container.as_ref().map(|container| &container.rootfs);
-        let (path, mounts) = rootfs.map_or(("", &[][..]), |rootfs| (&rootfs.path, &rootfs.mounts));
-        let mount = |index: u32| {
-            let mount = mounts.iter().find(|mount| mount.index == index);
-            mount.ok_or_else(|| Error::new(format_args!("init asked for mount {index}, which the plan has not")))
-        };
-        let made = init.serve(
-            &self.plan.init,
-            &Host {
-                source: &|index| {
-                    let mount = mount(index)?;
-                    let open = |kind| open_namespace(pid, kind).map_err(|e| rootfs::explain_namespace(mount, e));
-                    let namespace = open(NsKind::Mount)?;
-                    let userns = match self.plan.init.namespaces.has(NsKind::User) {
-                        true => Some(open(NsKind::User)?),
-                        false => None,
-                    };
-                    let user = userns.as_ref().map(AsFd::as_fd);
-                    let namespaces = rootfs::Namespaces { mount: Some(namespace.as_fd()), user };
-                    rootfs::open_source(mount, path, namespaces)
-                },
-                hooks: &|| self.run_host_hooks(record, pid),
-                hook_output: &|| record.hook_output(),
-                console: &|master| {
-                    *terminal.borrow_mut() = self.hand_over_terminal(master)?;
-                    Ok(())
-                },
-                listener: &|fd| send_listener(self.plan.init.seccomp.as_ref(), fd, pid, state(Status::Creating)),
-                warn: &self.runtime.warn,
-            },
-        )?;
-        Ok((terminal.into_inner(), made))
     }
 
     /// "creating" is step 2 of the lifecycle, and "created" what comes after: these hooks are steps 3 and 4.
@@ -405,6 +368,49 @@ impl<'a> Creation<'a> {
             Some(limit) => e.context(format_args!("/linux/resources/memory/limit: {limit} bytes are {what}")),
             None => e.context(format_args!("the memory of the cgroup is {what}")),
         }
+    }
+}
+
+struct Actions<'a> {
+    creation: &'a Creation<'a>,
+    record: &'a Record,
+    pid: i32,
+    /// Its master, if that is to be joined to the caller's.
+    terminal: RefCell<Option<OwnedFd>>,
+}
+
+impl launch::Actions for Actions<'_> {
+    fn source(&self, index: u32) -> Result<OwnedFd> {
+        let plan = &self.creation.plan;
+        let (path, mounts) = plan.rootfs().map_or(("", &[][..]), |rootfs| (&rootfs.path, &rootfs.mounts));
+        let mount = by_index(mounts, index)?;
+        let open = |kind| open_namespace(self.pid, kind).map_err(|e| rootfs::explain_namespace(mount, e));
+        let namespace = open(NsKind::Mount)?;
+        let userns = if plan.init.namespaces.has(NsKind::User) { Some(open(NsKind::User)?) } else { None };
+        let user = userns.as_ref().map(AsFd::as_fd);
+        rootfs::open_source(mount, path, rootfs::Namespaces { mount: Some(namespace.as_fd()), user })
+    }
+
+    fn hooks(&self) -> Result<()> {
+        self.creation.run_host_hooks(self.record, self.pid)
+    }
+
+    fn hook_output(&self) -> Result<Output> {
+        self.record.hook_output()
+    }
+
+    fn console(&self, master: OwnedFd) -> Result<()> {
+        *self.terminal.borrow_mut() = self.creation.hand_over_terminal(master)?;
+        Ok(())
+    }
+
+    fn listener(&self, listener: OwnedFd) -> Result<()> {
+        let state = self.record.state(Status::Creating, self.pid);
+        send_listener(self.creation.plan.init.seccomp.as_ref(), listener, self.pid, state)
+    }
+
+    fn warn(&self, warning: &str) {
+        (self.creation.runtime.warn)(warning);
     }
 }
 

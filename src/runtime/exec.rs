@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use crate::cgroup::Join;
 use crate::error::{Context, Error, Result};
 use crate::host;
-use crate::launch::{Host, Init, Joined, PATIENCE, rlimits, send_descriptor, send_listener};
+use crate::launch::{self, Birth, Init, Joined, PATIENCE, rlimits, send_descriptor, send_listener};
 use crate::plan;
 use crate::plan::annotations::SECCOMP_RECEIVER;
 use crate::plan::init::InitPlan;
@@ -180,7 +180,7 @@ impl Container<'_> {
         let target = Joined::Container { init: target.as_fd(), root: root.as_ref().map(AsFd::as_fd) };
         let spawn = |cgroup: &mut Join| {
             let entry = cgroup.take_entry();
-            Init::spawn(plan, target, None, cgroup.dirfd(), entry, stdio, patience)
+            Init::spawn(plan, target, Birth { listener: None, cgroup: cgroup.dirfd(), entry, stdio, patience })
         };
         let init = match spawn(&mut cgroup) {
             // The container has given the controllers of its cgroup to those below it: then where its init is.
@@ -202,35 +202,15 @@ impl Container<'_> {
         let pid = init.process.pid;
         rlimits::raise(pid, &plan.process.rlimits)?;
         init.placed()?;
-        let terminal = RefCell::new(None);
-        init.serve(
-            plan,
-            &Host {
-                source: &|_| Err(no_container()),
-                hooks: &|| Err(no_container()),
-                hook_output: &|| Err(no_container()),
-                console: &|master| match &options.console_socket {
-                    Some(path) => send_descriptor(path, b"/dev/ptmx", master.as_fd()).context("--console-socket"),
-                    None => {
-                        clear_onlcr(&master)?;
-                        *terminal.borrow_mut() = Some(master);
-                        Ok(())
-                    }
-                },
-                listener: &|fd| {
-                    let init = self.record.init.map_or(0, |init| init.pid);
-                    send_listener(plan.seccomp.as_ref(), fd, pid, self.record.state(Status::Running, init))
-                },
-                warn: &self.runtime.warn,
-            },
-        )?;
+        let actions = Actions { container: self, options, plan, pid, terminal: RefCell::new(None) };
+        init.serve(plan, &actions)?;
         if let Some(path) = &options.pidfd_socket {
             send_descriptor(path, b"pidfd", init.process.pidfd.as_fd()).context("--pidfd-socket")?;
         }
         if let Some(path) = &options.pid_file {
             write_pid_file(path, pid)?;
         }
-        Ok(terminal.into_inner())
+        Ok(actions.terminal.into_inner())
     }
 }
 
@@ -238,6 +218,34 @@ fn stopped() -> Error {
     Error::new("cannot exec in a stopped container")
 }
 
-fn no_container() -> Error {
-    Error::new("init asked for what only a container's first process needs")
+struct Actions<'a> {
+    container: &'a Container<'a>,
+    options: &'a ExecOptions,
+    plan: &'a InitPlan,
+    pid: i32,
+    /// Its master, if that is to be joined to the caller's.
+    terminal: RefCell<Option<OwnedFd>>,
+}
+
+impl launch::Actions for Actions<'_> {
+    fn console(&self, master: OwnedFd) -> Result<()> {
+        match &self.options.console_socket {
+            Some(path) => send_descriptor(path, b"/dev/ptmx", master.as_fd()).context("--console-socket"),
+            None => {
+                clear_onlcr(&master)?;
+                *self.terminal.borrow_mut() = Some(master);
+                Ok(())
+            }
+        }
+    }
+
+    fn listener(&self, listener: OwnedFd) -> Result<()> {
+        let record = &self.container.record;
+        let state = record.state(Status::Running, record.init.map_or(0, |init| init.pid));
+        send_listener(self.plan.seccomp.as_ref(), listener, self.pid, state)
+    }
+
+    fn warn(&self, warning: &str) {
+        (self.container.runtime.warn)(warning);
+    }
 }

@@ -1,19 +1,18 @@
 //! Mounts that a container gets, or loses, while it runs.
 
 use std::collections::BTreeSet;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
-use crate::cgroup::Entry;
 use crate::error::{Call, Error, Result};
-use crate::launch::{Host, Init, Joined, PATIENCE};
+use crate::launch::{self, Birth, Init, Joined, PATIENCE};
 use crate::plan;
-use crate::plan::init::{Errand, InitPlan};
+use crate::plan::init::{Errand, InitPlan, Role};
 use crate::plan::mounts::{MountPlan, clean};
 use crate::plan::namespaces::Kind as NsKind;
 use crate::rootfs;
 use crate::spec::{Mount, Spec};
-use crate::sys::clone::Stdio;
 
+use super::container::Container;
 use super::create::open_namespace;
 use super::locked::Locked;
 use super::record::Volume;
@@ -60,7 +59,7 @@ impl Locked<'_> {
         let known = self.record.volumes.iter().map(|volume| (volume.destination.clone(), volume.id)).collect();
         let plan = plan::remove_mounts(&spec, self.record.namespaces, known, host_groups()?)?;
         self.run_errand(&plan)?;
-        if let Some(Errand::RemoveMounts { mounts, .. }) = &plan.errand {
+        if let Role::Errand(Errand::RemoveMounts { mounts, .. }) = &plan.role {
             self.record.volumes.retain(|volume| !mounts.iter().any(|removed| removed.id == volume.id));
         }
         self.save()
@@ -77,47 +76,46 @@ impl Locked<'_> {
         let stopped = || Error::new("container not running");
         let target = self.record.init.ok_or_else(stopped)?.open()?.ok_or_else(stopped)?;
         let target = Joined::Container { init: target.as_fd(), root: None };
-        let init = Init::spawn(plan, target, None, None, Entry::default(), Stdio::default(), Some(PATIENCE))?;
-        let done = self.serve_errand(plan, &init);
+        let init = Init::spawn(plan, target, Birth { patience: Some(PATIENCE), ..Birth::default() })?;
+        let done = init.placed().and_then(|()| init.serve(plan, &Actions { container: self, plan }));
         init.dismiss();
         done
     }
+}
 
-    fn serve_errand(&self, plan: &InitPlan, init: &Init) -> Result<Vec<(u32, u64)>> {
-        let (path, mounts) = planned(plan);
-        let mount = |index: u32| {
-            let mount = mounts.iter().find(|mount| mount.index == index);
-            mount.ok_or_else(|| Error::new(format_args!("init asked for mount {index}, which the plan has not")))
+struct Actions<'a> {
+    container: &'a Container<'a>,
+    plan: &'a InitPlan,
+}
+
+impl launch::Actions for Actions<'_> {
+    fn source(&self, index: u32) -> Result<OwnedFd> {
+        let (path, mounts) = planned(self.plan);
+        let userns = match self.container.record.init {
+            Some(init) if self.plan.join & NsKind::User.clone_flag() != 0 => {
+                Some(open_namespace(init.pid, NsKind::User)?)
+            }
+            _ => None,
         };
-        let nothing = || Error::new("init asked for what only a process needs");
-        init.placed()?;
-        init.serve(
-            plan,
-            &Host {
-                source: &|index| {
-                    let userns = match self.record.init {
-                        Some(init) if plan.join & NsKind::User.clone_flag() != 0 => {
-                            Some(open_namespace(init.pid, NsKind::User)?)
-                        }
-                        _ => None,
-                    };
-                    let namespaces = rootfs::Namespaces { mount: None, user: userns.as_ref().map(AsFd::as_fd) };
-                    rootfs::open_source(mount(index)?, path, namespaces)
-                },
-                hooks: &|| Err(nothing()),
-                hook_output: &|| Err(nothing()),
-                console: &|_| Err(nothing()),
-                listener: &|_| Err(nothing()),
-                warn: &self.runtime.warn,
-            },
-        )
+        let namespaces = rootfs::Namespaces { mount: None, user: userns.as_ref().map(AsFd::as_fd) };
+        rootfs::open_source(by_index(mounts, index)?, path, namespaces)
     }
+
+    fn warn(&self, warning: &str) {
+        (self.container.runtime.warn)(warning);
+    }
+}
+
+/// The mount that init asks for.
+pub(super) fn by_index(mounts: &[MountPlan], index: u32) -> Result<&MountPlan> {
+    let mount = mounts.iter().find(|mount| mount.index == index);
+    mount.ok_or_else(|| Error::new(format_args!("init asked for mount {index}, which the plan has not")))
 }
 
 /// The root filesystem's path on the host, and what is to be mounted.
 fn planned(plan: &InitPlan) -> (&str, &[MountPlan]) {
-    match &plan.errand {
-        Some(Errand::AddMounts { rootfs, .. }) => (&rootfs.path, &rootfs.mounts),
+    match &plan.role {
+        Role::Errand(Errand::AddMounts { rootfs, .. }) => (&rootfs.path, &rootfs.mounts),
         _ => ("", &[]),
     }
 }

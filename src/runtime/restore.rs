@@ -286,7 +286,7 @@ impl Restoration<'_> {
         runtime.debug(|| format!("criu: {}", notification.script));
         match (notification.script.as_str(), notification.pid, fd) {
             ("setup-namespaces", Some(pid), _) => {
-                if self.creation.plan.init.container.as_ref().is_some_and(|container| container.loopback) {
+                if self.creation.plan.init.container().is_some_and(|container| container.loopback) {
                     network::loopback_up(open_namespace(pid, NsKind::Network)?.as_fd())?;
                 }
                 self.creation.run_host_hooks(&locked.record, pid)
