@@ -3,6 +3,8 @@
 # make uninstall  removes what install has put there
 # make man        the manual pages, in target/man
 # make test       unit and end-to-end tests; needs root
+# make vm-test    what few hosts can test (cgroup v2 limits, systemd, users, AppArmor, CRIU), in a virtual machine that
+#                 it makes; VM holds options of hack/vm, such as "--arch arm64"; needs root
 # make weaken     takes the defences out one at a time, and shows which tests notice; needs root
 # make fuzz       feeds what reads hostile input, SECONDS (60) for each target; needs cargo-fuzz
 # make integration  runs the features of the engines that are installed with berth; needs root
@@ -78,6 +80,12 @@ test:
 	  $(CARGO) nextest run --locked --no-fail-fast && $(CARGO) test --locked --doc; else $(CARGO) test --locked --no-fail-fast; fi; \
 	status=$$?; hack/skips target/skips $(SKIPS) && exit $$status
 
+# Without a KVM the processor is emulated: about ten minutes, and as many for the machine, which is kept.
+VM_TESTS ?= resources:: update:: events:: pause:: systemd rootless apparmor checkpoint
+vm-test:
+	@$(REQUIRE) cc:gcc+libc6-dev
+	hack/vm $(VM) $(VM_TESTS)
+
 # What takes a defence out one at a time, and shows the tests that fail.
 weaken:
 	hack/weaken
@@ -107,4 +115,4 @@ bench: build
 clean:
 	$(CARGO) clean
 
-.PHONY: all rust build man install uninstall test weaken fuzz integration demo bench clean
+.PHONY: all rust build man install uninstall test vm-test weaken fuzz integration demo bench clean
