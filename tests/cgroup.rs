@@ -5,6 +5,7 @@
 mod skip;
 
 use std::fs;
+use std::hash::{BuildHasher, RandomState};
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -30,7 +31,9 @@ fn is_pure_v2() -> bool {
 /// A path that no other test uses.
 fn unique() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
-    format!("/berth-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+    // A killed test of the same pid may have left a cgroup.
+    let random = RandomState::new().hash_one(0) as u16;
+    format!("/berth-test-{}-{random:x}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// A mount namespace of this thread's own, in which /sys/fs/cgroup is pure v2, unless it is everywhere.

@@ -13,7 +13,7 @@ pub mod sys;
 
 use std::cell::{Cell, RefCell};
 use std::fs;
-use std::io::ErrorKind;
+use std::hash::{BuildHasher, RandomState};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -116,16 +116,12 @@ impl Test {
     fn new(mode: Mode) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         assert!(rustix::process::geteuid().is_root(), "these tests need root");
-        // Not below target/: the directories above it may be closed to the users that a user namespace maps. A killed test
-        // of the same pid may have left a directory.
-        let (name, dir) = loop {
-            let name = format!("berth-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-            let dir = std::env::temp_dir().join(&name);
-            match fs::create_dir(&dir) {
-                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
-                result => break result.map(|()| (name, dir)).unwrap(),
-            }
-        };
+        // A killed test of the same pid may have left a directory or a cgroup.
+        let random = RandomState::new().hash_one(0) as u16;
+        let name = format!("berth-test-{}-{random:x}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        // Not below target/: the directories above it may be closed to the users that a user namespace maps.
+        let dir = std::env::temp_dir().join(&name);
+        fs::create_dir(&dir).unwrap();
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
         fs::create_dir(dir.join("output")).unwrap();
         let runtime =
