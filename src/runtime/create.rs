@@ -33,7 +33,7 @@ use super::foreground::Foreground;
 use super::locked::Locked;
 use super::mounts::by_index;
 use super::notify;
-use super::process::ProcessId;
+use super::process::{ProcessId, open_namespace};
 use super::record::{Rdt, Record};
 use super::root::Root;
 use super::terminal::clear_onlcr;
@@ -344,6 +344,9 @@ impl<'a> Creation<'a> {
     /// "creating" is step 2 of the lifecycle, and "created" what comes after: these hooks are steps 3 and 4.
     pub fn run_host_hooks(&self, record: &Record, pid: i32) -> Result<()> {
         let (hooks, state) = (&self.plan.hooks, record.state(Status::Created, pid));
+        if hooks.prestart.is_empty() && hooks.create_runtime.is_empty() {
+            return Ok(());
+        }
         // A child of ours, which nobody has waited for.
         let init = Pid::from_raw(pid).ok_or_else(|| Error::new("no pid"))?;
         let init = pidfd_open(init, PidfdFlags::empty()).call(|| format!("pidfd_open({pid})"))?;
@@ -454,11 +457,6 @@ fn start_socket(dir: &StateDir) -> Result<OwnedFd> {
     rustix::net::bind(&socket, &start_address(dir.as_fd())?).call(|| "bind(start socket)")?;
     rustix::net::listen(&socket, 16).call(|| "listen(start socket)")?;
     Ok(socket)
-}
-
-pub(super) fn open_namespace(pid: i32, kind: NsKind) -> Result<OwnedFd> {
-    let path = format!("/proc/{pid}/ns/{}", kind.proc_name());
-    std::fs::File::open(&path).map(OwnedFd::from).call(|| format!("open({path:?})"))
 }
 
 /// Engines watch for the file and read it at once, so it appears whole.

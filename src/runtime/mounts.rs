@@ -13,8 +13,8 @@ use crate::rootfs;
 use crate::spec::{Mount, Spec};
 
 use super::container::Container;
-use super::create::open_namespace;
 use super::locked::Locked;
+use super::process::open_namespace;
 use super::record::Volume;
 
 /// Of the host's mount namespace.

@@ -8,6 +8,7 @@ use rustix::process::{Pid, PidfdFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Call, Error, Result};
+use crate::plan::namespaces::Kind;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -49,6 +50,12 @@ impl ProcessId {
         // If it is there still, the pid was its own when we looked.
         Ok(self.open()?.map(|_| root))
     }
+}
+
+/// Of process `pid`, which must not have been reaped.
+pub fn open_namespace(pid: i32, kind: Kind) -> Result<OwnedFd> {
+    let path = format!("/proc/{pid}/ns/{}", kind.proc_name());
+    std::fs::File::open(&path).map(OwnedFd::from).call(|| format!("open({path:?})"))
 }
 
 /// `ESRCH`, the process having just ended, is no failure.

@@ -21,11 +21,11 @@ use crate::sys;
 use crate::sys::clone::Stdio;
 
 use super::checkpoint::{CriuOptions, DESCRIPTORS, EXTERNAL_NAMESPACES, Work, check_common};
-use super::create::{Creation, open_namespace};
+use super::create::Creation;
 use super::dir::CONFIG;
 use super::foreground::Foreground;
 use super::locked::Locked;
-use super::process::ProcessId;
+use super::process::{ProcessId, open_namespace};
 use super::record::Record;
 use super::restored::{self, Outside};
 use super::{CreateOptions, Runtime};

@@ -24,7 +24,14 @@ fn the_blocks_by_hand(t: &Test) {
     // Where tests run beside this one, the name must be its own.
     let id = format!("web-{}-{:?}", std::process::id(), t.mode);
     let commands = blocks.collect::<String>().replace(" web", &format!(" {id}"));
-    assert!(commands.contains("berth run") && commands.contains("berth delete"), "{commands}");
+    // Nobody types as fast as that a killed process is not gone yet.
+    let kill = format!("berth kill {id} KILL\n");
+    let wait = format!("{kill}until berth state {id} | grep -q stopped; do sleep 0.01; done\n");
+    let commands = commands.replace(&kill, &wait);
+    assert!(
+        commands.contains(&wait) && commands.contains("berth run") && commands.contains("berth delete"),
+        "{commands}"
+    );
 
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
     grantpt(&master).unwrap();
