@@ -18,7 +18,7 @@ impl Cgroup {
     /// Instead of [`Cgroup::create`]: has systemd make the cgroup, with `pid` in it.
     pub fn start_unit(&mut self, systemd: &mut Systemd, plan: &CgroupPlan, pid: i32) -> Result<()> {
         const STAGE: &str = "unable to apply cgroup configuration";
-        let Some(unit) = &plan.unit else { return Ok(()) };
+        let unit = plan.unit.as_ref().ok_or_else(|| Error::new("no unit is planned")).context(STAGE)?;
         systemd.start(&unit.unit.name, &unit.properties, pid).context(STAGE)?;
         // From here on whoever cleans up may stop it.
         self.owned = true;

@@ -20,7 +20,7 @@ const PIPEFS_MAGIC: u32 = 0x5049_5045;
 /// host's mounts stays open, and nobody changes the mode of the host's. Without one, `/dev` is the host's anyway.
 pub fn replace_null(open: impl Fn() -> Result<Option<OwnedFd>>) -> Result<()> {
     for (number, stream) in standard().iter().enumerate() {
-        if !is_null(&fs::fstat(stream).call(|| format!("fstat({number})"))?) {
+        if !crate::rootfs::is_null(*stream).with_context(|| format!("standard stream {number}"))? {
             continue;
         }
         let Some(null) = open()? else { return Ok(()) };
@@ -32,10 +32,6 @@ pub fn replace_null(open: impl Fn() -> Result<Option<OwnedFd>>) -> Result<()> {
         .call(|| format!("dup2(/dev/null, {number})"))?;
     }
     Ok(())
-}
-
-fn is_null(stat: &fs::Stat) -> bool {
-    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == fs::makedev(1, 3)
 }
 
 /// Makes standard streams that are pipes the user's, so that it can open them again by name, as `/dev/stdout`. By

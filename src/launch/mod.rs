@@ -390,7 +390,7 @@ impl Init {
 
     /// By us, as init's file in procfs is not its own: it is not dumpable.
     fn set_time_offsets(&self, plan: &InitPlan) -> Result<()> {
-        let Some(offsets) = &plan.namespaces.time_offsets else { return Ok(()) };
+        let offsets = plan.namespaces.time_offsets.as_ref().ok_or_else(|| refuse(&FromInit::TimeOffsets))?;
         let path = format!("/proc/{}/timens_offsets", self.process.pid);
         std::fs::write(&path, offsets)
             .call(|| format!("write({path:?}, {offsets:?})"))

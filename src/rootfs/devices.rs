@@ -182,6 +182,6 @@ fn verify(node: BorrowedFd<'_>, device: &DevicePlan) -> Result<fs::Stat> {
 
 /// Linux, `Documentation/admin-guide/devices.txt`: character device 1:3.
 pub fn is_null(node: BorrowedFd<'_>) -> Result<bool> {
-    let stat = fs::fstat(node).call(|| "fstat(\"/dev/null\")")?;
+    let stat = fs::fstat(node).call(|| "fstat()")?;
     Ok(FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == fs::makedev(1, 3))
 }

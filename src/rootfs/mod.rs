@@ -27,6 +27,7 @@ mod tree;
 pub use build::Rootfs;
 pub use change::{add, remove};
 pub use console::Console;
+pub use devices::is_null;
 pub use host::{Host, Namespaces, explain_namespace, open_source};
 pub use mountinfo::groups_that_reach;
 pub use null::null_in_root;
