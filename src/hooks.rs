@@ -34,7 +34,7 @@ pub struct Surroundings<'a> {
     pub cwd: Option<BorrowedFd<'a>>,
     pub output: &'a Output,
     pub confine: Option<Confine>,
-    /// A pidfd of the container's init: when that ends, the hook is for nothing, and is killed with all that it has started.
+    /// A pidfd of the container's init: when that ends, the hook is for nothing, and is killed with its children and theirs.
     pub container: Option<BorrowedFd<'a>>,
 }
 

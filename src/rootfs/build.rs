@@ -21,7 +21,7 @@ use crate::sys::procfs::ProcFs;
 pub struct Rootfs<'a> {
     pub(super) plan: &'a RootfsPlan,
     /// The root of the mount namespace, if that is the container's own.
-    top: Option<OwnedFd>,
+    top: Option<pivot::Top>,
     pub(super) root: OwnedFd,
     late_readonly: Vec<OwnedFd>,
     pub(super) own: Own,
@@ -43,7 +43,7 @@ impl<'a> Rootfs<'a> {
         let _modes = ExactModes::begin();
         let top = match plan.switch {
             Switch::Pivot | Switch::Move => {
-                let top = pivot::namespace_root(proc)?;
+                let top = pivot::Top::find(proc)?;
                 isolate(plan, top.as_fd())?;
                 Some(top)
             }

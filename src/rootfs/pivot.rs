@@ -8,34 +8,74 @@ use std::path::PathBuf;
 use rustix::fs::{self, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
-use rustix::process;
+use rustix::process::{self, WaitId, WaitIdOptions};
 use rustix::thread::LinkNameSpaceType;
 
 use super::resolve::{Location, mountinfo_id};
 use super::tree::{attach_at, set_propagation};
 use super::{fscontext, mountinfo};
-use crate::error::{Call, Error, Result};
+use crate::error::{Call, Context, Error, Result};
 use crate::plan::mounts::{Propagation, PropagationChange};
+use crate::plan::namespaces::Kind;
+use crate::sys::clone::{CloneOptions, exit, fork};
 use crate::sys::procfs::ProcFs;
 
 const SLAVE: PropagationChange = PropagationChange { kind: Propagation::Slave, recursive: true };
 
-/// The root of this mount namespace, which is not that of a runtime that was called in a chroot(2).
-///
-/// pivot_root(2) and a mount on "/" replace the caller's root. What is above that would stay in the container's mount
-/// namespace, where setns(2), and a chroot(2) within the chroot, lead to it.
-pub fn namespace_root(proc: &ProcFs) -> Result<OwnedFd> {
-    let slash = || fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).call(|| "open(\"/\")");
-    let callers = slash()?;
-    // Who joins a mount namespace, even the one that it is in, gets the root of that.
-    rustix::thread::move_into_link_name_space(proc.namespace("mnt")?.as_fd(), Some(LinkNameSpaceType::Mount))
-        .call(|| "setns(own mount namespace)")?;
-    let top = slash()?;
-    // The paths of the configuration are the caller's.
-    if Location::of(top.as_fd())? != Location::of(callers.as_fd())? {
-        change_root(callers.as_fd())?;
+/// The root of this mount namespace.
+pub struct Top {
+    root: OwnedFd,
+    /// The runtime was called in a chroot(2), somewhere below it.
+    above: bool,
+}
+
+impl Top {
+    /// pivot_root(2) and a mount on "/" replace the caller's root. In a chroot(2), what is above that would stay in the
+    /// container's mount namespace, where setns(2), and a chroot(2) within the chroot, lead to it.
+    pub fn find(proc: &ProcFs) -> Result<Self> {
+        let slash = || fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).call(|| "open(\"/\")");
+        let callers = slash()?;
+        // Who joins a mount namespace, even the one that it is in, gets the root of that.
+        match rustix::thread::move_into_link_name_space(proc.namespace("mnt")?.as_fd(), Some(LinkNameSpaceType::Mount))
+        {
+            Err(Errno::PERM) if !may_be_in_chroot() => return Ok(Self { root: callers, above: false }),
+            joined => joined
+                .call(|| "setns(own mount namespace)")
+                .hint("without CAP_SYS_CHROOT, berth needs user namespaces to see that it is in no chroot(2)")?,
+        }
+        let root = slash()?;
+        let above = Location::of(root.as_fd())? != Location::of(callers.as_fd())?;
+        // The paths of the configuration are the caller's.
+        if above {
+            change_root(callers.as_fd())?;
+        }
+        Ok(Self { root, above })
     }
-    Ok(top)
+
+    fn enter(self) -> Result<OwnedFd> {
+        if self.above {
+            change_root(self.root.as_fd())?;
+        }
+        Ok(self.root)
+    }
+}
+
+impl AsFd for Top {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+}
+
+/// The kernel makes no user namespace in a chroot (user_namespaces(7)).
+fn may_be_in_chroot() -> bool {
+    match fork(CloneOptions { flags: Kind::User.clone_flag(), ..CloneOptions::default() }) {
+        Ok(None) => exit(0),
+        Ok(Some(child)) => {
+            let _ = process::waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED);
+            false
+        }
+        Err(_) => true,
+    }
 }
 
 fn change_root(root: BorrowedFd<'_>) -> Result<()> {
@@ -43,12 +83,12 @@ fn change_root(root: BorrowedFd<'_>) -> Result<()> {
     process::chroot(c".").call(|| "chroot(root)")
 }
 
-/// Makes `root` "/" and the working directory. The host's tree, whose root is `old`, is gone when this returns.
+/// Makes `root` "/" and the working directory. The host's tree, whose root is `top`, is gone when this returns.
 ///
 /// Nothing of the container may be looked up before that: pivot_root(2) leaves the old root mounted over the new one,
 /// and ".." at "/" leads into it, with `RESOLVE_IN_ROOT` as well.
-pub fn pivot(old: OwnedFd, root: BorrowedFd<'_>, proc: &ProcFs) -> Result<()> {
-    change_root(old.as_fd())?;
+pub fn pivot(top: Top, root: BorrowedFd<'_>, proc: &ProcFs) -> Result<()> {
+    let old = top.enter()?;
     process::fchdir(root).call(|| "fchdir(rootfs)")?;
     // pivot_root(2): with "." twice, the old root ends up on top of the new one, and no directory is needed for it.
     process::pivot_root(c".", c".").map_err(|errno| {
@@ -98,8 +138,8 @@ pub fn chroot(root: BorrowedFd<'_>) -> Result<()> {
 
 /// Without pivot_root the host's mounts stay in the namespace. The kernel lets a container mount a procfs or sysfs
 /// of its own if it sees a full one anywhere, so those of the host go first.
-pub fn move_over(old: OwnedFd, root: BorrowedFd<'_>, proc: &ProcFs) -> Result<()> {
-    change_root(old.as_fd())?;
+pub fn move_over(top: Top, root: BorrowedFd<'_>, proc: &ProcFs) -> Result<()> {
+    let old = top.enter()?;
     for path in full_kernel_mounts(&proc.read("self/mountinfo")?, mountinfo_id(root)?) {
         hide(&path)?;
     }

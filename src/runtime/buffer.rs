@@ -3,15 +3,16 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl, open};
 use rustix::io::{Errno, read, write};
+use rustix::pty::ptsname;
 use rustix::termios::isatty;
 
 use crate::error::{Call, Result};
 
 pub const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
-/// No more than this is written at once: a pipe that poll(2) calls writable takes PIPE_BUF bytes without blocking.
+/// No more than this is read or written at once.
 const CHUNK: usize = 4096;
 
 /// One direction: bytes that were read and are not yet written.
@@ -45,9 +46,9 @@ impl Buffer {
     }
 
     /// Returns whether there was something to read.
-    pub fn fill(&mut self, source: impl AsFd) -> bool {
+    pub fn fill(&mut self, source: &Stream) -> bool {
         let mut chunk = [0; CHUNK];
-        match read(source, &mut chunk) {
+        match source.without_blocking(|fd| read(fd, &mut chunk)) {
             Ok(0) => self.closed = true,
             Ok(count) => {
                 self.bytes.extend_from_slice(&chunk[..count]);
@@ -60,9 +61,9 @@ impl Buffer {
         false
     }
 
-    pub fn empty(&mut self, target: impl AsFd) {
+    pub fn empty(&mut self, target: &Stream) {
         let chunk = self.bytes.len().min(CHUNK);
-        match write(target, &self.bytes[..chunk]) {
+        match target.without_blocking(|fd| write(fd, &self.bytes[..chunk])) {
             Ok(count) => drop(self.bytes.drain(..count)),
             Err(Errno::AGAIN | Errno::INTR) => {}
             Err(_) => self.close(),
@@ -74,19 +75,59 @@ pub fn ready(fd: impl AsFd, events: PollFlags) -> bool {
     poll(&mut [PollFd::new(&fd, events)], Some(&NOW)) == Ok(1)
 }
 
-/// Standard output or error. A terminal is opened anew, to write without blocking: flow control may stop it at any byte,
-/// and `O_NONBLOCK` on the descriptor that we share would change it for our caller as well.
-pub fn without_blocking(stream: BorrowedFd<'_>) -> Result<OwnedFd> {
-    if isatty(stream) {
-        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let path = format!("/proc/self/fd/{}", stream.as_raw_fd());
-        match open(&path, flags, Mode::empty()) {
-            // No procfs, or a terminal that belongs to another user: what poll(2) says has to do.
-            Err(Errno::NOENT | Errno::ACCESS | Errno::PERM) => {}
-            opened => return opened.call(|| format!("open({path:?})")),
-        }
+/// A stream that reading and writing never wait for, though the caller has it, too.
+pub struct Stream {
+    fd: OwnedFd,
+    /// The caller's own file description: what is changed of it is changed for the caller as well.
+    shared: bool,
+}
+
+impl Stream {
+    /// A terminal is opened anew: flow control may stop it at any byte, and others may read what poll(2) has announced.
+    pub fn of_caller(stream: BorrowedFd<'_>, access: OFlags) -> Result<Self> {
+        let anew = if isatty(stream) { reopen(stream, access)? } else { None };
+        let shared = anew.is_none();
+        let fd = anew.map_or_else(|| stream.try_clone_to_owned().call(|| "dup(stream)"), Ok)?;
+        Ok(Self { fd, shared })
     }
-    stream.try_clone_to_owned().call(|| "dup(stream)")
+
+    /// A pipe or terminal that nobody else has this end of.
+    pub fn own(fd: OwnedFd) -> Result<Self> {
+        rustix::io::ioctl_fionbio(&fd, true).call(|| "ioctl(FIONBIO)")?;
+        Ok(Self { fd, shared: false })
+    }
+
+    /// Only for the moment of the call, where the description is shared.
+    fn without_blocking<T>(&self, call: impl FnOnce(&OwnedFd) -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+        if !self.shared {
+            return call(&self.fd);
+        }
+        let flags = fcntl_getfl(&self.fd)?;
+        fcntl_setfl(&self.fd, flags | OFlags::NONBLOCK)?;
+        let result = call(&self.fd);
+        fcntl_setfl(&self.fd, flags)?;
+        result
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// `None` where that would be another file, or is not allowed.
+fn reopen(terminal: BorrowedFd<'_>, access: OFlags) -> Result<Option<OwnedFd>> {
+    // To open the master side of a pseudoterminal makes a new one.
+    if ptsname(terminal, Vec::new()).is_ok() {
+        return Ok(None);
+    }
+    let path = format!("/proc/self/fd/{}", terminal.as_raw_fd());
+    match open(&path, access | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()) {
+        // No procfs, a terminal that belongs to another user, or one that hangs up.
+        Err(Errno::NOENT | Errno::ACCESS | Errno::PERM | Errno::IO | Errno::NXIO) => Ok(None),
+        opened => opened.call(|| format!("open({path:?})")).map(Some),
+    }
 }
 
 #[cfg(test)]
@@ -99,9 +140,9 @@ mod tests {
     fn a_buffer_reads_no_more_than_it_can_pass_on() {
         let mut child =
             Command::new("/bin/sh").args(["-c", "head -c 100000 /dev/zero"]).stdout(Stdio::piped()).spawn().unwrap();
-        let source = child.stdout.take().unwrap();
+        let source = Stream::own(child.stdout.take().unwrap().into()).unwrap();
         let (reader, writer) = rustix::pipe::pipe().unwrap();
-        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        let writer = Stream::own(writer).unwrap();
         let (mut buffer, mut blocked, mut total) = (Buffer::default(), false, 0);
         while !buffer.closed {
             if buffer.wants_input() {
@@ -124,5 +165,40 @@ mod tests {
         assert!(blocked && buffer.bytes.is_empty());
         assert_eq!(total + rest.len(), 100_000);
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn what_the_caller_has_too_keeps_its_flags_and_blocks_nobody() {
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let source = Stream::of_caller(reader.as_fd(), OFlags::RDONLY).unwrap();
+        let sink = Stream::of_caller(writer.as_fd(), OFlags::WRONLY).unwrap();
+        let (mut empty, mut full) = (Buffer::default(), Buffer::default());
+        // With nothing to read, and then with a pipe that takes no more.
+        assert!(!empty.fill(&source) && !empty.is_closed());
+        full.bytes = vec![0; 1_000_000];
+        let mut before = usize::MAX;
+        while full.len() < before {
+            before = full.len();
+            full.empty(&sink);
+        }
+        assert!(full.wants_output());
+        for end in [&reader, &writer] {
+            assert!(!fcntl_getfl(end).unwrap().contains(OFlags::NONBLOCK));
+        }
+    }
+
+    #[test]
+    fn the_master_of_a_terminal_is_not_opened_anew() {
+        use rustix::pty::{OpenptFlags, grantpt, openpt, unlockpt};
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let name = ptsname(&master, Vec::new()).unwrap();
+        let slave = open(name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
+        let mut buffer = Buffer { bytes: b"hello\n".to_vec(), closed: false };
+        buffer.empty(&Stream::of_caller(master.as_fd(), OFlags::WRONLY).unwrap());
+        let mut typed = [0; 10];
+        assert_eq!(read(&slave, &mut typed), Ok(6));
+        assert!(!Stream::of_caller(slave.as_fd(), OFlags::RDONLY).unwrap().shared);
     }
 }

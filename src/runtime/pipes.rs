@@ -6,11 +6,11 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags};
-use rustix::fs::{Mode, fchmod, fstat};
+use rustix::fs::{Mode, OFlags, fchmod, fstat};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::termios::{isatty, tcgetpgrp};
 
-use super::buffer::{Buffer, ready, without_blocking};
+use super::buffer::{Buffer, Stream, ready};
 use crate::error::{Call, Result};
 use crate::sys::clone::Stdio;
 use crate::sys::fd::standard;
@@ -26,8 +26,8 @@ pub struct Pipes {
 struct Pump {
     /// It moves what is typed; else what the process writes.
     typed: bool,
-    source: OwnedFd,
-    sink: OwnedFd,
+    source: Stream,
+    sink: Stream,
     buffer: Buffer,
     /// How much of the source is still to be moved, once the process has ended. What comes after that is from processes
     /// that it has left behind.
@@ -56,16 +56,14 @@ impl Pipes {
 
     fn input(&mut self, terminal: BorrowedFd) -> Result<OwnedFd> {
         let (theirs, sink) = pipe()?;
-        rustix::io::ioctl_fionbio(&sink, true).call(|| "ioctl(pipe, FIONBIO)")?;
-        let source = terminal.try_clone_to_owned().call(|| "dup(terminal)")?;
+        let (source, sink) = (Stream::of_caller(terminal, OFlags::RDONLY)?, Stream::own(sink)?);
         self.pumps.push(Pump { typed: true, source, sink, buffer: Buffer::default(), left: None });
         Ok(theirs)
     }
 
     fn output(&mut self, terminal: BorrowedFd) -> Result<OwnedFd> {
         let (source, theirs) = pipe()?;
-        rustix::io::ioctl_fionbio(&source, true).call(|| "ioctl(pipe, FIONBIO)")?;
-        let sink = without_blocking(terminal)?;
+        let (source, sink) = (Stream::own(source)?, Stream::of_caller(terminal, OFlags::WRONLY)?);
         self.pumps.push(Pump { typed: false, source, sink, buffer: Buffer::default(), left: None });
         Ok(theirs)
     }
@@ -127,7 +125,9 @@ impl Pump {
         if self.buffer.wants_output() && ready(&self.sink, PollFlags::OUT) {
             self.buffer.empty(&self.sink);
         }
-        if self.left == Some(0) && self.buffer.wants_input() {
+        // A process that was left behind may have read it, too, and hold the pipe open.
+        let is_empty = || self.left == Some(0) || !ready(&self.source, PollFlags::IN);
+        if ended && self.buffer.wants_input() && is_empty() {
             self.buffer.close();
         }
     }
@@ -149,7 +149,8 @@ fn pipe() -> Result<(OwnedFd, OwnedFd)> {
 
 fn is_same(one: BorrowedFd, other: BorrowedFd) -> bool {
     match (fstat(one), fstat(other)) {
-        (Ok(one), Ok(other)) => one.st_rdev == other.st_rdev,
+        // Each devpts numbers its terminals anew.
+        (Ok(one), Ok(other)) => (one.st_dev, one.st_ino, one.st_rdev) == (other.st_dev, other.st_ino, other.st_rdev),
         _ => false,
     }
 }

@@ -8,7 +8,7 @@ use rustix::termios::{
     OptionalActions, OutputModes, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize,
 };
 
-use super::buffer::{Buffer, ready, without_blocking};
+use super::buffer::{Buffer, Stream, ready};
 use crate::error::{Call, Result};
 
 /// The terminal that our user sits at.
@@ -62,9 +62,10 @@ impl Drop for RawMode<'_> {
 
 /// Joins our standard input and output to the master of the container's terminal.
 pub struct Relay<'a> {
-    master: OwnedFd,
+    master: Stream,
     host: &'a HostTerminal,
-    output: OwnedFd,
+    input: Stream,
+    output: Stream,
     to_container: Buffer,
     pub to_host: Buffer,
     /// Nobody reads our output any more.
@@ -74,11 +75,12 @@ pub struct Relay<'a> {
 
 impl<'a> Relay<'a> {
     pub fn new(master: OwnedFd, host: &'a HostTerminal) -> Result<Self> {
-        rustix::io::ioctl_fionbio(&master, true).call(|| "ioctl(terminal, FIONBIO)")?;
-        let output = without_blocking(rustix::stdio::stdout())?;
+        let master = Stream::own(master)?;
+        let input = Stream::of_caller(rustix::stdio::stdin(), OFlags::RDONLY)?;
+        let output = Stream::of_caller(rustix::stdio::stdout(), OFlags::WRONLY)?;
         let raw = RawMode::enter(&host.fd)?;
         let (to_container, to_host) = (Buffer::default(), Buffer::default());
-        let relay = Self { master, host, output, to_container, to_host, output_lost: false, _raw: raw };
+        let relay = Self { master, host, input, output, to_container, to_host, output_lost: false, _raw: raw };
         relay.resize();
         Ok(relay)
     }
@@ -99,7 +101,7 @@ impl<'a> Relay<'a> {
             fds.push(PollFd::new(&self.master, master));
         }
         if self.to_container.wants_input() {
-            fds.push(PollFd::from_borrowed_fd(rustix::stdio::stdin(), PollFlags::IN));
+            fds.push(PollFd::new(&self.input, PollFlags::IN));
         }
         if self.to_host.wants_output() {
             fds.push(PollFd::new(&self.output, PollFlags::OUT));
@@ -112,13 +114,12 @@ impl<'a> Relay<'a> {
         if self.to_host.wants_input() && !self.to_host.fill(&self.master) && ended {
             self.to_host.close();
         }
-        if self.to_host.wants_output() && ready(self.output.as_fd(), PollFlags::OUT) {
+        if self.to_host.wants_output() && ready(&self.output, PollFlags::OUT) {
             self.to_host.empty(&self.output);
             self.output_lost = self.to_host.is_closed();
         }
-        let stdin = rustix::stdio::stdin();
-        if self.to_container.wants_input() && ready(stdin, PollFlags::IN) {
-            self.to_container.fill(stdin);
+        if self.to_container.wants_input() && ready(&self.input, PollFlags::IN) {
+            self.to_container.fill(&self.input);
         }
         if self.to_container.wants_output() {
             self.to_container.empty(&self.master);

@@ -19,6 +19,7 @@ e2e!(
     a_chroot_within_the_container_leads_nowhere,
     hooks_and_sources_are_found_in_the_chroot,
     there_is_no_user_namespace,
+    without_the_right_to_change_the_root,
     mounts_are_added_and_removed,
     without_a_mount_namespace_exec_enters_the_container,
 );
@@ -148,6 +149,22 @@ fn there_is_no_user_namespace(t: &Test) {
     let chroot = Chroot::enter(t, Kind::Mount);
     c.run_cmd(&[]).run().code(1).says("clone3(user,").says("in a chroot(2), the kernel makes no user namespace");
     drop(chroot);
+}
+
+/// Where the kernel does not let the runtime go to the root of its mount namespace, it must see that it is there.
+fn without_the_right_to_change_the_root(t: &Test) {
+    let c = t.container(Config::new(STAT));
+    let run = || {
+        let cap = ["--bounding-set", "-sys_chroot", "--inh-caps", "-sys_chroot"];
+        let command = t.command("/usr/bin/setpriv").args(cap).arg(t.runtime_path());
+        command.arg("--root").arg(&t.root).args(["run", "--bundle"]).arg(&c.bundle).arg(&c.id).run()
+    };
+    assert_eq!(run().ok().text(), root_of(&c));
+    for kind in KINDS {
+        let chroot = Chroot::enter(t, kind);
+        run().code(1).says("setns(own mount namespace): operation not permitted").says("CAP_SYS_CHROOT");
+        drop(chroot);
+    }
 }
 
 fn mounts_are_added_and_removed(t: &Test) {

@@ -9,6 +9,7 @@ e2e!(
     no_stream_is_the_operators_terminal,
     what_is_left_behind_has_nothing_of_the_terminal,
     nothing_is_typed_in_the_operators_name,
+    what_is_left_behind_cannot_keep_the_command,
 );
 
 fn no_stream_is_the_operators_terminal(t: &Test) {
@@ -56,4 +57,21 @@ fn nothing_is_typed_in_the_operators_name(t: &Test) {
     let args: Vec<_> = args.iter().map(String::as_str).collect();
     operator.types(c.exec_cmd(&[], &args)).ok();
     operator.terminal.wait("ACTOR: Inappropriate ioctl for device (os error 25)\r\n");
+}
+
+fn what_is_left_behind_cannot_keep_the_command(t: &Test) {
+    // It holds the pipe, and reads away what is in it when the process has ended.
+    let thief =
+        "(until test -e /tmp/go; do sleep 0.01; done; timeout 1 cat < /proc/self/fd/7; sleep 1000) > /dev/null &";
+    let script = format!("exec 7>&1; {thief} head -c 60000 /dev/zero | tr '\\0' x; echo > /tmp/written");
+    let c = t.container(Config::sleep());
+    c.up();
+    let mut operator = Operator::new();
+    let running = operator.types(c.exec_cmd(&[], &["/bin/sh", "-c", &script])).spawn();
+    c.wait_file("tmp/written");
+    c.exec(&["/bin/touch", "/tmp/go"]).ok();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    drop(operator.slave);
+    operator.terminal.rest();
+    running.wait().ok();
 }
