@@ -49,28 +49,21 @@ fn a_cgroup_of_the_caller(t: &Test) {
         made.push(dir);
     }
     assert!(!made.is_empty());
-    let own = std::process::id().to_string();
-    let before: Vec<_> = made.iter().map(|dir| cgroup_of_own(dir)).collect();
-    made.iter().for_each(|dir| fs::write(dir.join("cgroup.procs"), &own).unwrap());
-    let text = fs::read("/proc/self/cgroup").unwrap();
-    assert!(text.windows(4).any(|bytes| bytes == &NAME[..4]), "{:?}", String::from_utf8_lossy(&text));
+    // Not this process, in which other tests may run.
+    let wrapper = t.dir.join("wrapper");
+    let enter = made.iter().map(|dir| [b"echo $$ > '", dir.as_os_str().as_bytes(), b"/cgroup.procs' && "].concat());
+    let script = [b"#!/bin/sh\n".to_vec(), enter.collect::<Vec<_>>().concat(), b"exec \"$@\"\n".to_vec()].concat();
+    fs::write(&wrapper, script).unwrap();
+    fs::set_permissions(&wrapper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let cgroups = t.command(&wrapper).args(["/bin/cat", "/proc/self/cgroup"]).ok();
+    assert!(cgroups.stdout.contains("/odd\u{fffd}"), "{cgroups}");
+    t.call_by(wrapper);
     live(t, &t.container(Config::sleep()));
     live(t, &t.container(Config::sleep().userns(100_000)));
-    before.iter().for_each(|procs| fs::write(procs, &own).unwrap());
-    made.iter().for_each(|dir| fs::remove_dir(dir).unwrap());
     for dir in made {
+        fs::remove_dir(&dir).unwrap();
         let _ = fs::remove_dir(dir.parent().unwrap());
     }
-}
-
-/// The `cgroup.procs` of the cgroup that this process has in the hierarchy of `dir`.
-fn cgroup_of_own(dir: &Path) -> PathBuf {
-    let text = fs::read_to_string("/proc/self/cgroup").unwrap();
-    let v1 = dir.starts_with("/sys/fs/cgroup/pids");
-    let line = text.lines().find(|line| if v1 { line.contains(":pids:") } else { line.starts_with("0::") }).unwrap();
-    let path = line.rsplit_once(":/").unwrap().1;
-    let mountpoint = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup/unified"].iter().find(|root| dir.starts_with(root));
-    Path::new(mountpoint.unwrap_or(&"/sys/fs/cgroup")).join(path).join("cgroup.procs")
 }
 
 fn a_mount_of_the_host(t: &Test) {

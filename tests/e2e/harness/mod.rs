@@ -90,6 +90,8 @@ pub struct Test {
     rootless: RefCell<Option<Running>>,
     /// The ordinary user whom the runtime runs as, and the v2 cgroup that it begins in, if not in this process's.
     user: RefCell<Option<(u32, Option<PathBuf>)>>,
+    /// A program that executes the runtime, which is its first argument.
+    wrapper: RefCell<Option<PathBuf>>,
     terminals: RefCell<Vec<Terminal>>,
 }
 
@@ -144,6 +146,7 @@ impl Test {
             count: Cell::new(0),
             rootless: RefCell::default(),
             user: RefCell::default(),
+            wrapper: RefCell::default(),
             terminals: RefCell::default(),
         };
         test.mounts.set(left::mounts());
@@ -179,8 +182,16 @@ impl Test {
                 let shell = self.command("/bin/sh").args(["-c", AS_USER, "as-user", &id.to_string()]);
                 shell.arg(cgroup.clone().unwrap_or_default()).arg(self.users_runtime())
             }
-            (None, None) => self.command(&self.runtime),
+            (None, None) => match &*self.wrapper.borrow() {
+                Some(wrapper) => self.command(wrapper).arg(&self.runtime),
+                None => self.command(&self.runtime),
+            },
         }
+    }
+
+    /// From now on `wrapper` executes the runtime, which is its first argument.
+    pub fn call_by(&self, wrapper: PathBuf) {
+        *self.wrapper.borrow_mut() = Some(wrapper);
     }
 
     /// From now on the runtime runs as the root of a user namespace whose ids begin at `base`, as under Podman for a
