@@ -209,22 +209,14 @@ fn pidfd(child: &Child) -> Result<Option<OwnedFd>> {
     }
 }
 
-/// Of a hook on the host: each is stopped before its children are looked for, so that it can neither make more nor have
-/// the number of one used again.
+/// Each is stopped before its children are listed: a parent that is stopped reaps nobody, so no pid of theirs can have
+/// become another's.
 fn kill_descendants(hook: &Child) {
     let mut found = vec![hook.id()];
     let mut next = 0;
     while let Some(&pid) = found.get(next) {
         let _ = sys::signal::kill(pid, libc::SIGSTOP);
-        let descendants = sys::tree::descendants(pid as i32);
-        found.extend(
-            descendants
-                .into_iter()
-                .skip(1)
-                .map(|pid| pid as u32)
-                .filter(|pid| !found.contains(pid))
-                .collect::<Vec<_>>(),
-        );
+        found.extend(sys::tree::children(pid.cast_signed()).into_iter().map(i32::cast_unsigned));
         next += 1;
     }
     for &pid in found.iter().rev() {

@@ -7,14 +7,17 @@ pub fn descendants(pid: i32) -> Vec<i32> {
     let mut found = vec![pid];
     let mut next = 0;
     while let Some(pid) = found.get(next).copied() {
-        for thread in threads(pid) {
-            // Of the threads that the process has: each lists the children that it made.
-            let children = fs::read_to_string(format!("/proc/{pid}/task/{thread}/children")).unwrap_or_default();
-            found.extend(children.split_whitespace().filter_map(|child| child.parse::<i32>().ok()));
-        }
+        found.extend(children(pid));
         next += 1;
     }
     found
+}
+
+/// Of all threads that the process has: each lists the children that it made.
+pub fn children(pid: i32) -> Vec<i32> {
+    let list = |thread| fs::read_to_string(format!("/proc/{pid}/task/{thread}/children")).unwrap_or_default();
+    let parse = |text: String| text.split_whitespace().filter_map(|child| child.parse().ok()).collect::<Vec<_>>();
+    threads(pid).into_iter().flat_map(|thread| parse(list(thread))).collect()
 }
 
 /// The threads of a process.
