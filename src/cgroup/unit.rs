@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::CWD;
 
-use super::create::{Made, delegate, enable_controllers, make_directory};
+use super::create::{Made, enable_controllers, make_directory};
+use super::limit::delegate;
 use super::systemd::{self, Systemd, is_of, path_in};
 use super::{Cgroup, Slot, dir, join};
 use crate::error::{Call, Context, Error, Result};

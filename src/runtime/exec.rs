@@ -19,7 +19,7 @@ use crate::spec::{Process, Spec, Status};
 use crate::sys::clone::Stdio;
 
 use super::container::Container;
-use super::create::{describe_init, write_pid_file};
+use super::creation::{describe_init, write_pid_file};
 use super::foreground::Foreground;
 use super::process::ProcessId;
 use super::terminal::clear_onlcr;

@@ -4,6 +4,7 @@ mod buffer;
 mod checkpoint;
 mod container;
 mod create;
+mod creation;
 mod delete;
 mod destroy;
 mod dir;

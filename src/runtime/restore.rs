@@ -21,7 +21,7 @@ use crate::sys;
 use crate::sys::clone::Stdio;
 
 use super::checkpoint::{CriuOptions, DESCRIPTORS, EXTERNAL_NAMESPACES, Work, check_common};
-use super::create::Creation;
+use super::creation::Creation;
 use super::dir::CONFIG;
 use super::foreground::Foreground;
 use super::locked::Locked;
