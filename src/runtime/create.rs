@@ -15,7 +15,7 @@ use crate::spec::Status;
 use crate::sys::clone::Stdio;
 
 use super::container::start_address;
-use super::creation::{Creation, describe_init};
+use super::creation::{Creation, Placement, describe_init};
 use super::dir::{CONFIG, StateDir};
 use super::foreground::Foreground;
 use super::locked::Locked;
@@ -25,14 +25,14 @@ use super::record::Record;
 use super::{CreateOptions, RunOptions, Runtime};
 
 pub(super) fn create(runtime: &Runtime, id: &str, options: &CreateOptions) -> Result<()> {
-    let creation = Creation::plan(runtime, id, options)?;
+    let (creation, placement) = Creation::plan(runtime, id, options)?;
     creation.check_terminal(true)?;
-    creation.perform(true, Stdio::default())?.init.release();
+    creation.perform(placement, true, Stdio::default())?.init.release();
     Ok(())
 }
 
 pub(super) fn run(runtime: &Runtime, id: &str, options: &RunOptions) -> Result<u8> {
-    let creation = Creation::plan(runtime, id, &options.create)?;
+    let (creation, placement) = Creation::plan(runtime, id, &options.create)?;
     if creation.spec.process.is_none() {
         return Err(Error::config("/process", "process property must not be empty").context(creation.path.display()));
     }
@@ -48,7 +48,7 @@ pub(super) fn run(runtime: &Runtime, id: &str, options: &RunOptions) -> Result<u
     let hooks = creation.plan.hooks.clone();
     let redirected = creation.redirected();
     let stdio = foreground.as_ref().map(Foreground::stdio).unwrap_or_default();
-    let Created { container, mut init, terminal } = creation.perform(false, stdio)?;
+    let Created { container, mut init, terminal } = creation.perform(placement, false, stdio)?;
     let notify = container.notify(options.create.notify_socket.as_deref());
     let open = || container.record.hook_output();
     let started = init.start(redirected.then_some(&open));
@@ -74,28 +74,34 @@ struct Created<'a> {
 
 impl<'a> Creation<'a> {
     /// From here on things are made; whatever fails, all of them are unmade.
-    fn perform(self, listen: bool, stdio: Stdio) -> Result<Created<'a>> {
-        let (container, (init, terminal)) = self.make(|locked| self.set_up(locked, listen, stdio))?;
+    fn perform(self, placement: Placement, listen: bool, stdio: Stdio) -> Result<Created<'a>> {
+        let (container, (init, terminal)) = self.make(|locked| self.set_up(placement, locked, listen, stdio))?;
         Ok(Created { container, init, terminal })
     }
 
-    fn set_up(&self, locked: &mut Locked, listen: bool, stdio: Stdio) -> Result<(Init, Option<OwnedFd>)> {
+    fn set_up(
+        &self,
+        placement: Placement,
+        locked: &mut Locked,
+        listen: bool,
+        stdio: Stdio,
+    ) -> Result<(Init, Option<OwnedFd>)> {
         locked.record.replace_streams(stdio);
-        self.make_cgroup(locked)?;
+        self.make_cgroup(&placement, locked)?;
         let listener = if listen { Some(start_socket(&locked.dir)?) } else { None };
-        let entry = self.entry(&locked.record)?;
+        let entry = placement.entry(&locked.record.cgroup)?;
         let joined: Vec<_> = self.joined().into_iter().map(|(_, fd)| fd).collect();
-        let born_in = if self.systemd.borrow().is_some() { None } else { locked.record.cgroup.dirfd()? };
+        let cgroup = placement.birthplace(&locked.record.cgroup)?;
         let socket = listener.as_ref().map(AsFd::as_fd);
         let joined = Joined::Namespaces(&joined);
-        let birth = Birth { listener: socket, cgroup: born_in, entry, stdio, patience: self.patience() };
+        let birth = Birth { listener: socket, cgroup, entry, stdio, patience: self.patience() };
         let init = Init::spawn(&self.plan.init, joined, birth)?;
         drop(listener);
 
         let pid = init.process.pid;
         describe_init(self.runtime, pid, &self.plan.init);
         locked.adopt(ProcessId::of_child(pid)?)?;
-        self.place(locked, pid, init.outside)?;
+        self.enter_cgroup(placement, locked, pid, init.outside)?;
         self.join_intel_rdt(locked, pid)?;
         if !self.plan.net_devices.is_empty() {
             network::attach(&self.plan.net_devices, open_namespace(pid, NsKind::Network)?.as_fd())?;

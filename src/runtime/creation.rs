@@ -1,7 +1,6 @@
 //! What making a container takes, whether init makes it or CRIU restores it: what is decided before, and the steps that
 //! both share.
 
-use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -44,8 +43,34 @@ pub(super) struct Creation<'a> {
     pub path: PathBuf,
     /// Those that the configuration names by their paths.
     namespaces: Vec<host::Namespace>,
-    /// Connected to, if it is to make the cgroup.
-    pub systemd: RefCell<Option<Systemd>>,
+}
+
+/// How the first process gets into the container's cgroup.
+pub(super) enum Placement {
+    /// There is no such cgroup: the process stays in that of the runtime.
+    None,
+    /// The cgroup is made before the process, which is born in that of v2, and enters those of v1 by itself.
+    Birth,
+    /// systemd makes the cgroup, and moves the process there, which does nothing before.
+    BySystemd(Systemd),
+}
+
+impl Placement {
+    /// The v2 cgroup that the process is born in.
+    pub fn birthplace<'a>(&self, cgroup: &'a Cgroup) -> Result<Option<BorrowedFd<'a>>> {
+        match self {
+            Self::Birth => cgroup.dirfd(),
+            Self::None | Self::BySystemd(_) => Ok(None),
+        }
+    }
+
+    /// The files by which the process enters the v1 cgroups.
+    pub fn entry(&self, cgroup: &Cgroup) -> Result<Entry> {
+        match self {
+            Self::Birth => cgroup.entry(),
+            Self::None | Self::BySystemd(_) => Ok(Entry::default()),
+        }
+    }
 }
 
 /// The words by which callers know that it is the bundle that is at fault.
@@ -57,7 +82,7 @@ fn no_config(e: Error) -> Error {
 }
 
 impl<'a> Creation<'a> {
-    pub fn plan(runtime: &'a Runtime, id: &'a str, options: &'a CreateOptions) -> Result<Self> {
+    pub fn plan(runtime: &'a Runtime, id: &'a str, options: &'a CreateOptions) -> Result<(Self, Placement)> {
         check_id(id)?;
         let bundle = std::fs::canonicalize(&options.bundle).call(|| format!("open({:?})", options.bundle));
         let bundle = bundle.context("bundle").map_err(no_config)?;
@@ -71,17 +96,19 @@ impl<'a> Creation<'a> {
         }
         hand_over(&mut spec, &runtime.root.join(id), options);
         let rootless = runtime.rootless.unwrap_or_else(host::is_rootless);
-        let mut systemd = match runtime.cgroup_manager {
-            CgroupManager::Systemd => Some(Systemd::connect(rootless)?),
-            CgroupManager::Cgroupfs | CgroupManager::Disabled => None,
+        let mut placement = match runtime.cgroup_manager {
+            CgroupManager::Disabled => Placement::None,
+            CgroupManager::Cgroupfs => Placement::Birth,
+            CgroupManager::Systemd => Placement::BySystemd(Systemd::connect(rootless)?),
         };
-        let own = systemd.as_mut().filter(|_| rootless).map(Systemd::control_group).transpose()?;
-        let cgroup_manager = match runtime.cgroup_manager {
-            CgroupManager::Systemd => {
-                Manager::Systemd { user: rootless, root: own.as_deref().unwrap_or(Path::new("")) }
-            }
-            CgroupManager::Cgroupfs => Manager::Cgroupfs,
-            CgroupManager::Disabled => Manager::Disabled,
+        let units = match &mut placement {
+            Placement::BySystemd(systemd) if rootless => systemd.control_group()?,
+            _ => PathBuf::new(),
+        };
+        let cgroup_manager = match placement {
+            Placement::None => Manager::Disabled,
+            Placement::Birth => Manager::Cgroupfs,
+            Placement::BySystemd(_) => Manager::Systemd { user: rootless, root: &units },
         };
         let relative = cgroup_manager == Manager::Cgroupfs && plan::cgroup::is_relative(&spec);
         let layout = host::cgroup_layout(rootless || relative)?;
@@ -106,7 +133,7 @@ impl<'a> Creation<'a> {
         let plan = Plan::new(&spec, &facts).context(path.display())?;
         plan.warnings.iter().for_each(|warning| (runtime.warn)(warning));
         runtime.debug(|| format!("{path:?} is valid; rootless: {rootless}"));
-        Ok(Self { runtime, options, id, config, spec, plan, bundle, path, namespaces, systemd: RefCell::new(systemd) })
+        Ok((Self { runtime, options, id, config, spec, plan, bundle, path, namespaces }, placement))
     }
 
     /// Who is to have the terminal must be told, and only where there is one.
@@ -160,19 +187,18 @@ impl<'a> Creation<'a> {
     }
 
     /// The record is on disk before the cgroup is made, and its cgroup is limited before anything is in it.
-    pub fn make_cgroup(&self, locked: &mut Locked) -> Result<()> {
+    pub fn make_cgroup(&self, placement: &Placement, locked: &mut Locked) -> Result<()> {
         locked.stage(CONFIG, &self.config)?;
         locked.save()?;
         if self.options.notify_socket.is_some() {
             notify::make_directory(&locked.dir)?;
         }
-        if self.systemd.borrow().is_some() {
-            // It makes the cgroup, once there is a process to be in it.
+        if matches!(placement, Placement::BySystemd(_)) {
             return locked.record.cgroup.refuse_used_unit();
         }
         locked.record.cgroup.create(&self.plan.cgroup)?;
         let record = &locked.record;
-        if record.cgroup.is_empty() && record.shared_pids && !self.plan.cgroup.disabled {
+        if matches!(placement, Placement::Birth) && record.cgroup.is_empty() && record.shared_pids {
             (self.runtime.warn)(
                 "no cgroup may be made here, and there is no PID namespace of its own: nothing holds the container's \
                  processes together. Such configuration is strongly discouraged",
@@ -181,19 +207,16 @@ impl<'a> Creation<'a> {
         self.limit(locked)
     }
 
-    /// By which files the first process brings itself into the cgroup; by none if systemd is to put it there.
-    pub fn entry(&self, record: &Record) -> Result<Entry> {
-        if self.systemd.borrow().is_some() { Ok(Entry::default()) } else { record.cgroup.entry() }
-    }
-
-    /// Puts the first process, which does nothing before, into a cgroup of systemd's, if that is to make it; into our
-    /// own one if it is still `outside`.
-    pub fn place(&self, locked: &mut Locked, pid: i32, outside: bool) -> Result<()> {
-        if let Some(mut systemd) = self.systemd.take() {
-            locked.record.cgroup.start_unit(&mut systemd, &self.plan.cgroup, pid)?;
-            return self.limit(locked);
+    /// Completes the placement of the process `pid`. `outside`: it was not born in the v2 cgroup.
+    pub fn enter_cgroup(&self, placement: Placement, locked: &mut Locked, pid: i32, outside: bool) -> Result<()> {
+        match placement {
+            Placement::Birth if outside => locked.record.cgroup.add_unified(pid),
+            Placement::None | Placement::Birth => Ok(()),
+            Placement::BySystemd(mut systemd) => {
+                locked.record.cgroup.start_unit(&mut systemd, &self.plan.cgroup, pid)?;
+                self.limit(locked)
+            }
         }
-        if outside { locked.record.cgroup.add_unified(pid) } else { Ok(()) }
     }
 
     /// The namespaces to join, in the order of the plan.

@@ -9,6 +9,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use crate::cgroup::Entry;
 use crate::criu::{Criu, Kind, Notification, Options, Streams, Surroundings};
 use crate::error::{Call, Context, Error, Result};
 use crate::files;
@@ -21,12 +22,11 @@ use crate::sys;
 use crate::sys::clone::Stdio;
 
 use super::checkpoint::{CriuOptions, DESCRIPTORS, EXTERNAL_NAMESPACES, Work, check_common};
-use super::creation::Creation;
+use super::creation::{Creation, Placement};
 use super::dir::CONFIG;
 use super::foreground::Foreground;
 use super::locked::Locked;
 use super::process::{ProcessId, open_namespace};
-use super::record::Record;
 use super::restored::{self, Outside};
 use super::{CreateOptions, Runtime};
 
@@ -50,7 +50,7 @@ pub struct RestoreOptions {
 }
 
 pub(super) fn restore(runtime: &Runtime, id: &str, options: &RestoreOptions) -> Result<u8> {
-    let creation = Creation::plan(runtime, id, &options.create)?;
+    let (creation, placement) = Creation::plan(runtime, id, &options.create)?;
     creation.check_terminal(options.detach)?;
     let streams = dumped_streams(&options.criu.image_path).context("--image-path")?;
     let has_terminal = creation.plan.init.process.terminal;
@@ -68,7 +68,8 @@ pub(super) fn restore(runtime: &Runtime, id: &str, options: &RestoreOptions) -> 
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .call(|| "prctl(PR_SET_CHILD_SUBREAPER)")?;
     }
-    let (container, Restored { pid, pidfd, terminal }) = creation.make(|locked| restoration.perform(locked))?;
+    let (container, Restored { pid, pidfd, terminal }) =
+        creation.make(|locked| restoration.perform(placement, locked))?;
     let hooks = &creation.plan.hooks;
     let container = container.after_start(Ok(()), &hooks.poststart, &hooks.poststop)?;
     let Some(foreground) = &mut foreground else { return Ok(0) };
@@ -146,14 +147,15 @@ impl Restoration<'_> {
         }
     }
 
-    fn perform(&self, locked: &mut Locked) -> Result<Restored> {
-        self.creation.make_cgroup(locked)?;
+    fn perform(&self, placement: Placement, locked: &mut Locked) -> Result<Restored> {
+        self.creation.make_cgroup(&placement, locked)?;
         let inherited = self.inherited_namespaces();
         let root = locked.dir.path().join(ROOT);
         std::fs::create_dir(&root).call(|| format!("mkdir({root:?})"))?;
-        let Stage { mut criu, mounts, work } = self.spawn(locked.dir.path(), &locked.record, &root, &inherited)?;
+        let entry = placement.entry(&locked.record.cgroup)?;
+        let Stage { mut criu, mounts, work } = self.spawn(locked.dir.path(), entry, &root, &inherited)?;
         // It has the container's streams, and what it forks is to be in the container's cgroup.
-        self.creation.place(locked, criu.pid(), true)?;
+        self.creation.enter_cgroup(placement, locked, criu.pid(), true)?;
         criu.check_version()?;
         self.check_version(&criu)?;
         let mut request = work.options(&self.options.criu, &self.creation.spec.annotations, &locked.record.rootfs)?;
@@ -185,10 +187,9 @@ impl Restoration<'_> {
     }
 
     /// CRIU is our child, but a thread in a mount namespace and keyring of its own forks it.
-    fn spawn(&self, dir: &Path, record: &Record, root: &Path, inherited: &[Inherited]) -> Result<Stage> {
+    fn spawn(&self, dir: &Path, entry: Entry, root: &Path, inherited: &[Inherited]) -> Result<Stage> {
         let init = &self.creation.plan.init;
         let plan = self.creation.plan.rootfs().ok_or_else(|| Error::new("not a container's plan"))?;
-        let entry = self.creation.entry(record)?;
         let streams = Streams::Ours(self.stdio);
         let begin = || {
             let mounts = rootfs::stage(plan, root)?;
