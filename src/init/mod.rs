@@ -88,18 +88,18 @@ struct Told {
     root: Option<OwnedFd>,
     /// As many as the plan joins.
     namespaces: Vec<OwnedFd>,
-    listener: Option<OwnedFd>,
+    start_socket: Option<OwnedFd>,
     place: Place,
 }
 
 impl Init {
     fn become_process(&mut self) -> Result<Infallible> {
-        let Told { plan, target, root, namespaces, listener, place } = self.receive_plan()?;
+        let Told { plan, target, root, namespaces, start_socket, place } = self.receive_plan()?;
         // Before the fork that shows us to the processes of a PID namespace that we join. Whoever may trace them all
         // finds no descriptor at least that the runtime's caller left open.
         never_dumpable()?;
         rustix::thread::set_name(INIT_NAME).call(|| "prctl(PR_SET_NAME)")?;
-        let optional = [&target, &root, &listener].into_iter().flatten().map(AsFd::as_fd);
+        let optional = [&target, &root, &start_socket].into_iter().flatten().map(AsFd::as_fd);
         let kept = [self.channel.as_fd()]
             .into_iter()
             .chain(optional)
@@ -112,7 +112,7 @@ impl Init {
         }
         let pid = self.expect_placed()?;
         match &plan.role {
-            Role::Create(container) => self.create(&plan, container, pid, listener),
+            Role::Create(container) => self.create(&plan, container, pid, start_socket),
             Role::Exec => self.exec(&plan),
             Role::Errand(errand) => self.run_errand(errand),
         }
@@ -139,7 +139,7 @@ impl Init {
         plan: &InitPlan,
         container: &ContainerPlan,
         pid: i32,
-        listener: Option<OwnedFd>,
+        start_socket: Option<OwnedFd>,
     ) -> Result<Infallible> {
         let process = &plan.process;
         rustix::process::setsid().call(|| "setsid()")?;
@@ -173,8 +173,8 @@ impl Init {
             })?;
         }
         exec::die_of_signals()?;
-        let ready = self.assume(plan, proc, listener.as_ref())?;
-        self.await_start(listener)?;
+        let ready = self.assume(plan, proc, start_socket.as_ref())?;
+        self.await_start(start_socket)?;
         let output = self.hook_output(&container.start_container, container)?;
         start_container_hooks(plan, container, &ready, pid, &output)?;
         self.channel.send_plainly(&FromInit::Executing)?;
@@ -206,7 +206,7 @@ impl Init {
 
     /// Becomes the process as far as that is possible before exec: whatever can be known to fail fails here, while
     /// the runtime listens.
-    fn assume(&mut self, plan: &InitPlan, proc: ProcFs, listener: Option<&OwnedFd>) -> Result<Ready> {
+    fn assume(&mut self, plan: &InitPlan, proc: ProcFs, start_socket: Option<&OwnedFd>) -> Result<Ready> {
         let process = &plan.process;
         let mut warnings = Vec::new();
         process::schedule(process)?;
@@ -231,7 +231,7 @@ impl Init {
         }
         let (env, no_home) = home::complete(process.env.clone(), process.user.uid, &proc);
         drop(proc);
-        let kept = [self.channel.as_fd()].into_iter().chain(listener.map(AsFd::as_fd));
+        let kept = [self.channel.as_fd()].into_iter().chain(start_socket.map(AsFd::as_fd));
         exec::close_descriptors(3 + plan.preserve_fds, kept)?;
         let path = env.iter().find_map(|var| var.to_bytes().strip_prefix(b"PATH="));
         let program = match process.args.first() {
@@ -375,7 +375,7 @@ impl Init {
     }
 
     fn receive_plan(&self) -> Result<Told> {
-        let (ToInit::Plan { target, root, listener, cgroup, tasks }, fds) = self.receive()? else {
+        let (ToInit::Plan { target, root, start_socket, cgroup, tasks }, fds) = self.receive()? else {
             return Err(out_of_turn());
         };
         let mut fds = fds.into_iter();
@@ -388,9 +388,9 @@ impl Init {
         let (target, root) = (next(target)?, next(root)?);
         let joins = if target.is_some() { 0 } else { plan.namespaces.join.len() };
         let namespaces = (0..joins).map(|_| next(true)).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
-        let (listener, unified) = (next(listener)?, next(cgroup)?);
+        let (start_socket, unified) = (next(start_socket)?, next(cgroup)?);
         let place = Place { unified, tasks: fds.take(tasks.into()).collect() };
-        Ok(Told { plan, target, root, namespaces, listener, place })
+        Ok(Told { plan, target, root, namespaces, start_socket, place })
     }
 
     /// Returns the pid that the host knows us by.
@@ -443,16 +443,17 @@ impl Init {
     }
 
     /// Others connect to the start socket too, only to see whether we are still here; they say nothing.
-    fn await_start(&mut self, listener: Option<OwnedFd>) -> Result<()> {
-        let Some(listener) = listener else {
+    fn await_start(&mut self, start_socket: Option<OwnedFd>) -> Result<()> {
+        let Some(start_socket) = start_socket else {
             return match self.receive()? {
                 (ToInit::Start, _) => Ok(()),
                 _ => Err(out_of_turn()),
             };
         };
         loop {
-            let connection = rustix::io::retry_on_intr(|| rustix::net::accept_with(&listener, SocketFlags::CLOEXEC))
-                .call(|| "accept(start socket)")?;
+            let connection =
+                rustix::io::retry_on_intr(|| rustix::net::accept_with(&start_socket, SocketFlags::CLOEXEC))
+                    .call(|| "accept(start socket)")?;
             let channel = Channel::from(connection);
             if let Ok(Some((ToInit::Start, _))) = channel.receive() {
                 self.channel = channel;

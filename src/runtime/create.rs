@@ -88,15 +88,20 @@ impl<'a> Creation<'a> {
     ) -> Result<(Init, Option<OwnedFd>)> {
         locked.record.replace_streams(stdio);
         self.make_cgroup(&placement, locked)?;
-        let listener = if listen { Some(start_socket(&locked.dir)?) } else { None };
+        let start_socket = if listen { Some(open_start_socket(&locked.dir)?) } else { None };
         let entry = placement.entry(&locked.record.cgroup)?;
         let joined: Vec<_> = self.joined().into_iter().map(|(_, fd)| fd).collect();
         let cgroup = placement.birthplace(&locked.record.cgroup)?;
-        let socket = listener.as_ref().map(AsFd::as_fd);
         let joined = Joined::Namespaces(&joined);
-        let birth = Birth { listener: socket, cgroup, entry, stdio, patience: self.patience() };
+        let birth = Birth {
+            start_socket: start_socket.as_ref().map(AsFd::as_fd),
+            cgroup,
+            entry,
+            stdio,
+            patience: self.patience(),
+        };
         let init = Init::spawn(&self.plan.init, joined, birth)?;
-        drop(listener);
+        drop(start_socket);
 
         let pid = init.process.pid;
         describe_init(self.runtime, pid, &self.plan.init);
@@ -178,7 +183,7 @@ impl launch::Actions for Actions<'_> {
 }
 
 /// The socket through which `start` reaches init, which inherits it: nothing but the state directory names it.
-fn start_socket(dir: &StateDir) -> Result<OwnedFd> {
+fn open_start_socket(dir: &StateDir) -> Result<OwnedFd> {
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .call(|| "socket(AF_UNIX)")?;
     rustix::net::bind(&socket, &start_address(dir.as_fd())?).call(|| "bind(start socket)")?;

@@ -180,7 +180,7 @@ impl Container<'_> {
         let target = Joined::Container { init: target.as_fd(), root: root.as_ref().map(AsFd::as_fd) };
         let spawn = |cgroup: &mut Join| {
             let entry = cgroup.take_entry();
-            Init::spawn(plan, target, Birth { listener: None, cgroup: cgroup.dirfd(), entry, stdio, patience })
+            Init::spawn(plan, target, Birth { start_socket: None, cgroup: cgroup.dirfd(), entry, stdio, patience })
         };
         let init = match spawn(&mut cgroup) {
             // The container has given the controllers of its cgroup to those below it: then where its init is.
