@@ -18,12 +18,12 @@ use crate::plan::systemd::{Property, Unit, UnitPlan};
 impl Cgroup {
     /// Instead of [`Cgroup::create`]: has systemd make the cgroup, with `pid` in it.
     pub fn start_unit(&mut self, systemd: &mut Systemd, plan: &CgroupPlan, pid: i32) -> Result<()> {
-        const STAGE: &str = "unable to apply cgroup configuration";
-        let unit = plan.unit.as_ref().ok_or_else(|| Error::new("no unit is planned")).context(STAGE)?;
-        systemd.start(&unit.unit.name, &unit.properties, pid).context(STAGE)?;
+        const CONTEXT: &str = "unable to apply cgroup configuration";
+        let unit = plan.unit.as_ref().ok_or_else(|| Error::new("no unit is planned")).context(CONTEXT)?;
+        systemd.start(&unit.unit.name, &unit.properties, pid).context(CONTEXT)?;
         // From here on whoever cleans up may stop it.
         self.owned = true;
-        self.adopt(plan, unit, pid).context(STAGE)
+        self.adopt(plan, unit, pid).context(CONTEXT)
     }
 
     /// As [`Cgroup::create`] does, for a cgroup that is still to be made for a unit.

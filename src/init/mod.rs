@@ -332,7 +332,7 @@ fn start_container_hooks(
     if container.start_container.is_empty() {
         return Ok(());
     }
-    const STAGE: &str = "startContainer";
+    const KIND: &str = "startContainer";
     let state = describe(container, Status::Created, pid)?;
     for (index, hook) in container.start_container.iter().enumerate() {
         let mut hook = hook.clone();
@@ -355,14 +355,12 @@ fn start_container_hooks(
         hooks::run(
             &hook,
             &state,
-            STAGE,
+            KIND,
             index,
             Surroundings { confine: Some(Box::new(confine)), ..Surroundings::new(output) },
         )
         .map_err(|e| match ours.receive::<FromInit>() {
-            Ok(Some((FromInit::Failed(cause), _))) => {
-                cause.context(format_args!("error running {STAGE} hook #{index}"))
-            }
+            Ok(Some((FromInit::Failed(cause), _))) => cause.context(format_args!("error running {KIND} hook #{index}")),
             _ => e,
         })?;
     }
@@ -498,7 +496,7 @@ fn set_names(container: &ContainerPlan) -> Result<()> {
 
 fn run_hooks(
     output: &Output,
-    stage: &str,
+    kind: &str,
     hooks: &[Hook],
     container: &ContainerPlan,
     status: Status,
@@ -510,7 +508,7 @@ fn run_hooks(
     }
     let state = describe(container, status, pid)?;
     let surroundings = || Surroundings { cwd, ..Surroundings::new(output) };
-    hooks.iter().enumerate().try_for_each(|(i, hook)| hooks::run(hook, &state, stage, i, surroundings()))
+    hooks.iter().enumerate().try_for_each(|(i, hook)| hooks::run(hook, &state, kind, i, surroundings()))
 }
 
 /// What hooks are told.

@@ -35,4 +35,4 @@ pub use pivot::chroot;
 #[cfg(fuzzing)]
 pub use pivot::full_kernel_mounts;
 pub use resolve::{Location, until_sure};
-pub use restore::{ExternalMount, external_mounts, stage};
+pub use restore::{ExternalMount, external_mounts, show_to_criu};

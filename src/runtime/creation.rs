@@ -188,7 +188,7 @@ impl<'a> Creation<'a> {
 
     /// The record is on disk before the cgroup is made, and its cgroup is limited before anything is in it.
     pub fn make_cgroup(&self, placement: &Placement, locked: &mut Locked) -> Result<()> {
-        locked.stage(CONFIG, &self.config)?;
+        locked.write_draft(CONFIG, &self.config)?;
         locked.save()?;
         if self.options.notify_socket.is_some() {
             notify::make_directory(&locked.dir)?;

@@ -122,7 +122,7 @@ struct Progress {
 }
 
 /// CRIU before its work, in the mount namespace that was made for it.
-struct Stage {
+struct Prepared {
     criu: Criu,
     mounts: Vec<ExternalMount>,
     work: Work,
@@ -153,7 +153,7 @@ impl Restoration<'_> {
         let root = locked.dir.path().join(ROOT);
         std::fs::create_dir(&root).call(|| format!("mkdir({root:?})"))?;
         let entry = placement.entry(&locked.record.cgroup)?;
-        let Stage { mut criu, mounts, work } = self.spawn(locked.dir.path(), entry, &root, &inherited)?;
+        let Prepared { mut criu, mounts, work } = self.spawn(locked.dir.path(), entry, &root, &inherited)?;
         // It has the container's streams, and what it forks is to be in the container's cgroup.
         self.creation.enter_cgroup(placement, locked, criu.pid(), true)?;
         criu.check_version()?;
@@ -187,12 +187,12 @@ impl Restoration<'_> {
     }
 
     /// CRIU is our child, but a thread in a mount namespace and keyring of its own forks it.
-    fn spawn(&self, dir: &Path, entry: Entry, root: &Path, inherited: &[Inherited]) -> Result<Stage> {
+    fn spawn(&self, dir: &Path, entry: Entry, root: &Path, inherited: &[Inherited]) -> Result<Prepared> {
         let init = &self.creation.plan.init;
         let plan = self.creation.plan.rootfs().ok_or_else(|| Error::new("not a container's plan"))?;
         let streams = Streams::Ours(self.stdio);
         let begin = || {
-            let mounts = rootfs::stage(plan, root)?;
+            let mounts = rootfs::show_to_criu(plan, root)?;
             // Who lets pages come later has a socket with the images, if nothing else is said.
             let own = (!self.options.criu.lazy_pages).then(|| dir.join(WORK));
             let work = Work::open(&self.options.criu, LOG, false, own.as_deref())?;
@@ -201,11 +201,11 @@ impl Restoration<'_> {
             }
             let keep: Vec<_> = inherited.iter().map(|namespace| namespace.fd).collect();
             let surroundings = Surroundings { streams, keep: &keep, cgroups: entry.into_fds() };
-            Ok(Stage { criu: Criu::spawn(surroundings)?, mounts, work })
+            Ok(Prepared { criu: Criu::spawn(surroundings)?, mounts, work })
         };
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().spawn_scoped(scope, begin).call(|| "clone(CLONE_THREAD)")?;
-            thread.join().unwrap_or_else(|_| Err(Error::new("the thread that stages the root panicked")))
+            thread.join().unwrap_or_else(|_| Err(Error::new("the thread that starts CRIU panicked")))
         })
     }
 
