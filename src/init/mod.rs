@@ -41,7 +41,7 @@ use crate::wire::{Channel, FromInit, INIT_NAME, ToInit};
 #[cfg(fuzzing)]
 pub use self::home::lookup;
 use self::identity::{Privileges, never_dumpable};
-use self::namespaces::Place;
+use self::namespaces::Cgroups;
 
 /// The life of init, which ends in the user's process or in an error that is sent to whoever waits for it.
 ///
@@ -89,12 +89,12 @@ struct Told {
     /// As many as the plan joins.
     namespaces: Vec<OwnedFd>,
     start_socket: Option<OwnedFd>,
-    place: Place,
+    cgroups: Cgroups,
 }
 
 impl Init {
     fn become_process(&mut self) -> Result<Infallible> {
-        let Told { plan, target, root, namespaces, start_socket, place } = self.receive_plan()?;
+        let Told { plan, target, root, namespaces, start_socket, cgroups } = self.receive_plan()?;
         // Before the fork that shows us to the processes of a PID namespace that we join. Whoever may trace them all
         // finds no descriptor at least that the runtime's caller left open.
         never_dumpable()?;
@@ -104,11 +104,11 @@ impl Init {
             .into_iter()
             .chain(optional)
             .chain(namespaces.iter().map(AsFd::as_fd))
-            .chain(place.fds());
+            .chain(cgroups.fds());
         exec::close_descriptors(3 + plan.preserve_fds, kept)?;
         match target {
-            Some(init) => namespaces::join_container(&self.channel, &plan, &init, root, place)?,
-            None => namespaces::enter(&self.channel, &plan, namespaces, place)?,
+            Some(init) => namespaces::join_container(&self.channel, &plan, &init, root, cgroups)?,
+            None => namespaces::enter(&self.channel, &plan, namespaces, cgroups)?,
         }
         let pid = self.expect_placed()?;
         match &plan.role {
@@ -387,8 +387,8 @@ impl Init {
         let joins = if target.is_some() { 0 } else { plan.namespaces.join.len() };
         let namespaces = (0..joins).map(|_| next(true)).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
         let (start_socket, unified) = (next(start_socket)?, next(cgroup)?);
-        let place = Place { unified, tasks: fds.take(tasks.into()).collect() };
-        Ok(Told { plan, target, root, namespaces, start_socket, place })
+        let cgroups = Cgroups { unified, tasks: fds.take(tasks.into()).collect() };
+        Ok(Told { plan, target, root, namespaces, start_socket, cgroups })
     }
 
     /// Returns the pid that the host knows us by.

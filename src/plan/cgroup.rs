@@ -96,15 +96,15 @@ pub fn plan(
                 .with_hint("cgroup v1 cannot be delegated: boot with cgroup v2, or use the cgroupfs manager"));
         }
         Manager::Systemd { user, root } => {
-            let place = systemd::place(&linux.cgroups_path, id, user)?;
-            let path = clean(root).join(&place.path).join(systemd::subgroup_of_unit(&spec.annotations)?);
-            (everywhere(&path, layout), Some((place, user)))
+            let unit = systemd::unit_path(&linux.cgroups_path, id, user)?;
+            let path = clean(root).join(&unit.path).join(systemd::subgroup_of_unit(&spec.annotations)?);
+            (everywhere(&path, layout), Some((unit, user)))
         }
     };
     let mut writes = resources::writes(&resources, &directories)?;
-    let unit = unit.map(|(place, user)| {
+    let unit = unit.map(|(path, user)| {
         let facts = systemd::Facts {
-            place: &place,
+            path: &path,
             id,
             user,
             pure_v2: layout.is_pure_v2(),

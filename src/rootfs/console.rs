@@ -30,7 +30,7 @@ impl Rootfs<'_> {
             // Nothing is made in a directory of the host's, and a terminal can do without.
             return Ok(console);
         }
-        let place = devices::place(dev.as_fd(), "console", &self.own).map_err(|e| e.context("/dev/console"))?;
+        let place = devices::mountpoint(dev.as_fd(), "console", &self.own).map_err(|e| e.context("/dev/console"))?;
         let bound = clone_tree(console.slave.as_fd(), "", false).call(|| "open_tree(terminal)")?;
         attach_at(bound.as_fd(), place.as_fd()).call(|| "move_mount(\"/dev/console\")")?;
         Ok(console)

@@ -21,7 +21,7 @@ use crate::sys::helper::{self, Refused};
 use crate::sys::mount::{MOUNT_ATTR_IDMAP, MountAttr, mount_setattr};
 
 /// Asks the runtime for what this entry of the plan mounts, and waits for the mount: [`open_source`].
-pub type Host<'a> = &'a mut dyn FnMut(&MountPlan) -> Result<OwnedFd>;
+pub type Sources<'a> = &'a mut dyn FnMut(&MountPlan) -> Result<OwnedFd>;
 
 /// Namespaces of the container that the mount is for.
 #[derive(Clone, Copy, Debug, Default)]
