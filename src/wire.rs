@@ -17,7 +17,7 @@
 //!      | -- Done ------------------------> |
 //!      | <------- HookOutput ------------- |   createContainer hooks, if what they write goes to files
 //!      | -- HookOutput (files) ----------> |
-//!      | <------- Console (pty) ---------- |
+//!      | <------- Terminal (master) ------ |
 //!      | <------- Listener (fd number) --- |   seccomp notification; init reads nothing from then to Start
 //!      | <------- Ready ------------------ |
 //! ```
@@ -96,7 +96,7 @@ pub enum FromInit {
     /// For the files that take what hooks write.
     HookOutput,
     /// Comes with the master side of the terminal.
-    Console,
+    Terminal,
     /// A seccomp listener was opened in init under this number.
     Listener {
         fd: i32,

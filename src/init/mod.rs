@@ -31,7 +31,7 @@ use crate::plan::mounts::MountPlan;
 use crate::plan::process::{Capability, ProcessPlan, Rlimit};
 use crate::plan::seccomp::Filter;
 use crate::plan::sysctl::Sysctl;
-use crate::rootfs::{Console, Rootfs};
+use crate::rootfs::{Rootfs, Terminal};
 use crate::spec::Status;
 use crate::sys;
 use crate::sys::process::Execve;
@@ -162,7 +162,7 @@ impl Init {
         }
         self.create_container_hooks(container, pid, rootfs.as_fd())?;
         if process.terminal {
-            self.take_terminal(rootfs.console(process.user.uid)?, process)?;
+            self.take_terminal(rootfs.terminal(process.user.uid)?, process)?;
         }
         identity::replace_null(|| rootfs.open_null(&proc))?;
         rootfs.enter(&proc)?;
@@ -195,7 +195,7 @@ impl Init {
         let proc = ProcFs::joined()?;
         self.join_keyring(plan, &proc)?;
         if process.terminal {
-            self.take_terminal(Console::in_root(process.user.uid)?, process)?;
+            self.take_terminal(Terminal::in_root(process.user.uid)?, process)?;
         }
         identity::replace_null(|| crate::rootfs::null_in_root(&proc).map(Some))?;
         let ready = self.assume(plan, proc, None)?;
@@ -425,9 +425,9 @@ impl Init {
         fds.into_iter().next().ok_or_else(|| Error::new("the runtime sent no mount"))
     }
 
-    fn take_terminal(&self, console: Console, process: &ProcessPlan) -> Result<()> {
-        process::take_terminal(console.slave, process.console_size)?;
-        self.channel.send_with(&FromInit::Console, &[console.master.as_fd()])
+    fn take_terminal(&self, terminal: Terminal, process: &ProcessPlan) -> Result<()> {
+        process::take_terminal(terminal.slave, process.console_size)?;
+        self.channel.send_with(&FromInit::Terminal, &[terminal.master.as_fd()])
     }
 
     /// A listener cannot be sent: sendmsg(2) may be the very call that it is asked about. The runtime takes it from us

@@ -343,8 +343,8 @@ pub trait Actions {
     }
 
     /// Takes the master side of the terminal.
-    fn console(&self, _master: OwnedFd) -> Result<()> {
-        Err(refuse(&FromInit::Console))
+    fn terminal(&self, _master: OwnedFd) -> Result<()> {
+        Err(refuse(&FromInit::Terminal))
     }
 
     /// Takes the seccomp listener.
@@ -381,7 +381,7 @@ impl Init {
                     self.send(&ToInit::Done)?;
                 }
                 FromInit::HookOutput => send_hook_output(&self.channel, &|| actions.hook_output())?,
-                FromInit::Console => actions.console(proof::terminal(one(fds)?)?)?,
+                FromInit::Terminal => actions.terminal(proof::terminal(one(fds)?)?)?,
                 FromInit::Listener { fd } => actions.listener(proof::listener(self.take_fd(fd)?)?)?,
                 other => return Err(refuse(&other)),
             }

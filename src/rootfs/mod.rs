@@ -6,7 +6,6 @@
 mod build;
 mod cgroup;
 mod change;
-mod console;
 mod copyup;
 mod devices;
 mod fscontext;
@@ -22,11 +21,11 @@ mod pivot;
 mod resolve;
 mod restore;
 mod source;
+mod terminal;
 mod tree;
 
 pub use build::Rootfs;
 pub use change::{add, remove};
-pub use console::Console;
 pub use devices::is_null;
 pub use mountinfo::groups_that_reach;
 pub use null::null_in_root;
@@ -36,3 +35,4 @@ pub use pivot::full_kernel_mounts;
 pub use resolve::{Location, until_sure};
 pub use restore::{ExternalMount, external_mounts, show_to_criu};
 pub use source::{Namespaces, Sources, explain_namespace, open_source};
+pub use terminal::Terminal;

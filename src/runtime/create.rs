@@ -48,7 +48,7 @@ pub(super) fn run(runtime: &Runtime, id: &str, options: &RunOptions) -> Result<u
     let hooks = creation.plan.hooks.clone();
     let redirected = creation.redirected();
     let stdio = foreground.as_ref().map(Foreground::stdio).unwrap_or_default();
-    let Created { container, mut init, terminal } = creation.perform(placement, false, stdio)?;
+    let Created { container, mut init, master } = creation.perform(placement, false, stdio)?;
     let notify = container.notify(options.create.notify_socket.as_deref());
     let open = || container.record.hook_output();
     let started = init.start(redirected.then_some(&open));
@@ -58,7 +58,7 @@ pub(super) fn run(runtime: &Runtime, id: &str, options: &RunOptions) -> Result<u
         container.await_ready(notify, process.pidfd.as_fd());
         return Ok(0);
     };
-    let status = foreground.supervise(process.pidfd.as_fd(), process.pid, terminal, notify, adopts);
+    let status = foreground.supervise(process.pidfd.as_fd(), process.pid, master, notify, adopts);
     if !options.keep {
         container.clean_up();
     }
@@ -68,15 +68,15 @@ pub(super) fn run(runtime: &Runtime, id: &str, options: &RunOptions) -> Result<u
 struct Created<'a> {
     container: Locked<'a>,
     init: Init,
-    /// The master side, unless a console socket took it.
-    terminal: Option<OwnedFd>,
+    /// The master of its terminal, unless a console socket took it.
+    master: Option<OwnedFd>,
 }
 
 impl<'a> Creation<'a> {
     /// From here on things are made; whatever fails, all of them are unmade.
     fn perform(self, placement: Placement, listen: bool, stdio: Stdio) -> Result<Created<'a>> {
-        let (container, (init, terminal)) = self.make(|locked| self.set_up(placement, locked, listen, stdio))?;
-        Ok(Created { container, init, terminal })
+        let (container, (init, master)) = self.make(|locked| self.set_up(placement, locked, listen, stdio))?;
+        Ok(Created { container, init, master })
     }
 
     fn set_up(
@@ -115,15 +115,15 @@ impl<'a> Creation<'a> {
         rlimits::raise(pid, &self.plan.init.process.rlimits)?;
         init.placed()?;
 
-        let actions = Actions { creation: self, record: &locked.record, pid, terminal: RefCell::new(None) };
+        let actions = Actions { creation: self, record: &locked.record, pid, master: RefCell::new(None) };
         let made = init.serve(&self.plan.init, &actions)?;
-        let terminal = actions.terminal.into_inner();
+        let master = actions.master.into_inner();
         locked.remember(self.plan.rootfs().map_or(&[][..], |rootfs| &rootfs.mounts), &made)?;
         locked.record.cgroup.enter_delegated(&self.plan.cgroup, pid).context("/annotations/run.oci.delegate-cgroup")?;
         locked.publish(CONFIG)?;
         self.runtime.debug(|| "init is ready to execute the process".to_owned());
         self.announce(pid, init.process.pidfd.as_fd())?;
-        Ok((init, terminal))
+        Ok((init, master))
     }
 
     /// Hooks that init runs may take as long as they like, unless they have a timeout of their own.
@@ -143,8 +143,8 @@ struct Actions<'a> {
     creation: &'a Creation<'a>,
     record: &'a Record,
     pid: i32,
-    /// Its master, if that is to be joined to the caller's.
-    terminal: RefCell<Option<OwnedFd>>,
+    /// The master of its terminal, if that is to be joined to the caller's.
+    master: RefCell<Option<OwnedFd>>,
 }
 
 impl launch::Actions for Actions<'_> {
@@ -167,8 +167,8 @@ impl launch::Actions for Actions<'_> {
         self.record.hook_output()
     }
 
-    fn console(&self, master: OwnedFd) -> Result<()> {
-        *self.terminal.borrow_mut() = self.creation.hand_over_terminal(master)?;
+    fn terminal(&self, master: OwnedFd) -> Result<()> {
+        *self.master.borrow_mut() = self.creation.hand_over_terminal(master)?;
         Ok(())
     }
 

@@ -31,7 +31,7 @@ pub struct ExecOptions {
     pub args: Vec<String>,
     pub cwd: Option<String>,
     pub env: Vec<String>,
-    pub tty: bool,
+    pub terminal: bool,
     /// `UID[:GID]`, parsed.
     pub user: Option<(u32, Option<u32>)>,
     pub additional_gids: Vec<u32>,
@@ -60,7 +60,7 @@ impl ExecOptions {
         let mut process = own.unwrap_or_default();
         process.args.clone_from(&self.args);
         process.env.extend(self.env.iter().cloned());
-        process.terminal = self.tty;
+        process.terminal = self.terminal;
         process.no_new_privileges |= self.no_new_privileges;
         process.user.additional_gids.extend(&self.additional_gids);
         if let Some(cwd) = &self.cwd {
@@ -99,12 +99,12 @@ impl Container<'_> {
         let stdio = foreground.as_ref().map(Foreground::stdio).unwrap_or_default();
         let mut init = self.spawn_exec(options, &plan, stdio).map_err(|e| self.or_stopped(e))?;
         describe_init(self.runtime, init.process.pid, &plan);
-        let terminal = self.serve_exec(options, &plan, &init).map_err(|e| self.or_stopped(e))?;
+        let master = self.serve_exec(options, &plan, &init).map_err(|e| self.or_stopped(e))?;
         init.start(None)?;
         let process = &init.process;
         self.runtime.debug(|| format!("the process runs, as pid {}", process.pid));
         match &mut foreground {
-            Some(foreground) => foreground.supervise(process.pidfd.as_fd(), process.pid, terminal, None, false),
+            Some(foreground) => foreground.supervise(process.pidfd.as_fd(), process.pid, master, None, false),
             None => Ok(0),
         }
     }
@@ -197,12 +197,12 @@ impl Container<'_> {
         Ok(init)
     }
 
-    /// Sees init through to where it is ready; returns the terminal, unless a console socket took it.
+    /// Sees init through to where it is ready; returns the master of the terminal, unless a console socket took it.
     fn serve_exec(&self, options: &ExecOptions, plan: &InitPlan, init: &Init) -> Result<Option<OwnedFd>> {
         let pid = init.process.pid;
         rlimits::raise(pid, &plan.process.rlimits)?;
         init.placed()?;
-        let actions = Actions { container: self, options, plan, pid, terminal: RefCell::new(None) };
+        let actions = Actions { container: self, options, plan, pid, master: RefCell::new(None) };
         init.serve(plan, &actions)?;
         if let Some(path) = &options.pidfd_socket {
             send_descriptor(path, b"pidfd", init.process.pidfd.as_fd()).context("--pidfd-socket")?;
@@ -210,7 +210,7 @@ impl Container<'_> {
         if let Some(path) = &options.pid_file {
             write_pid_file(path, pid)?;
         }
-        Ok(actions.terminal.into_inner())
+        Ok(actions.master.into_inner())
     }
 }
 
@@ -223,17 +223,17 @@ struct Actions<'a> {
     options: &'a ExecOptions,
     plan: &'a InitPlan,
     pid: i32,
-    /// Its master, if that is to be joined to the caller's.
-    terminal: RefCell<Option<OwnedFd>>,
+    /// The master of its terminal, if that is to be joined to the caller's.
+    master: RefCell<Option<OwnedFd>>,
 }
 
 impl launch::Actions for Actions<'_> {
-    fn console(&self, master: OwnedFd) -> Result<()> {
+    fn terminal(&self, master: OwnedFd) -> Result<()> {
         match &self.options.console_socket {
             Some(path) => send_descriptor(path, b"/dev/ptmx", master.as_fd()).context("--console-socket"),
             None => {
                 clear_onlcr(&master)?;
-                *self.terminal.borrow_mut() = Some(master);
+                *self.master.borrow_mut() = Some(master);
                 Ok(())
             }
         }

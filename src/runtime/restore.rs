@@ -68,12 +68,12 @@ pub(super) fn restore(runtime: &Runtime, id: &str, options: &RestoreOptions) -> 
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .call(|| "prctl(PR_SET_CHILD_SUBREAPER)")?;
     }
-    let (container, Restored { pid, pidfd, terminal }) =
+    let (container, Restored { pid, pidfd, master }) =
         creation.make(|locked| restoration.perform(placement, locked))?;
     let hooks = &creation.plan.hooks;
     let container = container.after_start(Ok(()), &hooks.poststart, &hooks.poststop)?;
     let Some(foreground) = &mut foreground else { return Ok(0) };
-    let status = foreground.supervise(pidfd.as_fd(), pid, terminal, None, adopts);
+    let status = foreground.supervise(pidfd.as_fd(), pid, master, None, adopts);
     container.clean_up();
     status
 }
@@ -107,16 +107,16 @@ struct Restoration<'a> {
 struct Restored {
     pid: i32,
     pidfd: OwnedFd,
-    /// The master side, unless a console socket took it.
-    terminal: Option<OwnedFd>,
+    /// The master of its terminal, unless a console socket took it.
+    master: Option<OwnedFd>,
 }
 
 /// What CRIU has told.
 #[derive(Default)]
 struct Progress {
     init: Option<i32>,
-    /// The master side, unless a console socket took it.
-    terminal: Option<OwnedFd>,
+    /// The master of its terminal, unless a console socket took it.
+    master: Option<OwnedFd>,
     /// The processes have no more privileges than they may.
     checked: bool,
 }
@@ -171,7 +171,7 @@ impl Restoration<'_> {
         let restored = criu.perform(Kind::Restore, &request, &mut notified);
         let pid = restored.map_err(|e| if ours { e } else { work.explain(e) })?;
         std::fs::remove_dir(&root).call(|| format!("rmdir({root:?})"))?;
-        let Progress { init, terminal, checked } = progress;
+        let Progress { init, master, checked } = progress;
         let pid = init.or(pid).ok_or_else(|| Error::new("CRIU does not tell which process it has restored"))?;
         if locked.record.init.is_none() {
             return Err(Error::new("CRIU has not told when the processes were restored"));
@@ -183,7 +183,7 @@ impl Restoration<'_> {
         let pidfd = Pid::from_raw(pid).map(|pid| pidfd_open(pid, PidfdFlags::empty()));
         let pidfd = pidfd.ok_or_else(|| Error::new("no pid"))?.call(|| format!("pidfd_open({pid})"))?;
         self.creation.announce(pid, pidfd.as_fd())?;
-        Ok(Restored { pid, pidfd, terminal })
+        Ok(Restored { pid, pidfd, master })
     }
 
     /// CRIU is our child, but a thread in a mount namespace and keyring of its own forks it.
@@ -305,9 +305,9 @@ impl Restoration<'_> {
             }
             // Others are those of `exec`s that nobody is joined to any more.
             ("orphan-pts-master", _, Some(master))
-                if self.creation.plan.init.process.terminal && progress.terminal.is_none() =>
+                if self.creation.plan.init.process.terminal && progress.master.is_none() =>
             {
-                progress.terminal = self.creation.hand_over_terminal(master)?;
+                progress.master = self.creation.hand_over_terminal(master)?;
                 Ok(())
             }
             _ => Ok(()),
