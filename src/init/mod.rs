@@ -55,8 +55,8 @@ pub fn main(fd: RawFd) -> ! {
 }
 
 fn run(channel: Channel) -> i32 {
-    let mut init = Init { channel, mounts: Vec::new() };
-    let error = match init.become_process() {
+    let mut child = Child { channel, mounts: Vec::new() };
+    let error = match child.become_process() {
         Ok(never) => match never {},
         Err(error) => error,
     };
@@ -67,13 +67,14 @@ fn run(channel: Channel) -> i32 {
     };
     // Plainly, as the filter may be in force. Whoever waited may be gone; then stderr, the container's own, is where an
     // operator looks.
-    if init.channel.send_plainly(&FromInit::Failed(error.clone().shortened())).is_err() {
+    if child.channel.send_plainly(&FromInit::Failed(error.clone().shortened())).is_err() {
         eprintln!("{error}");
     }
     code
 }
 
-struct Init {
+/// This process, which the runtime calls init.
+struct Child {
     /// To the runtime that made us; after the start of a created container, to the one that starts it.
     channel: Channel,
     /// What the runtime is to be told of those that we made.
@@ -92,7 +93,7 @@ struct Told {
     cgroups: Cgroups,
 }
 
-impl Init {
+impl Child {
     fn become_process(&mut self) -> Result<Infallible> {
         let Told { plan, target, root, namespaces, start_socket, cgroups } = self.receive_plan()?;
         // Before the fork that shows us to the processes of a PID namespace that we join. Whoever may trace them all
@@ -367,7 +368,7 @@ fn start_container_hooks(
     Ok(())
 }
 
-impl Init {
+impl Child {
     fn receive(&self) -> Result<(ToInit, Vec<OwnedFd>)> {
         self.channel.receive()?.ok_or_else(|| Error::new("the runtime has gone"))
     }

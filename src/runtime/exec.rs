@@ -169,12 +169,12 @@ impl Container<'_> {
     }
 
     fn spawn_exec(&self, options: &ExecOptions, plan: &InitPlan, stdio: Stdio) -> Result<Init> {
-        let init = self.record.init.ok_or_else(stopped)?;
-        let target = init.open()?.ok_or_else(stopped)?;
+        let container_init = self.record.init.ok_or_else(stopped)?;
+        let target = container_init.open()?.ok_or_else(stopped)?;
         let has_mounts = plan.join & Kind::Mount.clone_flag() != 0;
-        let root = if has_mounts { None } else { Some(init.root()?.ok_or_else(stopped)?) };
-        let container_init = self.record.init.map(|init| init.pid as u32);
-        let mut cgroup = self.record.cgroup.join(&options.cgroups, container_init)?;
+        let root = if has_mounts { None } else { Some(container_init.root()?.ok_or_else(stopped)?) };
+        let container_pid = container_init.pid as u32;
+        let mut cgroup = self.record.cgroup.join(&options.cgroups, Some(container_pid))?;
         // In a paused container it waits for whoever resumes that.
         let patience = if options.ignore_paused { None } else { Some(PATIENCE) };
         let target = Joined::Container { init: target.as_fd(), root: root.as_ref().map(AsFd::as_fd) };
@@ -185,8 +185,7 @@ impl Container<'_> {
         let init = match spawn(&mut cgroup) {
             // The container has given the controllers of its cgroup to those below it: then where its init is.
             Err(e) if e.errno() == Some(Errno::BUSY) && options.cgroups.is_empty() => {
-                let beside = container_init.map(|init| self.record.cgroup.join_init(init)).transpose()?.flatten();
-                cgroup = beside.ok_or(e)?;
+                cgroup = self.record.cgroup.join_init(container_pid)?.ok_or(e)?;
                 spawn(&mut cgroup)?
             }
             init => init?,
