@@ -94,19 +94,21 @@ impl From<Errno> for Stop {
     }
 }
 
+/// The names of a path, the last one first: what is still to be walked.
+pub fn names(path: &Path) -> Vec<OsString> {
+    let name = |component: Component| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    };
+    path.components().rev().filter_map(name).collect()
+}
+
 /// Resolves the path one name at a time, by descriptors.
 fn walk(path: &Path) -> Result<DirEntry, Stop> {
     /// As the kernel has it.
     const MAX_LINKS: usize = 40;
     let start = |path: &Path| fs::open(if path.is_absolute() { "/" } else { "." }, DIRECTORY, Mode::empty());
-    let names = |path: &Path| -> Vec<OsString> {
-        let name = |component: Component| match component {
-            Component::Normal(name) => Some(name.to_owned()),
-            Component::ParentDir => Some("..".into()),
-            _ => None,
-        };
-        path.components().rev().filter_map(name).collect()
-    };
     let (mut dir, mut left, mut links) = (start(path)?, names(path), 0);
     while let Some(name) = left.pop() {
         let here = |dir| DirEntry { dir, name: name.clone(), magic: false };

@@ -3,13 +3,14 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::{Cgroup, Systemd, dir, explain, is_denied, is_gone};
 use crate::error::{Call, Context, Error, Result};
+use crate::plan::path;
 use crate::plan::systemd::Unit;
 
 /// Where a further process of the container goes.
@@ -133,7 +134,7 @@ impl Cgroup {
         let text = std::fs::read(format!("/proc/{}/cgroup", pid?)).ok()?;
         let path = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"0::/"))?;
         let path = Path::new(OsStr::from_bytes(path));
-        if path.components().any(|c| c == Component::ParentDir) {
+        if path::leads_up(path) {
             return None;
         }
         let path = self.unified()?.directory.mountpoint.join(path);
@@ -211,17 +212,9 @@ impl SubPaths {
     }
 }
 
-/// Below the container's cgroup, whether it begins with `/` or not.
+/// Below the container's cgroup.
 fn relative(path: &str) -> Result<PathBuf> {
-    let mut clean = PathBuf::new();
-    for component in Path::new(path).components() {
-        match component {
-            Component::Normal(name) => clean.push(name),
-            Component::ParentDir => return Err(Error::new(format_args!("bad sub cgroup path: {path}"))),
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
-        }
-    }
-    Ok(clean)
+    path::below(path).ok_or_else(|| Error::new(format_args!("bad sub cgroup path: {path}")))
 }
 
 #[cfg(test)]

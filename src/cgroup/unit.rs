@@ -1,6 +1,6 @@
 //! The cgroup as systemd makes it, for a unit.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use super::{Cgroup, Slot, dir, join};
 use crate::error::{Call, Context, Error, Result};
 use crate::plan::cgroup::CgroupPlan;
 use crate::plan::hierarchy::Directory;
+use crate::plan::path;
 use crate::plan::systemd::{Property, Unit, UnitPlan};
 
 impl Cgroup {
@@ -39,7 +40,7 @@ impl Cgroup {
         let cgroups = std::fs::read(&file).call(|| format!("open({file:?})"))?;
         let pure = self.slots.iter().all(|s| s.directory.unified);
         let found = path_in(&cgroups, &["name=systemd".to_owned()], pure).unwrap_or_default();
-        if !is_of(&found, &unit.unit) || found.components().any(|c| c == Component::ParentDir) {
+        if !is_of(&found, &unit.unit) || path::leads_up(&found) {
             let message = format_args!("systemd started {}, but init is in the cgroup {found:?}", unit.unit.name);
             return Err(Error::new(message).with_hint("the runtime must be in the same cgroup namespace as systemd"));
         }

@@ -9,7 +9,7 @@ use super::made::Own;
 use super::resolve::{self, Make};
 use super::tree::{attach_at, clone_tree};
 use crate::error::{Call, Context, Error, Result};
-use crate::plan::mounts::clean;
+use crate::plan::path::clean;
 use crate::plan::rootfs::{DevPlan, DeviceKind, DevicePlan};
 use crate::sys::procfs::ProcFs;
 

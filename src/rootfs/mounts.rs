@@ -15,7 +15,8 @@ use super::source::Sources;
 use super::tree::{attach_at, change, clone_tree, clone_unfollowed, set_propagation, source_error};
 use super::{copyup, fscontext};
 use crate::error::{Call, Context, Error, Result};
-use crate::plan::mounts::{Attrs, BindSource, Filesystem, MountKind, MountPlan, attr, clean};
+use crate::plan::mounts::{Attrs, BindSource, Filesystem, MountKind, MountPlan, attr};
+use crate::plan::path::clean;
 use crate::plan::rootfs::RootfsPlan;
 use crate::sys::namespace::in_user_namespace;
 

@@ -13,7 +13,8 @@ use super::resolve::{self, Make};
 use super::tree::{attach_at, clone_tree, set_propagation};
 use crate::error::{Call, Context, Error, Result};
 use crate::plan::mounts::cgroup::{CgroupMount, LegacyContent};
-use crate::plan::mounts::{BindSource, MountKind, MountPlan, Propagation, PropagationChange, clean};
+use crate::plan::mounts::{BindSource, MountKind, MountPlan, Propagation, PropagationChange};
+use crate::plan::path::clean;
 use crate::plan::rootfs::{DeviceKind, RootfsPlan};
 use crate::sys;
 

@@ -7,8 +7,9 @@ use crate::error::{Call, Error, Result};
 use crate::launch::{self, Birth, Init, Joined, PATIENCE};
 use crate::plan;
 use crate::plan::init::{Errand, InitPlan, Role};
-use crate::plan::mounts::{MountPlan, clean};
+use crate::plan::mounts::MountPlan;
 use crate::plan::namespaces::Kind as NsKind;
+use crate::plan::path::clean;
 use crate::rootfs;
 use crate::spec::{Mount, Spec};
 

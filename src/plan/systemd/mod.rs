@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::devices::Rules;
+use super::path;
 use crate::error::{Error, Result, push_pointer};
 use value::Value;
 
@@ -172,17 +173,10 @@ const SUBGROUP: &str = "run.oci.systemd.subgroup";
 
 /// The path below a cgroup that an annotation names, if it does.
 pub(super) fn subgroup(annotations: &BTreeMap<String, String>, name: &str) -> Result<Option<PathBuf>> {
-    use std::path::Component;
     let Some(path) = annotations.get(name).filter(|path| !path.is_empty()) else { return Ok(None) };
-    let mut clean = PathBuf::new();
-    for component in Path::new(path).components() {
-        match component {
-            Component::Normal(name) => clean.push(name),
-            Component::RootDir | Component::CurDir => {}
-            _ => return Err(Error::config(annotation(name), format_args!("invalid `..` component in {path:?}"))),
-        }
-    }
-    Ok((!clean.as_os_str().is_empty()).then_some(clean))
+    let below = path::below(path)
+        .ok_or_else(|| Error::config(annotation(name), format_args!("invalid `..` component in {path:?}")))?;
+    Ok((!below.as_os_str().is_empty()).then_some(below))
 }
 
 fn annotation(name: &str) -> String {
