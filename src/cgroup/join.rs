@@ -1,13 +1,12 @@
 //! Processes that join the cgroup, or one below it.
 
-use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use super::systemd::path_in;
 use super::{Cgroup, Systemd, dir, explain, is_denied, is_gone};
 use crate::error::{Call, Context, Error, Result};
 use crate::plan::path;
@@ -132,9 +131,8 @@ impl Cgroup {
     /// The v2 cgroup of a process.
     fn cgroup_of(&self, pid: Option<u32>) -> Option<(PathBuf, OwnedFd)> {
         let text = std::fs::read(format!("/proc/{}/cgroup", pid?)).ok()?;
-        let path = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"0::/"))?;
-        let path = Path::new(OsStr::from_bytes(path));
-        if path::leads_up(path) {
+        let path = path_in(&text, &[], true)?;
+        if path::leads_up(&path) {
             return None;
         }
         let path = self.unified()?.directory.mountpoint.join(path);

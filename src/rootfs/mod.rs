@@ -14,7 +14,6 @@ mod kernel;
 mod made;
 mod mask;
 mod modes;
-mod mountinfo;
 mod mounts;
 mod null;
 mod pivot;
@@ -27,7 +26,6 @@ mod tree;
 pub use build::Rootfs;
 pub use change::{add, remove};
 pub use devices::is_null;
-pub use mountinfo::groups_that_reach;
 pub use null::null_in_root;
 pub use pivot::chroot;
 #[cfg(fuzzing)]
