@@ -41,14 +41,14 @@ pub fn trusts(uid: u32) -> bool {
 }
 
 /// Where a file is or is to be: a name in a directory.
-struct Place {
+struct DirEntry {
     dir: OwnedFd,
     name: OsString,
     /// The name is a link of procfs, which the kernel alone can follow: `/dev/stdout`.
     magic: bool,
 }
 
-impl Place {
+impl DirEntry {
     fn find(path: &Path) -> Result<Self> {
         let call = || format!("open({path:?})");
         // By far the most paths have no link at all.
@@ -94,22 +94,24 @@ impl From<Errno> for Stop {
     }
 }
 
+/// The names of a path, the last one first: what is still to be walked.
+pub fn names(path: &Path) -> Vec<OsString> {
+    let name = |component: Component| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    };
+    path.components().rev().filter_map(name).collect()
+}
+
 /// Resolves the path one name at a time, by descriptors.
-fn walk(path: &Path) -> Result<Place, Stop> {
+fn walk(path: &Path) -> Result<DirEntry, Stop> {
     /// As the kernel has it.
     const MAX_LINKS: usize = 40;
     let start = |path: &Path| fs::open(if path.is_absolute() { "/" } else { "." }, DIRECTORY, Mode::empty());
-    let names = |path: &Path| -> Vec<OsString> {
-        let name = |component: Component| match component {
-            Component::Normal(name) => Some(name.to_owned()),
-            Component::ParentDir => Some("..".into()),
-            _ => None,
-        };
-        path.components().rev().filter_map(name).collect()
-    };
     let (mut dir, mut left, mut links) = (start(path)?, names(path), 0);
     while let Some(name) = left.pop() {
-        let here = |dir| Place { dir, name: name.clone(), magic: false };
+        let here = |dir| DirEntry { dir, name: name.clone(), magic: false };
         let found = match openat(&dir, &name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
             Err(Errno::NOENT) if left.is_empty() => return Ok(here(dir)),
             found => found?,
@@ -131,7 +133,7 @@ fn walk(path: &Path) -> Result<Place, Stop> {
         }
         if fstatfs(&found)?.f_type as u64 == PROC_SUPER_MAGIC {
             if left.is_empty() {
-                return Ok(Place { dir, name, magic: true });
+                return Ok(DirEntry { dir, name, magic: true });
             }
             dir = openat(&dir, &name, DIRECTORY, Mode::empty())?;
             continue;
@@ -142,19 +144,19 @@ fn walk(path: &Path) -> Result<Place, Stop> {
         }
         left.extend(names(&target));
     }
-    Ok(Place { dir, name: ".".into(), magic: false })
+    Ok(DirEntry { dir, name: ".".into(), magic: false })
 }
 
 /// Opens a directory for reading.
 pub fn open_directory(path: &Path) -> Result<OwnedFd> {
     let call = || format!("open({path:?})");
-    let place = Place::find(path)?;
-    place.open(OFlags::RDONLY | OFlags::DIRECTORY, 0).call(call)
+    let entry = DirEntry::find(path)?;
+    entry.open(OFlags::RDONLY | OFlags::DIRECTORY, 0).call(call)
 }
 
 /// Opens a file to add to it, and makes it where it is missing. Writes do not wait: see [`write_all`].
 pub fn open_append(path: &Path, mode: u32) -> Result<File> {
-    let opened = Place::find(path)?.open(OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE, mode);
+    let opened = DirEntry::find(path)?.open(OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE, mode);
     opened.map(File::from).call(|| format!("open({path:?}, O_APPEND | O_CREAT)")).map_err(explain)
 }
 
@@ -308,15 +310,15 @@ impl Outlet {
 /// character device is written to instead. Nothing else is ever there, under no other name, even if we are killed.
 pub fn publish(path: &Path, content: &[u8]) -> Result<()> {
     let call = || format!("write({path:?})");
-    let place = Place::find(path)?;
-    let kind = match place.stat() {
+    let entry = DirEntry::find(path)?;
+    let kind = match entry.stat() {
         Err(Errno::NOENT) => FileType::RegularFile,
         stat => FileType::from_raw_mode(stat.call(call)?.st_mode),
     };
     match kind {
-        FileType::RegularFile if !place.magic => anew(&place, content).call(call),
+        FileType::RegularFile if !entry.magic => anew(&entry, content).call(call),
         FileType::RegularFile | FileType::Fifo | FileType::CharacterDevice => {
-            let file = place.open(OFlags::WRONLY | OFlags::APPEND, 0).call(call).map_err(explain)?;
+            let file = entry.open(OFlags::WRONLY | OFlags::APPEND, 0).call(call).map_err(explain)?;
             write_all(file.as_fd(), content).call(call)
         }
         FileType::Directory => Err(Error::sys(call(), Errno::ISDIR)),
@@ -325,9 +327,9 @@ pub fn publish(path: &Path, content: &[u8]) -> Result<()> {
 }
 
 /// The file is made without a name, and gets it once it is complete.
-fn anew(place: &Place, content: &[u8]) -> rustix::io::Result<()> {
+fn anew(entry: &DirEntry, content: &[u8]) -> rustix::io::Result<()> {
     const MODE: Mode = Mode::from_raw_mode(0o644);
-    let (dir, name) = (place.dir.as_fd(), place.name.as_os_str());
+    let (dir, name) = (entry.dir.as_fd(), entry.name.as_os_str());
     let file = match openat(dir, ".", OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC, MODE) {
         // The file system has no files without a name.
         Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => return by_rename(dir, name, content, MODE),

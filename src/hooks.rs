@@ -44,10 +44,10 @@ impl<'a> Surroundings<'a> {
     }
 }
 
-/// Runs `hook` with `state` on its standard input and waits for it. `stage` and `index` (from 0) are for the error.
-pub fn run(hook: &Hook, state: &[u8], stage: &str, index: usize, surroundings: Surroundings) -> Result<()> {
+/// Runs `hook` with `state` on its standard input and waits for it. `kind`, as in the configuration, and `index` (from 0) are for the error.
+pub fn run(hook: &Hook, state: &[u8], kind: &str, index: usize, surroundings: Surroundings) -> Result<()> {
     let Surroundings { cwd, output, confine, container } = surroundings;
-    let in_course = |e: Error| e.context(format_args!("error running {stage} hook #{index}"));
+    let in_course = |e: Error| e.context(format_args!("error running {kind} hook #{index}"));
     let (stdin, to_hook) = pipe_with(PipeFlags::CLOEXEC).call(|| "pipe2()").map_err(in_course)?;
     // Of our end only: the hook has the other one, with flags of its own. A pipe cannot refuse it.
     let _ = rustix::io::ioctl_fionbio(&to_hook, true);
@@ -291,8 +291,8 @@ mod tests {
 
     use super::*;
 
-    fn run(hook: &Hook, state: &[u8], stage: &str, index: usize, cwd: Option<BorrowedFd>) -> Result<()> {
-        super::run(hook, state, stage, index, Surroundings { cwd, ..Surroundings::new(&Output::default()) })
+    fn run(hook: &Hook, state: &[u8], kind: &str, index: usize, cwd: Option<BorrowedFd>) -> Result<()> {
+        super::run(hook, state, kind, index, Surroundings { cwd, ..Surroundings::new(&Output::default()) })
     }
 
     fn sh(script: &str, timeout: Option<u64>) -> Hook {

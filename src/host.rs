@@ -1,9 +1,7 @@
 //! Facts about the host that plans depend on, probed when somebody asks.
 
-use std::ffi::OsString;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, Stat, fstat, stat, statfs};
@@ -13,6 +11,8 @@ use crate::error::{Call, Context, Error, Result};
 use crate::plan::Lsm;
 use crate::plan::hierarchy::{Hierarchy, Layout};
 use crate::plan::namespaces::{Join, Kind, Owner};
+use crate::sys::memberships::{Membership, memberships};
+use crate::sys::mountinfo::{self, Entry};
 use crate::sys::namespace::ns_get_nstype;
 
 const CGROUP: &str = "/sys/fs/cgroup";
@@ -48,7 +48,7 @@ fn is_filesystem(path: &Path, magic: u64) -> bool {
     statfs(path).is_ok_and(|s| s.f_type as u64 == magic)
 }
 
-/// One line of `/proc/self/cgroup` (cgroups(7)): `4:memory:/user.slice`, `0::/user.slice`.
+/// Where a process is in one hierarchy.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Own {
     /// None: v2.
@@ -57,41 +57,21 @@ pub struct Own {
 }
 
 fn own_cgroups() -> Result<Vec<Own>> {
-    let text = fs::read(OWN).call(|| format!("open({OWN:?})"))?;
-    Ok(parse_own(&text))
+    read_cgroups(OWN)
 }
 
 /// Where another process is.
 pub fn cgroups_of(pid: i32) -> Result<Vec<Own>> {
-    let file = format!("/proc/{pid}/cgroup");
-    let text = fs::read(&file).call(|| format!("open({file:?})"))?;
-    Ok(parse_own(&text))
+    read_cgroups(&format!("/proc/{pid}/cgroup"))
 }
 
-/// Somebody's cgroup may have any name.
-fn parse_own(text: &[u8]) -> Vec<Own> {
-    let line = |line: &[u8]| {
-        let mut fields = line.splitn(3, |&byte| byte == b':').skip(1);
-        let (controllers, path) = (fields.next()?, fields.next()?);
-        let controllers = String::from_utf8_lossy(controllers);
-        let controllers = controllers.split(',').filter(|c| !c.is_empty()).map(str::to_owned).collect();
-        Some(Own { controllers, path: path_of(path.to_vec()) })
+fn read_cgroups(file: &str) -> Result<Vec<Own>> {
+    let text = fs::read(file).call(|| format!("open({file:?})"))?;
+    let own = |found: Membership| Own {
+        controllers: found.controllers().map(|name| String::from_utf8_lossy(name).into_owned()).collect(),
+        path: found.path.to_owned(),
     };
-    lines(text).filter_map(line).collect()
-}
-
-fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
-    text.split(|&byte| byte == b'\n')
-}
-
-fn path_of(bytes: Vec<u8>) -> PathBuf {
-    OsString::from_vec(bytes).into()
-}
-
-/// For tests/fuzz: reads a text as each of the two.
-#[cfg(fuzzing)]
-pub fn fuzz(text: &[u8]) {
-    drop((parse_own(text), lines(text).filter_map(parse_mount).collect::<Vec<_>>()));
+    Ok(memberships(&text).map(own).collect())
 }
 
 fn own_v2(own: &[Own]) -> PathBuf {
@@ -111,7 +91,7 @@ fn layout_v1(own: &[Own], mounts: &mut Mounts) -> Result<Layout> {
     for Own { controllers, path } in own.iter().filter(|o| !o.controllers.is_empty()) {
         let found = match usual_mountpoint(controllers) {
             Some(found) => Some(found),
-            None => mounts.get()?.iter().find(|m| m.holds(controllers)).map(|m| m.mountpoint.clone()),
+            None => mounts.get()?.find(|m| holds(m, controllers)).map(|m| m.point),
         };
         v1.extend(found.map(|mountpoint| Hierarchy {
             mountpoint,
@@ -122,7 +102,7 @@ fn layout_v1(own: &[Own], mounts: &mut Mounts) -> Result<Layout> {
     let mountpoint = if is_filesystem(Path::new(HYBRID), CGROUP2_SUPER_MAGIC) {
         Some(PathBuf::from(HYBRID))
     } else if v1.is_empty() {
-        mounts.get()?.iter().find(|m| m.is_v2()).map(|m| m.mountpoint.clone())
+        mounts.get()?.find(is_v2).map(|m| m.point)
     } else {
         None
     };
@@ -142,71 +122,27 @@ fn usual_mountpoint(controllers: &[String]) -> Option<PathBuf> {
 
 /// `/proc/self/mountinfo`, read once and only when a hierarchy is not where it is everywhere.
 #[derive(Default)]
-struct Mounts(Option<Vec<MountInfo>>);
-
-#[derive(Debug, PartialEq, Eq)]
-struct MountInfo {
-    root: PathBuf,
-    mountpoint: PathBuf,
-    kind: Vec<u8>,
-    options: Vec<u8>,
-}
-
-impl MountInfo {
-    fn is_v2(&self) -> bool {
-        self.kind == b"cgroup2"
-    }
-
-    fn holds(&self, controllers: &[String]) -> bool {
-        self.kind == b"cgroup"
-            && controllers.iter().all(|c| self.options.split(|&byte| byte == b',').any(|o| o == c.as_bytes()))
-    }
-}
+struct Mounts(Option<Vec<u8>>);
 
 impl Mounts {
-    fn get(&mut self) -> Result<&[MountInfo]> {
+    /// Those of the cgroup file systems.
+    fn get(&mut self) -> Result<impl Iterator<Item = Entry<'_>>> {
         const FILE: &str = "/proc/self/mountinfo";
         if self.0.is_none() {
-            let text = fs::read(FILE).call(|| format!("open({FILE:?})"))?;
-            self.0 = Some(lines(&text).filter_map(parse_mount).collect());
+            self.0 = Some(fs::read(FILE).call(|| format!("open({FILE:?})"))?);
         }
-        Ok(self.0.as_deref().unwrap_or_default())
+        let text = self.0.as_deref().unwrap_or_default();
+        Ok(mountinfo::entries(text).filter(|mount| matches!(mount.kind, b"cgroup" | b"cgroup2")))
     }
 }
 
-/// proc_pid_mountinfo(5), the cgroup file systems only.
-fn parse_mount(line: &[u8]) -> Option<MountInfo> {
-    let fields: Vec<_> = line.split(|&byte| byte == b' ').collect();
-    let dash = fields.iter().position(|field| *field == b"-")?;
-    let mut before = fields[..dash].iter().skip(3);
-    let mut after = fields[dash + 1..].iter();
-    let kind = after.next().filter(|kind| matches!(**kind, b"cgroup" | b"cgroup2"))?;
-    Some(MountInfo {
-        root: unescape(before.next()?),
-        mountpoint: unescape(before.next()?),
-        kind: kind.to_vec(),
-        options: after.nth(1).map(|options| options.to_vec()).unwrap_or_default(),
-    })
+fn is_v2(mount: &Entry) -> bool {
+    mount.kind == b"cgroup2"
 }
 
-/// Octal escapes for blanks: `\040`.
-fn unescape(text: &[u8]) -> PathBuf {
-    let mut plain = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((&first, tail)) = rest.split_first() {
-        let octal = |digits: &[u8]| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok();
-        match tail.get(..3).filter(|_| first == b'\\').and_then(octal) {
-            Some(byte) => {
-                plain.push(byte);
-                rest = &tail[3..];
-            }
-            None => {
-                plain.push(first);
-                rest = tail;
-            }
-        }
-    }
-    path_of(plain)
+fn holds(mount: &Entry, controllers: &[String]) -> bool {
+    let has = |controller: &String| mount.options.split(|&byte| byte == b',').any(|o| o == controller.as_bytes());
+    mount.kind == b"cgroup" && controllers.iter().all(has)
 }
 
 /// Without a cgroup namespace a container sees a path that begins at the host's root, but a mount that begins at its
@@ -220,8 +156,8 @@ fn below_mountpoint(mut hierarchy: Hierarchy, mounts: &mut Mounts) -> Result<Hie
     if below(&hierarchy.own).is_dir() {
         return Ok(hierarchy);
     }
-    let mount = mounts.get()?.iter().find(|m| m.mountpoint == hierarchy.mountpoint);
-    let rest = mount.and_then(|m| hierarchy.own.strip_prefix(&m.root).ok());
+    let mount = mounts.get()?.find(|m| m.point == hierarchy.mountpoint);
+    let rest = mount.as_ref().and_then(|m| hierarchy.own.strip_prefix(&m.root).ok());
     hierarchy.own = Path::new("/").join(rest.unwrap_or(Path::new("")));
     Ok(hierarchy)
 }
@@ -285,34 +221,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn own_cgroups_of_all_layouts() {
-        let own = parse_own(b"12:cpu,cpuacct:/a:b\n1:name=systemd:/\n0::/init.scope\n");
-        let expected = |controllers: &[&str], path: &str| Own {
-            controllers: controllers.iter().map(ToString::to_string).collect(),
-            path: path.into(),
-        };
-        let list =
-            [expected(&["cpu", "cpuacct"], "/a:b"), expected(&["name=systemd"], "/"), expected(&[], "/init.scope")];
-        assert_eq!(own, list);
-        assert_eq!(own_v2(&own), Path::new("/init.scope"));
-        let odd = parse_own(b"1:pids:/\xff\n0::/a\xfe\n");
-        assert_eq!(odd[0].path.as_os_str().as_encoded_bytes(), b"/\xff");
-        assert_eq!((odd[0].controllers[0].as_str(), odd.len()), ("pids", 2));
-    }
-
-    #[test]
-    fn mounts_with_optional_fields_and_escapes() {
-        let line =
-            br"36 32 0:29 /docker/x /sys/fs/a\040b rw,nosuid master:7 propagate_from:2 - cgroup cgroup rw,cpu,cpuacct";
-        let mount = parse_mount(line).unwrap();
-        assert_eq!((mount.root.to_str(), mount.mountpoint.to_str()), (Some("/docker/x"), Some("/sys/fs/a b")));
-        assert!(mount.holds(&["cpuacct".into(), "cpu".into()]));
-        assert!(!mount.holds(&["memory".into()]));
-        assert_eq!(
-            parse_mount(b"36 32 0:29 / /\xff rw - cgroup2 cgroup rw").unwrap().mountpoint,
-            path_of(b"/\xff".into())
-        );
-        assert_eq!(parse_mount(b"22 1 0:20 / /proc rw - proc proc rw"), None);
+    fn which_hierarchy_a_mount_is_of() {
+        let text = b"36 32 0:29 /docker/x /sys/fs/a rw master:7 propagate_from:2 - cgroup cgroup rw,cpu,cpuacct\n\
+            37 32 0:30 / /sys/fs/b rw - cgroup2 cgroup rw\n";
+        let mounts: Vec<_> = mountinfo::entries(text).collect();
+        assert!(holds(&mounts[0], &["cpuacct".into(), "cpu".into()]) && !is_v2(&mounts[0]));
+        assert!(!holds(&mounts[0], &["memory".into()]));
+        assert!(!holds(&mounts[1], &[]) && is_v2(&mounts[1]));
     }
 
     #[test]

@@ -17,7 +17,7 @@
 //!      | -- Done ------------------------> |
 //!      | <------- HookOutput ------------- |   createContainer hooks, if what they write goes to files
 //!      | -- HookOutput (files) ----------> |
-//!      | <------- Console (pty) ---------- |
+//!      | <------- Terminal (master) ------ |
 //!      | <------- Listener (fd number) --- |   seccomp notification; init reads nothing from then to Start
 //!      | <------- Ready ------------------ |
 //! ```
@@ -50,12 +50,12 @@ pub const INIT_NAME: &CStr = c"berth:[init]";
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToInit {
     /// Comes with a memfd that holds the plan; then, where said so, with the pidfd of the container's init, and with that
-    /// one's root; with the namespaces that the plan joins; and, where said so, with the socket that `start` will connect to; with the v2
+    /// one's root; with the namespaces that the plan joins; and, where said so, with the start socket; with the v2
     /// cgroup that the stage's child is to be born in; and with the files by which that brings itself into v1's.
     Plan {
         target: bool,
         root: bool,
-        listener: bool,
+        start_socket: bool,
         cgroup: bool,
         tasks: u8,
     },
@@ -96,7 +96,7 @@ pub enum FromInit {
     /// For the files that take what hooks write.
     HookOutput,
     /// Comes with the master side of the terminal.
-    Console,
+    Terminal,
     /// A seccomp listener was opened in init under this number.
     Listener {
         fd: i32,
@@ -113,7 +113,7 @@ pub enum FromInit {
 
 /// As many v1 hierarchies as there are controllers, and one for each of several names.
 pub const MAX_TASKS: usize = 24;
-/// No message carries more than the plan, a listener, a root, a namespace of each kind, and what a process enters cgroups
+/// No message carries more than the plan, the start socket, a root, a namespace of each kind, and what a process enters cgroups
 /// by.
 const MAX_FDS: usize = 4 + Kind::ALL.len() + MAX_TASKS;
 

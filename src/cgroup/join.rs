@@ -1,15 +1,15 @@
 //! Processes that join the cgroup, or one below it.
 
-use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::{Cgroup, Systemd, dir, is_denied, is_gone};
+use super::systemd::path_in;
+use super::{Cgroup, Systemd, dir, explain, is_denied, is_gone};
 use crate::error::{Call, Context, Error, Result};
+use crate::plan::path;
 use crate::plan::systemd::Unit;
 
 /// Where a further process of the container goes.
@@ -47,7 +47,7 @@ impl Entry {
     /// The error of a process that could not bring itself in: by which of [`Entry::fds`], and why.
     pub fn explain(&self, pid: i32, index: usize, errno: Errno) -> Error {
         let file = self.0.get(index).map_or(Path::new(""), |(path, _)| path).join("tasks");
-        cannot_add(pid, &file, "0", errno)
+        explain::cannot_add(pid, &file, "0", errno)
     }
 }
 
@@ -57,21 +57,7 @@ pub(super) fn add(pid: i32, path: &Path, required: bool) -> Result<()> {
     let opened = dir::open_file(rustix::fs::CWD, &file.to_string_lossy(), OFlags::WRONLY);
     match opened.and_then(|procs| dir::write_open(procs.as_fd(), &pid.to_string())) {
         Err(e) if !required && is_denied(e) => Ok(()),
-        other => other.map_err(|errno| cannot_add(pid, &file, &pid.to_string(), errno)),
-    }
-}
-
-fn cannot_add(pid: i32, file: &Path, value: &str, errno: Errno) -> Error {
-    let error = Error::sys(format_args!("write({file:?}, {value:?})"), errno);
-    let error = error.context(format_args!("error adding pid {pid} to cgroups"));
-    match errno {
-        Errno::BUSY => error.with_hint("controllers are enabled for the cgroups below it: name one of those"),
-        Errno::OPNOTSUPP => error.with_hint("the cgroup is threaded: it takes threads, not processes"),
-        Errno::ACCESS | Errno::PERM => error.with_hint(
-            "it takes a delegated cgroup above both this one and the caller's, such as `systemd-run --user --scope` gives",
-        ),
-        Errno::NOSPC => error.with_hint("the cpuset has no processors or no memory nodes"),
-        _ => error,
+        other => other.map_err(|errno| explain::cannot_add(pid, &file, &pid.to_string(), errno)),
     }
 }
 
@@ -145,9 +131,8 @@ impl Cgroup {
     /// The v2 cgroup of a process.
     fn cgroup_of(&self, pid: Option<u32>) -> Option<(PathBuf, OwnedFd)> {
         let text = std::fs::read(format!("/proc/{}/cgroup", pid?)).ok()?;
-        let path = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"0::/"))?;
-        let path = Path::new(OsStr::from_bytes(path));
-        if path.components().any(|c| c == Component::ParentDir) {
+        let path = path_in(&text, &[], true)?;
+        if path::leads_up(&path) {
             return None;
         }
         let path = self.unified()?.directory.mountpoint.join(path);
@@ -225,17 +210,9 @@ impl SubPaths {
     }
 }
 
-/// Below the container's cgroup, whether it begins with `/` or not.
+/// Below the container's cgroup.
 fn relative(path: &str) -> Result<PathBuf> {
-    let mut clean = PathBuf::new();
-    for component in Path::new(path).components() {
-        match component {
-            Component::Normal(name) => clean.push(name),
-            Component::ParentDir => return Err(Error::new(format_args!("bad sub cgroup path: {path}"))),
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
-        }
-    }
-    Ok(clean)
+    path::below(path).ok_or_else(|| Error::new(format_args!("bad sub cgroup path: {path}")))
 }
 
 #[cfg(test)]

@@ -7,8 +7,10 @@
 mod create;
 mod devices;
 mod dir;
+mod explain;
 mod freeze;
 mod join;
+mod limit;
 mod oom;
 mod owner;
 pub mod stats;
@@ -96,20 +98,6 @@ impl Slot {
     /// How a write to `file` is told in errors.
     fn call(&self, file: &str, value: &str) -> String {
         format!("write({:?}, {value:?})", self.path().join(file))
-    }
-}
-
-/// A cgroup that cannot be removed.
-fn busy(slot: &Slot) -> Error {
-    let name = |pid: &u32| {
-        let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
-        format!("{pid} {}", String::from_utf8_lossy(&name).trim_end())
-    };
-    let left: Vec<_> = slot.dir().and_then(dir::pids).unwrap_or_default().iter().map(name).collect();
-    let error = Error::sys(format_args!("rmdir({:?})", slot.path()), Errno::BUSY);
-    match left.is_empty() {
-        true => error.with_hint("processes are dying there, or belong to another PID namespace"),
-        false => error.with_hint(format_args!("processes are left there: {}", left.join(", "))),
     }
 }
 
@@ -235,7 +223,7 @@ impl Cgroup {
                 empty.call(|| format!("read({:?})", path.join("cgroup.events")))?;
             }
             if Instant::now() >= deadline || !backoff.pause() {
-                return Err(busy(slot));
+                return Err(explain::busy(slot));
             }
         }
     }

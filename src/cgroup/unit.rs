@@ -1,28 +1,30 @@
 //! The cgroup as systemd makes it, for a unit.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::fs::CWD;
 
-use super::create::{Made, delegate, enable_controllers, make_directory};
+use super::create::{Made, enable_controllers, make_directory};
+use super::limit::delegate;
 use super::systemd::{self, Systemd, is_of, path_in};
 use super::{Cgroup, Slot, dir, join};
 use crate::error::{Call, Context, Error, Result};
 use crate::plan::cgroup::CgroupPlan;
 use crate::plan::hierarchy::Directory;
+use crate::plan::path;
 use crate::plan::systemd::{Property, Unit, UnitPlan};
 
 impl Cgroup {
     /// Instead of [`Cgroup::create`]: has systemd make the cgroup, with `pid` in it.
     pub fn start_unit(&mut self, systemd: &mut Systemd, plan: &CgroupPlan, pid: i32) -> Result<()> {
-        const STAGE: &str = "unable to apply cgroup configuration";
-        let unit = plan.unit.as_ref().ok_or_else(|| Error::new("no unit is planned")).context(STAGE)?;
-        systemd.start(&unit.unit.name, &unit.properties, pid).context(STAGE)?;
+        const CONTEXT: &str = "unable to apply cgroup configuration";
+        let unit = plan.unit.as_ref().ok_or_else(|| Error::new("no unit is planned")).context(CONTEXT)?;
+        systemd.start(&unit.unit.name, &unit.properties, pid).context(CONTEXT)?;
         // From here on whoever cleans up may stop it.
         self.owned = true;
-        self.adopt(plan, unit, pid).context(STAGE)
+        self.adopt(plan, unit, pid).context(CONTEXT)
     }
 
     /// As [`Cgroup::create`] does, for a cgroup that is still to be made for a unit.
@@ -38,7 +40,7 @@ impl Cgroup {
         let cgroups = std::fs::read(&file).call(|| format!("open({file:?})"))?;
         let pure = self.slots.iter().all(|s| s.directory.unified);
         let found = path_in(&cgroups, &["name=systemd".to_owned()], pure).unwrap_or_default();
-        if !is_of(&found, &unit.unit) || found.components().any(|c| c == Component::ParentDir) {
+        if !is_of(&found, &unit.unit) || path::leads_up(&found) {
             let message = format_args!("systemd started {}, but init is in the cgroup {found:?}", unit.unit.name);
             return Err(Error::new(message).with_hint("the runtime must be in the same cgroup namespace as systemd"));
         }

@@ -31,11 +31,11 @@ struct Completed {
     name: &'static str,
     about: &'static str,
     options: Vec<Opt>,
-    places: Vec<Place>,
+    operands: Vec<Operand>,
 }
 
-/// The words for one place after the command.
-enum Place {
+/// The words for one operand of the command.
+enum Operand {
     Containers,
     OneOf(Vec<String>),
     File,
@@ -82,7 +82,7 @@ impl Value {
     }
 }
 
-impl Place {
+impl Operand {
     fn of(arg: &Arg) -> Option<Self> {
         match arg.get_id().as_str() {
             "id" => Some(Self::Containers),
@@ -102,8 +102,8 @@ fn completed(name: &'static str, about: &'static str, mut command: clap::Command
     // With `--help`.
     command.build();
     let options = command.get_arguments().filter_map(Opt::of).collect();
-    let places = command.get_positionals().filter_map(Place::of).collect();
-    Completed { name, about, options, places }
+    let operands = command.get_positionals().filter_map(Operand::of).collect();
+    Completed { name, about, options, operands }
 }
 
 fn commands() -> Vec<Completed> {
@@ -125,9 +125,9 @@ fn names(commands: &[Completed]) -> String {
 
 /// The shell splits `--root=DIR` into three words.
 const BASH_HEAD: &str = r#"_berth() {
-    local current=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} command= i place=0
+    local current=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} command= i operand=0
     local options= files= directories= texts= valued= words=
-    local -a root places
+    local -a root operands
     if [[ $current == = ]]; then
         current=
     elif [[ $before == = ]]; then
@@ -149,7 +149,7 @@ const BASH_TAIL: &str = r#"    esac
         if [[ " $valued " == *" ${COMP_WORDS[i]} "* ]]; then
             [[ ${COMP_WORDS[++i]} != = ]] || ((i++))
         elif [[ ${COMP_WORDS[i]} != -* ]]; then
-            ((place++))
+            ((operand++))
         fi
     done
     COMPREPLY=()
@@ -165,10 +165,10 @@ const BASH_TAIL: &str = r#"    esac
         return
     elif [[ $current == -* ]]; then
         words=$options
-    elif [[ -n $command && ${places[place]} == @containers ]]; then
+    elif [[ -n $command && ${operands[operand]} == @containers ]]; then
         words=$("${COMP_WORDS[0]}" "${root[@]}" list --quiet 2> /dev/null)
     elif [[ -n $command ]]; then
-        words=${places[place]}
+        words=${operands[operand]}
     fi
     mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
 }
@@ -196,9 +196,9 @@ fn bash(commands: &[Completed], program: &str) -> String {
                 let _ = writeln!(text, "        {variable}='{value}'");
             }
         }
-        let places: Vec<_> = command.places.iter().map(|place| format!("'{}'", bash_place(place))).collect();
-        if !places.is_empty() {
-            let _ = writeln!(text, "        places=({})", places.join(" "));
+        let operands: Vec<_> = command.operands.iter().map(|operand| format!("'{}'", bash_operand(operand))).collect();
+        if !operands.is_empty() {
+            let _ = writeln!(text, "        operands=({})", operands.join(" "));
         }
         for option in &command.options {
             if let Some(Value::OneOf(words)) = &option.value {
@@ -213,11 +213,11 @@ fn bash(commands: &[Completed], program: &str) -> String {
 }
 
 /// Without words, the shell offers files.
-fn bash_place(place: &Place) -> String {
-    match place {
-        Place::Containers => "@containers".to_owned(),
-        Place::OneOf(words) => words.join(" "),
-        Place::File => String::new(),
+fn bash_operand(operand: &Operand) -> String {
+    match operand {
+        Operand::Containers => "@containers".to_owned(),
+        Operand::OneOf(words) => words.join(" "),
+        Operand::File => String::new(),
     }
 }
 
@@ -274,11 +274,11 @@ fn zsh(commands: &[Completed], program: &str) -> String {
         match command.name {
             "" => text.push_str("        '1: :_berth_commands' '*:: :->rest'\n    [[ $state == rest ]] || return\n    (( $+functions[_berth_$words[1]] )) && _berth_$words[1]\n"),
             _ => {
-                for (number, place) in (1..).zip(&command.places) {
-                    let action = match place {
-                        Place::Containers => "container:_berth_ids".to_owned(),
-                        Place::OneOf(words) => format!("value:({})", words.join(" ")),
-                        Place::File => "file:_files".to_owned(),
+                for (number, operand) in (1..).zip(&command.operands) {
+                    let action = match operand {
+                        Operand::Containers => "container:_berth_ids".to_owned(),
+                        Operand::OneOf(words) => format!("value:({})", words.join(" ")),
+                        Operand::File => "file:_files".to_owned(),
                     };
                     let _ = writeln!(text, "        '{number}:{action}' \\");
                 }
@@ -295,7 +295,7 @@ fn fish_quoted(text: &str) -> String {
     text.replace('\\', "\\\\").replace('\'', "\\'")
 }
 
-/// `__berth_place COMMAND VALUED...` prints the number of arguments after COMMAND. VALUED are the options with a value.
+/// `__berth_operand COMMAND VALUED...` prints the number of arguments after COMMAND. VALUED are the options with a value.
 const FISH_HEAD: &str = r#"function __berth_ids
     set -l line (commandline -opc)
     set -l root
@@ -309,9 +309,9 @@ const FISH_HEAD: &str = r#"function __berth_ids
     end
     command $line[1] $root list --quiet 2> /dev/null
 end
-function __berth_place
+function __berth_operand
     set -l line (commandline -opc)
-    set -l place 0
+    set -l operand 0
     set -l skip 0
     set -l seen 0
     for word in $line[2..-1]
@@ -322,10 +322,10 @@ function __berth_place
         else if test $seen = 0
             test $word = $argv[1]; and set seen 1
         else if not string match -q -- '-*' $word
-            set place (math $place + 1)
+            set operand (math $operand + 1)
         end
     end
-    echo $place
+    echo $operand
 end
 "#;
 
@@ -352,12 +352,12 @@ fn fish(commands: &[Completed], program: &str) -> String {
             line("", &format!("-l {}{short}{value} -d '{}'", option.long, fish_quoted(&option.help)));
         }
         let valued = forms(command, |option| option.value.is_some());
-        for (number, place) in command.places.iter().enumerate() {
-            let here = format!("; and test (__berth_place {} {global} {valued}) = {number}", command.name);
-            match place {
-                Place::Containers => line(&here, "-f -a '(__berth_ids)'"),
-                Place::OneOf(words) => line(&here, &format!("-f -a '{}'", words.join(" "))),
-                Place::File => line(&here, "-F"),
+        for (number, operand) in command.operands.iter().enumerate() {
+            let here = format!("; and test (__berth_operand {} {global} {valued}) = {number}", command.name);
+            match operand {
+                Operand::Containers => line(&here, "-f -a '(__berth_ids)'"),
+                Operand::OneOf(words) => line(&here, &format!("-f -a '{}'", words.join(" "))),
+                Operand::File => line(&here, "-F"),
             }
         }
         if command.name.is_empty() {

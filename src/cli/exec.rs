@@ -80,7 +80,7 @@ fn read(matches: &ArgMatches) -> Result<ExecOptions> {
         args,
         cwd: get_string(matches, "cwd"),
         env: get_strings(matches, "env"),
-        tty: matches.get_flag("tty"),
+        terminal: matches.get_flag("tty"),
         user: matches.get_one::<String>("user").map(|text| args::user(text)).transpose()?,
         additional_gids: matches.get_many("additional-gids").map_or_else(Vec::new, |gids| gids.copied().collect()),
         capabilities: get_strings(matches, "cap"),

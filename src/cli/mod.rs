@@ -217,15 +217,15 @@ fn of_runc(e: Error, global: &Global, args: &[OsString]) -> Error {
 
 /// Under the name `runc`, messages begin as those of runc do: logs are searched for them.
 fn as_runc(e: Error, command: &str) -> Error {
-    let staged = match e.kind() {
+    let error = match e.kind() {
         Kind::CommandNotFound | Kind::CommandNotExecutable => return e,
         Kind::Init => e.context("error during container init").context("unable to start container process"),
         _ => e,
     };
     match command {
-        "create" | "run" => staged.context(format_args!("runc {command} failed")),
-        "exec" => staged.context("exec failed"),
-        _ => staged,
+        "create" | "run" => error.context(format_args!("runc {command} failed")),
+        "exec" => error.context("exec failed"),
+        _ => error,
     }
 }
 

@@ -31,7 +31,7 @@ use crate::plan::mounts::MountPlan;
 use crate::plan::process::{Capability, ProcessPlan, Rlimit};
 use crate::plan::seccomp::Filter;
 use crate::plan::sysctl::Sysctl;
-use crate::rootfs::{Console, Rootfs};
+use crate::rootfs::{Rootfs, Terminal};
 use crate::spec::Status;
 use crate::sys;
 use crate::sys::process::Execve;
@@ -41,7 +41,7 @@ use crate::wire::{Channel, FromInit, INIT_NAME, ToInit};
 #[cfg(fuzzing)]
 pub use self::home::lookup;
 use self::identity::{Privileges, never_dumpable};
-use self::namespaces::Place;
+use self::namespaces::Cgroups;
 
 /// The life of init, which ends in the user's process or in an error that is sent to whoever waits for it.
 ///
@@ -55,8 +55,8 @@ pub fn main(fd: RawFd) -> ! {
 }
 
 fn run(channel: Channel) -> i32 {
-    let mut init = Init { channel, mounts: Vec::new() };
-    let error = match init.become_process() {
+    let mut child = Child { channel, mounts: Vec::new() };
+    let error = match child.become_process() {
         Ok(never) => match never {},
         Err(error) => error,
     };
@@ -67,13 +67,14 @@ fn run(channel: Channel) -> i32 {
     };
     // Plainly, as the filter may be in force. Whoever waited may be gone; then stderr, the container's own, is where an
     // operator looks.
-    if init.channel.send_plainly(&FromInit::Failed(error.clone().shortened())).is_err() {
+    if child.channel.send_plainly(&FromInit::Failed(error.clone().shortened())).is_err() {
         eprintln!("{error}");
     }
     code
 }
 
-struct Init {
+/// This process, which the runtime calls init.
+struct Child {
     /// To the runtime that made us; after the start of a created container, to the one that starts it.
     channel: Channel,
     /// What the runtime is to be told of those that we made.
@@ -88,31 +89,31 @@ struct Told {
     root: Option<OwnedFd>,
     /// As many as the plan joins.
     namespaces: Vec<OwnedFd>,
-    listener: Option<OwnedFd>,
-    place: Place,
+    start_socket: Option<OwnedFd>,
+    cgroups: Cgroups,
 }
 
-impl Init {
+impl Child {
     fn become_process(&mut self) -> Result<Infallible> {
-        let Told { plan, target, root, namespaces, listener, place } = self.receive_plan()?;
+        let Told { plan, target, root, namespaces, start_socket, cgroups } = self.receive_plan()?;
         // Before the fork that shows us to the processes of a PID namespace that we join. Whoever may trace them all
         // finds no descriptor at least that the runtime's caller left open.
         never_dumpable()?;
         rustix::thread::set_name(INIT_NAME).call(|| "prctl(PR_SET_NAME)")?;
-        let optional = [&target, &root, &listener].into_iter().flatten().map(AsFd::as_fd);
+        let optional = [&target, &root, &start_socket].into_iter().flatten().map(AsFd::as_fd);
         let kept = [self.channel.as_fd()]
             .into_iter()
             .chain(optional)
             .chain(namespaces.iter().map(AsFd::as_fd))
-            .chain(place.fds());
+            .chain(cgroups.fds());
         exec::close_descriptors(3 + plan.preserve_fds, kept)?;
         match target {
-            Some(init) => namespaces::join_container(&self.channel, &plan, &init, root, place)?,
-            None => namespaces::enter(&self.channel, &plan, namespaces, place)?,
+            Some(init) => namespaces::join_container(&self.channel, &plan, &init, root, cgroups)?,
+            None => namespaces::enter(&self.channel, &plan, namespaces, cgroups)?,
         }
         let pid = self.expect_placed()?;
         match &plan.role {
-            Role::Create(container) => self.create(&plan, container, pid, listener),
+            Role::Create(container) => self.create(&plan, container, pid, start_socket),
             Role::Exec => self.exec(&plan),
             Role::Errand(errand) => self.run_errand(errand),
         }
@@ -139,7 +140,7 @@ impl Init {
         plan: &InitPlan,
         container: &ContainerPlan,
         pid: i32,
-        listener: Option<OwnedFd>,
+        start_socket: Option<OwnedFd>,
     ) -> Result<Infallible> {
         let process = &plan.process;
         rustix::process::setsid().call(|| "setsid()")?;
@@ -162,7 +163,7 @@ impl Init {
         }
         self.create_container_hooks(container, pid, rootfs.as_fd())?;
         if process.terminal {
-            self.take_terminal(rootfs.console(process.user.uid)?, process)?;
+            self.take_terminal(rootfs.terminal(process.user.uid)?, process)?;
         }
         identity::replace_null(|| rootfs.open_null(&proc))?;
         rootfs.enter(&proc)?;
@@ -173,8 +174,8 @@ impl Init {
             })?;
         }
         exec::die_of_signals()?;
-        let ready = self.assume(plan, proc, listener.as_ref())?;
-        self.await_start(listener)?;
+        let ready = self.assume(plan, proc, start_socket.as_ref())?;
+        self.await_start(start_socket)?;
         let output = self.hook_output(&container.start_container, container)?;
         start_container_hooks(plan, container, &ready, pid, &output)?;
         self.channel.send_plainly(&FromInit::Executing)?;
@@ -195,7 +196,7 @@ impl Init {
         let proc = ProcFs::joined()?;
         self.join_keyring(plan, &proc)?;
         if process.terminal {
-            self.take_terminal(Console::in_root(process.user.uid)?, process)?;
+            self.take_terminal(Terminal::in_root(process.user.uid)?, process)?;
         }
         identity::replace_null(|| crate::rootfs::null_in_root(&proc).map(Some))?;
         let ready = self.assume(plan, proc, None)?;
@@ -206,7 +207,7 @@ impl Init {
 
     /// Becomes the process as far as that is possible before exec: whatever can be known to fail fails here, while
     /// the runtime listens.
-    fn assume(&mut self, plan: &InitPlan, proc: ProcFs, listener: Option<&OwnedFd>) -> Result<Ready> {
+    fn assume(&mut self, plan: &InitPlan, proc: ProcFs, start_socket: Option<&OwnedFd>) -> Result<Ready> {
         let process = &plan.process;
         let mut warnings = Vec::new();
         process::schedule(process)?;
@@ -231,7 +232,7 @@ impl Init {
         }
         let (env, no_home) = home::complete(process.env.clone(), process.user.uid, &proc);
         drop(proc);
-        let kept = [self.channel.as_fd()].into_iter().chain(listener.map(AsFd::as_fd));
+        let kept = [self.channel.as_fd()].into_iter().chain(start_socket.map(AsFd::as_fd));
         exec::close_descriptors(3 + plan.preserve_fds, kept)?;
         let path = env.iter().find_map(|var| var.to_bytes().strip_prefix(b"PATH="));
         let program = match process.args.first() {
@@ -332,7 +333,7 @@ fn start_container_hooks(
     if container.start_container.is_empty() {
         return Ok(());
     }
-    const STAGE: &str = "startContainer";
+    const KIND: &str = "startContainer";
     let state = describe(container, Status::Created, pid)?;
     for (index, hook) in container.start_container.iter().enumerate() {
         let mut hook = hook.clone();
@@ -355,27 +356,25 @@ fn start_container_hooks(
         hooks::run(
             &hook,
             &state,
-            STAGE,
+            KIND,
             index,
             Surroundings { confine: Some(Box::new(confine)), ..Surroundings::new(output) },
         )
         .map_err(|e| match ours.receive::<FromInit>() {
-            Ok(Some((FromInit::Failed(cause), _))) => {
-                cause.context(format_args!("error running {STAGE} hook #{index}"))
-            }
+            Ok(Some((FromInit::Failed(cause), _))) => cause.context(format_args!("error running {KIND} hook #{index}")),
             _ => e,
         })?;
     }
     Ok(())
 }
 
-impl Init {
+impl Child {
     fn receive(&self) -> Result<(ToInit, Vec<OwnedFd>)> {
         self.channel.receive()?.ok_or_else(|| Error::new("the runtime has gone"))
     }
 
     fn receive_plan(&self) -> Result<Told> {
-        let (ToInit::Plan { target, root, listener, cgroup, tasks }, fds) = self.receive()? else {
+        let (ToInit::Plan { target, root, start_socket, cgroup, tasks }, fds) = self.receive()? else {
             return Err(out_of_turn());
         };
         let mut fds = fds.into_iter();
@@ -388,9 +387,9 @@ impl Init {
         let (target, root) = (next(target)?, next(root)?);
         let joins = if target.is_some() { 0 } else { plan.namespaces.join.len() };
         let namespaces = (0..joins).map(|_| next(true)).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
-        let (listener, unified) = (next(listener)?, next(cgroup)?);
-        let place = Place { unified, tasks: fds.take(tasks.into()).collect() };
-        Ok(Told { plan, target, root, namespaces, listener, place })
+        let (start_socket, unified) = (next(start_socket)?, next(cgroup)?);
+        let cgroups = Cgroups { unified, tasks: fds.take(tasks.into()).collect() };
+        Ok(Told { plan, target, root, namespaces, start_socket, cgroups })
     }
 
     /// Returns the pid that the host knows us by.
@@ -427,9 +426,9 @@ impl Init {
         fds.into_iter().next().ok_or_else(|| Error::new("the runtime sent no mount"))
     }
 
-    fn take_terminal(&self, console: Console, process: &ProcessPlan) -> Result<()> {
-        process::take_terminal(console.slave, process.console_size)?;
-        self.channel.send_with(&FromInit::Console, &[console.master.as_fd()])
+    fn take_terminal(&self, terminal: Terminal, process: &ProcessPlan) -> Result<()> {
+        process::take_terminal(terminal.slave, process.console_size)?;
+        self.channel.send_with(&FromInit::Terminal, &[terminal.master.as_fd()])
     }
 
     /// A listener cannot be sent: sendmsg(2) may be the very call that it is asked about. The runtime takes it from us
@@ -443,16 +442,17 @@ impl Init {
     }
 
     /// Others connect to the start socket too, only to see whether we are still here; they say nothing.
-    fn await_start(&mut self, listener: Option<OwnedFd>) -> Result<()> {
-        let Some(listener) = listener else {
+    fn await_start(&mut self, start_socket: Option<OwnedFd>) -> Result<()> {
+        let Some(start_socket) = start_socket else {
             return match self.receive()? {
                 (ToInit::Start, _) => Ok(()),
                 _ => Err(out_of_turn()),
             };
         };
         loop {
-            let connection = rustix::io::retry_on_intr(|| rustix::net::accept_with(&listener, SocketFlags::CLOEXEC))
-                .call(|| "accept(start socket)")?;
+            let connection =
+                rustix::io::retry_on_intr(|| rustix::net::accept_with(&start_socket, SocketFlags::CLOEXEC))
+                    .call(|| "accept(start socket)")?;
             let channel = Channel::from(connection);
             if let Ok(Some((ToInit::Start, _))) = channel.receive() {
                 self.channel = channel;
@@ -497,7 +497,7 @@ fn set_names(container: &ContainerPlan) -> Result<()> {
 
 fn run_hooks(
     output: &Output,
-    stage: &str,
+    kind: &str,
     hooks: &[Hook],
     container: &ContainerPlan,
     status: Status,
@@ -509,7 +509,7 @@ fn run_hooks(
     }
     let state = describe(container, status, pid)?;
     let surroundings = || Surroundings { cwd, ..Surroundings::new(output) };
-    hooks.iter().enumerate().try_for_each(|(i, hook)| hooks::run(hook, &state, stage, i, surroundings()))
+    hooks.iter().enumerate().try_for_each(|(i, hook)| hooks::run(hook, &state, kind, i, surroundings()))
 }
 
 /// What hooks are told.

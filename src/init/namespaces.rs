@@ -15,25 +15,25 @@ use crate::wire::{Channel, FromInit};
 
 /// The cgroups of the process that goes on, where it is left to a stage to have it there.
 #[derive(Default)]
-pub struct Place {
+pub struct Cgroups {
     /// The v2 cgroup that it is to be born in.
     pub unified: Option<OwnedFd>,
     /// `tasks` of v1, by which it brings itself in.
     pub tasks: Vec<OwnedFd>,
 }
 
-impl Place {
+impl Cgroups {
     pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.unified.iter().chain(&self.tasks).map(AsFd::as_fd)
     }
 }
 
 /// Enters all namespaces but those that depend on the cgroup. In the staged form this returns in the child only.
-pub fn enter(channel: &Channel, plan: &InitPlan, joined: Vec<OwnedFd>, place: Place) -> Result<()> {
+pub fn enter(channel: &Channel, plan: &InitPlan, joined: Vec<OwnedFd>, cgroups: Cgroups) -> Result<()> {
     let namespaces = &plan.namespaces;
     join_namespaces(&namespaces.join, joined, &plan.process.user)?;
     if plan.is_staged() {
-        return become_child(channel, plan, namespaces.clone_flags(), place);
+        return become_child(channel, plan, namespaces.clone_flags(), cgroups);
     }
     let flags = namespaces.unshare_flags();
     if flags != 0 { unshare(flags) } else { Ok(()) }
@@ -49,7 +49,7 @@ pub fn join_container(
     plan: &InitPlan,
     init: &OwnedFd,
     root: Option<OwnedFd>,
-    place: Place,
+    cgroups: Cgroups,
 ) -> Result<()> {
     let (user, cgroup) = (Kind::User.clone_flag(), Kind::Cgroup.clone_flag());
     let mut left = plan.join;
@@ -63,7 +63,7 @@ pub fn join_container(
             }
             result => result.map(|()| later)?,
         };
-        become_child(channel, plan, 0, place)?;
+        become_child(channel, plan, 0, cgroups)?;
     }
     if left != 0 {
         setns_container(init, left)?;
@@ -127,10 +127,10 @@ fn setns(join: &Join, file: BorrowedFd) -> Result<()> {
 }
 
 /// Goes on in a child, which the runtime adopts as a sibling of this process.
-fn become_child(channel: &Channel, plan: &InitPlan, flags: u64, place: Place) -> Result<()> {
+fn become_child(channel: &Channel, plan: &InitPlan, flags: u64, cgroups: Cgroups) -> Result<()> {
     let clone =
         |cgroup| fork(CloneOptions { flags: flags | libc::CLONE_PARENT as u64, cgroup, ..CloneOptions::default() });
-    let unified = place.unified.as_ref().map(AsFd::as_fd);
+    let unified = cgroups.unified.as_ref().map(AsFd::as_fd);
     let (cloned, outside) = match clone(unified) {
         // It is full, which does not matter to whoever is moved into it; or as for the runtime's own clone.
         Err(Errno::AGAIN | Errno::ACCESS | Errno::PERM) if unified.is_some() => (clone(None), true),
@@ -144,12 +144,12 @@ fn become_child(channel: &Channel, plan: &InitPlan, flags: u64, place: Place) ->
         }
         Ok(None) => {}
     }
-    for (index, tasks) in place.tasks.iter().enumerate() {
+    for (index, tasks) in cgroups.tasks.iter().enumerate() {
         if let Err(errno) = rustix::io::write(tasks, b"0") {
             give_up(channel, Step::Cgroup, index as u8, errno)?;
         }
     }
-    drop(place);
+    drop(cgroups);
     if flags & Kind::User.clone_flag() != 0 {
         channel.send(&FromInit::MapIds)?;
         super::expect_done(channel)?;

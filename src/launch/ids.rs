@@ -1,6 +1,5 @@
 //! The id maps of a new user namespace (user_namespaces(7)).
 
-use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
@@ -8,6 +7,7 @@ use rustix::io::Errno;
 
 use crate::error::{Call, Context, Error, Result};
 use crate::files;
+use crate::plan::idmap;
 use crate::spec::IdMapping;
 
 /// Writes both maps for the process `pid`, a child that waits in its new user namespace.
@@ -41,10 +41,7 @@ impl Map<'_> {
 }
 
 fn write_map(pid: i32, map: &Map) -> Result<()> {
-    let mut text = String::new();
-    for m in map.mappings {
-        let _ = writeln!(text, "{} {} {}", m.container_id, m.host_id, m.size);
-    }
+    let text = idmap::table(map.mappings);
     let path = format!("/proc/{pid}/{}", map.file);
     // The kernel takes a map in one write only.
     let written =

@@ -55,7 +55,7 @@ pub struct Init {
 #[derive(Default)]
 pub struct Birth<'a> {
     /// The socket through which `start` will reach it.
-    pub listener: Option<BorrowedFd<'a>>,
+    pub start_socket: Option<BorrowedFd<'a>>,
     /// The v2 cgroup that it is born in.
     pub cgroup: Option<BorrowedFd<'a>>,
     /// The v1 cgroups that it brings itself into.
@@ -77,7 +77,7 @@ pub enum Joined<'a> {
 impl Init {
     /// Clones init, tells it its plan, and sees it through to the process that will go on.
     pub fn spawn(plan: &InitPlan, joined: Joined, birth: Birth) -> Result<Self> {
-        let Birth { listener, cgroup, entry, stdio, patience } = birth;
+        let Birth { start_socket, cgroup, entry, stdio, patience } = birth;
         let (channel, theirs) = Channel::pair()?;
         let namespaces = &plan.namespaces;
         let staged = plan.is_staged();
@@ -127,7 +127,7 @@ impl Init {
         }
         init.executable.fill_and_seal()?;
         rustix::io::write(&open_gate, &[0]).call(|| "write(gate)").map_err(|e| init.explain(e))?;
-        init.tell(plan, joined, listener, cgroup)?;
+        init.tell(plan, joined, start_socket, cgroup)?;
         if staged {
             init.follow(plan)?;
         }
@@ -159,7 +159,7 @@ impl Init {
         &self,
         plan: &InitPlan,
         joined: Joined,
-        listener: Option<BorrowedFd>,
+        start_socket: Option<BorrowedFd>,
         cgroup: Option<BorrowedFd>,
     ) -> Result<()> {
         let memory = rustix::fs::memfd_create("plan", MemfdFlags::CLOEXEC).call(|| "memfd_create(\"plan\")")?;
@@ -176,7 +176,7 @@ impl Init {
         fds.extend(target);
         fds.extend(root);
         fds.extend(namespaces);
-        fds.extend(listener);
+        fds.extend(start_socket);
         let (cgroup, tasks) =
             if plan.stage_enters_cgroup() { (cgroup, self.entry.fds().collect()) } else { (None, Vec::new()) };
         fds.extend(cgroup);
@@ -184,7 +184,7 @@ impl Init {
         let message = ToInit::Plan {
             target: target.is_some(),
             root: root.is_some(),
-            listener: listener.is_some(),
+            start_socket: start_socket.is_some(),
             cgroup: cgroup.is_some(),
             tasks: tasks.len() as u8,
         };
@@ -343,8 +343,8 @@ pub trait Actions {
     }
 
     /// Takes the master side of the terminal.
-    fn console(&self, _master: OwnedFd) -> Result<()> {
-        Err(refuse(&FromInit::Console))
+    fn terminal(&self, _master: OwnedFd) -> Result<()> {
+        Err(refuse(&FromInit::Terminal))
     }
 
     /// Takes the seccomp listener.
@@ -381,7 +381,7 @@ impl Init {
                     self.send(&ToInit::Done)?;
                 }
                 FromInit::HookOutput => send_hook_output(&self.channel, &|| actions.hook_output())?,
-                FromInit::Console => actions.console(proof::terminal(one(fds)?)?)?,
+                FromInit::Terminal => actions.terminal(proof::terminal(one(fds)?)?)?,
                 FromInit::Listener { fd } => actions.listener(proof::listener(self.take_fd(fd)?)?)?,
                 other => return Err(refuse(&other)),
             }

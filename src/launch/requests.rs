@@ -21,7 +21,7 @@ enum Step {
     Sources,
     Hooks,
     HookOutput,
-    Console,
+    Terminal,
     Listener,
     Ready,
 }
@@ -54,7 +54,7 @@ impl Requests {
             (Step::Sources, !sources.is_empty()),
             (Step::Hooks, container.is_some_and(|c| c.host_hooks)),
             (Step::HookOutput, container.is_some_and(|c| c.redirect_hooks && !c.create_container.is_empty())),
-            (Step::Console, is_process && plan.process.terminal),
+            (Step::Terminal, is_process && plan.process.terminal),
             (Step::Listener, is_process && plan.seccomp.as_ref().is_some_and(|filter| filter.listener.is_some())),
             (Step::Ready, true),
         ];
@@ -73,7 +73,7 @@ impl Requests {
             FromInit::Source { .. } => Step::Sources,
             FromInit::Hooks => Step::Hooks,
             FromInit::HookOutput => Step::HookOutput,
-            FromInit::Console => Step::Console,
+            FromInit::Terminal => Step::Terminal,
             FromInit::Listener { .. } => Step::Listener,
             FromInit::Ready { .. } => Step::Ready,
             FromInit::Stillborn(_)
@@ -213,8 +213,8 @@ mod tests {
             self.note("hook output", Output::default())
         }
 
-        fn console(&self, _master: OwnedFd) -> Result<()> {
-            self.note("console", ())
+        fn terminal(&self, _master: OwnedFd) -> Result<()> {
+            self.note("terminal", ())
         }
 
         fn listener(&self, _listener: OwnedFd) -> Result<()> {
@@ -237,7 +237,7 @@ mod tests {
             (FromInit::Source { index: u32::MAX }, &[]),
             (FromInit::Hooks, &[]),
             (FromInit::HookOutput, &[]),
-            (FromInit::Console, &[null.as_fd()]),
+            (FromInit::Terminal, &[null.as_fd()]),
             (FromInit::Listener { fd: 0 }, &[]),
             (FromInit::MapIds, &[]),
             (FromInit::Forked { outside: true }, &[null.as_fd()]),
@@ -258,9 +258,9 @@ mod tests {
             requests.iter().map(|request| allowed.admit(request).is_ok()).collect::<Vec<_>>()
         };
         let source = FromInit::Source { index: 1 };
-        use FromInit::{Console, HookOutput, Hooks, Source, TimeOffsets};
+        use FromInit::{HookOutput, Hooks, Source, Terminal, TimeOffsets};
         let ready = |mounts: &[(u32, u64)]| FromInit::Ready { mounts: mounts.to_vec() };
-        assert_eq!(after(&[TimeOffsets, source, Hooks, HookOutput, Console, ready(&[])]), [true; 6]);
+        assert_eq!(after(&[TimeOffsets, source, Hooks, HookOutput, Terminal, ready(&[])]), [true; 6]);
         // Twice, too late, and what must not be left out.
         assert_eq!(after(&[TimeOffsets, TimeOffsets]), [true, false]);
         assert_eq!(after(&[TimeOffsets, Source { index: 1 }, Source { index: 1 }]), [true, true, false]);
@@ -270,7 +270,7 @@ mod tests {
         assert_eq!(after(&[Hooks]), [false]);
         assert_eq!(after(&[TimeOffsets, HookOutput]), [true, false]);
         assert_eq!(after(&[TimeOffsets, Hooks, HookOutput, ready(&[])]), [true, true, true, false]);
-        assert_eq!(after(&[TimeOffsets, Hooks, HookOutput, Console, Console]), [true, true, true, true, false]);
+        assert_eq!(after(&[TimeOffsets, Hooks, HookOutput, Terminal, Terminal]), [true, true, true, true, false]);
         assert_eq!(after(&[ready(&[])]), [false]);
     }
 

@@ -1,9 +1,10 @@
 //! Where the container's cgroup is and what is written to it.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use super::devices::{self, DeviceWrites};
 use super::hierarchy::{Directory, Hierarchy, Layout};
+use super::path::{clean, clean_path};
 use super::resources::{self, MemoryCheck, Write};
 use super::systemd::{self, UnitPlan};
 use crate::error::{Error, Result};
@@ -96,15 +97,15 @@ pub fn plan(
                 .with_hint("cgroup v1 cannot be delegated: boot with cgroup v2, or use the cgroupfs manager"));
         }
         Manager::Systemd { user, root } => {
-            let place = systemd::place(&linux.cgroups_path, id, user)?;
-            let path = clean(root).join(&place.path).join(systemd::subgroup_of_unit(&spec.annotations)?);
-            (everywhere(&path, layout), Some((place, user)))
+            let unit = systemd::unit_path(&linux.cgroups_path, id, user)?;
+            let path = clean_path(root).join(&unit.path).join(systemd::subgroup_of_unit(&spec.annotations)?);
+            (everywhere(&path, layout), Some((unit, user)))
         }
     };
     let mut writes = resources::writes(&resources, &directories)?;
-    let unit = unit.map(|(place, user)| {
+    let unit = unit.map(|(path, user)| {
         let facts = systemd::Facts {
-            place: &place,
+            path: &path,
             id,
             user,
             pure_v2: layout.is_pure_v2(),
@@ -156,7 +157,7 @@ fn directories(path: &str, id: &str, layout: &Layout) -> Result<Vec<Directory>> 
         return Err(Error::config("/linux/cgroupsPath", format_args!("{path:?} is not a path")));
     }
     let absolute = path.starts_with('/');
-    let inner = clean(Path::new(if path.is_empty() { id } else { path }));
+    let inner = clean_path(Path::new(if path.is_empty() { id } else { path }));
     if inner.as_os_str().is_empty() {
         return Err(Error::config("/linux/cgroupsPath", format_args!("{path:?} names the root of the hierarchy"))
             .with_hint("a container needs a cgroup of its own"));
@@ -164,8 +165,8 @@ fn directories(path: &str, id: &str, layout: &Layout) -> Result<Vec<Directory>> 
     let below = |hierarchy: &Hierarchy, unified: bool| {
         let parent = match (absolute, unified && layout.is_pure_v2()) {
             (true, _) => PathBuf::new(),
-            (false, true) => clean(hierarchy.own.parent().unwrap_or(Path::new("/"))),
-            (false, false) => clean(&hierarchy.own),
+            (false, true) => clean_path(hierarchy.own.parent().unwrap_or(Path::new("/"))),
+            (false, false) => clean_path(&hierarchy.own),
         };
         parent.join(&inner)
     };
@@ -191,27 +192,15 @@ fn joined(layout: &Layout, path: impl Fn(&Hierarchy, bool) -> PathBuf) -> Vec<Di
     all
 }
 
-/// Takes `..` away lexically, as if the path began at the root: cgroup file systems have no symbolic links.
-fn clean(path: &Path) -> PathBuf {
-    let mut clean = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::Normal(name) => clean.push(name),
-            Component::ParentDir => drop(clean.pop()),
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
-        }
-    }
-    clean
-}
-
 /// config-linux.md, "Cgroup ownership": v2 only, with a new cgroup namespace, and a writable /sys/fs/cgroup. Then the
 /// cgroup belongs to the user whom the container's process is on the host.
 fn owner(spec: &Spec, layout: &Layout) -> Option<u32> {
     let namespaces = &spec.linux.namespaces;
     let new = |kind: &str| namespaces.iter().any(|n| n.kind == kind && n.path.is_empty());
-    let writable = spec.mounts.iter().any(|m| {
-        m.source == "cgroup" && clean(Path::new(&m.destination)) == Path::new("sys/fs/cgroup") && !read_only(&m.options)
-    });
+    let writable = spec
+        .mounts
+        .iter()
+        .any(|m| m.source == "cgroup" && clean(&m.destination) == "sys/fs/cgroup" && !read_only(&m.options));
     if !layout.is_pure_v2() || !new("cgroup") || !writable {
         return None;
     }

@@ -38,16 +38,16 @@ pub struct Hook {
 
 pub fn plan(hooks: &spec::Hooks) -> Result<Hooks> {
     Ok(Hooks {
-        prestart: stage("prestart", &hooks.prestart)?,
-        create_runtime: stage("createRuntime", &hooks.create_runtime)?,
-        create_container: stage("createContainer", &hooks.create_container)?,
-        start_container: stage("startContainer", &hooks.start_container)?,
-        poststart: stage("poststart", &hooks.poststart)?,
-        poststop: stage("poststop", &hooks.poststop)?,
+        prestart: hooks_of("prestart", &hooks.prestart)?,
+        create_runtime: hooks_of("createRuntime", &hooks.create_runtime)?,
+        create_container: hooks_of("createContainer", &hooks.create_container)?,
+        start_container: hooks_of("startContainer", &hooks.start_container)?,
+        poststart: hooks_of("poststart", &hooks.poststart)?,
+        poststop: hooks_of("poststop", &hooks.poststop)?,
     })
 }
 
-fn stage(name: &str, hooks: &[spec::Hook]) -> Result<Vec<Hook>> {
+fn hooks_of(name: &str, hooks: &[spec::Hook]) -> Result<Vec<Hook>> {
     hooks.iter().enumerate().map(|(index, hook)| check(&format!("/hooks/{name}/{index}"), hook)).collect()
 }
 

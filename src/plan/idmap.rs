@@ -105,6 +105,12 @@ fn triple(text: &str, container: &[IdMapping]) -> Result<IdMapping, String> {
     Ok(IdMapping { container_id, host_id, size })
 }
 
+/// The text that the kernel takes for a map (user_namespaces(7)).
+pub fn table(mappings: &[IdMapping]) -> String {
+    let line = |IdMapping { container_id, host_id, size }: &IdMapping| format!("{container_id} {host_id} {size}\n");
+    mappings.iter().map(line).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,6 +12,7 @@ pub mod intel_rdt;
 pub mod mounts;
 pub mod namespaces;
 pub mod network;
+pub mod path;
 pub mod process;
 pub mod resources;
 pub mod rootfs;
@@ -193,7 +194,7 @@ pub fn add_mounts(
     let mut rootfs = rootfs::plan(spec, bundle, &facts, &mut warnings)?;
     let mut made = BTreeSet::new();
     for mount in &mut rootfs.mounts {
-        let destination = mounts::clean(&mount.destination);
+        let destination = path::clean(&mount.destination);
         match &mut mount.kind {
             MountKind::Remount { target, .. } if !made.contains(&destination) => {
                 let pointer = format!("/mounts/{}/destination", mount.index);
@@ -220,7 +221,7 @@ pub fn remove_mounts(
     for (index, mount) in spec.mounts.iter().enumerate() {
         let pointer = format!("/mounts/{index}/destination");
         check_destination(&mount.destination, &pointer)?;
-        let wanted = mounts::clean(&mount.destination);
+        let wanted = path::clean(&mount.destination);
         let found = known.iter().rposition(|(destination, _)| *destination == wanted);
         let (_, id) = known.remove(found.ok_or_else(|| unknown_mount(&mount.destination, &pointer))?);
         targets.push(Target { index, destination: mount.destination.clone(), id });
@@ -238,7 +239,7 @@ fn unknown_mount(destination: &str, pointer: &str) -> Error {
 
 /// The root stays what the processes have as theirs.
 fn check_destination(destination: &str, pointer: &str) -> Result<()> {
-    match mounts::clean(destination).as_str() {
+    match path::clean(destination).as_str() {
         "" => Err(Error::config(pointer, "the root of a running container cannot be changed")),
         _ => Ok(()),
     }

@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::annotations::Annotations;
 use super::hierarchy::{Hierarchy, Layout};
 use super::idmap::UserNamespace;
-use super::mounts::{self, MountPlan, Propagation, PropagationChange, clean};
+use super::mounts::{self, MountPlan, Propagation, PropagationChange};
 use super::namespaces::{Kind, Namespaces};
+use super::path::clean;
 use crate::error::{Error, Result};
 use crate::spec::{Device, Mount, Spec};
 

@@ -5,11 +5,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::host::Host;
 use super::made::{Made, Own};
 use super::modes::ExactModes;
 use super::mounts::Builder;
 use super::resolve::{self, Make};
+use super::source::Sources;
 use super::tree::{attach_at, change, clone_tree, set_propagation};
 use super::{devices, mask, pivot};
 use crate::error::{Call, Context, Error, Result};
@@ -39,7 +39,7 @@ impl AsFd for Rootfs<'_> {
 impl<'a> Rootfs<'a> {
     /// Mounts everything below the container's root, which stays where it is on the host's side: hooks that enter
     /// this mount namespace find it there.
-    pub fn prepare(plan: &'a RootfsPlan, proc: &ProcFs, host: Host<'_>) -> Result<Self> {
+    pub fn prepare(plan: &'a RootfsPlan, proc: &ProcFs, sources: Sources<'_>) -> Result<Self> {
         let _modes = ExactModes::begin();
         let top = match plan.switch {
             Switch::Pivot | Switch::Move => {
@@ -51,7 +51,7 @@ impl<'a> Rootfs<'a> {
         };
         let root = overlay_root(plan)?;
         let made = Made::new(root.as_fd())?;
-        let mut builder = Builder { plan, host, root, late_readonly: Vec::new(), made, joined: None };
+        let mut builder = Builder { plan, sources, root, late_readonly: Vec::new(), made, joined: None };
         for mount in &plan.mounts {
             builder.mount(mount)?;
         }

@@ -9,11 +9,11 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{self, Mode, OFlags};
 
-use super::host::Host;
 use super::joined::Joined;
 use super::made::Made;
 use super::modes::ExactModes;
 use super::mounts::Builder;
+use super::source::Sources;
 use super::tree::change;
 use crate::error::{Call, Context, Result};
 use crate::plan::init::Target;
@@ -22,13 +22,13 @@ use crate::plan::rootfs::RootfsPlan;
 use crate::sys::procfs::ProcFs;
 
 /// All the mounts of the plan, or none. Returns those that may be changed later on: entry of the plan, and id.
-pub fn add(plan: &RootfsPlan, host_groups: &BTreeSet<u64>, host: Host<'_>) -> Result<Vec<(u32, u64)>> {
+pub fn add(plan: &RootfsPlan, host_groups: &BTreeSet<u64>, sources: Sources<'_>) -> Result<Vec<(u32, u64)>> {
     let _modes = ExactModes::begin();
     let proc = ProcFs::private()?;
     let root = own_root()?;
     let made = Made::new(root.as_fd())?;
     let joined = Joined { proc: &proc, host_groups, attached: Vec::new() };
-    let mut builder = Builder { plan, host, root, late_readonly: Vec::new(), made, joined: Some(joined) };
+    let mut builder = Builder { plan, sources, root, late_readonly: Vec::new(), made, joined: Some(joined) };
     let result = plan.mounts.iter().try_for_each(|mount| builder.mount(mount)).and_then(|()| {
         let readonly = Attrs { set: attr::RDONLY, clear: 0 };
         builder.late_readonly.iter().try_for_each(|mount| change(mount.as_fd(), false, readonly))

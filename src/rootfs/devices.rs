@@ -9,7 +9,7 @@ use super::made::Own;
 use super::resolve::{self, Make};
 use super::tree::{attach_at, clone_tree};
 use crate::error::{Call, Context, Error, Result};
-use crate::plan::mounts::clean;
+use crate::plan::path::clean;
 use crate::plan::rootfs::{DevPlan, DeviceKind, DevicePlan};
 use crate::sys::procfs::ProcFs;
 
@@ -133,13 +133,13 @@ fn make(
 fn bind_node(dir: BorrowedFd<'_>, name: &str, device: &DevicePlan, own: &Own) -> Result<OwnedFd> {
     let tree = clone_tree(CWD, &device.path, false).call(|| format!("open_tree({:?})", device.path))?;
     verify(tree.as_fd(), device).context("on the host")?;
-    let place = place(dir, name, own)?;
+    let place = mountpoint(dir, name, own)?;
     attach_at(tree.as_fd(), place.as_fd()).call(|| "move_mount")?;
     Ok(tree)
 }
 
 /// Something to mount a device on: what is there already unless it is a link, or an empty file.
-pub fn place(dir: BorrowedFd<'_>, name: &str, own: &Own) -> Result<OwnedFd> {
+pub fn mountpoint(dir: BorrowedFd<'_>, name: &str, own: &Own) -> Result<OwnedFd> {
     match make(dir, name, own, |dir| fs::mknodat(dir, name, FileType::RegularFile, Mode::empty(), 0))? {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(Error::sys(format_args!("mknod({name:?})"), errno)),

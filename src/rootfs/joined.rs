@@ -6,10 +6,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::OFlags;
 
 use super::kernel::{PROC_ALLOWED, is_of_kernel};
+use super::made;
 use super::resolve::{self, Place};
-use super::{made, mountinfo};
 use crate::error::{Call, Error, Result};
 use crate::plan::init::Target;
+use crate::sys::mountinfo;
 use crate::sys::procfs::ProcFs;
 
 /// A running container, and what has been mounted in it so far.
@@ -51,7 +52,7 @@ impl Joined<'_> {
         match entry.shared.filter(|group| self.host_groups.contains(group)) {
             Some(_) => Err(Error::new(format_args!(
                 "{:?} is shared with the host, which would see the change as well",
-                String::from_utf8_lossy(&entry.point)
+                entry.point
             ))
             .with_hint("mount or unmount there on the host")),
             None => Ok(()),

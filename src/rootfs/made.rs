@@ -7,7 +7,8 @@ use std::os::fd::BorrowedFd;
 
 use super::resolve::{Place, mount_id};
 use crate::error::{Error, Result};
-use crate::plan::mounts::{MountKind, MountPlan, clean};
+use crate::plan::mounts::{MountKind, MountPlan};
+use crate::plan::path::clean;
 
 /// Places of the container's that stand for the host's kernel, or hold up everything else.
 const GROUND: [&str; 4] = ["", "dev", "proc", "sys"];

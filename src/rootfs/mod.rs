@@ -6,33 +6,31 @@
 mod build;
 mod cgroup;
 mod change;
-mod console;
 mod copyup;
 mod devices;
 mod fscontext;
-mod host;
 mod joined;
 mod kernel;
 mod made;
 mod mask;
 mod modes;
-mod mountinfo;
 mod mounts;
 mod null;
 mod pivot;
 mod resolve;
 mod restore;
+mod source;
+mod terminal;
 mod tree;
 
 pub use build::Rootfs;
 pub use change::{add, remove};
-pub use console::Console;
 pub use devices::is_null;
-pub use host::{Host, Namespaces, explain_namespace, open_source};
-pub use mountinfo::groups_that_reach;
 pub use null::null_in_root;
 pub use pivot::chroot;
 #[cfg(fuzzing)]
 pub use pivot::full_kernel_mounts;
 pub use resolve::{Location, until_sure};
-pub use restore::{ExternalMount, external_mounts, stage};
+pub use restore::{ExternalMount, external_mounts, show_to_criu};
+pub use source::{Namespaces, Sources, explain_namespace, open_source};
+pub use terminal::Terminal;

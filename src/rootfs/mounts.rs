@@ -7,22 +7,23 @@ use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::{self, FsPickFlags, MountFlags};
 
-use super::host::Host;
 use super::joined::Joined;
 use super::kernel::{check_proc, is_of_kernel};
 use super::made::{self, Made};
 use super::resolve::{self, Make, Place};
+use super::source::Sources;
 use super::tree::{attach_at, change, clone_tree, clone_unfollowed, set_propagation, source_error};
 use super::{copyup, fscontext};
 use crate::error::{Call, Context, Error, Result};
-use crate::plan::mounts::{Attrs, BindSource, Filesystem, MountKind, MountPlan, attr, clean};
+use crate::plan::mounts::{Attrs, BindSource, Filesystem, MountKind, MountPlan, attr};
+use crate::plan::path::clean;
 use crate::plan::rootfs::RootfsPlan;
 use crate::sys::namespace::in_user_namespace;
 
 /// The container's root while it is being filled.
 pub(super) struct Builder<'a> {
     pub plan: &'a RootfsPlan,
-    pub host: Host<'a>,
+    pub sources: Sources<'a>,
     pub root: OwnedFd,
     pub late_readonly: Vec<OwnedFd>,
     pub made: Made,
@@ -151,11 +152,11 @@ impl Builder<'_> {
     /// The source as a detached copy of its mount.
     fn source_tree(&mut self, plan: &MountPlan, source: &BindSource, recursive: bool) -> Result<OwnedFd> {
         match source {
-            _ if plan.idmap.is_some() => (self.host)(plan),
-            BindSource::Host(_) if self.joined.is_some() => (self.host)(plan),
+            _ if plan.idmap.is_some() => (self.sources)(plan),
+            BindSource::Host(_) if self.joined.is_some() => (self.sources)(plan),
             BindSource::Host(path) => match clone_unfollowed(CWD, path, recursive, plan.links.source) {
                 // Root of a user namespace may lack the right to pass a directory; the runtime has it.
-                Err(Errno::ACCESS) => (self.host)(plan),
+                Err(Errno::ACCESS) => (self.sources)(plan),
                 result => result.map_err(|errno| source_error(path, errno)),
             },
             BindSource::Rootfs(path) => {
@@ -227,7 +228,7 @@ impl Builder<'_> {
             false => None,
         };
         if filesystem.by_runtime {
-            let mount = (self.host)(plan)?;
+            let mount = (self.sources)(plan)?;
             if let Some(mode) = inherited {
                 fs::chmodat(&mount, c".", Mode::from_raw_mode(mode), AtFlags::empty()).call(|| "chmod")?;
             }

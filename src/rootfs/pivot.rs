@@ -1,9 +1,7 @@
 //! The change to the container's root.
 
-use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -11,13 +9,14 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{self, WaitId, WaitIdOptions};
 use rustix::thread::LinkNameSpaceType;
 
+use super::fscontext;
 use super::resolve::{Location, mountinfo_id};
 use super::tree::{attach_at, set_propagation};
-use super::{fscontext, mountinfo};
 use crate::error::{Call, Context, Error, Result};
 use crate::plan::mounts::{Propagation, PropagationChange};
 use crate::plan::namespaces::Kind;
 use crate::sys::clone::{CloneOptions, exit, fork};
+use crate::sys::mountinfo;
 use crate::sys::procfs::ProcFs;
 
 const SLAVE: PropagationChange = PropagationChange { kind: Propagation::Slave, recursive: true };
@@ -167,11 +166,10 @@ fn hide(path: &PathBuf) -> Result<()> {
 
 /// The mount points of whole procfs and sysfs that are not below the mount `rootfs`.
 pub fn full_kernel_mounts(mountinfo: &[u8], rootfs: u64) -> Vec<PathBuf> {
-    let path = |point| PathBuf::from(OsString::from_vec(point));
-    let rootfs = mountinfo::entries(mountinfo).find(|entry| entry.id == rootfs).map(|entry| path(entry.point));
+    let rootfs = mountinfo::entries(mountinfo).find(|entry| entry.id == rootfs).map(|entry| entry.point);
     mountinfo::entries(mountinfo)
-        .filter(|entry| entry.root == b"/" && matches!(entry.kind, b"proc" | b"sysfs"))
-        .map(|entry| path(entry.point))
+        .filter(|entry| entry.root == Path::new("/") && matches!(entry.kind, b"proc" | b"sysfs"))
+        .map(|entry| entry.point)
         .filter(|point| rootfs.as_ref().is_none_or(|rootfs| !point.starts_with(rootfs)))
         .collect()
 }

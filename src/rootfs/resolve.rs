@@ -11,7 +11,7 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags
 use rustix::io::Errno;
 
 use crate::error::{Call, Error, Result};
-use crate::plan::mounts::clean;
+use crate::plan::path::clean;
 
 const DIR: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 const PATH: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);

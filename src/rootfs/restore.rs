@@ -13,7 +13,8 @@ use super::resolve::{self, Make};
 use super::tree::{attach_at, clone_tree, set_propagation};
 use crate::error::{Call, Context, Error, Result};
 use crate::plan::mounts::cgroup::{CgroupMount, LegacyContent};
-use crate::plan::mounts::{BindSource, MountKind, MountPlan, Propagation, PropagationChange, clean};
+use crate::plan::mounts::{BindSource, MountKind, MountPlan, Propagation, PropagationChange};
+use crate::plan::path::clean;
 use crate::plan::rootfs::{DeviceKind, RootfsPlan};
 use crate::sys;
 
@@ -97,7 +98,7 @@ fn external(plan: &RootfsPlan) -> Vec<(String, String)> {
 /// all of it goes with the last process in the namespace.
 ///
 /// Returns what CRIU may ask for as external mounts.
-pub fn stage(plan: &RootfsPlan, at: &Path) -> Result<Vec<ExternalMount>> {
+pub fn show_to_criu(plan: &RootfsPlan, at: &Path) -> Result<Vec<ExternalMount>> {
     const SLAVE: PropagationChange = PropagationChange { kind: Propagation::Slave, recursive: true };
     sys::namespace::unshare(libc::CLONE_NEWNS as u64).call(|| "unshare(CLONE_NEWNS)")?;
     // Of this thread only: with a mount namespace it has also got a root, working directory and umask of its own.
@@ -105,11 +106,11 @@ pub fn stage(plan: &RootfsPlan, at: &Path) -> Result<Vec<ExternalMount>> {
     let host = fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).call(|| "open(\"/\")")?;
     set_propagation(host.as_fd(), SLAVE)?;
     let scratch = show_root(plan, at)?;
-    let mut stage = Stage { root: scratch, own: Vec::new(), external: Vec::new() };
+    let mut destinations = Destinations { root: scratch, own: Vec::new(), external: Vec::new() };
     for mount in &plan.mounts {
-        stage.place(mount).with_context(|| format!("/mounts/{}", mount.index))?;
+        destinations.make(mount).with_context(|| format!("/mounts/{}", mount.index))?;
     }
-    let Stage { root, mut external, .. } = stage;
+    let Destinations { root, mut external, .. } = destinations;
     drop(root);
     // With the binds that were only there for what is below them.
     unmount(at, UnmountFlags::DETACH).call(|| format!("umount2({at:?})"))?;
@@ -135,15 +136,16 @@ fn show_root(plan: &RootfsPlan, at: &Path) -> Result<OwnedFd> {
     Ok(root)
 }
 
-struct Stage {
+/// Makes in the root what the mounts need there.
+struct Destinations {
     root: OwnedFd,
     /// Where the container's own filesystems will be, which CRIU restores with all that is in them.
     own: Vec<String>,
     external: Vec<ExternalMount>,
 }
 
-impl Stage {
-    fn place(&mut self, plan: &MountPlan) -> Result<()> {
+impl Destinations {
+    fn make(&mut self, plan: &MountPlan) -> Result<()> {
         match &plan.kind {
             MountKind::Bind { source, recursive } => self.bind(plan, source, *recursive),
             MountKind::Filesystem(_) => self.filesystem(&plan.destination),

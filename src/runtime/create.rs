@@ -1,53 +1,38 @@
 //! `create`, and `run`, which goes on from it.
 
 use std::cell::RefCell;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::cgroup::{Cgroup, Entry, Systemd};
 use crate::error::{Call, Context, Error, Result};
-use crate::files;
 use crate::hooks::Output;
-use crate::host;
-use crate::launch::{self, Birth, Init, Joined, PATIENCE, intel_rdt, network, rlimits, send_descriptor, send_listener};
-use crate::plan::annotations::Annotations;
-use crate::plan::cgroup::{CgroupPlan, Manager};
-use crate::plan::hierarchy::Directory;
-use crate::plan::init::InitPlan;
-use crate::plan::namespaces::{Join, Kind as NsKind, Namespaces, Owner};
-use crate::plan::{self, Lsm, Plan};
+use crate::launch::{self, Birth, Init, Joined, PATIENCE, network, rlimits, send_listener};
+use crate::plan::namespaces::Kind as NsKind;
 use crate::rootfs;
-use crate::spec::{Spec, Status};
+use crate::spec::Status;
 use crate::sys::clone::Stdio;
-use crate::sys::keyring;
 
 use super::container::start_address;
+use super::creation::{Creation, Placement, describe_init};
 use super::dir::{CONFIG, StateDir};
 use super::foreground::Foreground;
 use super::locked::Locked;
 use super::mounts::by_index;
-use super::notify;
 use super::process::{ProcessId, open_namespace};
-use super::record::{Rdt, Record};
-use super::root::Root;
-use super::terminal::clear_onlcr;
-use super::{CgroupManager, CreateOptions, RunOptions, Runtime, check_id};
+use super::record::Record;
+use super::{CreateOptions, RunOptions, Runtime};
 
 pub(super) fn create(runtime: &Runtime, id: &str, options: &CreateOptions) -> Result<()> {
-    let creation = Creation::plan(runtime, id, options)?;
+    let (creation, placement) = Creation::plan(runtime, id, options)?;
     creation.check_terminal(true)?;
-    creation.perform(true, Stdio::default())?.init.release();
+    creation.perform(placement, true, Stdio::default())?.init.release();
     Ok(())
 }
 
 pub(super) fn run(runtime: &Runtime, id: &str, options: &RunOptions) -> Result<u8> {
-    let creation = Creation::plan(runtime, id, &options.create)?;
+    let (creation, placement) = Creation::plan(runtime, id, &options.create)?;
     if creation.spec.process.is_none() {
         return Err(Error::config("/process", "process property must not be empty").context(creation.path.display()));
     }
@@ -63,7 +48,7 @@ pub(super) fn run(runtime: &Runtime, id: &str, options: &RunOptions) -> Result<u
     let hooks = creation.plan.hooks.clone();
     let redirected = creation.redirected();
     let stdio = foreground.as_ref().map(Foreground::stdio).unwrap_or_default();
-    let Created { container, mut init, terminal } = creation.perform(false, stdio)?;
+    let Created { container, mut init, master } = creation.perform(placement, false, stdio)?;
     let notify = container.notify(options.create.notify_socket.as_deref());
     let open = || container.record.hook_output();
     let started = init.start(redirected.then_some(&open));
@@ -73,223 +58,55 @@ pub(super) fn run(runtime: &Runtime, id: &str, options: &RunOptions) -> Result<u
         container.await_ready(notify, process.pidfd.as_fd());
         return Ok(0);
     };
-    let status = foreground.supervise(process.pidfd.as_fd(), process.pid, terminal, notify, adopts);
+    let status = foreground.supervise(process.pidfd.as_fd(), process.pid, master, notify, adopts);
     if !options.keep {
         container.clean_up();
     }
     status
 }
 
-/// All that is decided before anything is touched.
-pub(super) struct Creation<'a> {
-    pub runtime: &'a Runtime,
-    pub options: &'a CreateOptions,
-    id: &'a str,
-    pub config: Vec<u8>,
-    pub spec: Spec,
-    pub plan: Plan,
-    bundle: PathBuf,
-    /// Of the configuration, for messages: whoever gave the bundle knows the rest.
-    path: PathBuf,
-    /// Those that the configuration names by their paths.
-    namespaces: Vec<host::Namespace>,
-    /// Connected to, if it is to make the cgroup.
-    systemd: RefCell<Option<Systemd>>,
-}
-
-/// The words by which callers know that it is the bundle that is at fault.
-fn no_config(e: Error) -> Error {
-    match e.errno() {
-        Some(Errno::NOENT) => e.context("JSON specification file config.json not found"),
-        _ => e,
-    }
-}
-
 struct Created<'a> {
     container: Locked<'a>,
     init: Init,
-    /// The master side, unless a console socket took it.
-    terminal: Option<OwnedFd>,
+    /// The master of its terminal, unless a console socket took it.
+    master: Option<OwnedFd>,
 }
 
 impl<'a> Creation<'a> {
-    pub fn plan(runtime: &'a Runtime, id: &'a str, options: &'a CreateOptions) -> Result<Self> {
-        check_id(id)?;
-        let bundle = std::fs::canonicalize(&options.bundle).call(|| format!("open({:?})", options.bundle));
-        let bundle = bundle.context("bundle").map_err(no_config)?;
-        let path = options.config.clone().unwrap_or_else(|| bundle.join("config.json"));
-        let config = std::fs::read(&path).call(|| format!("open({path:?})")).map_err(no_config)?;
-        let path = options.config.clone().unwrap_or_else(|| PathBuf::from("config.json"));
-        let mut spec = Spec::parse(&config).context(path.display())?;
-        let annotations = spec.annotations.clone();
-        if !runtime.crun_annotations {
-            Annotations::disregard(&mut spec.annotations);
-        }
-        hand_over(&mut spec, &runtime.root.join(id), options);
-        let rootless = runtime.rootless.unwrap_or_else(host::is_rootless);
-        let mut systemd = match runtime.cgroup_manager {
-            CgroupManager::Systemd => Some(Systemd::connect(rootless)?),
-            CgroupManager::Cgroupfs | CgroupManager::Disabled => None,
-        };
-        let own = systemd.as_mut().filter(|_| rootless).map(Systemd::control_group).transpose()?;
-        let cgroup_manager = match runtime.cgroup_manager {
-            CgroupManager::Systemd => {
-                Manager::Systemd { user: rootless, root: own.as_deref().unwrap_or(Path::new("")) }
-            }
-            CgroupManager::Cgroupfs => Manager::Cgroupfs,
-            CgroupManager::Disabled => Manager::Disabled,
-        };
-        let relative = cgroup_manager == Manager::Cgroupfs && plan::cgroup::is_relative(&spec);
-        let layout = host::cgroup_layout(rootless || relative)?;
-        let joins = Namespaces::plan(&spec.linux).context(path.display())?.join;
-        let namespaces = joins.iter().map(host::Namespace::open).collect::<Result<Vec<_>>>().context(path.display())?;
-        let owner = |kind| namespaces.iter().find(|found| found.kind == kind).map_or(Owner::Other, |found| found.owner);
-        let keyring = (!options.no_new_keyring).then(|| keyring::name(id)).transpose().call(|| "getrandom()")?;
-        let facts = plan::Facts {
-            id,
-            bundle: &bundle,
-            annotations: &annotations,
-            layout: &layout,
-            namespace_owner: &owner,
-            rootless,
-            cgroup_manager,
-            lsm: lsm(&spec),
-            no_pivot: options.no_pivot,
-            keyring,
-            preserve_fds: options.preserve_fds,
-            seccomp_receiver: options.seccomp_receiver.as_deref(),
-        };
-        let plan = Plan::new(&spec, &facts).context(path.display())?;
-        plan.warnings.iter().for_each(|warning| (runtime.warn)(warning));
-        runtime.debug(|| format!("{path:?} is valid; rootless: {rootless}"));
-        Ok(Self { runtime, options, id, config, spec, plan, bundle, path, namespaces, systemd: RefCell::new(systemd) })
-    }
-
-    /// Who is to have the terminal must be told, and only where there is one.
-    pub fn check_terminal(&self, detached: bool) -> Result<()> {
-        let socket = self.options.console_socket.is_some();
-        match (self.plan.init.process.terminal, detached) {
-            (true, true) if !socket => Err(Error::config(
-                "/process/terminal",
-                "cannot allocate tty: a detached container needs a console socket",
-            )
-            .with_hint("--console-socket names who takes its terminal")),
-            (_, false) if socket => {
-                Err(Error::new("cannot use console socket: --console-socket is for detached containers")
-                    .with_hint("the terminal of others is the caller's"))
-            }
-            (false, _) if socket => Err(Error::new(
-                "cannot use console socket: --console-socket is for a process that has a terminal (/process/terminal)",
-            )),
-            _ => Ok(()),
-        }
-    }
-
     /// From here on things are made; whatever fails, all of them are unmade.
-    fn perform(self, listen: bool, stdio: Stdio) -> Result<Created<'a>> {
-        let (container, (init, terminal)) = self.make(|locked| self.set_up(locked, listen, stdio))?;
-        Ok(Created { container, init, terminal })
+    fn perform(self, placement: Placement, listen: bool, stdio: Stdio) -> Result<Created<'a>> {
+        let (container, (init, master)) = self.make(|locked| self.set_up(placement, locked, listen, stdio))?;
+        Ok(Created { container, init, master })
     }
 
-    /// Claims the id, and has `set_up` make the container: whatever fails, all that it made is unmade.
-    pub fn make<T>(&self, set_up: impl FnOnce(&mut Locked<'a>) -> Result<T>) -> Result<(Locked<'a>, T)> {
-        let container = self.plan.init.container().ok_or_else(|| Error::new("not a container's plan"))?;
-        let mut record = Record::new(
-            self.id,
-            self.bundle.clone(),
-            PathBuf::from(&container.rootfs.path),
-            container.annotations.clone(),
-        );
-        record.inert_annotations = !self.runtime.crun_annotations;
-        record.namespaces = self.plan.init.namespaces.flags_to_join();
-        record.shared_pids = self.plan.init.namespaces.shares_pids();
-        record.keyring = self.plan.init.keyring.is_some();
-        record.keyring_name.clone_from(&self.plan.init.keyring);
-        record.cgroup = Cgroup::planned(&self.plan.cgroup);
-
-        let root = Rc::new(Root::create(&self.runtime.root)?);
-        check_descriptors()?;
-        let dir = StateDir::create(&root, self.id)?;
-        let mut locked = Locked::new(self.runtime, dir, record)?;
-        match set_up(&mut locked) {
-            Ok(made) => Ok((locked, made)),
-            Err(e) => {
-                let e = if locked.record.cgroup.oom_kills() > Some(0) { self.explain_oom(e) } else { e };
-                locked.destroy_or_warn(&self.plan.hooks.poststop);
-                Err(e)
-            }
-        }
-    }
-
-    /// The record is on disk before the cgroup is made, and its cgroup is limited before anything is in it.
-    pub fn make_cgroup(&self, locked: &mut Locked) -> Result<()> {
-        locked.stage(CONFIG, &self.config)?;
-        locked.save()?;
-        if self.options.notify_socket.is_some() {
-            notify::make_directory(&locked.dir)?;
-        }
-        if self.systemd.borrow().is_some() {
-            // It makes the cgroup, once there is a process to be in it.
-            return locked.record.cgroup.refuse_used_unit();
-        }
-        locked.record.cgroup.create(&self.plan.cgroup)?;
-        let record = &locked.record;
-        if record.cgroup.is_empty() && record.shared_pids && !self.plan.cgroup.disabled {
-            (self.runtime.warn)(
-                "no cgroup may be made here, and there is no PID namespace of its own: nothing holds the container's \
-                 processes together. Such configuration is strongly discouraged",
-            );
-        }
-        self.limit(locked)
-    }
-
-    /// By which files the first process brings itself into the cgroup; by none if systemd is to put it there.
-    pub fn entry(&self, record: &Record) -> Result<Entry> {
-        if self.systemd.borrow().is_some() { Ok(Entry::default()) } else { record.cgroup.entry() }
-    }
-
-    /// Puts the first process, which does nothing before, into a cgroup of systemd's, if that is to make it; into our
-    /// own one if it is still `outside`.
-    pub fn place(&self, locked: &mut Locked, pid: i32, outside: bool) -> Result<()> {
-        if let Some(mut systemd) = self.systemd.take() {
-            locked.record.cgroup.start_unit(&mut systemd, &self.plan.cgroup, pid)?;
-            return self.limit(locked);
-        }
-        if outside { locked.record.cgroup.add_unified(pid) } else { Ok(()) }
-    }
-
-    /// The namespaces to join, in the order of the plan.
-    pub fn joined(&self) -> Vec<(&Join, BorrowedFd<'_>)> {
-        let of = |kind| self.namespaces.iter().find(move |namespace| namespace.kind == kind);
-        let joins = self.plan.init.namespaces.join.iter();
-        joins.filter_map(|join| Some((join, of(join.kind)?.fd.as_fd()))).collect()
-    }
-
-    pub fn join_intel_rdt(&self, locked: &mut Locked, pid: i32) -> Result<()> {
-        let Some(plan) = &self.plan.intel_rdt else { return Ok(()) };
-        let made = intel_rdt::apply(intel_rdt::root()?.as_fd(), plan, pid)?;
-        self.runtime.debug(|| format!("init is in class {:?} of resctrl", plan.group.name()));
-        locked.record.intel_rdt = Some(Rdt { plan: plan.clone(), made });
-        locked.save()
-    }
-
-    fn set_up(&self, locked: &mut Locked, listen: bool, stdio: Stdio) -> Result<(Init, Option<OwnedFd>)> {
+    fn set_up(
+        &self,
+        placement: Placement,
+        locked: &mut Locked,
+        listen: bool,
+        stdio: Stdio,
+    ) -> Result<(Init, Option<OwnedFd>)> {
         locked.record.replace_streams(stdio);
-        self.make_cgroup(locked)?;
-        let listener = if listen { Some(start_socket(&locked.dir)?) } else { None };
-        let entry = self.entry(&locked.record)?;
+        self.make_cgroup(&placement, locked)?;
+        let start_socket = if listen { Some(open_start_socket(&locked.dir)?) } else { None };
+        let entry = placement.entry(&locked.record.cgroup)?;
         let joined: Vec<_> = self.joined().into_iter().map(|(_, fd)| fd).collect();
-        let born_in = if self.systemd.borrow().is_some() { None } else { locked.record.cgroup.dirfd()? };
-        let socket = listener.as_ref().map(AsFd::as_fd);
+        let cgroup = placement.birthplace(&locked.record.cgroup)?;
         let joined = Joined::Namespaces(&joined);
-        let birth = Birth { listener: socket, cgroup: born_in, entry, stdio, patience: self.patience() };
+        let birth = Birth {
+            start_socket: start_socket.as_ref().map(AsFd::as_fd),
+            cgroup,
+            entry,
+            stdio,
+            patience: self.patience(),
+        };
         let init = Init::spawn(&self.plan.init, joined, birth)?;
-        drop(listener);
+        drop(start_socket);
 
         let pid = init.process.pid;
         describe_init(self.runtime, pid, &self.plan.init);
         locked.adopt(ProcessId::of_child(pid)?)?;
-        self.place(locked, pid, init.outside)?;
+        self.enter_cgroup(placement, locked, pid, init.outside)?;
         self.join_intel_rdt(locked, pid)?;
         if !self.plan.net_devices.is_empty() {
             network::attach(&self.plan.net_devices, open_namespace(pid, NsKind::Network)?.as_fd())?;
@@ -298,15 +115,15 @@ impl<'a> Creation<'a> {
         rlimits::raise(pid, &self.plan.init.process.rlimits)?;
         init.placed()?;
 
-        let actions = Actions { creation: self, record: &locked.record, pid, terminal: RefCell::new(None) };
+        let actions = Actions { creation: self, record: &locked.record, pid, master: RefCell::new(None) };
         let made = init.serve(&self.plan.init, &actions)?;
-        let terminal = actions.terminal.into_inner();
+        let master = actions.master.into_inner();
         locked.remember(self.plan.rootfs().map_or(&[][..], |rootfs| &rootfs.mounts), &made)?;
         locked.record.cgroup.enter_delegated(&self.plan.cgroup, pid).context("/annotations/run.oci.delegate-cgroup")?;
         locked.publish(CONFIG)?;
         self.runtime.debug(|| "init is ready to execute the process".to_owned());
         self.announce(pid, init.process.pidfd.as_fd())?;
-        Ok((init, terminal))
+        Ok((init, master))
     }
 
     /// Hooks that init runs may take as long as they like, unless they have a timeout of their own.
@@ -320,66 +137,14 @@ impl<'a> Creation<'a> {
         let container = self.plan.init.container();
         container.is_some_and(|container| container.redirect_hooks && !container.start_container.is_empty())
     }
-
-    /// Tells everybody who wants to know which process it is.
-    pub fn announce(&self, pid: i32, pidfd: BorrowedFd) -> Result<()> {
-        if let Some(path) = &self.options.pidfd_socket {
-            send_descriptor(path, b"pidfd", pidfd).context("--pidfd-socket")?;
-        }
-        if let Some(path) = &self.plan.pidfd_receiver {
-            send_descriptor(path, b"pidfd", pidfd).context("/annotations/run.oci.pidfd_receiver")?;
-        }
-        self.options.pid_file.as_ref().map_or(Ok(()), |path| write_pid_file(path, pid))
-    }
-
-    /// Limits the cgroup that has been made.
-    fn limit(&self, locked: &Locked) -> Result<()> {
-        // From here on it is ours: whoever cleans up after us may end what is in it.
-        locked.save()?;
-        locked.record.cgroup.apply(&self.plan.cgroup)?;
-        self.runtime.debug(|| describe_cgroup(&self.plan.cgroup));
-        Ok(())
-    }
-
-    /// "creating" is step 2 of the lifecycle, and "created" what comes after: these hooks are steps 3 and 4.
-    pub fn run_host_hooks(&self, record: &Record, pid: i32) -> Result<()> {
-        let (hooks, state) = (&self.plan.hooks, record.state(Status::Created, pid));
-        if hooks.prestart.is_empty() && hooks.create_runtime.is_empty() {
-            return Ok(());
-        }
-        // A child of ours, which nobody has waited for.
-        let init = Pid::from_raw(pid).ok_or_else(|| Error::new("no pid"))?;
-        let init = pidfd_open(init, PidfdFlags::empty()).call(|| format!("pidfd_open({pid})"))?;
-        let init = Some(init.as_fd());
-        self.runtime.run_hooks("prestart", &hooks.prestart, record, &state, init)?;
-        self.runtime.run_hooks("createRuntime", &hooks.create_runtime, record, &state, init)
-    }
-
-    /// Returns the master if it is ours to join to the caller's terminal.
-    pub fn hand_over_terminal(&self, master: OwnedFd) -> Result<Option<OwnedFd>> {
-        let Some(path) = &self.options.console_socket else {
-            clear_onlcr(&master)?;
-            return Ok(Some(master));
-        };
-        send_descriptor(path, b"/dev/ptmx", master.as_fd()).context("--console-socket").map(|()| None)
-    }
-
-    fn explain_oom(&self, e: Error) -> Error {
-        let limit = self.spec.linux.resources.as_ref().and_then(|r| r.memory.as_ref()).and_then(|m| m.limit);
-        let what = "too little to start with, so the OOM killer took init";
-        match limit {
-            Some(limit) => e.context(format_args!("/linux/resources/memory/limit: {limit} bytes are {what}")),
-            None => e.context(format_args!("the memory of the cgroup is {what}")),
-        }
-    }
 }
 
 struct Actions<'a> {
     creation: &'a Creation<'a>,
     record: &'a Record,
     pid: i32,
-    /// Its master, if that is to be joined to the caller's.
-    terminal: RefCell<Option<OwnedFd>>,
+    /// The master of its terminal, if that is to be joined to the caller's.
+    master: RefCell<Option<OwnedFd>>,
 }
 
 impl launch::Actions for Actions<'_> {
@@ -402,8 +167,8 @@ impl launch::Actions for Actions<'_> {
         self.record.hook_output()
     }
 
-    fn console(&self, master: OwnedFd) -> Result<()> {
-        *self.terminal.borrow_mut() = self.creation.hand_over_terminal(master)?;
+    fn terminal(&self, master: OwnedFd) -> Result<()> {
+        *self.master.borrow_mut() = self.creation.hand_over_terminal(master)?;
         Ok(())
     }
 
@@ -417,68 +182,11 @@ impl launch::Actions for Actions<'_> {
     }
 }
 
-/// What the caller hands over beside the configuration, which is kept without it: `exec` shall not have it too.
-fn hand_over(spec: &mut Spec, state: &Path, options: &CreateOptions) {
-    if options.notify_socket.is_some() {
-        notify::configure(spec, state);
-    }
-    let Some(process) = spec.process.as_mut().filter(|_| options.listen_fds > 0) else { return };
-    // As pid 1, whichever pid it has: nothing is lost where the process does not look.
-    process.env.extend([format!("LISTEN_FDS={}", options.listen_fds), "LISTEN_PID=1".to_owned()]);
-    process.env.extend(options.listen_names.as_ref().map(|names| format!("LISTEN_FDNAMES={names}")));
-}
-
-fn lsm(spec: &Spec) -> Lsm {
-    let (profile, label) = match &spec.process {
-        Some(process) => (&*process.apparmor_profile, &*process.selinux_label),
-        None => ("", ""),
-    };
-    host::lsm(profile, if label.is_empty() { &spec.linux.mount_label } else { label })
-}
-
-/// To undo a creation takes descriptors: those that making the container had are closed by then, so it is enough to see
-/// beforehand that they can be had.
-fn check_descriptors() -> Result<()> {
-    /// Fewer than making any container takes.
-    const NEEDED: usize = 16;
-    let some = || rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 0);
-    (0..NEEDED)
-        .map(|_| some())
-        .collect::<rustix::io::Result<Vec<_>>>()
-        .call(|| "fcntl(F_DUPFD_CLOEXEC)")
-        .map_err(|e| e.with_hint("a container takes about 24 descriptors to be made: see RLIMIT_NOFILE (ulimit -n)"))?;
-    Ok(())
-}
-
 /// The socket through which `start` reaches init, which inherits it: nothing but the state directory names it.
-fn start_socket(dir: &StateDir) -> Result<OwnedFd> {
+fn open_start_socket(dir: &StateDir) -> Result<OwnedFd> {
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .call(|| "socket(AF_UNIX)")?;
     rustix::net::bind(&socket, &start_address(dir.as_fd())?).call(|| "bind(start socket)")?;
     rustix::net::listen(&socket, 16).call(|| "listen(start socket)")?;
     Ok(socket)
-}
-
-/// Engines watch for the file and read it at once, so it appears whole.
-pub(super) fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
-    files::publish(path, pid.to_string().as_bytes()).context("--pid-file")
-}
-
-fn describe_cgroup(plan: &CgroupPlan) -> String {
-    let paths: Vec<_> = plan.directories.iter().map(Directory::absolute).collect();
-    format!("cgroup made, {} settings written: {paths:?}", plan.writes.len())
-}
-
-/// Of the process that is about to enter or make a container.
-pub(super) fn describe_init(runtime: &Runtime, pid: i32, plan: &InitPlan) {
-    runtime.debug(|| {
-        let namespaces = NsKind::ALL.iter().filter(|kind| plan.namespaces.has(**kind)).map(|kind| kind.name());
-        let instructions = plan.seccomp.as_ref().map_or(0, |filter| filter.program.instructions());
-        let namespaces = namespaces.collect::<Vec<_>>().join(", ");
-        format!("init is pid {pid}; namespaces: {namespaces}; seccomp: {instructions} instructions")
-    });
-    if let Some(filter) = &plan.seccomp {
-        // In the words of runc, which tests look for.
-        runtime.debug(|| format!("seccomp filter flags: {}", filter.flags));
-    }
 }

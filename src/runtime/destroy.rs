@@ -22,7 +22,7 @@ pub(super) const DEATH: Duration = Duration::from_secs(10);
 impl Locked<'_> {
     /// The hooks that are to run once the container is gone. A configuration was kept before anything was made.
     pub(super) fn poststop(&self) -> Result<Vec<Hook>> {
-        let spec = self.dir.read_staged(CONFIG).and_then(|text| Spec::parse(&text)).context(CONFIG);
+        let spec = self.dir.read_or_draft(CONFIG).and_then(|text| Spec::parse(&text)).context(CONFIG);
         Ok(hooks::plan(&spec?.hooks)?.poststop)
     }
 

@@ -27,7 +27,8 @@ pub const TRACES: &str = "init";
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-pub fn staged(name: &str) -> String {
+/// What a file is called until [`super::locked::Locked::publish`] gives it its name.
+pub fn draft(name: &str) -> String {
     format!(".{name}")
 }
 
@@ -121,10 +122,10 @@ impl StateDir {
         Ok(text)
     }
 
-    /// Published or not.
-    pub fn read_staged(&self, name: &str) -> Result<Vec<u8>> {
+    /// The file, or its draft if it was not published.
+    pub fn read_or_draft(&self, name: &str) -> Result<Vec<u8>> {
         match self.read(name) {
-            Err(e) if e.errno() == Some(Errno::NOENT) => self.read(&staged(name)).map_err(|_| e),
+            Err(e) if e.errno() == Some(Errno::NOENT) => self.read(&draft(name)).map_err(|_| e),
             text => text,
         }
     }

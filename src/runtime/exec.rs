@@ -19,7 +19,7 @@ use crate::spec::{Process, Spec, Status};
 use crate::sys::clone::Stdio;
 
 use super::container::Container;
-use super::create::{describe_init, write_pid_file};
+use super::creation::{describe_init, write_pid_file};
 use super::foreground::Foreground;
 use super::process::ProcessId;
 use super::terminal::clear_onlcr;
@@ -31,7 +31,7 @@ pub struct ExecOptions {
     pub args: Vec<String>,
     pub cwd: Option<String>,
     pub env: Vec<String>,
-    pub tty: bool,
+    pub terminal: bool,
     /// `UID[:GID]`, parsed.
     pub user: Option<(u32, Option<u32>)>,
     pub additional_gids: Vec<u32>,
@@ -60,7 +60,7 @@ impl ExecOptions {
         let mut process = own.unwrap_or_default();
         process.args.clone_from(&self.args);
         process.env.extend(self.env.iter().cloned());
-        process.terminal = self.tty;
+        process.terminal = self.terminal;
         process.no_new_privileges |= self.no_new_privileges;
         process.user.additional_gids.extend(&self.additional_gids);
         if let Some(cwd) = &self.cwd {
@@ -99,12 +99,12 @@ impl Container<'_> {
         let stdio = foreground.as_ref().map(Foreground::stdio).unwrap_or_default();
         let mut init = self.spawn_exec(options, &plan, stdio).map_err(|e| self.or_stopped(e))?;
         describe_init(self.runtime, init.process.pid, &plan);
-        let terminal = self.serve_exec(options, &plan, &init).map_err(|e| self.or_stopped(e))?;
+        let master = self.serve_exec(options, &plan, &init).map_err(|e| self.or_stopped(e))?;
         init.start(None)?;
         let process = &init.process;
         self.runtime.debug(|| format!("the process runs, as pid {}", process.pid));
         match &mut foreground {
-            Some(foreground) => foreground.supervise(process.pidfd.as_fd(), process.pid, terminal, None, false),
+            Some(foreground) => foreground.supervise(process.pidfd.as_fd(), process.pid, master, None, false),
             None => Ok(0),
         }
     }
@@ -169,24 +169,23 @@ impl Container<'_> {
     }
 
     fn spawn_exec(&self, options: &ExecOptions, plan: &InitPlan, stdio: Stdio) -> Result<Init> {
-        let init = self.record.init.ok_or_else(stopped)?;
-        let target = init.open()?.ok_or_else(stopped)?;
+        let container_init = self.record.init.ok_or_else(stopped)?;
+        let target = container_init.open()?.ok_or_else(stopped)?;
         let has_mounts = plan.join & Kind::Mount.clone_flag() != 0;
-        let root = if has_mounts { None } else { Some(init.root()?.ok_or_else(stopped)?) };
-        let container_init = self.record.init.map(|init| init.pid as u32);
-        let mut cgroup = self.record.cgroup.join(&options.cgroups, container_init)?;
+        let root = if has_mounts { None } else { Some(container_init.root()?.ok_or_else(stopped)?) };
+        let container_pid = container_init.pid as u32;
+        let mut cgroup = self.record.cgroup.join(&options.cgroups, Some(container_pid))?;
         // In a paused container it waits for whoever resumes that.
         let patience = if options.ignore_paused { None } else { Some(PATIENCE) };
         let target = Joined::Container { init: target.as_fd(), root: root.as_ref().map(AsFd::as_fd) };
         let spawn = |cgroup: &mut Join| {
             let entry = cgroup.take_entry();
-            Init::spawn(plan, target, Birth { listener: None, cgroup: cgroup.dirfd(), entry, stdio, patience })
+            Init::spawn(plan, target, Birth { start_socket: None, cgroup: cgroup.dirfd(), entry, stdio, patience })
         };
         let init = match spawn(&mut cgroup) {
             // The container has given the controllers of its cgroup to those below it: then where its init is.
             Err(e) if e.errno() == Some(Errno::BUSY) && options.cgroups.is_empty() => {
-                let beside = container_init.map(|init| self.record.cgroup.join_init(init)).transpose()?.flatten();
-                cgroup = beside.ok_or(e)?;
+                cgroup = self.record.cgroup.join_init(container_pid)?.ok_or(e)?;
                 spawn(&mut cgroup)?
             }
             init => init?,
@@ -197,12 +196,12 @@ impl Container<'_> {
         Ok(init)
     }
 
-    /// Sees init through to where it is ready; returns the terminal, unless a console socket took it.
+    /// Sees init through to where it is ready; returns the master of the terminal, unless a console socket took it.
     fn serve_exec(&self, options: &ExecOptions, plan: &InitPlan, init: &Init) -> Result<Option<OwnedFd>> {
         let pid = init.process.pid;
         rlimits::raise(pid, &plan.process.rlimits)?;
         init.placed()?;
-        let actions = Actions { container: self, options, plan, pid, terminal: RefCell::new(None) };
+        let actions = Actions { container: self, options, plan, pid, master: RefCell::new(None) };
         init.serve(plan, &actions)?;
         if let Some(path) = &options.pidfd_socket {
             send_descriptor(path, b"pidfd", init.process.pidfd.as_fd()).context("--pidfd-socket")?;
@@ -210,7 +209,7 @@ impl Container<'_> {
         if let Some(path) = &options.pid_file {
             write_pid_file(path, pid)?;
         }
-        Ok(actions.terminal.into_inner())
+        Ok(actions.master.into_inner())
     }
 }
 
@@ -223,17 +222,17 @@ struct Actions<'a> {
     options: &'a ExecOptions,
     plan: &'a InitPlan,
     pid: i32,
-    /// Its master, if that is to be joined to the caller's.
-    terminal: RefCell<Option<OwnedFd>>,
+    /// The master of its terminal, if that is to be joined to the caller's.
+    master: RefCell<Option<OwnedFd>>,
 }
 
 impl launch::Actions for Actions<'_> {
-    fn console(&self, master: OwnedFd) -> Result<()> {
+    fn terminal(&self, master: OwnedFd) -> Result<()> {
         match &self.options.console_socket {
             Some(path) => send_descriptor(path, b"/dev/ptmx", master.as_fd()).context("--console-socket"),
             None => {
                 clear_onlcr(&master)?;
-                *self.terminal.borrow_mut() = Some(master);
+                *self.master.borrow_mut() = Some(master);
                 Ok(())
             }
         }

@@ -14,7 +14,7 @@ use rustix::process::{WaitId, WaitIdOptions, WaitOptions, WaitStatus, wait, wait
 use super::buffer::NOW;
 use super::notify::Notify;
 use super::pipes::Pipes;
-use super::terminal::{HostTerminal, Relay};
+use super::terminal::{CallerTerminal, Relay};
 use crate::error::{Call, Error, Result};
 use crate::sys::clone::Stdio;
 use crate::sys::signal::{self, Disposition, SignalSet};
@@ -23,17 +23,20 @@ use crate::sys::signal::{self, Disposition, SignalSet};
 /// missing terminal is known in time. What it changes is changed back when it is dropped.
 pub struct Foreground {
     signals: Signals,
-    host: Option<HostTerminal>,
+    terminal: Option<CallerTerminal>,
     pipes: Pipes,
 }
 
 impl Foreground {
-    /// Blocks all signals of this thread, which must be the only one. `terminal`: the process has one of its own, which is
-    /// joined to ours.
-    pub fn prepare(terminal: bool) -> Result<Self> {
-        let (host, pipes) =
-            if terminal { (Some(HostTerminal::find()?), Pipes::default()) } else { (None, Pipes::for_terminals()?) };
-        Ok(Self { signals: Signals::block()?, host, pipes })
+    /// Blocks all signals of this thread, which must be the only one. `has_terminal`: the process has one of its own, which
+    /// is joined to ours.
+    pub fn prepare(has_terminal: bool) -> Result<Self> {
+        let (terminal, pipes) = if has_terminal {
+            (Some(CallerTerminal::find()?), Pipes::default())
+        } else {
+            (None, Pipes::for_terminals()?)
+        };
+        Ok(Self { signals: Signals::block()?, terminal, pipes })
     }
 
     /// The process has our terminal itself.
@@ -48,18 +51,18 @@ impl Foreground {
 
     /// Waits for `process`, a child of ours, and returns its exit status: 128 and the signal if one killed it.
     ///
-    /// `terminal` is the master of its terminal; `notify` is told once it is ready. `reap`: we are a subreaper, and
+    /// `master` is that of its terminal; `notify` is told once it is ready. `reap`: we are a subreaper, and
     /// also collect the orphans that end.
     pub fn supervise(
         &mut self,
         process: BorrowedFd<'_>,
         pid: i32,
-        terminal: Option<OwnedFd>,
+        master: Option<OwnedFd>,
         notify: Option<Notify>,
         reap: bool,
     ) -> Result<u8> {
-        let relay = match (terminal, &self.host) {
-            (Some(master), Some(host)) => Some(Relay::new(master, host)?),
+        let relay = match (master, &self.terminal) {
+            (Some(master), Some(terminal)) => Some(Relay::new(master, terminal)?),
             _ => None,
         };
         self.pipes.release();
@@ -101,7 +104,7 @@ impl Session<'_> {
         let look_again = self.pipes.wanted(&mut fds);
         fds.extend(self.notify.as_ref().map(|notify| PollFd::from_borrowed_fd(notify.as_fd(), PollFlags::IN)));
         // A terminal with nothing to read is at its end then, and that is no event to wait for.
-        let at_end = self.status.is_some() && self.relay.as_ref().is_some_and(|relay| relay.to_host.wants_input());
+        let at_end = self.status.is_some() && self.relay.as_ref().is_some_and(|relay| relay.to_caller.wants_input());
         let timeout = if at_end { Some(&NOW) } else { look_again.then_some(&SOON) };
         match poll(&mut fds, timeout) {
             Err(Errno::INTR) => return Ok(None),

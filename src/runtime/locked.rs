@@ -11,7 +11,7 @@ use crate::spec::Status;
 
 use super::Runtime;
 use super::container::Container;
-use super::dir::{RECORD, StateDir, TRACES, Traces, lost, no_container, staged};
+use super::dir::{RECORD, StateDir, TRACES, Traces, draft, lost, no_container};
 use super::process::ProcessId;
 use super::record::Record;
 
@@ -69,7 +69,7 @@ impl<'a> Locked<'a> {
     /// Puts the record on disk.
     pub(super) fn save(&self) -> Result<()> {
         let text = serde_json::to_vec(&self.record).map_err(|e| Error::new(format_args!("state record: {e}")))?;
-        self.stage(RECORD, &text)?;
+        self.write_draft(RECORD, &text)?;
         self.publish(RECORD)
     }
 
@@ -82,11 +82,11 @@ impl<'a> Locked<'a> {
             .call(|| format!("symlink({:?})", self.dir.path().join(TRACES)))
     }
 
-    /// What [`Locked::publish`] gives its name.
-    pub(super) fn stage(&self, name: &str, text: &[u8]) -> Result<()> {
+    /// Writes a file that has its name only once [`Locked::publish`] is called.
+    pub(super) fn write_draft(&self, name: &str, text: &[u8]) -> Result<()> {
         let path = self.dir.path().join(name);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(self.dir.as_fd(), staged(name), flags, Mode::from_raw_mode(0o600))
+        let file = openat(self.dir.as_fd(), draft(name), flags, Mode::from_raw_mode(0o600))
             .call(|| format!("open({path:?})"))?;
         let mut rest = text;
         while !rest.is_empty() {
@@ -98,7 +98,7 @@ impl<'a> Locked<'a> {
 
     /// Readers see the old content or the new, never a part.
     pub(super) fn publish(&self, name: &str) -> Result<()> {
-        renameat(self.dir.as_fd(), staged(name), self.dir.as_fd(), name)
+        renameat(self.dir.as_fd(), draft(name), self.dir.as_fd(), name)
             .call(|| format!("rename({:?})", self.dir.path().join(name)))
     }
 

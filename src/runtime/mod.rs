@@ -4,6 +4,7 @@ mod buffer;
 mod checkpoint;
 mod container;
 mod create;
+mod creation;
 mod delete;
 mod destroy;
 mod dir;
@@ -211,37 +212,37 @@ impl Runtime {
     /// Runs hooks of one kind on the host's side, in order, up to the first that fails. `init`: whose end ends them.
     fn run_hooks(
         &self,
-        stage: &str,
+        kind: &str,
         hooks: &[Hook],
         record: &Record,
         state: &State,
         init: Option<BorrowedFd>,
     ) -> Result<()> {
-        hooks.iter().enumerate().try_for_each(|(i, hook)| self.run_hook(stage, i, hook, record, state, init))
+        hooks.iter().enumerate().try_for_each(|(i, hook)| self.run_hook(kind, i, hook, record, state, init))
     }
 
     fn run_hook(
         &self,
-        stage: &str,
+        kind: &str,
         index: usize,
         hook: &Hook,
         record: &Record,
         state: &State,
         init: Option<BorrowedFd>,
     ) -> Result<()> {
-        self.debug(|| format!("{stage} hook {index}: {:?}", hook.path));
+        self.debug(|| format!("{kind} hook {index}: {:?}", hook.path));
         let json = serde_json::to_vec(state).map_err(|e| Error::new(format_args!("state: {e}")))?;
         let bundle = std::fs::File::open(&state.bundle).call(|| format!("open({:?})", state.bundle))?;
         let output = match record.hook_output() {
             // What it clears away matters more than where its words go.
-            Err(e) if stage == "poststop" => {
+            Err(e) if kind == "poststop" => {
                 (self.warn)(&e.to_string());
                 Output::default()
             }
             output => output?,
         };
         let surroundings = Surroundings { cwd: Some(bundle.as_fd()), container: init, ..Surroundings::new(&output) };
-        hooks::run(hook, &json, stage, index, surroundings)
+        hooks::run(hook, &json, kind, index, surroundings)
     }
 }
 

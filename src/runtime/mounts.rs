@@ -7,10 +7,12 @@ use crate::error::{Call, Error, Result};
 use crate::launch::{self, Birth, Init, Joined, PATIENCE};
 use crate::plan;
 use crate::plan::init::{Errand, InitPlan, Role};
-use crate::plan::mounts::{MountPlan, clean};
+use crate::plan::mounts::MountPlan;
 use crate::plan::namespaces::Kind as NsKind;
+use crate::plan::path::clean;
 use crate::rootfs;
 use crate::spec::{Mount, Spec};
+use crate::sys::mountinfo::groups_that_reach;
 
 use super::container::Container;
 use super::locked::Locked;
@@ -20,7 +22,7 @@ use super::record::Volume;
 /// Of the host's mount namespace.
 fn host_groups() -> Result<BTreeSet<u64>> {
     let path = "/proc/thread-self/mountinfo";
-    std::fs::read(path).map(|text| rootfs::groups_that_reach(&text)).call(|| format!("read({path:?})"))
+    std::fs::read(path).map(|text| groups_that_reach(&text)).call(|| format!("read({path:?})"))
 }
 
 impl Locked<'_> {

@@ -9,6 +9,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use crate::cgroup::Entry;
 use crate::criu::{Criu, Kind, Notification, Options, Streams, Surroundings};
 use crate::error::{Call, Context, Error, Result};
 use crate::files;
@@ -21,12 +22,11 @@ use crate::sys;
 use crate::sys::clone::Stdio;
 
 use super::checkpoint::{CriuOptions, DESCRIPTORS, EXTERNAL_NAMESPACES, Work, check_common};
-use super::create::Creation;
+use super::creation::{Creation, Placement};
 use super::dir::CONFIG;
 use super::foreground::Foreground;
 use super::locked::Locked;
 use super::process::{ProcessId, open_namespace};
-use super::record::Record;
 use super::restored::{self, Outside};
 use super::{CreateOptions, Runtime};
 
@@ -50,7 +50,7 @@ pub struct RestoreOptions {
 }
 
 pub(super) fn restore(runtime: &Runtime, id: &str, options: &RestoreOptions) -> Result<u8> {
-    let creation = Creation::plan(runtime, id, &options.create)?;
+    let (creation, placement) = Creation::plan(runtime, id, &options.create)?;
     creation.check_terminal(options.detach)?;
     let streams = dumped_streams(&options.criu.image_path).context("--image-path")?;
     let has_terminal = creation.plan.init.process.terminal;
@@ -68,11 +68,12 @@ pub(super) fn restore(runtime: &Runtime, id: &str, options: &RestoreOptions) -> 
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .call(|| "prctl(PR_SET_CHILD_SUBREAPER)")?;
     }
-    let (container, Restored { pid, pidfd, terminal }) = creation.make(|locked| restoration.perform(locked))?;
+    let (container, Restored { pid, pidfd, master }) =
+        creation.make(|locked| restoration.perform(placement, locked))?;
     let hooks = &creation.plan.hooks;
     let container = container.after_start(Ok(()), &hooks.poststart, &hooks.poststop)?;
     let Some(foreground) = &mut foreground else { return Ok(0) };
-    let status = foreground.supervise(pidfd.as_fd(), pid, terminal, None, adopts);
+    let status = foreground.supervise(pidfd.as_fd(), pid, master, None, adopts);
     container.clean_up();
     status
 }
@@ -106,22 +107,22 @@ struct Restoration<'a> {
 struct Restored {
     pid: i32,
     pidfd: OwnedFd,
-    /// The master side, unless a console socket took it.
-    terminal: Option<OwnedFd>,
+    /// The master of its terminal, unless a console socket took it.
+    master: Option<OwnedFd>,
 }
 
 /// What CRIU has told.
 #[derive(Default)]
 struct Progress {
     init: Option<i32>,
-    /// The master side, unless a console socket took it.
-    terminal: Option<OwnedFd>,
+    /// The master of its terminal, unless a console socket took it.
+    master: Option<OwnedFd>,
     /// The processes have no more privileges than they may.
     checked: bool,
 }
 
 /// CRIU before its work, in the mount namespace that was made for it.
-struct Stage {
+struct Prepared {
     criu: Criu,
     mounts: Vec<ExternalMount>,
     work: Work,
@@ -146,14 +147,15 @@ impl Restoration<'_> {
         }
     }
 
-    fn perform(&self, locked: &mut Locked) -> Result<Restored> {
-        self.creation.make_cgroup(locked)?;
+    fn perform(&self, placement: Placement, locked: &mut Locked) -> Result<Restored> {
+        self.creation.make_cgroup(&placement, locked)?;
         let inherited = self.inherited_namespaces();
         let root = locked.dir.path().join(ROOT);
         std::fs::create_dir(&root).call(|| format!("mkdir({root:?})"))?;
-        let Stage { mut criu, mounts, work } = self.spawn(locked.dir.path(), &locked.record, &root, &inherited)?;
+        let entry = placement.entry(&locked.record.cgroup)?;
+        let Prepared { mut criu, mounts, work } = self.spawn(locked.dir.path(), entry, &root, &inherited)?;
         // It has the container's streams, and what it forks is to be in the container's cgroup.
-        self.creation.place(locked, criu.pid(), true)?;
+        self.creation.enter_cgroup(placement, locked, criu.pid(), true)?;
         criu.check_version()?;
         self.check_version(&criu)?;
         let mut request = work.options(&self.options.criu, &self.creation.spec.annotations, &locked.record.rootfs)?;
@@ -169,7 +171,7 @@ impl Restoration<'_> {
         let restored = criu.perform(Kind::Restore, &request, &mut notified);
         let pid = restored.map_err(|e| if ours { e } else { work.explain(e) })?;
         std::fs::remove_dir(&root).call(|| format!("rmdir({root:?})"))?;
-        let Progress { init, terminal, checked } = progress;
+        let Progress { init, master, checked } = progress;
         let pid = init.or(pid).ok_or_else(|| Error::new("CRIU does not tell which process it has restored"))?;
         if locked.record.init.is_none() {
             return Err(Error::new("CRIU has not told when the processes were restored"));
@@ -181,17 +183,16 @@ impl Restoration<'_> {
         let pidfd = Pid::from_raw(pid).map(|pid| pidfd_open(pid, PidfdFlags::empty()));
         let pidfd = pidfd.ok_or_else(|| Error::new("no pid"))?.call(|| format!("pidfd_open({pid})"))?;
         self.creation.announce(pid, pidfd.as_fd())?;
-        Ok(Restored { pid, pidfd, terminal })
+        Ok(Restored { pid, pidfd, master })
     }
 
     /// CRIU is our child, but a thread in a mount namespace and keyring of its own forks it.
-    fn spawn(&self, dir: &Path, record: &Record, root: &Path, inherited: &[Inherited]) -> Result<Stage> {
+    fn spawn(&self, dir: &Path, entry: Entry, root: &Path, inherited: &[Inherited]) -> Result<Prepared> {
         let init = &self.creation.plan.init;
         let plan = self.creation.plan.rootfs().ok_or_else(|| Error::new("not a container's plan"))?;
-        let entry = self.creation.entry(record)?;
         let streams = Streams::Ours(self.stdio);
         let begin = || {
-            let mounts = rootfs::stage(plan, root)?;
+            let mounts = rootfs::show_to_criu(plan, root)?;
             // Who lets pages come later has a socket with the images, if nothing else is said.
             let own = (!self.options.criu.lazy_pages).then(|| dir.join(WORK));
             let work = Work::open(&self.options.criu, LOG, false, own.as_deref())?;
@@ -200,11 +201,11 @@ impl Restoration<'_> {
             }
             let keep: Vec<_> = inherited.iter().map(|namespace| namespace.fd).collect();
             let surroundings = Surroundings { streams, keep: &keep, cgroups: entry.into_fds() };
-            Ok(Stage { criu: Criu::spawn(surroundings)?, mounts, work })
+            Ok(Prepared { criu: Criu::spawn(surroundings)?, mounts, work })
         };
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().spawn_scoped(scope, begin).call(|| "clone(CLONE_THREAD)")?;
-            thread.join().unwrap_or_else(|_| Err(Error::new("the thread that stages the root panicked")))
+            thread.join().unwrap_or_else(|_| Err(Error::new("the thread that starts CRIU panicked")))
         })
     }
 
@@ -304,9 +305,9 @@ impl Restoration<'_> {
             }
             // Others are those of `exec`s that nobody is joined to any more.
             ("orphan-pts-master", _, Some(master))
-                if self.creation.plan.init.process.terminal && progress.terminal.is_none() =>
+                if self.creation.plan.init.process.terminal && progress.master.is_none() =>
             {
-                progress.terminal = self.creation.hand_over_terminal(master)?;
+                progress.master = self.creation.hand_over_terminal(master)?;
                 Ok(())
             }
             _ => Ok(()),

@@ -7,12 +7,13 @@
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Dir, FileType, Mode, OFlags, Stat, fstat, mkdirat, open, openat, readlinkat};
 use rustix::io::Errno;
 
 use crate::error::{Call, Context, Error, Result};
+use crate::files;
 
 /// What cannot be written (any more) as an errno, and belongs to the walk alone.
 const PATH: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -77,19 +78,9 @@ struct Walk {
 impl Walk {
     fn begin(path: &Path) -> Result<Self> {
         let euid = rustix::process::geteuid().as_raw();
-        let mut walk = Self { here: top()?, shown: "/".into(), left: Vec::new(), links: 0, euid };
-        walk.add(path);
+        let walk = Self { here: top()?, shown: "/".into(), left: files::names(path), links: 0, euid };
         let stat = fstat(&walk.here).call(|| "fstat(\"/\")")?;
         walk.judge(&stat, "/".as_ref(), false).map(|()| walk)
-    }
-
-    fn add(&mut self, path: &Path) {
-        let names = path.components().rev().filter_map(|component| match component {
-            Component::Normal(name) => Some(name.to_owned()),
-            Component::ParentDir => Some("..".into()),
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
-        });
-        self.left.extend(names);
     }
 
     fn finish(mut self, make: bool) -> Result<Option<OwnedFd>> {
@@ -139,7 +130,7 @@ impl Walk {
         if target.is_absolute() {
             (self.here, self.shown) = (top()?, "/".into());
         }
-        self.add(&target);
+        self.left.extend(files::names(&target));
         Ok(())
     }
 

@@ -52,7 +52,7 @@ fn is_beginning(dir: &StateDir) -> Result<bool> {
 
 /// `None` if none was kept.
 fn read_config(dir: &StateDir) -> Result<Option<Spec>> {
-    match dir.read_staged(CONFIG) {
+    match dir.read_or_draft(CONFIG) {
         Err(e) if e.errno() == Some(Errno::NOENT) => Ok(None),
         text => Spec::parse(&text?).map(Some),
     }

@@ -12,11 +12,11 @@ use super::buffer::{Buffer, Stream, ready};
 use crate::error::{Call, Result};
 
 /// The terminal that our user sits at.
-pub struct HostTerminal {
+pub struct CallerTerminal {
     fd: OwnedFd,
 }
 
-impl HostTerminal {
+impl CallerTerminal {
     pub fn find() -> Result<Self> {
         let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
         // Any of the three may be redirected; the controlling terminal is there even if all are.
@@ -63,31 +63,31 @@ impl Drop for RawMode<'_> {
 /// Joins our standard input and output to the master of the container's terminal.
 pub struct Relay<'a> {
     master: Stream,
-    host: &'a HostTerminal,
+    caller: &'a CallerTerminal,
     input: Stream,
     output: Stream,
     to_container: Buffer,
-    pub to_host: Buffer,
+    pub to_caller: Buffer,
     /// Nobody reads our output any more.
     pub output_lost: bool,
     _raw: RawMode<'a>,
 }
 
 impl<'a> Relay<'a> {
-    pub fn new(master: OwnedFd, host: &'a HostTerminal) -> Result<Self> {
+    pub fn new(master: OwnedFd, caller: &'a CallerTerminal) -> Result<Self> {
         let master = Stream::own(master)?;
         let input = Stream::of_caller(rustix::stdio::stdin(), OFlags::RDONLY)?;
         let output = Stream::of_caller(rustix::stdio::stdout(), OFlags::WRONLY)?;
-        let raw = RawMode::enter(&host.fd)?;
-        let (to_container, to_host) = (Buffer::default(), Buffer::default());
-        let relay = Self { master, host, input, output, to_container, to_host, output_lost: false, _raw: raw };
+        let raw = RawMode::enter(&caller.fd)?;
+        let (to_container, to_caller) = (Buffer::default(), Buffer::default());
+        let relay = Self { master, caller, input, output, to_container, to_caller, output_lost: false, _raw: raw };
         relay.resize();
         Ok(relay)
     }
 
     /// A terminal that has just gone away has no size to follow.
     pub fn resize(&self) {
-        if let Ok(size) = tcgetwinsize(&self.host.fd) {
+        if let Ok(size) = tcgetwinsize(&self.caller.fd) {
             let _ = tcsetwinsize(&self.master, size);
         }
     }
@@ -95,7 +95,7 @@ impl<'a> Relay<'a> {
     /// Adds what is to be waited for. Readiness is found out again by [`Self::pump`], as nothing there blocks.
     pub fn wanted<'b>(&'b self, fds: &mut Vec<PollFd<'b>>) {
         let mut master = PollFlags::empty();
-        master.set(PollFlags::IN, self.to_host.wants_input());
+        master.set(PollFlags::IN, self.to_caller.wants_input());
         master.set(PollFlags::OUT, self.to_container.wants_output());
         if !master.is_empty() {
             fds.push(PollFd::new(&self.master, master));
@@ -103,7 +103,7 @@ impl<'a> Relay<'a> {
         if self.to_container.wants_input() {
             fds.push(PollFd::new(&self.input, PollFlags::IN));
         }
-        if self.to_host.wants_output() {
+        if self.to_caller.wants_output() {
             fds.push(PollFd::new(&self.output, PollFlags::OUT));
         }
     }
@@ -111,12 +111,12 @@ impl<'a> Relay<'a> {
     /// Moves what can be moved without waiting. Once the process has `ended`, a terminal with nothing to read is at
     /// its end, even if a process that was left behind still has it open.
     pub fn pump(&mut self, ended: bool) {
-        if self.to_host.wants_input() && !self.to_host.fill(&self.master) && ended {
-            self.to_host.close();
+        if self.to_caller.wants_input() && !self.to_caller.fill(&self.master) && ended {
+            self.to_caller.close();
         }
-        if self.to_host.wants_output() && ready(&self.output, PollFlags::OUT) {
-            self.to_host.empty(&self.output);
-            self.output_lost = self.to_host.is_closed();
+        if self.to_caller.wants_output() && ready(&self.output, PollFlags::OUT) {
+            self.to_caller.empty(&self.output);
+            self.output_lost = self.to_caller.is_closed();
         }
         if self.to_container.wants_input() && ready(&self.input, PollFlags::IN) {
             self.to_container.fill(&self.input);
@@ -124,7 +124,7 @@ impl<'a> Relay<'a> {
         if self.to_container.wants_output() {
             self.to_container.empty(&self.master);
         }
-        if self.to_host.is_closed() {
+        if self.to_caller.is_closed() {
             // A terminal that nobody has open takes nothing, and poll(2) calls it ready all the time.
             self.to_container.close();
         }
@@ -132,7 +132,7 @@ impl<'a> Relay<'a> {
 
     /// Whether all output has been passed on.
     pub fn is_done(&self) -> bool {
-        self.to_host.is_closed()
+        self.to_caller.is_closed()
     }
 }
 

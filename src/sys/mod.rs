@@ -1,4 +1,5 @@
-//! Thin typed wrappers over the syscalls that `rustix` lacks: the only place for `unsafe`.
+//! Thin typed wrappers over the syscalls that `rustix` lacks, and readers of the kernel's texts: the only place for
+//! `unsafe`.
 //!
 //! A wrapper bears its syscall's name and returns the bare [`rustix::io::Errno`]; whoever calls it knows why, and
 //! says so with [`crate::error::Call`].
@@ -10,7 +11,9 @@ pub mod clone;
 pub mod fd;
 pub mod helper;
 pub mod keyring;
+pub mod memberships;
 pub mod mount;
+pub mod mountinfo;
 pub mod namespace;
 pub mod network;
 pub mod process;

@@ -80,9 +80,9 @@ fn hooks_have_the_umask_of_the_caller(t: &Test) {
     let hook = t.script("hook", &format!("echo $1 $(umask) >> {0}; touch {1}$1", t.path("out"), t.path("made-")));
     let mut config = Config::sh("umask").set("/process/cwd", "/new/dir");
     let host = ["prestart", "createRuntime", "createContainer", "poststart", "poststop"];
-    for stage in host {
+    for kind in host {
         let env = ["PATH=/bin:/usr/bin"];
-        config = config.push(&format!("/hooks/{stage}"), json!({ "path": hook, "args": ["hook", stage], "env": env }));
+        config = config.push(&format!("/hooks/{kind}"), json!({ "path": hook, "args": ["hook", kind], "env": env }));
     }
     let inside = json!({ "path": "/bin/sh", "args": ["sh", "-c", "umask > /started"] });
     config = config.push("/hooks/startContainer", inside);
@@ -93,11 +93,11 @@ fn hooks_have_the_umask_of_the_caller(t: &Test) {
         let output = berth.args(["run", "--bundle"]).arg(&c.bundle).arg(&c.id).ok();
         assert_eq!(output.text(), "0022", "the process has that of the configuration, or a fixed one");
         let seen = fs::read_to_string(t.path("out")).unwrap();
-        assert_eq!(seen, host.map(|stage| format!("{stage} {umask}\n")).concat());
+        assert_eq!(seen, host.map(|kind| format!("{kind} {umask}\n")).concat());
         assert_eq!(fs::read_to_string(c.rootfs().join("started")).unwrap(), "0022\n");
-        for stage in host {
-            let made = t.path(&format!("made-{stage}"));
-            assert_eq!(fs::metadata(&made).unwrap().permissions().mode() & 0o777, mode, "{stage}");
+        for kind in host {
+            let made = t.path(&format!("made-{kind}"));
+            assert_eq!(fs::metadata(&made).unwrap().permissions().mode() & 0o777, mode, "{kind}");
             fs::remove_file(made).unwrap();
         }
         // What berth makes for the container does not depend on it.

@@ -163,15 +163,14 @@ fn hooks_get_their_arguments_and_only_their_environment(t: &Test) {
 fn hooks_without_an_environment_have_that_of_the_runtime(t: &Test) {
     let hook =
         |name: &str| json!({ "path": t.script(name, &format!("/usr/bin/env > {}/env-{name}", t.dir.display())) });
-    let stages = ["prestart", "createRuntime", "poststart", "poststop"];
-    let config =
-        stages.iter().fold(Config::new(["/bin/true"]), |c, name| c.push(&format!("/hooks/{name}"), hook(name)));
+    let kinds = ["prestart", "createRuntime", "poststart", "poststop"];
+    let config = kinds.iter().fold(Config::new(["/bin/true"]), |c, name| c.push(&format!("/hooks/{name}"), hook(name)));
     let mut empty = hook("empty");
     empty["env"] = json!([]);
     let c = t.container(config.push("/hooks/createRuntime", empty));
     c.run_cmd(&[]).env("OF_THE_CALLER", "x").ok();
     let env = |name: &str| fs::read_to_string(t.path(&format!("env-{name}"))).unwrap();
-    for name in stages {
+    for name in kinds {
         assert!(env(name).contains("OF_THE_CALLER=x\n"), "{name}: {}", env(name));
     }
     assert!(!env("empty").contains("OF_THE_CALLER"), "{}", env("empty"));

@@ -97,21 +97,21 @@ impl Variant {
                     .set("/process/cwd", "/tmp/made")
                     .set("/process/capabilities/inheritable", json!(["CAP_KILL"]))
                     .set("/process/capabilities/ambient", json!(["CAP_KILL"]));
-                for stage in ["prestart", "createRuntime", "poststart", "poststop"] {
+                for kind in ["prestart", "createRuntime", "poststart", "poststop"] {
                     let path = t.script(
-                        &format!("hook-{stage}"),
-                        &format!("cat > /dev/null; : > {}/ran-{stage}", t.dir.display()),
+                        &format!("hook-{kind}"),
+                        &format!("cat > /dev/null; : > {}/ran-{kind}", t.dir.display()),
                     );
                     config =
-                        config.push(&format!("/hooks/{stage}"), json!({ "path": path, "env": ["PATH=/bin:/usr/bin"] }));
+                        config.push(&format!("/hooks/{kind}"), json!({ "path": path, "env": ["PATH=/bin:/usr/bin"] }));
                 }
-                for stage in ["createContainer", "startContainer"] {
+                for kind in ["createContainer", "startContainer"] {
                     // The first runs where the host's tree still is: its own directory is the container's root.
-                    let place = if stage == "createContainer" { "./tmp" } else { "/tmp" };
-                    let script = format!("cat > /dev/null; : > {place}/ran-{stage}");
+                    let place = if kind == "createContainer" { "./tmp" } else { "/tmp" };
+                    let script = format!("cat > /dev/null; : > {place}/ran-{kind}");
                     let hook =
                         json!({ "path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"] });
-                    config = config.push(&format!("/hooks/{stage}"), hook);
+                    config = config.push(&format!("/hooks/{kind}"), hook);
                 }
                 config
             }

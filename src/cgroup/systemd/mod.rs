@@ -6,14 +6,13 @@
 mod bus;
 mod message;
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::plan::systemd::value::Value;
 use crate::plan::systemd::{Property, Unit};
+use crate::sys::memberships::memberships;
 use bus::{Bus, JOB_REMOVED, Refusal, SYSTEMD};
 #[cfg(fuzzing)]
 pub use message::Message;
@@ -191,14 +190,10 @@ fn explain(what: &str, refusal: Refusal) -> Error {
 
 /// Where a process is, in the hierarchy of `controllers` (none: v2), by `/proc/PID/cgroup`.
 pub(super) fn path_in(cgroups: &[u8], controllers: &[String], unified: bool) -> Option<PathBuf> {
-    cgroups.split(|&byte| byte == b'\n').find_map(|line| {
-        let mut fields = line.splitn(3, |&byte| byte == b':').skip(1);
-        let (list, path) = (fields.next()?, fields.next()?);
-        let is_one = |name: &[u8]| controllers.iter().any(|known| known.as_bytes() == name);
-        let found = if unified { list.is_empty() } else { list.split(|&byte| byte == b',').any(is_one) };
-        let path = Path::new(OsStr::from_bytes(path));
-        found.then(|| path.strip_prefix("/").unwrap_or(path).to_owned())
-    })
+    let is_one = |name: &[u8]| controllers.iter().any(|known| known.as_bytes() == name);
+    let found =
+        memberships(cgroups).find(|found| if unified { found.is_v2() } else { found.controllers().any(is_one) })?;
+    Some(found.path.strip_prefix("/").unwrap_or(found.path).to_owned())
 }
 
 /// Whether that is the cgroup of the unit. A name that the kernel could take for a file of its own is escaped.

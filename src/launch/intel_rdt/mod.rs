@@ -2,9 +2,7 @@
 
 mod stats;
 
-use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, statat, statfs, unlinkat};
@@ -12,6 +10,7 @@ use rustix::io::Errno;
 
 use crate::error::{Call, Context, Error, Result};
 use crate::plan::intel_rdt::{Group, IntelRdt, is_satisfied};
+use crate::sys::mountinfo;
 
 pub use stats::{Stats, stats};
 
@@ -30,13 +29,8 @@ pub fn root() -> Result<OwnedFd> {
 
 /// Only those who mount it at an unusual place have this list read.
 fn mounted_elsewhere() -> Option<PathBuf> {
-    // Other mounts may have any names.
-    let mounts = std::fs::read("/proc/thread-self/mounts").ok()?;
-    mounts.split(|&byte| byte == b'\n').find_map(|line| {
-        let mut fields = line.split(|&byte| byte == b' ').skip(1);
-        let place = fields.next()?;
-        (fields.next()? == b"resctrl").then(|| PathBuf::from(OsStr::from_bytes(place)))
-    })
+    let text = std::fs::read("/proc/thread-self/mountinfo").ok()?;
+    mountinfo::entries(&text).find(|entry| entry.kind == b"resctrl").map(|entry| entry.point)
 }
 
 fn absent() -> Error {

@@ -4,7 +4,7 @@ mod attrs;
 pub mod cgroup;
 mod options;
 
-use std::path::{Component, Path};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +13,7 @@ use self::cgroup::CgroupMount;
 pub use self::options::KNOWN_OPTIONS;
 use self::options::Options;
 use super::idmap::{self, IdMap, UserNamespace};
+use super::path::leads_up;
 use crate::error::{Error, Result};
 use crate::spec::Mount;
 
@@ -226,7 +227,7 @@ fn changed_attrs(options: &Options) -> Attrs {
 fn bind_source(mount: &Mount, context: &Context) -> BindSource {
     let path = context.bundle.join(&mount.source);
     match path.strip_prefix(context.rootfs) {
-        Ok(inside) if !inside.components().any(|c| c == Component::ParentDir) && !inside.as_os_str().is_empty() => {
+        Ok(inside) if !leads_up(inside) && !inside.as_os_str().is_empty() => {
             BindSource::Rootfs(inside.to_string_lossy().into_owned())
         }
         _ => BindSource::Host(path.to_string_lossy().into_owned()),
@@ -292,21 +293,6 @@ fn filesystem(
         by_runtime: plan.idmap.is_some(),
         inherit_mode: tmpfs && !options.data.iter().any(|(key, _)| key == "mode"),
     }))
-}
-
-/// `/a/./b/../c/` becomes `a/c`: what a path means from the root if none of its components is a symbolic link.
-pub fn clean(path: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop();
-            }
-            part => parts.push(part),
-        }
-    }
-    parts.join("/")
 }
 
 #[cfg(test)]
@@ -464,13 +450,6 @@ mod tests {
         ] {
             let error = planned(kind, options).unwrap_err().to_string();
             assert!(error.starts_with(&format!("{pointer}: ")), "{error}");
-        }
-    }
-
-    #[test]
-    fn cleaned_paths() {
-        for (path, cleaned) in [("/", ""), ("/a//b/", "a/b"), ("../../x/./y/..", "x"), ("a", "a")] {
-            assert_eq!(clean(path), cleaned);
         }
     }
 }

@@ -50,9 +50,9 @@ pub struct MemoryCheck {
     pub swap: Option<u64>,
 }
 
-/// Where a controller is: the index of its directory.
+/// A controller, by the hierarchy that has it: the index of its directory.
 #[derive(Clone, Copy)]
-enum Place {
+enum Controller {
     V1(usize),
     V2(usize),
 }
@@ -92,22 +92,25 @@ pub fn memory_check(resources: &Resources, directories: &[Directory]) -> Option<
 
 impl Writes<'_> {
     /// `field` is what asks for the controller.
-    fn place(&self, controller: &str, field: &str) -> Result<Place> {
-        if let Some(v1) = self.directories.iter().position(|d| !d.unified && d.has(controller)) {
-            return Ok(Place::V1(v1));
+    fn find(&self, name: &str, field: &str) -> Result<Controller> {
+        if let Some(v1) = self.directories.iter().position(|d| !d.unified && d.has(name)) {
+            return Ok(Controller::V1(v1));
         }
-        let name = if controller == "blkio" { "io" } else { controller };
-        if let Some(v2) = self.directories.iter().position(|d| d.unified && d.has(name)) {
-            return Ok(Place::V2(v2));
+        let in_v2 = if name == "blkio" { "io" } else { name };
+        if let Some(v2) = self.directories.iter().position(|d| d.unified && d.has(in_v2)) {
+            return Ok(Controller::V2(v2));
         }
-        Err(Error::config(
-            pointer(field),
-            format_args!("cannot set {controller} limit: the host has no {controller} controller"),
-        ))
+        Err(Error::config(pointer(field), format_args!("cannot set {name} limit: the host has no {name} controller")))
     }
 
-    fn push(&mut self, place: Place, field: &str, file: impl Into<String>, value: impl ToString) -> &mut Write {
-        let (Place::V1(directory) | Place::V2(directory)) = place;
+    fn push(
+        &mut self,
+        controller: Controller,
+        field: &str,
+        file: impl Into<String>,
+        value: impl ToString,
+    ) -> &mut Write {
+        let (Controller::V1(directory) | Controller::V2(directory)) = controller;
         self.list.push(Write {
             directory,
             file: file.into(),
@@ -121,14 +124,14 @@ impl Writes<'_> {
 
     fn pids(&mut self, pids: Option<&Pids>) -> Result<()> {
         let Some(limit) = pids.and_then(|p| p.limit) else { return Ok(()) };
-        let place = self.place("pids", "pids/limit")?;
+        let controller = self.find("pids", "pids/limit")?;
         let value = match limit {
             ..0 => "max".to_owned(),
             // As systemd has it, which cannot express 0; and with 0 no container could start anyway.
             0 => "1".to_owned(),
             _ => limit.to_string(),
         };
-        self.push(place, "pids/limit", "pids.max", value);
+        self.push(controller, "pids/limit", "pids.max", value);
         Ok(())
     }
 
@@ -152,37 +155,37 @@ impl Writes<'_> {
             .or(memory.swappiness.map(|_| "memory/swappiness"))
             .or((memory.disable_oom_killer == Some(true)).then_some("memory/disableOOMKiller"));
         let Some(first) = first else { return Ok(()) };
-        match self.place("memory", first)? {
-            place @ Place::V1(_) => self.memory_v1(place, memory, limit, reservation, swap),
-            place @ Place::V2(_) => self.memory_v2(place, limit, reservation, swap)?,
+        match self.find("memory", first)? {
+            controller @ Controller::V1(_) => self.memory_v1(controller, memory, limit, reservation, swap),
+            controller @ Controller::V2(_) => self.memory_v2(controller, limit, reservation, swap)?,
         }
         Ok(())
     }
 
-    fn memory_v1(&mut self, place: Place, memory: &Memory, limit: i64, reservation: i64, swap: i64) {
+    fn memory_v1(&mut self, controller: Controller, memory: &Memory, limit: i64, reservation: i64, swap: i64) {
         if limit != 0 {
             // Refused while above the limit of memory and swap together, which comes next.
-            self.push(place, "memory/limit", "memory.limit_in_bytes", limit).again = true;
+            self.push(controller, "memory/limit", "memory.limit_in_bytes", limit).again = true;
         }
         if swap != 0 {
-            self.push(place, "memory/swap", "memory.memsw.limit_in_bytes", swap).again = true;
+            self.push(controller, "memory/swap", "memory.memsw.limit_in_bytes", swap).again = true;
         } else if limit == -1 {
             // Unlimited memory implies unlimited swap, if swap is counted at all.
-            self.push(place, "memory/limit", "memory.memsw.limit_in_bytes", -1).missing = Missing::Ignore;
+            self.push(controller, "memory/limit", "memory.memsw.limit_in_bytes", -1).missing = Missing::Ignore;
         }
         if reservation != 0 {
-            self.push(place, "memory/reservation", "memory.soft_limit_in_bytes", reservation);
+            self.push(controller, "memory/reservation", "memory.soft_limit_in_bytes", reservation);
         }
         if memory.disable_oom_killer == Some(true) {
-            self.push(place, "memory/disableOOMKiller", "memory.oom_control", 1);
+            self.push(controller, "memory/disableOOMKiller", "memory.oom_control", 1);
         }
         if let Some(swappiness) = memory.swappiness {
-            self.push(place, "memory/swappiness", "memory.swappiness", swappiness);
+            self.push(controller, "memory/swappiness", "memory.swappiness", swappiness);
         }
     }
 
     /// v2 has neither a swappiness nor a switch for the OOM killer.
-    fn memory_v2(&mut self, place: Place, limit: i64, reservation: i64, swap: i64) -> Result<()> {
+    fn memory_v2(&mut self, controller: Controller, limit: i64, reservation: i64, swap: i64) -> Result<()> {
         let refuse = |message: &str| Err(Error::config(pointer("memory/swap"), message));
         // The configuration counts memory and swap together.
         let swap_only = match (limit, swap) {
@@ -196,16 +199,16 @@ impl Writes<'_> {
         let size = |value: i64| if value == -1 { "max".to_owned() } else { value.to_string() };
         if let Some(value) = swap_only {
             let without_swap = value == "max" || value == "0";
-            let write = self.push(place, "memory/swap", "memory.swap.max", value);
+            let write = self.push(controller, "memory/swap", "memory.swap.max", value);
             if without_swap {
                 write.missing = Missing::Ignore;
             }
         }
         if limit != 0 {
-            self.push(place, "memory/limit", "memory.max", size(limit));
+            self.push(controller, "memory/limit", "memory.max", size(limit));
         }
         if reservation != 0 {
-            self.push(place, "memory/reservation", "memory.low", size(reservation));
+            self.push(controller, "memory/reservation", "memory.low", size(reservation));
         }
         Ok(())
     }
@@ -222,63 +225,63 @@ impl Writes<'_> {
             ("cpu/realtimePeriod", cpu.realtime_period.is_some_and(|v| v != 0)),
         ];
         let Some((first, _)) = asked.into_iter().find(|(_, asked)| *asked) else { return Ok(()) };
-        match self.place("cpu", first)? {
-            place @ Place::V1(_) => self.cpu_v1(place, cpu),
-            place @ Place::V2(_) => {
-                self.cpu_v2(place, cpu);
+        match self.find("cpu", first)? {
+            controller @ Controller::V1(_) => self.cpu_v1(controller, cpu),
+            controller @ Controller::V2(_) => {
+                self.cpu_v2(controller, cpu);
                 Ok(())
             }
         }
     }
 
-    fn cpu_v1(&mut self, place: Place, cpu: &Cpu) -> Result<()> {
+    fn cpu_v1(&mut self, controller: Controller, cpu: &Cpu) -> Result<()> {
         match cpu.shares.unwrap_or(0) {
             0 => {}
             // The kernel clamps silently.
             1 => return Err(Error::config(pointer("cpu/shares"), "the minimum allowed cpu-shares is 2")),
             262_145.. => return Err(Error::config(pointer("cpu/shares"), "the maximum allowed cpu-shares is 262144")),
-            shares => drop(self.push(place, "cpu/shares", "cpu.shares", shares)),
+            shares => drop(self.push(controller, "cpu/shares", "cpu.shares", shares)),
         }
         // Period, quota and burst are checked against each other and against the parent's at each write.
         if let Some(period) = cpu.period.filter(|v| *v != 0) {
-            self.push(place, "cpu/period", "cpu.cfs_period_us", period).again = true;
+            self.push(controller, "cpu/period", "cpu.cfs_period_us", period).again = true;
         }
         if let Some(burst) = cpu.burst {
-            let write = self.push(place, "cpu/burst", "cpu.cfs_burst_us", burst);
+            let write = self.push(controller, "cpu/burst", "cpu.cfs_burst_us", burst);
             (write.again, write.missing) = (true, Missing::Ignore);
         }
         if let Some(quota) = cpu.quota.filter(|v| *v != 0) {
-            self.push(place, "cpu/quota", "cpu.cfs_quota_us", quota);
+            self.push(controller, "cpu/quota", "cpu.cfs_quota_us", quota);
         }
         if let Some(idle) = cpu.idle {
-            self.push(place, "cpu/idle", "cpu.idle", idle);
+            self.push(controller, "cpu/idle", "cpu.idle", idle);
         }
         if let Some(period) = cpu.realtime_period.filter(|v| *v != 0) {
-            self.push(place, "cpu/realtimePeriod", "cpu.rt_period_us", period).again = true;
+            self.push(controller, "cpu/realtimePeriod", "cpu.rt_period_us", period).again = true;
         }
         if let Some(runtime) = cpu.realtime_runtime.filter(|v| *v != 0) {
-            self.push(place, "cpu/realtimeRuntime", "cpu.rt_runtime_us", runtime);
+            self.push(controller, "cpu/realtimeRuntime", "cpu.rt_runtime_us", runtime);
         }
         Ok(())
     }
 
     /// v2 has no share of real time.
-    fn cpu_v2(&mut self, place: Place, cpu: &Cpu) {
+    fn cpu_v2(&mut self, controller: Controller, cpu: &Cpu) {
         if let Some(idle) = cpu.idle {
-            self.push(place, "cpu/idle", "cpu.idle", idle);
+            self.push(controller, "cpu/idle", "cpu.idle", idle);
         }
         if let Some(weight) = cpu.shares.and_then(weight_of_shares) {
-            self.push(place, "cpu/shares", "cpu.weight", weight);
+            self.push(controller, "cpu/shares", "cpu.weight", weight);
         }
         if let Some(burst) = cpu.burst {
-            self.push(place, "cpu/burst", "cpu.max.burst", burst).again = true;
+            self.push(controller, "cpu/burst", "cpu.max.burst", burst).again = true;
         }
         let (quota, period) = (cpu.quota.unwrap_or(0), cpu.period.unwrap_or(0));
         if (quota, period) != (0, 0) {
             let field = if quota == 0 { "cpu/period" } else { "cpu/quota" };
             let quota = if quota > 0 { quota.to_string() } else { "max".to_owned() };
             let period = if period == 0 { DEFAULT_CPU_PERIOD } else { period };
-            self.push(place, field, "cpu.max", format_args!("{quota} {period}"));
+            self.push(controller, field, "cpu.max", format_args!("{quota} {period}"));
         }
     }
 
@@ -286,8 +289,8 @@ impl Writes<'_> {
         let Some(cpu) = cpu else { return Ok(()) };
         for (field, file, value) in [("cpu/cpus", "cpuset.cpus", &cpu.cpus), ("cpu/mems", "cpuset.mems", &cpu.mems)] {
             if !value.is_empty() {
-                let place = self.place("cpuset", field)?;
-                self.push(place, field, file, value);
+                let controller = self.find("cpuset", field)?;
+                self.push(controller, field, file, value);
             }
         }
         Ok(())
@@ -296,15 +299,15 @@ impl Writes<'_> {
     fn hugetlb(&mut self, limits: &[HugepageLimit]) -> Result<()> {
         for (index, HugepageLimit { page_size, limit }) in limits.iter().enumerate() {
             let field = format!("hugepageLimits/{index}/limit");
-            let place = self.place("hugetlb", &field)?;
+            let controller = self.find("hugetlb", &field)?;
             if page_size.is_empty() || !page_size.bytes().all(|b| b.is_ascii_alphanumeric()) {
                 let field = pointer(&format!("hugepageLimits/{index}/pageSize"));
                 return Err(Error::config(field, format_args!("{page_size:?} is not a page size such as 2MB")));
             }
-            let file = if matches!(place, Place::V1(_)) { "limit_in_bytes" } else { "max" };
-            self.push(place, &field, format!("hugetlb.{page_size}.{file}"), limit);
+            let file = if matches!(controller, Controller::V1(_)) { "limit_in_bytes" } else { "max" };
+            self.push(controller, &field, format!("hugetlb.{page_size}.{file}"), limit);
             // Reservations (mmap) are counted apart from faults, where the kernel counts them.
-            let reserved = self.push(place, &field, format!("hugetlb.{page_size}.rsvd.{file}"), limit);
+            let reserved = self.push(controller, &field, format!("hugetlb.{page_size}.rsvd.{file}"), limit);
             reserved.missing = Missing::Ignore;
         }
         Ok(())
@@ -317,14 +320,14 @@ impl Writes<'_> {
             return Ok(());
         }
         if let Some(class) = network.class_id.filter(|v| *v != 0) {
-            let place = self.place("net_cls", "network/classID")?;
-            self.push(place, "network/classID", "net_cls.classid", class);
+            let controller = self.find("net_cls", "network/classID")?;
+            self.push(controller, "network/classID", "net_cls.classid", class);
         }
         for (index, interface) in network.priorities.iter().enumerate() {
             let field = format!("network/priorities/{index}");
-            let place = self.place("net_prio", &field)?;
+            let controller = self.find("net_prio", &field)?;
             let value = format_args!("{} {}", interface.name, interface.priority);
-            self.push(place, &field, "net_prio.ifpriomap", value);
+            self.push(controller, &field, "net_prio.ifpriomap", value);
         }
         Ok(())
     }
@@ -333,12 +336,12 @@ impl Writes<'_> {
         for (device, limits) in &resources.rdma {
             let mut field = String::from("rdma");
             push_pointer(&mut field, device);
-            let place = self.place("rdma", &field)?;
+            let controller = self.find("rdma", &field)?;
             let mut value = device.clone();
             for (name, limit) in [("hca_handle", limits.hca_handles), ("hca_object", limits.hca_objects)] {
                 value.extend(limit.map(|limit| format!(" {name}={limit}")));
             }
-            self.push(place, &field, "rdma.max", value);
+            self.push(controller, &field, "rdma.max", value);
         }
         Ok(())
     }
@@ -371,7 +374,7 @@ impl Writes<'_> {
             }
             // The kernel takes one line per write.
             for line in value.split_inclusive('\n') {
-                self.push(Place::V2(directory), &field, file, line);
+                self.push(Controller::V2(directory), &field, file, line);
             }
         }
         Ok(())
@@ -382,51 +385,51 @@ impl Writes<'_> {
     fn block_io(&mut self, io: Option<&BlockIo>) -> Result<()> {
         let Some(io) = io else { return Ok(()) };
         let Some(first) = first_block_io(io) else { return Ok(()) };
-        match self.place("blkio", &first)? {
-            place @ Place::V1(_) => self.block_io_v1(place, io),
-            place @ Place::V2(_) => self.block_io_v2(place, io),
+        match self.find("blkio", &first)? {
+            controller @ Controller::V1(_) => self.block_io_v1(controller, io),
+            controller @ Controller::V2(_) => self.block_io_v2(controller, io),
         }
         Ok(())
     }
 
-    fn block_io_v1(&mut self, place: Place, io: &BlockIo) {
+    fn block_io_v1(&mut self, controller: Controller, io: &BlockIo) {
         // Without the CFQ scheduler, gone since Linux 5.0, the weights are those of BFQ.
         let bfq = |file: &str, value: &str| Missing::Instead(file.replace("blkio.", "blkio.bfq."), value.to_owned());
         if let Some(weight) = io.weight.filter(|w| *w != 0) {
-            let write = self.push(place, "blockIO/weight", "blkio.weight", weight);
+            let write = self.push(controller, "blockIO/weight", "blkio.weight", weight);
             write.missing = bfq("blkio.weight", &write.value);
         }
         if let Some(weight) = io.leaf_weight.filter(|w| *w != 0) {
-            self.push(place, "blockIO/leafWeight", "blkio.leaf_weight", weight);
+            self.push(controller, "blockIO/leafWeight", "blkio.leaf_weight", weight);
         }
         for (index, device) in io.weight_device.iter().enumerate() {
             let field = format!("blockIO/weightDevice/{index}");
             let value = |weight: u16| format!("{}:{} {weight}", device.major, device.minor);
             if let Some(weight) = device.weight.filter(|w| *w != 0) {
-                let write = self.push(place, &field, "blkio.weight_device", value(weight));
+                let write = self.push(controller, &field, "blkio.weight_device", value(weight));
                 write.missing = bfq("blkio.weight_device", &write.value);
             }
             if let Some(weight) = device.leaf_weight.filter(|w| *w != 0) {
-                self.push(place, &field, "blkio.leaf_weight_device", value(weight));
+                self.push(controller, &field, "blkio.leaf_weight_device", value(weight));
             }
         }
         for (name, list, file, _) in throttles(io) {
             for (index, ThrottleDevice { major, minor, rate }) in list.iter().enumerate() {
                 let value = format_args!("{major}:{minor} {rate}");
-                self.push(place, &format!("blockIO/{name}/{index}"), format!("blkio.throttle.{file}"), value);
+                self.push(controller, &format!("blockIO/{name}/{index}"), format!("blkio.throttle.{file}"), value);
             }
         }
     }
 
-    fn block_io_v2(&mut self, place: Place, io: &BlockIo) {
+    fn block_io_v2(&mut self, controller: Controller, io: &BlockIo) {
         if let Some(weight) = io.weight.filter(|w| *w != 0) {
-            let write = self.push(place, "blockIO/weight", "io.bfq.weight", weight);
+            let write = self.push(controller, "blockIO/weight", "io.bfq.weight", weight);
             write.missing = Missing::Instead("io.weight".to_owned(), io_weight(weight).to_string());
         }
         for (index, device) in io.weight_device.iter().enumerate() {
             if let Some(weight) = device.weight.filter(|w| *w != 0) {
                 let value = format_args!("{}:{} {weight}", device.major, device.minor);
-                let write = self.push(place, &format!("blockIO/weightDevice/{index}"), "io.bfq.weight", value);
+                let write = self.push(controller, &format!("blockIO/weightDevice/{index}"), "io.bfq.weight", value);
                 // Only BFQ weighs by device; under another scheduler a weight is without effect.
                 write.missing = Missing::Ignore;
             }
@@ -434,7 +437,7 @@ impl Writes<'_> {
         for (name, list, _, key) in throttles(io) {
             for (index, ThrottleDevice { major, minor, rate }) in list.iter().enumerate() {
                 let value = format_args!("{major}:{minor} {key}={rate}");
-                self.push(place, &format!("blockIO/{name}/{index}"), "io.max", value);
+                self.push(controller, &format!("blockIO/{name}/{index}"), "io.max", value);
             }
         }
     }

@@ -8,11 +8,12 @@ pub mod text;
 pub mod value;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::devices::Rules;
+use super::path;
 use crate::error::{Error, Result, push_pointer};
 use value::Value;
 
@@ -52,7 +53,7 @@ pub struct UnitPlan {
 
 /// Where `cgroupsPath` puts the unit.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct UnitPath {
     pub slice: String,
     /// `prefix-name.scope`
     pub scope: String,
@@ -63,7 +64,7 @@ pub(super) struct Place {
 const POINTER: &str = "/linux/cgroupsPath";
 
 /// `slice:prefix:name` (docs/systemd.md of runc), of which the slice may be empty, or nothing at all.
-pub(super) fn place(cgroups_path: &str, id: &str, user: bool) -> Result<Place> {
+pub(super) fn unit_path(cgroups_path: &str, id: &str, user: bool) -> Result<UnitPath> {
     let parts: Vec<_> = cgroups_path.split(':').collect();
     let (slice, prefix, name) = match parts[..] {
         [""] => ("", "berth", id),
@@ -87,7 +88,7 @@ pub(super) fn place(cgroups_path: &str, id: &str, user: bool) -> Result<Place> {
     let scope = format!("{prefix}-{name}.scope");
     check_unit_name(&scope)?;
     let path = expand_slice(slice)?.join(&scope);
-    Ok(Place { slice: slice.to_owned(), scope, path })
+    Ok(UnitPath { slice: slice.to_owned(), scope, path })
 }
 
 /// systemd.unit(5), "Description".
@@ -126,7 +127,7 @@ fn expand_slice(slice: &str) -> Result<PathBuf> {
 
 /// The input for the plan of a unit.
 pub(super) struct Facts<'a> {
-    pub place: &'a Place,
+    pub path: &'a UnitPath,
     pub id: &'a str,
     pub user: bool,
     /// All controllers are those of v2.
@@ -143,7 +144,7 @@ pub(super) fn plan(facts: Facts, warnings: &mut Vec<String>) -> Result<UnitPlan>
     let block_accounting = if facts.pure_v2 { "IOAccounting" } else { "BlockIOAccounting" };
     let mut properties = vec![
         text("Description", &format!("berth container {}", facts.id)),
-        text("Slice", &facts.place.slice),
+        text("Slice", &facts.path.slice),
         flag("Delegate", true),
         // Controllers are enabled from the start, for statistics and later updates.
         flag("MemoryAccounting", true),
@@ -159,7 +160,7 @@ pub(super) fn plan(facts: Facts, warnings: &mut Vec<String>) -> Result<UnitPlan>
         properties.extend(properties::devices(facts.devices, facts.pure_v2, warnings));
     }
     properties.extend(facts.limits);
-    let unit = Unit { name: facts.place.scope.clone(), user: facts.user };
+    let unit = Unit { name: facts.path.scope.clone(), user: facts.user };
     Ok(UnitPlan { unit, properties, subgroup: subgroup_of_unit(facts.annotations)? })
 }
 
@@ -172,17 +173,10 @@ const SUBGROUP: &str = "run.oci.systemd.subgroup";
 
 /// The path below a cgroup that an annotation names, if it does.
 pub(super) fn subgroup(annotations: &BTreeMap<String, String>, name: &str) -> Result<Option<PathBuf>> {
-    use std::path::Component;
     let Some(path) = annotations.get(name).filter(|path| !path.is_empty()) else { return Ok(None) };
-    let mut clean = PathBuf::new();
-    for component in Path::new(path).components() {
-        match component {
-            Component::Normal(name) => clean.push(name),
-            Component::RootDir | Component::CurDir => {}
-            _ => return Err(Error::config(annotation(name), format_args!("invalid `..` component in {path:?}"))),
-        }
-    }
-    Ok((!clean.as_os_str().is_empty()).then_some(clean))
+    let below = path::below(path)
+        .ok_or_else(|| Error::config(annotation(name), format_args!("invalid `..` component in {path:?}")))?;
+    Ok((!below.as_os_str().is_empty()).then_some(below))
 }
 
 fn annotation(name: &str) -> String {
@@ -235,6 +229,8 @@ fn microseconds(seconds: &Value) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
@@ -255,7 +251,7 @@ mod tests {
             ),
             ("a.slice::x", false, "a.slice", "-x.scope", "a.slice/-x.scope"),
         ] {
-            let found = place(path, "web", user).unwrap();
+            let found = unit_path(path, "web", user).unwrap();
             assert_eq!((found.slice.as_str(), found.scope.as_str()), (slice, scope), "{path}");
             assert_eq!(found.path, Path::new(cgroup), "{path}");
         }
@@ -285,10 +281,10 @@ mod tests {
             ("a.slice:b:c.slice", "\"c.slice\" is a slice"),
             (&long, "invalid unit name"),
         ] {
-            let error = place(path, "web", false).unwrap_err().to_string();
+            let error = unit_path(path, "web", false).unwrap_err().to_string();
             assert!(error.starts_with(&format!("/linux/cgroupsPath: {message}")), "{error}");
         }
-        assert!(place("", "a+b", false).is_err(), "an id that is no unit's name");
+        assert!(unit_path("", "a+b", false).is_err(), "an id that is no unit's name");
     }
 
     fn annotations(list: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -336,12 +332,12 @@ mod tests {
 
     #[test]
     fn a_unit_is_complete() {
-        let place = place("a-b.slice:docker:1", "1", false).unwrap();
+        let path = unit_path("a-b.slice:docker:1", "1", false).unwrap();
         let (devices, annotations) =
             (Rules::default(), annotations(&[("org.systemd.property.DefaultDependencies", "true")]));
         let limits = vec![Property::new("TasksMax", Value::U64(5))];
         let facts = |user, pure_v2| Facts {
-            place: &place,
+            path: &path,
             id: "1",
             user,
             pure_v2,

@@ -1,20 +1,26 @@
 //! proc_pid_mountinfo(5): for what the kernel tells of a mount by no other way.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 
 /// One mount.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Entry<'a> {
     pub id: u64,
     pub parent: u64,
-    pub root: &'a [u8],
-    /// Without escapes.
-    pub point: Vec<u8>,
+    /// The directory of the filesystem that is mounted.
+    pub root: PathBuf,
+    pub point: PathBuf,
     /// Its peer group.
     pub shared: Option<u64>,
     /// The peer group that it receives from.
     pub master: Option<u64>,
+    /// The filesystem's type.
     pub kind: &'a [u8],
+    /// The filesystem's own options, separated by commas.
+    pub options: &'a [u8],
 }
 
 /// A line that is none of the kernel's is left out.
@@ -29,11 +35,12 @@ fn entry(line: &[u8]) -> Option<Entry<'_>> {
     Some(Entry {
         id: number(fields[0])?,
         parent: number(fields.get(1)?)?,
-        root: fields.get(3)?,
+        root: unescape(fields.get(3)?),
         point: unescape(fields.get(4)?),
         shared: optional(b"shared:"),
         master: optional(b"master:"),
         kind: fields.get(dash + 1)?,
+        options: fields.get(dash + 3).copied().unwrap_or_default(),
     })
 }
 
@@ -41,8 +48,8 @@ fn number(field: &[u8]) -> Option<u64> {
     std::str::from_utf8(field).ok()?.parse().ok()
 }
 
-/// `\040` and the like.
-fn unescape(field: &[u8]) -> Vec<u8> {
+/// The kernel writes blanks and the like as `\040`.
+fn unescape(field: &[u8]) -> PathBuf {
     let mut plain = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&first, tail)) = rest.split_first() {
@@ -57,7 +64,7 @@ fn unescape(field: &[u8]) -> Vec<u8> {
             }
         }
     }
-    plain
+    OsString::from_vec(plain).into()
 }
 
 /// The peer groups whose mounts pass on to one of these what is mounted in them, and what is unmounted.
@@ -80,15 +87,24 @@ mod tests {
         let proc = Entry {
             id: 22,
             parent: 1,
-            root: b"/",
-            point: b"/proc".to_vec(),
+            root: "/".into(),
+            point: "/proc".into(),
             shared: Some(12),
             master: None,
             kind: b"proc",
+            options: b"rw",
         };
         assert_eq!((found.len(), &found[0]), (3, &proc));
-        assert_eq!((&*found[1].point, found[1].shared, found[1].master), (&b"/a b"[..], Some(7), Some(3)));
+        assert_eq!((found[1].point.to_str(), found[1].shared, found[1].master), (Some("/a b"), Some(7), Some(3)));
+        assert_eq!(found[1].root.to_str(), Some("/a b"));
         assert_eq!((found[2].parent, found[2].shared, found[2].master), (22, None, None));
+    }
+
+    #[test]
+    fn names_that_are_not_utf_8() {
+        let found: Vec<_> = entries(b"36 32 0:29 / /\xff rw - cgroup2 cgroup rw,nsdelegate").collect();
+        assert_eq!(found[0].point.as_os_str().as_encoded_bytes(), b"/\xff");
+        assert_eq!((found[0].kind, found[0].options), (&b"cgroup2"[..], &b"rw,nsdelegate"[..]));
     }
 
     #[test]

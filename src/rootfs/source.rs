@@ -1,10 +1,8 @@
 //! What init cannot do for itself, and the runtime does with the host's privileges.
 
-use std::ffi::{CString, OsString};
-use std::fmt::Write as _;
+use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use rustix::fs::{self, Mode, OFlags};
@@ -12,16 +10,16 @@ use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 
 use super::tree::{clone_tree, source_error};
-use super::{fscontext, mountinfo, resolve};
+use super::{fscontext, resolve};
 use crate::error::{Call, Context, Error, Result};
-use crate::plan::idmap::{IdMap, Mappings};
+use crate::plan::idmap::{self, IdMap, Mappings};
 use crate::plan::mounts::{BindSource, MountKind, MountPlan};
-use crate::spec::IdMapping;
 use crate::sys::helper::{self, Refused};
 use crate::sys::mount::{MOUNT_ATTR_IDMAP, MountAttr, mount_setattr};
+use crate::sys::mountinfo::{self, Entry};
 
 /// Asks the runtime for what this entry of the plan mounts, and waits for the mount: [`open_source`].
-pub type Host<'a> = &'a mut dyn FnMut(&MountPlan) -> Result<OwnedFd>;
+pub type Sources<'a> = &'a mut dyn FnMut(&MountPlan) -> Result<OwnedFd>;
 
 /// Namespaces of the container that the mount is for.
 #[derive(Clone, Copy, Debug, Default)]
@@ -142,9 +140,8 @@ fn id_map(map: &IdMap, mount: BorrowedFd<'_>, userns: Option<BorrowedFd<'_>>, so
 /// The mounts of a tree that was copied from `source`, but for its first one, as far as mountinfo tells of them.
 fn mounts_below(tree: BorrowedFd<'_>, source: &str) -> Vec<(PathBuf, OwnedFd)> {
     let text = std::fs::read("/proc/thread-self/mountinfo").unwrap_or_default();
-    let points = mountinfo::entries(&text).map(|entry| PathBuf::from(OsString::from_vec(entry.point)));
-    points
-        .filter_map(|point| {
+    mountinfo::entries(&text)
+        .filter_map(|Entry { point, .. }| {
             let below = point.strip_prefix(source).ok().filter(|below| !below.as_os_str().is_empty())?;
             let mount = resolve::open_plain(tree, below.to_str()?, OFlags::PATH).ok()?;
             Some((point, mount))
@@ -189,19 +186,11 @@ fn namespace_with(mappings: &Mappings) -> Result<OwnedFd> {
     let dir = format!("/proc/{}", helper.pid());
     for (file, mappings) in [("uid_map", &mappings.uid), ("gid_map", &mappings.gid)] {
         let path = format!("{dir}/{file}");
-        let text = table(mappings);
+        let text = idmap::table(mappings);
         std::fs::write(&path, &text).call(|| format!("write({path:?}, {text:?})")).context("idmapped mount")?;
     }
     let path = format!("{dir}/ns/user");
     File::open(&path).map(OwnedFd::from).call(|| format!("open({path:?})"))
-}
-
-fn table(mappings: &[IdMapping]) -> String {
-    let mut text = String::new();
-    for IdMapping { container_id, host_id, size } in mappings {
-        let _ = writeln!(text, "{container_id} {host_id} {size}");
-    }
-    text
 }
 
 #[cfg(test)]

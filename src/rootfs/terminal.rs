@@ -14,7 +14,7 @@ use crate::error::{Call, Error, Result};
 const DEVPTS_MAGIC: u32 = 0x1cd1;
 
 /// Both ends of a pseudoterminal.
-pub struct Console {
+pub struct Terminal {
     pub master: OwnedFd,
     pub slave: OwnedFd,
 }
@@ -22,22 +22,22 @@ pub struct Console {
 impl Rootfs<'_> {
     /// A new terminal on the container's own devpts, also mounted on its `/dev/console`. It belongs to `uid`; its
     /// group is what the devpts was mounted with.
-    pub fn console(&self, uid: u32) -> Result<Console> {
-        let console = Console::allocate(self.as_fd(), uid)?;
+    pub fn terminal(&self, uid: u32) -> Result<Terminal> {
+        let terminal = Terminal::allocate(self.as_fd(), uid)?;
         // A link there would have us create and cover whatever it leads to (CVE-2026-88264).
         let dev = devices::directory(self.as_fd())?;
         if !self.own.holds(dev.as_fd())? && !devices::has(dev.as_fd(), "console") {
             // Nothing is made in a directory of the host's, and a terminal can do without.
-            return Ok(console);
+            return Ok(terminal);
         }
-        let place = devices::place(dev.as_fd(), "console", &self.own).map_err(|e| e.context("/dev/console"))?;
-        let bound = clone_tree(console.slave.as_fd(), "", false).call(|| "open_tree(terminal)")?;
+        let place = devices::mountpoint(dev.as_fd(), "console", &self.own).map_err(|e| e.context("/dev/console"))?;
+        let bound = clone_tree(terminal.slave.as_fd(), "", false).call(|| "open_tree(terminal)")?;
         attach_at(bound.as_fd(), place.as_fd()).call(|| "move_mount(\"/dev/console\")")?;
-        Ok(console)
+        Ok(terminal)
     }
 }
 
-impl Console {
+impl Terminal {
     /// A new terminal for one more process of a container, whose root is ours.
     pub fn in_root(uid: u32) -> Result<Self> {
         let root =

@@ -1,0 +1,345 @@
+//! What making a container takes, whether init makes it or CRIU restores it: what is decided before, and the steps that
+//! both share.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::cgroup::{Cgroup, Entry, Systemd};
+use crate::error::{Call, Context, Error, Result};
+use crate::files;
+use crate::host;
+use crate::launch::{intel_rdt, send_descriptor};
+use crate::plan::annotations::Annotations;
+use crate::plan::cgroup::{CgroupPlan, Manager};
+use crate::plan::hierarchy::Directory;
+use crate::plan::init::InitPlan;
+use crate::plan::namespaces::{Join, Kind as NsKind, Namespaces, Owner};
+use crate::plan::{self, Lsm, Plan};
+use crate::spec::{Spec, Status};
+use crate::sys::keyring;
+
+use super::dir::{CONFIG, StateDir};
+use super::locked::Locked;
+use super::notify;
+use super::record::{Rdt, Record};
+use super::root::Root;
+use super::terminal::clear_onlcr;
+use super::{CgroupManager, CreateOptions, Runtime, check_id};
+
+/// All that is decided before anything is touched.
+pub(super) struct Creation<'a> {
+    pub runtime: &'a Runtime,
+    pub options: &'a CreateOptions,
+    id: &'a str,
+    pub config: Vec<u8>,
+    pub spec: Spec,
+    pub plan: Plan,
+    bundle: PathBuf,
+    /// Of the configuration, for messages: whoever gave the bundle knows the rest.
+    pub path: PathBuf,
+    /// Those that the configuration names by their paths.
+    namespaces: Vec<host::Namespace>,
+}
+
+/// How the first process gets into the container's cgroup.
+pub(super) enum Placement {
+    /// There is no such cgroup: the process stays in that of the runtime.
+    None,
+    /// The cgroup is made before the process, which is born in that of v2, and enters those of v1 by itself.
+    Birth,
+    /// systemd makes the cgroup, and moves the process there, which does nothing before.
+    BySystemd(Systemd),
+}
+
+impl Placement {
+    /// The v2 cgroup that the process is born in.
+    pub fn birthplace<'a>(&self, cgroup: &'a Cgroup) -> Result<Option<BorrowedFd<'a>>> {
+        match self {
+            Self::Birth => cgroup.dirfd(),
+            Self::None | Self::BySystemd(_) => Ok(None),
+        }
+    }
+
+    /// The files by which the process enters the v1 cgroups.
+    pub fn entry(&self, cgroup: &Cgroup) -> Result<Entry> {
+        match self {
+            Self::Birth => cgroup.entry(),
+            Self::None | Self::BySystemd(_) => Ok(Entry::default()),
+        }
+    }
+}
+
+/// The words by which callers know that it is the bundle that is at fault.
+fn no_config(e: Error) -> Error {
+    match e.errno() {
+        Some(Errno::NOENT) => e.context("JSON specification file config.json not found"),
+        _ => e,
+    }
+}
+
+impl<'a> Creation<'a> {
+    pub fn plan(runtime: &'a Runtime, id: &'a str, options: &'a CreateOptions) -> Result<(Self, Placement)> {
+        check_id(id)?;
+        let bundle = std::fs::canonicalize(&options.bundle).call(|| format!("open({:?})", options.bundle));
+        let bundle = bundle.context("bundle").map_err(no_config)?;
+        let path = options.config.clone().unwrap_or_else(|| bundle.join("config.json"));
+        let config = std::fs::read(&path).call(|| format!("open({path:?})")).map_err(no_config)?;
+        let path = options.config.clone().unwrap_or_else(|| PathBuf::from("config.json"));
+        let mut spec = Spec::parse(&config).context(path.display())?;
+        let annotations = spec.annotations.clone();
+        if !runtime.crun_annotations {
+            Annotations::disregard(&mut spec.annotations);
+        }
+        hand_over(&mut spec, &runtime.root.join(id), options);
+        let rootless = runtime.rootless.unwrap_or_else(host::is_rootless);
+        let mut placement = match runtime.cgroup_manager {
+            CgroupManager::Disabled => Placement::None,
+            CgroupManager::Cgroupfs => Placement::Birth,
+            CgroupManager::Systemd => Placement::BySystemd(Systemd::connect(rootless)?),
+        };
+        let units = match &mut placement {
+            Placement::BySystemd(systemd) if rootless => systemd.control_group()?,
+            _ => PathBuf::new(),
+        };
+        let cgroup_manager = match placement {
+            Placement::None => Manager::Disabled,
+            Placement::Birth => Manager::Cgroupfs,
+            Placement::BySystemd(_) => Manager::Systemd { user: rootless, root: &units },
+        };
+        let relative = cgroup_manager == Manager::Cgroupfs && plan::cgroup::is_relative(&spec);
+        let layout = host::cgroup_layout(rootless || relative)?;
+        let joins = Namespaces::plan(&spec.linux).context(path.display())?.join;
+        let namespaces = joins.iter().map(host::Namespace::open).collect::<Result<Vec<_>>>().context(path.display())?;
+        let owner = |kind| namespaces.iter().find(|found| found.kind == kind).map_or(Owner::Other, |found| found.owner);
+        let keyring = (!options.no_new_keyring).then(|| keyring::name(id)).transpose().call(|| "getrandom()")?;
+        let facts = plan::Facts {
+            id,
+            bundle: &bundle,
+            annotations: &annotations,
+            layout: &layout,
+            namespace_owner: &owner,
+            rootless,
+            cgroup_manager,
+            lsm: lsm(&spec),
+            no_pivot: options.no_pivot,
+            keyring,
+            preserve_fds: options.preserve_fds,
+            seccomp_receiver: options.seccomp_receiver.as_deref(),
+        };
+        let plan = Plan::new(&spec, &facts).context(path.display())?;
+        plan.warnings.iter().for_each(|warning| (runtime.warn)(warning));
+        runtime.debug(|| format!("{path:?} is valid; rootless: {rootless}"));
+        Ok((Self { runtime, options, id, config, spec, plan, bundle, path, namespaces }, placement))
+    }
+
+    /// Who is to have the terminal must be told, and only where there is one.
+    pub fn check_terminal(&self, detached: bool) -> Result<()> {
+        let socket = self.options.console_socket.is_some();
+        match (self.plan.init.process.terminal, detached) {
+            (true, true) if !socket => Err(Error::config(
+                "/process/terminal",
+                "cannot allocate tty: a detached container needs a console socket",
+            )
+            .with_hint("--console-socket names who takes its terminal")),
+            (_, false) if socket => {
+                Err(Error::new("cannot use console socket: --console-socket is for detached containers")
+                    .with_hint("the terminal of others is the caller's"))
+            }
+            (false, _) if socket => Err(Error::new(
+                "cannot use console socket: --console-socket is for a process that has a terminal (/process/terminal)",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Claims the id, and has `set_up` make the container: whatever fails, all that it made is unmade.
+    pub fn make<T>(&self, set_up: impl FnOnce(&mut Locked<'a>) -> Result<T>) -> Result<(Locked<'a>, T)> {
+        let container = self.plan.init.container().ok_or_else(|| Error::new("not a container's plan"))?;
+        let mut record = Record::new(
+            self.id,
+            self.bundle.clone(),
+            PathBuf::from(&container.rootfs.path),
+            container.annotations.clone(),
+        );
+        record.inert_annotations = !self.runtime.crun_annotations;
+        record.namespaces = self.plan.init.namespaces.flags_to_join();
+        record.shared_pids = self.plan.init.namespaces.shares_pids();
+        record.keyring = self.plan.init.keyring.is_some();
+        record.keyring_name.clone_from(&self.plan.init.keyring);
+        record.cgroup = Cgroup::planned(&self.plan.cgroup);
+
+        let root = Rc::new(Root::create(&self.runtime.root)?);
+        check_descriptors()?;
+        let dir = StateDir::create(&root, self.id)?;
+        let mut locked = Locked::new(self.runtime, dir, record)?;
+        match set_up(&mut locked) {
+            Ok(made) => Ok((locked, made)),
+            Err(e) => {
+                let e = if locked.record.cgroup.oom_kills() > Some(0) { self.explain_oom(e) } else { e };
+                locked.destroy_or_warn(&self.plan.hooks.poststop);
+                Err(e)
+            }
+        }
+    }
+
+    /// The record is on disk before the cgroup is made, and its cgroup is limited before anything is in it.
+    pub fn make_cgroup(&self, placement: &Placement, locked: &mut Locked) -> Result<()> {
+        locked.write_draft(CONFIG, &self.config)?;
+        locked.save()?;
+        if self.options.notify_socket.is_some() {
+            notify::make_directory(&locked.dir)?;
+        }
+        if matches!(placement, Placement::BySystemd(_)) {
+            return locked.record.cgroup.refuse_used_unit();
+        }
+        locked.record.cgroup.create(&self.plan.cgroup)?;
+        let record = &locked.record;
+        if matches!(placement, Placement::Birth) && record.cgroup.is_empty() && record.shared_pids {
+            (self.runtime.warn)(
+                "no cgroup may be made here, and there is no PID namespace of its own: nothing holds the container's \
+                 processes together. Such configuration is strongly discouraged",
+            );
+        }
+        self.limit(locked)
+    }
+
+    /// Completes the placement of the process `pid`. `outside`: it was not born in the v2 cgroup.
+    pub fn enter_cgroup(&self, placement: Placement, locked: &mut Locked, pid: i32, outside: bool) -> Result<()> {
+        match placement {
+            Placement::Birth if outside => locked.record.cgroup.add_unified(pid),
+            Placement::None | Placement::Birth => Ok(()),
+            Placement::BySystemd(mut systemd) => {
+                locked.record.cgroup.start_unit(&mut systemd, &self.plan.cgroup, pid)?;
+                self.limit(locked)
+            }
+        }
+    }
+
+    /// The namespaces to join, in the order of the plan.
+    pub fn joined(&self) -> Vec<(&Join, BorrowedFd<'_>)> {
+        let of = |kind| self.namespaces.iter().find(move |namespace| namespace.kind == kind);
+        let joins = self.plan.init.namespaces.join.iter();
+        joins.filter_map(|join| Some((join, of(join.kind)?.fd.as_fd()))).collect()
+    }
+
+    pub fn join_intel_rdt(&self, locked: &mut Locked, pid: i32) -> Result<()> {
+        let Some(plan) = &self.plan.intel_rdt else { return Ok(()) };
+        let made = intel_rdt::apply(intel_rdt::root()?.as_fd(), plan, pid)?;
+        self.runtime.debug(|| format!("init is in class {:?} of resctrl", plan.group.name()));
+        locked.record.intel_rdt = Some(Rdt { plan: plan.clone(), made });
+        locked.save()
+    }
+
+    /// Tells everybody who wants to know which process it is.
+    pub fn announce(&self, pid: i32, pidfd: BorrowedFd) -> Result<()> {
+        if let Some(path) = &self.options.pidfd_socket {
+            send_descriptor(path, b"pidfd", pidfd).context("--pidfd-socket")?;
+        }
+        if let Some(path) = &self.plan.pidfd_receiver {
+            send_descriptor(path, b"pidfd", pidfd).context("/annotations/run.oci.pidfd_receiver")?;
+        }
+        self.options.pid_file.as_ref().map_or(Ok(()), |path| write_pid_file(path, pid))
+    }
+
+    /// Limits the cgroup that has been made.
+    fn limit(&self, locked: &Locked) -> Result<()> {
+        // From here on it is ours: whoever cleans up after us may end what is in it.
+        locked.save()?;
+        locked.record.cgroup.apply(&self.plan.cgroup)?;
+        self.runtime.debug(|| describe_cgroup(&self.plan.cgroup));
+        Ok(())
+    }
+
+    /// "creating" is step 2 of the lifecycle, and "created" what comes after: these hooks are steps 3 and 4.
+    pub fn run_host_hooks(&self, record: &Record, pid: i32) -> Result<()> {
+        let (hooks, state) = (&self.plan.hooks, record.state(Status::Created, pid));
+        if hooks.prestart.is_empty() && hooks.create_runtime.is_empty() {
+            return Ok(());
+        }
+        // A child of ours, which nobody has waited for.
+        let init = Pid::from_raw(pid).ok_or_else(|| Error::new("no pid"))?;
+        let init = pidfd_open(init, PidfdFlags::empty()).call(|| format!("pidfd_open({pid})"))?;
+        let init = Some(init.as_fd());
+        self.runtime.run_hooks("prestart", &hooks.prestart, record, &state, init)?;
+        self.runtime.run_hooks("createRuntime", &hooks.create_runtime, record, &state, init)
+    }
+
+    /// Returns the master if it is ours to join to the caller's terminal.
+    pub fn hand_over_terminal(&self, master: OwnedFd) -> Result<Option<OwnedFd>> {
+        let Some(path) = &self.options.console_socket else {
+            clear_onlcr(&master)?;
+            return Ok(Some(master));
+        };
+        send_descriptor(path, b"/dev/ptmx", master.as_fd()).context("--console-socket").map(|()| None)
+    }
+
+    fn explain_oom(&self, e: Error) -> Error {
+        let limit = self.spec.linux.resources.as_ref().and_then(|r| r.memory.as_ref()).and_then(|m| m.limit);
+        let what = "too little to start with, so the OOM killer took init";
+        match limit {
+            Some(limit) => e.context(format_args!("/linux/resources/memory/limit: {limit} bytes are {what}")),
+            None => e.context(format_args!("the memory of the cgroup is {what}")),
+        }
+    }
+}
+
+/// What the caller hands over beside the configuration, which is kept without it: `exec` shall not have it too.
+fn hand_over(spec: &mut Spec, state: &Path, options: &CreateOptions) {
+    if options.notify_socket.is_some() {
+        notify::configure(spec, state);
+    }
+    let Some(process) = spec.process.as_mut().filter(|_| options.listen_fds > 0) else { return };
+    // As pid 1, whichever pid it has: nothing is lost where the process does not look.
+    process.env.extend([format!("LISTEN_FDS={}", options.listen_fds), "LISTEN_PID=1".to_owned()]);
+    process.env.extend(options.listen_names.as_ref().map(|names| format!("LISTEN_FDNAMES={names}")));
+}
+
+fn lsm(spec: &Spec) -> Lsm {
+    let (profile, label) = match &spec.process {
+        Some(process) => (&*process.apparmor_profile, &*process.selinux_label),
+        None => ("", ""),
+    };
+    host::lsm(profile, if label.is_empty() { &spec.linux.mount_label } else { label })
+}
+
+/// To undo a creation takes descriptors: those that making the container had are closed by then, so it is enough to see
+/// beforehand that they can be had.
+fn check_descriptors() -> Result<()> {
+    /// Fewer than making any container takes.
+    const NEEDED: usize = 16;
+    let some = || rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 0);
+    (0..NEEDED)
+        .map(|_| some())
+        .collect::<rustix::io::Result<Vec<_>>>()
+        .call(|| "fcntl(F_DUPFD_CLOEXEC)")
+        .map_err(|e| e.with_hint("a container takes about 24 descriptors to be made: see RLIMIT_NOFILE (ulimit -n)"))?;
+    Ok(())
+}
+
+/// Engines watch for the file and read it at once, so it appears whole.
+pub(super) fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
+    files::publish(path, pid.to_string().as_bytes()).context("--pid-file")
+}
+
+fn describe_cgroup(plan: &CgroupPlan) -> String {
+    let paths: Vec<_> = plan.directories.iter().map(Directory::absolute).collect();
+    format!("cgroup made, {} settings written: {paths:?}", plan.writes.len())
+}
+
+/// Of the process that is about to enter or make a container.
+pub(super) fn describe_init(runtime: &Runtime, pid: i32, plan: &InitPlan) {
+    runtime.debug(|| {
+        let namespaces = NsKind::ALL.iter().filter(|kind| plan.namespaces.has(**kind)).map(|kind| kind.name());
+        let instructions = plan.seccomp.as_ref().map_or(0, |filter| filter.program.instructions());
+        let namespaces = namespaces.collect::<Vec<_>>().join(", ");
+        format!("init is pid {pid}; namespaces: {namespaces}; seccomp: {instructions} instructions")
+    });
+    if let Some(filter) = &plan.seccomp {
+        // In the words of runc, which tests look for.
+        runtime.debug(|| format!("seccomp filter flags: {}", filter.flags));
+    }
+}
