@@ -1,4 +1,4 @@
-//! Builds init's image, which the library embeds, and tells the binary from which commit and for which target it is built.
+//! Builds init's images, which the library embeds, and tells the binary from which commit and for which target it is built.
 //!
 //! Only a release build asks git: a development build would otherwise be compiled again after every commit.
 
@@ -7,17 +7,20 @@ use std::process::Command;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    image();
+    images();
     commit();
 }
 
 /// Builds `src/image.rs` by a cargo of its own: it is a static program whatever the library becomes part of, has its own
 /// profile, and on most machines its own standard library. Everything is made below `OUT_DIR`.
-fn image() {
+///
+/// A release has a second image for exec alone, which is copied in a third of the time. A development build would have
+/// to compile twice for it.
+fn images() {
     let source = PathBuf::from(text("CARGO_MANIFEST_DIR"));
     let package = PathBuf::from(text("OUT_DIR")).join("init");
     std::fs::create_dir_all(&package).expect("directory of init's image");
-    for file in ["Cargo.lock", "src/image.toml"] {
+    for file in ["Cargo.lock", "src/image.toml", "src/image.ld"] {
         println!("cargo::rerun-if-changed={file}");
     }
     let manifest = std::fs::read_to_string(source.join("src/image.toml")).expect("src/image.toml");
@@ -31,32 +34,45 @@ fn image() {
     // The versions that this repository is tested with; or those that a user of the library has fetched.
     let lock = package.join("Cargo.lock");
     let _ = std::fs::copy(source.join("Cargo.lock"), &lock);
-    let mut built = build(&package);
+    let mut built = build(&package, &[]);
     if built.as_ref().is_err_and(|complaint| complaint.contains("--offline")) {
         let _ = std::fs::remove_file(&lock);
-        built = build(&package);
+        built = build(&package, &[]);
     }
-    built.unwrap_or_else(|complaint| panic!("init's image cannot be built:\n{complaint}"));
-    let built = package.join("target").join(text("TARGET")).join(profile());
-    let dependencies = std::fs::read_to_string(built.join("berth-init.d")).expect("berth-init.d");
+    let image = built.unwrap_or_else(|complaint| panic!("init's image cannot be built:\n{complaint}"));
+    let dependencies = std::fs::read_to_string(image.with_extension("d")).expect("berth-init.d");
     // The first word is what depends on the others.
     for file in dependencies.split_whitespace().skip(1).filter_map(|file| Path::new(file).strip_prefix(&package).ok()) {
         println!("cargo::rerun-if-changed={}", file.display());
     }
-    println!("cargo::rustc-env=BERTH_INIT_IMAGE={}", built.join("berth-init").display());
+    // Each build writes to the same place.
+    let keep = |image: &Path, name: &str| {
+        let kept = package.join(name);
+        std::fs::copy(image, &kept).expect("copy of init's image");
+        kept
+    };
+    let whole = keep(&image, "image");
+    let exec = if profile() == "release" {
+        let image = build(&package, &["exec-only"]);
+        keep(&image.unwrap_or_else(|complaint| panic!("exec's image cannot be built:\n{complaint}")), "image-exec")
+    } else {
+        whole.clone()
+    };
+    println!("cargo::rustc-env=BERTH_INIT_IMAGE={}", whole.display());
+    println!("cargo::rustc-env=BERTH_EXEC_IMAGE={}", exec.display());
 }
 
-/// The error is what cargo says. What the image depends on has been fetched for the library.
-fn build(package: &Path) -> Result<(), String> {
+/// Returns the built program; the error is what cargo says. What the image depends on has been fetched for the library.
+fn build(package: &Path, features: &[&str]) -> Result<PathBuf, String> {
+    let target = package.join("target");
     let mut cargo = Command::new(text("CARGO"));
     cargo.args(["build", "--offline", "--manifest-path"]).arg(package.join("Cargo.toml"));
-    cargo.arg("--target-dir").arg(package.join("target")).args(["--target", &text("TARGET")]);
+    cargo.arg("--target-dir").arg(&target).args(["--target", &text("TARGET")]);
     if profile() == "release" {
         cargo.arg("--release");
     }
-    if !own_std() {
-        cargo.args(["--features", "rusts-std"]);
-    }
+    let features: Vec<_> = features.iter().copied().chain((!own_std()).then_some("rusts-std")).collect();
+    cargo.arg("--features").arg(features.join(","));
     if let Some(linker) = std::env::var_os("RUSTC_LINKER") {
         cargo.env(format!("CARGO_TARGET_{}_LINKER", text("TARGET").to_uppercase().replace('-', "_")), linker);
     }
@@ -64,7 +80,10 @@ fn build(package: &Path) -> Result<(), String> {
     // Clippy, for one, which has the sources from the library.
     cargo.env_remove("RUSTC_WORKSPACE_WRAPPER");
     let output = cargo.output().map_err(|e| e.to_string())?;
-    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+    }
+    Ok(target.join(text("TARGET")).join(profile()).join("berth-init"))
 }
 
 /// Whether `src/sys/std` knows how to make a system call here.
@@ -76,10 +95,11 @@ fn own_std() -> bool {
 /// every page that is relocated would be memory of each container that waits for its start.
 fn flags() -> String {
     let given = std::env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
+    let script = format!("-Clink-arg=-Wl,--no-eh-frame-hdr,-T,{}/src/image.ld", text("CARGO_MANIFEST_DIR"));
     let mut flags: Vec<_> = given.split('\x1f').filter(|flag| flag.starts_with("--remap-path-prefix=")).collect();
     flags.extend(["-Ctarget-feature=+crt-static", "-Crelocation-model=static"]);
     if own_std() {
-        flags.extend(["-Clink-arg=-nostartfiles", "-Cforce-unwind-tables=no"]);
+        flags.extend(["-Clink-arg=-nostartfiles", "-Cforce-unwind-tables=no", &script]);
     }
     flags.join("\x1f")
 }

@@ -113,9 +113,13 @@ impl Child {
         }
         let pid = self.expect_placed()?;
         match &plan.role {
-            Role::Create(container) => self.create(&plan, container, pid, start_socket),
             Role::Exec => self.exec(&plan),
+            #[cfg(not(feature = "exec-only"))]
+            Role::Create(container) => self.create(&plan, container, pid, start_socket),
+            #[cfg(not(feature = "exec-only"))]
             Role::Errand(errand) => self.run_errand(errand),
+            #[cfg(feature = "exec-only")]
+            Role::Create(_) | Role::Errand(_) => Err(Error::new("the image for exec alone got another role")),
         }
     }
 

@@ -125,7 +125,7 @@ impl Init {
         if maps_ids {
             ids::map(init.process.pid, &namespaces.uid_mappings, &namespaces.gid_mappings)?;
         }
-        init.executable.fill_and_seal()?;
+        init.executable.fill_and_seal(&plan.role)?;
         rustix::io::write(&open_gate, &[0]).call(|| "write(gate)").map_err(|e| init.explain(e))?;
         init.tell(plan, joined, start_socket, cgroup)?;
         if staged {

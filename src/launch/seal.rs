@@ -11,11 +11,15 @@ use rustix::fs::{Gid, MemfdFlags, Mode, SealFlags};
 use rustix::io::Errno;
 
 use crate::error::{Call, Error, Result};
+use crate::plan::init::Role;
 use crate::plan::namespaces::Namespaces;
 use crate::spec::IdMapping;
 
 /// Init's program, static, as `build.rs` made it from `src/image.rs`.
 static IMAGE: &[u8] = include_bytes!(env!("BERTH_INIT_IMAGE"));
+
+/// The same with no role but exec, which makes it small.
+static EXEC_IMAGE: &[u8] = include_bytes!(env!("BERTH_EXEC_IMAGE"));
 
 /// `F_SEAL_EXEC` is left out: it exists since 6.3 only, and guards no more than the mode of an unlinked file.
 const SEALS: SealFlags = SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
@@ -68,10 +72,11 @@ impl Executable {
         Ok(())
     }
 
-    pub fn fill_and_seal(&self) -> Result<()> {
+    pub fn fill_and_seal(&self, role: &Role) -> Result<()> {
+        let image = if matches!(role, Role::Exec) { EXEC_IMAGE } else { IMAGE };
         let mut written = 0;
-        while written < IMAGE.len() {
-            written += rustix::io::pwrite(&self.0, &IMAGE[written..], written as u64).call(|| "write(init's image)")?;
+        while written < image.len() {
+            written += rustix::io::pwrite(&self.0, &image[written..], written as u64).call(|| "write(init's image)")?;
         }
         rustix::fs::fcntl_add_seals(&self.0, SEALS).call(|| "fcntl(F_ADD_SEALS)")
     }

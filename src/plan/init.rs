@@ -27,14 +27,16 @@ pub struct InitPlan {
     pub preserve_fds: u32,
 }
 
-/// What init is for.
+/// What init is for. The image for exec alone (`build.rs`) knows no other role.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Role {
-    /// Makes a container, and becomes its first process.
-    Create(Box<ContainerPlan>),
     /// Joins a container, and becomes one more process of it.
     Exec,
+    /// Makes a container, and becomes its first process.
+    #[cfg_attr(feature = "exec-only", serde(skip))]
+    Create(Box<ContainerPlan>),
     /// Joins a container, changes something in it, and ends.
+    #[cfg_attr(feature = "exec-only", serde(skip))]
     Errand(Errand),
 }
 
