@@ -184,8 +184,8 @@ impl Bus {
     }
 
     fn over(socket: OwnedFd, address: Address) -> Self {
-        // The other side finds out the identity by itself: a user namespace shows another one than is seen from
-        // outside. No answer to these lines is waited for, except to the last.
+        // The other side finds out the identity by itself, since a user namespace shows another one than is seen from
+        // outside. The protocol does not require waiting for the answer to each of these lines.
         let greeting = b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n".to_vec();
         let (received, signals, sender) = (Vec::new(), Vec::new(), String::new());
         let (serial, authenticated, total) = (0, false, 0);
