@@ -1,4 +1,4 @@
-//! `/proc/PID/cgroup` (cgroups(7)): the cgroups that a process is a member of.
+//! `/proc/PID/cgroup` (cgroups(7)): the cgroups of a process.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;

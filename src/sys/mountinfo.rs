@@ -1,4 +1,4 @@
-//! proc_pid_mountinfo(5): for what the kernel tells of a mount by no other way.
+//! proc_pid_mountinfo(5), for properties of mounts that no system call tells.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -23,7 +23,7 @@ pub struct Entry<'a> {
     pub options: &'a [u8],
 }
 
-/// A line that is none of the kernel's is left out.
+/// Lines that the kernel would not write are skipped.
 pub fn entries(text: &[u8]) -> impl Iterator<Item = Entry<'_>> {
     text.split(|&byte| byte == b'\n').filter_map(entry)
 }
@@ -67,7 +67,7 @@ fn unescape(field: &[u8]) -> PathBuf {
     OsString::from_vec(plain).into()
 }
 
-/// The peer groups whose mounts pass on to one of these what is mounted in them, and what is unmounted.
+/// The peer groups that propagate to one of these mounts: mounting in them, or unmounting, also happens here.
 pub fn groups_that_reach(text: &[u8]) -> BTreeSet<u64> {
     entries(text).flat_map(|entry| [entry.shared, entry.master]).flatten().collect()
 }
