@@ -32,7 +32,7 @@ pub fn confine(command: &mut Command, cwd: Option<OwnedFd>) {
             _ => Err(error),
         }
     };
-    // SAFETY: the closure makes syscalls only: it neither allocates nor takes a lock that a thread of ours may have
+    // SAFETY: the closure makes syscalls only: it neither allocates nor takes a lock that another thread may have
     // held at the time of the fork.
     unsafe { command.pre_exec(setup) };
 }

@@ -65,7 +65,7 @@ unsafe impl GlobalAlloc for Heap {
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: the block is one of ours, of this layout, and nobody uses it any more.
+        // SAFETY: the block came from this allocator, with this layout, and nobody uses it any more.
         unsafe {
             match class(layout) {
                 Some(class) => {

@@ -180,8 +180,8 @@ impl Command {
     ) -> Error {
         for (number, stream) in (0..).zip(streams) {
             let Some(stream) = stream else { continue };
-            // SAFETY: nothing of ours is among the standard streams, so the number is no descriptor of anybody's. A
-            // pipe's end may have it, and is then kept.
+            // SAFETY: no descriptor of this process's code is a standard stream, so nobody owns the number. If a pipe's
+            // end has it, that end is kept.
             let moved = unsafe {
                 if stream.as_raw_fd() == number {
                     syscall(libc::SYS_fcntl as usize, [number as usize, libc::F_SETFD as usize, 0, 0, 0, 0])
