@@ -12,7 +12,7 @@ use crate::plan::Lsm;
 use crate::plan::hierarchy::{Hierarchy, Layout};
 use crate::plan::namespaces::{Join, Kind, Owner};
 use crate::sys::memberships::{Membership, memberships};
-use crate::sys::mountinfo::{self, Entry};
+use crate::sys::mountinfo::{self, MountInfo};
 use crate::sys::namespace::ns_get_nstype;
 
 const CGROUP: &str = "/sys/fs/cgroup";
@@ -126,7 +126,7 @@ struct Mounts(Option<Vec<u8>>);
 
 impl Mounts {
     /// The mounts of cgroup file systems.
-    fn get(&mut self) -> Result<impl Iterator<Item = Entry<'_>>> {
+    fn get(&mut self) -> Result<impl Iterator<Item = MountInfo<'_>>> {
         const FILE: &str = "/proc/self/mountinfo";
         if self.0.is_none() {
             self.0 = Some(fs::read(FILE).call(|| format!("open({FILE:?})"))?);
@@ -136,11 +136,11 @@ impl Mounts {
     }
 }
 
-fn is_v2(mount: &Entry) -> bool {
+fn is_v2(mount: &MountInfo) -> bool {
     mount.kind == b"cgroup2"
 }
 
-fn holds(mount: &Entry, controllers: &[String]) -> bool {
+fn holds(mount: &MountInfo, controllers: &[String]) -> bool {
     let has = |controller: &String| mount.options.split(|&byte| byte == b',').any(|o| o == controller.as_bytes());
     mount.kind == b"cgroup" && controllers.iter().all(has)
 }

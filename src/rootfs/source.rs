@@ -16,7 +16,7 @@ use crate::plan::idmap::{self, IdMap, Mappings};
 use crate::plan::mounts::{BindSource, MountKind, MountPlan};
 use crate::sys::helper::{self, Refused};
 use crate::sys::mount::{MOUNT_ATTR_IDMAP, MountAttr, mount_setattr};
-use crate::sys::mountinfo::{self, Entry};
+use crate::sys::mountinfo::{self, MountInfo};
 
 /// Asks the runtime for the mount of this entry of the plan, and waits for it: [`open_source`].
 pub type Sources<'a> = &'a mut dyn FnMut(&MountPlan) -> Result<OwnedFd>;
@@ -141,7 +141,7 @@ fn id_map(map: &IdMap, mount: BorrowedFd<'_>, userns: Option<BorrowedFd<'_>>, so
 fn mounts_below(tree: BorrowedFd<'_>, source: &str) -> Vec<(PathBuf, OwnedFd)> {
     let text = std::fs::read("/proc/thread-self/mountinfo").unwrap_or_default();
     mountinfo::entries(&text)
-        .filter_map(|Entry { point, .. }| {
+        .filter_map(|MountInfo { point, .. }| {
             let below = point.strip_prefix(source).ok().filter(|below| !below.as_os_str().is_empty())?;
             let mount = resolve::open_plain(tree, below.to_str()?, OFlags::PATH).ok()?;
             Some((point, mount))

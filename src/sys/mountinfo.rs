@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 /// One mount.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Entry<'a> {
+pub struct MountInfo<'a> {
     pub id: u64,
     pub parent: u64,
     /// The directory of the filesystem that is mounted.
@@ -24,15 +24,15 @@ pub struct Entry<'a> {
 }
 
 /// Lines that the kernel would not write are skipped.
-pub fn entries(text: &[u8]) -> impl Iterator<Item = Entry<'_>> {
+pub fn entries(text: &[u8]) -> impl Iterator<Item = MountInfo<'_>> {
     text.split(|&byte| byte == b'\n').filter_map(entry)
 }
 
-fn entry(line: &[u8]) -> Option<Entry<'_>> {
+fn entry(line: &[u8]) -> Option<MountInfo<'_>> {
     let fields: Vec<&[u8]> = line.split(|&byte| byte == b' ').collect();
     let dash = fields.iter().position(|&field| field == b"-")?;
     let optional = |name: &[u8]| fields.get(6..dash)?.iter().find_map(|field| number(field.strip_prefix(name)?));
-    Some(Entry {
+    Some(MountInfo {
         id: number(fields[0])?,
         parent: number(fields.get(1)?)?,
         root: unescape(fields.get(3)?),
@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn the_kernels_lines() {
         let found: Vec<_> = entries(TABLE).collect();
-        let proc = Entry {
+        let proc = MountInfo {
             id: 22,
             parent: 1,
             root: "/".into(),
