@@ -1,8 +1,8 @@
 //! The one error type: what was attempted, on what, why it failed, and what to do about it.
 //!
-//! An error is read by an operator and, in part, by engines. It prints on one line as
-//! `context: context: message: meaning of the errno`; a hint is kept apart so that a log record can carry it
-//! in a line of its own. The same type travels from init to the runtime ([`crate::wire`]).
+//! Operators read an error, and engines read parts of it. It prints on one line as `context: context: message: meaning
+//! of the errno`. The hint is kept apart, so that a log record can have it on a line of its own. The same type travels
+//! from init to the runtime ([`crate::wire`]).
 
 use std::fmt::{self, Display, Write as _};
 
@@ -20,9 +20,9 @@ pub enum Kind {
     Init,
     /// The container does not exist.
     NoContainer,
-    /// The record of the container is missing or cannot be understood.
+    /// The record of the container is missing, or cannot be parsed.
     DamagedRecord,
-    /// The container is runc's.
+    /// runc made the container.
     MadeByRunc,
     /// The executable of the process does not exist: shells and engines answer 127.
     CommandNotFound,
@@ -50,12 +50,12 @@ impl Error {
         Self { message: call.to_string(), errno: Some(errno.raw_os_error()), ..Self::default() }
     }
 
-    /// A value of the configuration that cannot be honoured; `pointer` is its JSON pointer (RFC 6901).
+    /// A value of the configuration that cannot be used; `pointer` is its JSON pointer (RFC 6901).
     pub fn config(pointer: impl Display, message: impl Display) -> Self {
         Self::new(format_args!("{pointer}: {message}"))
     }
 
-    /// Adds what was being done. Add each context once, in the function that knows it.
+    /// Adds the action that failed. The function that knows the action adds it, once.
     #[must_use]
     pub fn context(mut self, context: impl Display) -> Self {
         self.context.insert(0, context.to_string());
@@ -74,13 +74,13 @@ impl Error {
         self
     }
 
-    /// Init has sent it.
+    /// Marks an error that init sent.
     #[must_use]
     pub fn from_init(self) -> Self {
         if self.kind == Kind::Other { self.with_kind(Kind::Init) } else { self }
     }
 
-    /// For a message of limited size: each part keeps its beginning. Only an image can make a text that long.
+    /// Shortens each part at its end, for a message of limited size. Only an image can make a text that long.
     #[must_use]
     pub fn shortened(mut self) -> Self {
         const ENOUGH: usize = 2048;
@@ -93,7 +93,7 @@ impl Error {
         self
     }
 
-    /// Replaces JSON pointers by the options that the values came from: `options` has both.
+    /// Replaces JSON pointers by the options that the values came from; `options` lists both.
     #[must_use]
     pub fn in_terms_of(mut self, options: &[(&str, &str)]) -> Self {
         for text in self.context.iter_mut().chain([&mut self.message]) {
@@ -108,7 +108,7 @@ impl Error {
     }
 
     pub fn errno(&self) -> Option<Errno> {
-        // It may have come from a process that is not to be believed.
+        // It may come from a process that cannot be trusted.
         self.errno.filter(|errno| (1..4096).contains(errno)).map(Errno::from_raw_os_error)
     }
 
@@ -135,8 +135,8 @@ pub fn is_plain(c: char) -> bool {
     c == '\t' || !c.is_control() && !reorders
 }
 
-/// Makes one line of plain text. Parts of a message come from images, configurations and containers: they must not control a
-/// terminal, also not one that an engine writes to, or forge a line of a log.
+/// Makes one line of plain text. Parts of a message come from images, configurations and containers. They must not
+/// control a terminal, not even one that an engine writes to, or forge a line of a log.
 pub fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {
@@ -165,7 +165,7 @@ impl Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Context for a result; the closure form costs nothing on success.
+/// Adds context to a result. The closure is called only on failure.
 pub trait Context<T> {
     fn context(self, context: impl Display) -> Result<T>;
     fn with_context<D: Display>(self, context: impl FnOnce() -> D) -> Result<T>;

@@ -1,8 +1,8 @@
-//! Files of the host that the caller or a configuration names, and that other users may have had their hands on.
+//! Files of the host that the caller or a configuration names, and that other users may have replaced.
 //!
-//! Two rules hold for all of them. No symbolic link of another user is followed, at any place of the path: what root
-//! opens there would else be that user's choice (the kernel's `fs.protected_symlinks` looks at sticky directories only).
-//! And nobody is waited for without end: a fifo needs a reader, and has to be read.
+//! Two rules hold for all of them. No symbolic link of another user is followed, anywhere in the path: that user would
+//! decide which file root opens (the kernel's `fs.protected_symlinks` covers sticky directories only). And no wait is
+//! endless: a fifo may have no reader, or one that does not read.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -21,17 +21,17 @@ use rustix::io::Errno;
 
 use crate::error::{Call, Error, Result};
 
-/// How long whoever reads a fifo, or listens at a socket, may take.
+/// How long the reader of a fifo, or the listener at a socket, may take.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 const PROC_SUPER_MAGIC: u64 = 0x9fa0;
 
-/// Whether what belongs to this user may lead us: root and ourselves. In a user namespace all who are not in it look
-/// the same, the host's root among them, and we have no power over others' files anyway.
+/// Whether a file of this user may be followed or used: root's and the caller's may. In a user namespace all users
+/// outside of it look the same, also the host's root, and the caller has no power over others' files anyway.
 pub fn trusts(uid: u32) -> bool {
     const OVERFLOW: u32 = 65534;
-    /// Of the initial namespace.
+    /// The map of the initial namespace.
     const ALL: &str = "0 0 4294967295";
     let in_namespace = || {
         let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
@@ -40,18 +40,18 @@ pub fn trusts(uid: u32) -> bool {
     uid == 0 || uid == rustix::process::geteuid().as_raw() || uid == OVERFLOW && in_namespace()
 }
 
-/// Where a file is or is to be: a name in a directory.
+/// An existing or future file: a name in a directory.
 struct DirEntry {
     dir: OwnedFd,
     name: OsString,
-    /// The name is a link of procfs, which the kernel alone can follow: `/dev/stdout`.
+    /// The name is a link of procfs, such as `/dev/stdout`, which only the kernel can follow.
     magic: bool,
 }
 
 impl DirEntry {
     fn find(path: &Path) -> Result<Self> {
         let call = || format!("open({path:?})");
-        // By far the most paths have no link at all.
+        // Most paths have no link at all.
         if let Some(name) = path.file_name().filter(|_| !path.as_os_str().as_bytes().ends_with(b"/")) {
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
             let dir = openat2(CWD, parent, DIRECTORY, Mode::empty(), ResolveFlags::NO_SYMLINKS);
@@ -69,7 +69,7 @@ impl DirEntry {
         })
     }
 
-    /// Without waiting, whatever is there, and without following what has been put there since.
+    /// Opens it without waiting, whatever it is, and without following a link that has been put there meanwhile.
     fn open(&self, flags: OFlags, mode: u32) -> rustix::io::Result<OwnedFd> {
         let fixed = OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         let follow = if self.magic { OFlags::empty() } else { OFlags::NOFOLLOW };
@@ -84,7 +84,7 @@ impl DirEntry {
 
 enum Stop {
     Errno(Errno),
-    /// A link, and whose it is.
+    /// A link, and its owner.
     Foreign(PathBuf, u32),
 }
 
@@ -94,7 +94,7 @@ impl From<Errno> for Stop {
     }
 }
 
-/// The names of a path, the last one first: what is still to be walked.
+/// The names in a path that has to be walked. The first comes last, to be popped.
 pub fn names(path: &Path) -> Vec<OsString> {
     let name = |component: Component| match component {
         Component::Normal(name) => Some(name.to_owned()),
@@ -104,9 +104,9 @@ pub fn names(path: &Path) -> Vec<OsString> {
     path.components().rev().filter_map(name).collect()
 }
 
-/// Resolves the path one name at a time, by descriptors.
+/// Resolves the path by descriptors, one name at a time.
 fn walk(path: &Path) -> Result<DirEntry, Stop> {
-    /// As the kernel has it.
+    /// The kernel's limit.
     const MAX_LINKS: usize = 40;
     let start = |path: &Path| fs::open(if path.is_absolute() { "/" } else { "." }, DIRECTORY, Mode::empty());
     let (mut dir, mut left, mut links) = (start(path)?, names(path), 0);
@@ -154,14 +154,14 @@ pub fn open_directory(path: &Path) -> Result<OwnedFd> {
     entry.open(OFlags::RDONLY | OFlags::DIRECTORY, 0).call(call)
 }
 
-/// Opens a file to add to it, and makes it where it is missing. Writes do not wait: see [`write_all`].
+/// Opens a file to append to it. Makes the file if it is missing. Writes do not wait: see [`write_all`].
 pub fn open_append(path: &Path, mode: u32) -> Result<File> {
     let opened = DirEntry::find(path)?.open(OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE, mode);
     opened.map(File::from).call(|| format!("open({path:?}, O_APPEND | O_CREAT)")).map_err(explain)
 }
 
-/// Opens a directory in which a program is to work that follows whatever links are there, and waits for any fifo: CRIU.
-/// Nobody else may be able to put one there, and none may be there already.
+/// Opens a directory for CRIU, a program that follows any link and waits for any fifo. So nobody else may be able to
+/// put one there, and none may be there already.
 pub fn open_own_directory(path: &Path) -> Result<OwnedFd> {
     let dir = open_directory(path)?;
     check_own(&dir, path)?;
@@ -169,7 +169,7 @@ pub fn open_own_directory(path: &Path) -> Result<OwnedFd> {
 }
 
 fn check_own(dir: &OwnedFd, path: &Path) -> Result<()> {
-    /// The one link that CRIU makes: to the images of an earlier dump.
+    /// CRIU itself makes only this link, to the images of an earlier dump.
     const PARENT: &str = "parent";
     const HINT: &str = "CRIU would follow what is put there: name a directory of your own, with copies of the images";
     let stat = fstat(dir).call(|| format!("stat({path:?})"))?;
@@ -200,15 +200,15 @@ fn check_own(dir: &OwnedFd, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A program of the host, and the directories in which those that it calls may be looked for.
+/// A program of the host, and the directories in which it may look for other programs.
 #[derive(Debug)]
 pub struct Program {
     pub path: PathBuf,
     pub search: OsString,
 }
 
-/// The directories of `PATH`, which root may have taken over from another user: first those in which that user cannot
-/// put a program, then the others. What is relative depends on where we are called.
+/// The directories of `PATH`, which root may have inherited from another user. First come those in which that user
+/// cannot put a program. Relative ones depend on the working directory.
 fn search_path() -> (Vec<PathBuf>, Vec<PathBuf>) {
     let variable = std::env::var_os("PATH").unwrap_or_default();
     let (mut own, mut others) = (Vec::new(), Vec::new());
@@ -225,7 +225,7 @@ fn is_executable(path: &Path) -> bool {
     path.is_file() && fs::access(path, fs::Access::EXEC_OK).is_ok()
 }
 
-/// All programs of this name in `PATH` that no other user can have put there, without links.
+/// All programs of this name in `PATH` that no other user can have put there, with paths free of links.
 pub fn programs(name: &str) -> impl Iterator<Item = PathBuf> {
     let paths = search_path().0.into_iter().map(move |dir| dir.join(name));
     paths.filter(|path| is_executable(path)).filter_map(|path| own_path(&path))
@@ -244,8 +244,8 @@ pub fn program(name: &str) -> Result<Program> {
     })
 }
 
-/// The path without links, if neither the file nor a directory above it belongs to others, or can be written to by
-/// everybody. Below a sticky directory what is ours stays.
+/// The path without links, if the file and all directories above it belong to root or the caller, and not everybody can
+/// write to them. Below a sticky directory the caller's files are safe.
 pub fn own_path(path: &Path) -> Option<PathBuf> {
     let found = path.canonicalize().ok()?;
     let is_own = |(height, path): (usize, &Path)| {
@@ -264,7 +264,7 @@ fn explain(e: Error) -> Error {
     }
 }
 
-/// Writes to what [`open_append`] has opened, and waits for a reader for [`PATIENCE`] at most.
+/// Writes to a file from [`open_append`]. Waits for a reader for [`PATIENCE`] at most.
 pub fn write_all(file: BorrowedFd<'_>, mut bytes: &[u8]) -> rustix::io::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while !bytes.is_empty() {
@@ -286,7 +286,7 @@ pub fn write_all(file: BorrowedFd<'_>, mut bytes: &[u8]) -> rustix::io::Result<(
     Ok(())
 }
 
-/// Somewhere that lines are written to, until it takes no more.
+/// A destination for lines. Once it accepts no more, further lines are dropped.
 #[derive(Debug)]
 pub struct Outlet {
     file: File,
@@ -298,7 +298,7 @@ impl Outlet {
         open_append(path, 0o644).map(|file| Self { file, lost: AtomicBool::new(false) })
     }
 
-    /// A reader who does not read is waited for once only.
+    /// A reader that does not read is waited for only once.
     pub fn write(&self, bytes: &[u8]) {
         if !self.lost.load(Ordering::Relaxed) && write_all(self.file.as_fd(), bytes) == Err(Errno::TIMEDOUT) {
             self.lost.store(true, Ordering::Relaxed);
@@ -306,8 +306,9 @@ impl Outlet {
     }
 }
 
-/// Has a file appear at `path` with this content, whole, in the place of one that is there already. A fifo or a
-/// character device is written to instead. Nothing else is ever there, under no other name, even if we are killed.
+/// Puts a complete file with this content at `path`, in place of any existing one. A fifo or a character device is
+/// written to instead. Nothing incomplete is ever seen there, and no file with another name is left, even if the
+/// runtime is killed.
 pub fn publish(path: &Path, content: &[u8]) -> Result<()> {
     let call = || format!("write({path:?})");
     let entry = DirEntry::find(path)?;
@@ -326,12 +327,12 @@ pub fn publish(path: &Path, content: &[u8]) -> Result<()> {
     }
 }
 
-/// The file is made without a name, and gets it once it is complete.
+/// The file has no name until it is complete.
 fn anew(entry: &DirEntry, content: &[u8]) -> rustix::io::Result<()> {
     const MODE: Mode = Mode::from_raw_mode(0o644);
     let (dir, name) = (entry.dir.as_fd(), entry.name.as_os_str());
     let file = match openat(dir, ".", OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC, MODE) {
-        // The file system has no files without a name.
+        // The file system does not support files without a name.
         Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => return by_rename(dir, name, content, MODE),
         file => file?,
     };
@@ -343,7 +344,7 @@ fn anew(entry: &DirEntry, content: &[u8]) -> rustix::io::Result<()> {
             linked => return linked,
         }
     }
-    // Somebody puts another there as often as we take it away.
+    // Somebody puts another one there as often as it is removed.
     Err(Errno::EXIST)
 }
 
@@ -363,11 +364,11 @@ fn by_rename(dir: BorrowedFd<'_>, name: &OsStr, content: &[u8], mode: Mode) -> r
     let mut temporary = OsString::from(".");
     temporary.push(name);
     temporary.push(format!(".{}-{now}", std::process::id()));
-    // Anew: nothing that others have put there is written to.
+    // A new file, so that nothing is written to a file that others have put there.
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = openat(dir, &temporary, flags, mode)?;
     write_all(file.as_fd(), content).and_then(|()| renameat(dir, &temporary, dir, name)).inspect_err(|_| {
-        // It may be gone.
+        // It may have been removed.
         let _ = unlinkat(dir, &temporary, AtFlags::empty());
     })
 }

@@ -1,4 +1,4 @@
-//! Running one hook, on the host as well as inside init.
+//! Running one hook, on the host or inside init.
 
 use std::io::{Read, Write};
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -15,26 +15,26 @@ use crate::error::{Call, Error, Result};
 use crate::plan::hooks::Hook;
 use crate::sys;
 
-/// How much of a hook's output an error shows: its end, where the complaint usually is.
+/// How much of a hook's output an error shows: its end, where the error message usually is.
 const SHOWN: usize = 4096;
 
-/// Where hooks write, if not to us, who show it only if they fail.
+/// The files that take the output of hooks. Otherwise it is read here, and shown only if the hook fails.
 #[derive(Debug, Default)]
 pub struct Output {
     pub stdout: Option<OwnedFd>,
     pub stderr: Option<OwnedFd>,
 }
 
-/// What the hook's process takes on right before exec. Only a process of one thread may ask for it.
+/// Called in the hook's process right before exec. Only a process with one thread may use it.
 pub type Confine = Box<dyn FnMut() -> std::io::Result<()> + Send + Sync>;
 
-/// What a hook runs in.
+/// The surroundings of a hook.
 pub struct Surroundings<'a> {
-    /// Its working directory, else the caller's.
+    /// Its working directory; by default the caller's.
     pub cwd: Option<BorrowedFd<'a>>,
     pub output: &'a Output,
     pub confine: Option<Confine>,
-    /// A pidfd of the container's init: when that ends, the hook is for nothing, and is killed with its children and theirs.
+    /// A pidfd of the container's init. When init ends, the hook is useless, and is killed with all its descendants.
     pub container: Option<BorrowedFd<'a>>,
 }
 
@@ -44,14 +44,15 @@ impl<'a> Surroundings<'a> {
     }
 }
 
-/// Runs `hook` with `state` on its standard input and waits for it. `kind`, as in the configuration, and `index` (from 0) are for the error.
+/// Runs `hook` with `state` on its standard input, and waits for it. The error names `kind`, as in the configuration,
+/// and `index` (from 0).
 pub fn run(hook: &Hook, state: &[u8], kind: &str, index: usize, surroundings: Surroundings) -> Result<()> {
     let Surroundings { cwd, output, confine, container } = surroundings;
     let in_course = |e: Error| e.context(format_args!("error running {kind} hook #{index}"));
     let (stdin, to_hook) = pipe_with(PipeFlags::CLOEXEC).call(|| "pipe2()").map_err(in_course)?;
-    // Of our end only: the hook has the other one, with flags of its own. A pipe cannot refuse it.
+    // Only for this end: the hook's end has flags of its own. This cannot fail for a pipe.
     let _ = rustix::io::ioctl_fionbio(&to_hook, true);
-    // What fits into the pipe is there before the hook, which then need not wait for us should we have to wait for it.
+    // The part that fits into the pipe is written before the hook starts, so that the hook need not wait for it.
     let mut rest = state;
     let to_hook = feed(to_hook, &mut rest);
     let mut child = spawn(hook, cwd, stdin, output, confine).map_err(in_course)?;
@@ -62,7 +63,7 @@ pub fn run(hook: &Hook, state: &[u8], kind: &str, index: usize, surroundings: Su
             if container.is_some() {
                 kill_descendants(&child);
             }
-            // Neither can fail for a child that was not waited for.
+            // These calls cannot fail for a child that was not waited for.
             let _ = child.kill();
             let _ = child.wait();
             return Err(in_course(e));
@@ -98,10 +99,10 @@ fn spawn(
     command.spawn().call(|| format!("exec {}", hook.path.display()))
 }
 
-/// Our ends of the hook's standard streams; an end is dropped once nothing more can come.
+/// The other ends of the hook's standard streams. Each is dropped at its end of file.
 struct Pipes<'a> {
     stdin: Option<OwnedFd>,
-    /// What of the state is still to be written.
+    /// The part of the state that is still to be written.
     state: &'a [u8],
     stdout: Option<OwnedFd>,
     stderr: Option<OwnedFd>,
@@ -139,7 +140,7 @@ impl<'a> Pipes<'a> {
     }
 }
 
-/// A hook need not read its state: EPIPE is no error.
+/// A hook need not read its state, so EPIPE is no error.
 fn feed(stdin: OwnedFd, state: &mut &[u8]) -> Option<OwnedFd> {
     let mut file = std::fs::File::from(stdin);
     while !state.is_empty() {
@@ -170,10 +171,10 @@ fn drain(pipe: OwnedFd, shown: &mut Vec<u8>) -> Option<OwnedFd> {
     }
 }
 
-/// How often to look for the hook's end where there is no pidfd.
+/// How often to check whether the hook has ended, without a pidfd.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Returns once the hook has ended, whoever else still holds its streams; an error once its time is over.
+/// Returns once the hook has ended, even if others still hold its streams. It is an error if the timeout is over.
 fn supervise(
     child: &mut Child,
     pipes: &mut Pipes<'_>,
@@ -199,8 +200,8 @@ fn supervise(
     }
 }
 
-/// `None` below a seccomp filter with a listener, which is in force for init already and may answer either of two errnos:
-/// Linux 5.3 and later know the call.
+/// `None` below a seccomp filter with a listener, which is already in force for init and may answer with either of two
+/// errnos. Linux 5.3 and later know the call.
 fn pidfd(child: &Child) -> Result<Option<OwnedFd>> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or_else(|| Error::new("pid out of range"))?;
     match pidfd_open(pid, PidfdFlags::empty()) {
@@ -209,8 +210,8 @@ fn pidfd(child: &Child) -> Result<Option<OwnedFd>> {
     }
 }
 
-/// Each is stopped before its children are listed: a parent that is stopped reaps nobody, so no pid of theirs can have
-/// become another's.
+/// Each process is stopped before its children are listed. A stopped parent reaps nobody, so the pids of its children
+/// cannot have become another's.
 fn kill_descendants(hook: &Child) {
     let mut found = vec![hook.id()];
     let mut next = 0;
@@ -224,8 +225,8 @@ fn kill_descendants(hook: &Child) {
     }
 }
 
-/// Waits until the hook or the container has ended or a stream is ready or `left` is over. Returns whether it is the
-/// container.
+/// Waits until the hook or the container has ended, or a stream is ready, or `left` is over. Returns whether the
+/// container has ended.
 fn wait(
     pidfd: Option<&OwnedFd>,
     pipes: &Pipes<'_>,
@@ -261,7 +262,7 @@ fn failure(status: ExitStatus, pipes: &Pipes<'_>) -> Error {
     }
 }
 
-/// The words of strsignal(3), in the case that the field uses.
+/// The texts of strsignal(3), spelled as other runtimes do.
 fn describe_signal(signal: i32) -> String {
     let words = match signal {
         libc::SIGHUP => "hangup",

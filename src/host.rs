@@ -1,4 +1,4 @@
-//! Facts about the host that plans depend on, probed when somebody asks.
+//! Facts about the host that plans depend on. Each is probed only when it is needed.
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,7 +12,7 @@ use crate::plan::Lsm;
 use crate::plan::hierarchy::{Hierarchy, Layout};
 use crate::plan::namespaces::{Join, Kind, Owner};
 use crate::sys::memberships::{Membership, memberships};
-use crate::sys::mountinfo::{self, Entry};
+use crate::sys::mountinfo::{self, MountInfo};
 use crate::sys::namespace::ns_get_nstype;
 
 const CGROUP: &str = "/sys/fs/cgroup";
@@ -23,10 +23,10 @@ const OWN: &str = "/proc/self/cgroup";
 const CGROUP_SUPER_MAGIC: u64 = 0x27_e0eb;
 const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
 
-/// Where the cgroup hierarchies are mounted, and where in them we are.
+/// The mountpoints of the cgroup hierarchies, and the caller's own cgroups in them.
 ///
-/// `relative`: whether [`Hierarchy::own`] will be used ([`crate::plan::cgroup::is_relative`]); on v2 that spares a
-/// file, and everywhere the check that the path holds below the mount point.
+/// `relative`: whether [`Hierarchy::own`] will be used ([`crate::plan::cgroup::is_relative`]). Otherwise one file less
+/// is read on v2, and it is not checked whether the path exists below the mountpoint.
 pub fn cgroup_layout(relative: bool) -> Result<Layout> {
     let mut mounts = Mounts::default();
     let layout = if is_filesystem(Path::new(CGROUP), CGROUP2_SUPER_MAGIC) {
@@ -48,10 +48,10 @@ fn is_filesystem(path: &Path, magic: u64) -> bool {
     statfs(path).is_ok_and(|s| s.f_type as u64 == magic)
 }
 
-/// Where a process is in one hierarchy.
+/// The cgroup of a process in one hierarchy.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Own {
-    /// None: v2.
+    /// Empty for v2.
     pub controllers: Vec<String>,
     pub path: PathBuf,
 }
@@ -60,7 +60,7 @@ fn own_cgroups() -> Result<Vec<Own>> {
     read_cgroups(OWN)
 }
 
-/// Where another process is.
+/// The cgroups of another process.
 pub fn cgroups_of(pid: i32) -> Result<Vec<Own>> {
     read_cgroups(&format!("/proc/{pid}/cgroup"))
 }
@@ -85,7 +85,7 @@ fn unified(mountpoint: PathBuf, own: PathBuf) -> Result<Hierarchy> {
     Ok(Hierarchy { mountpoint, controllers, own })
 }
 
-/// v1 or hybrid: by the names that distributions agree on, and by mountinfo for what is not there.
+/// v1 or hybrid: finds mountpoints by the usual names, and those that are missing there by mountinfo.
 fn layout_v1(own: &[Own], mounts: &mut Mounts) -> Result<Layout> {
     let mut v1 = Vec::new();
     for Own { controllers, path } in own.iter().filter(|o| !o.controllers.is_empty()) {
@@ -120,13 +120,13 @@ fn usual_mountpoint(controllers: &[String]) -> Option<PathBuf> {
         .find(|path| is_filesystem(path, CGROUP_SUPER_MAGIC))
 }
 
-/// `/proc/self/mountinfo`, read once and only when a hierarchy is not where it is everywhere.
+/// `/proc/self/mountinfo`. It is read once, and only if a hierarchy is not at its usual place.
 #[derive(Default)]
 struct Mounts(Option<Vec<u8>>);
 
 impl Mounts {
-    /// Those of the cgroup file systems.
-    fn get(&mut self) -> Result<impl Iterator<Item = Entry<'_>>> {
+    /// The mounts of cgroup file systems.
+    fn get(&mut self) -> Result<impl Iterator<Item = MountInfo<'_>>> {
         const FILE: &str = "/proc/self/mountinfo";
         if self.0.is_none() {
             self.0 = Some(fs::read(FILE).call(|| format!("open({FILE:?})"))?);
@@ -136,16 +136,16 @@ impl Mounts {
     }
 }
 
-fn is_v2(mount: &Entry) -> bool {
+fn is_v2(mount: &MountInfo) -> bool {
     mount.kind == b"cgroup2"
 }
 
-fn holds(mount: &Entry, controllers: &[String]) -> bool {
+fn holds(mount: &MountInfo, controllers: &[String]) -> bool {
     let has = |controller: &String| mount.options.split(|&byte| byte == b',').any(|o| o == controller.as_bytes());
     mount.kind == b"cgroup" && controllers.iter().all(has)
 }
 
-/// Without a cgroup namespace a container sees a path that begins at the host's root, but a mount that begins at its
+/// Without a cgroup namespace, a container reads a path that begins at the host's root, while its mount begins at its
 /// own cgroup.
 fn below_mountpoint(mut hierarchy: Hierarchy, mounts: &mut Mounts) -> Result<Hierarchy> {
     if hierarchy.own.starts_with("/..") {
@@ -162,13 +162,13 @@ fn below_mountpoint(mut hierarchy: Hierarchy, mounts: &mut Mounts) -> Result<Hie
     Ok(hierarchy)
 }
 
-/// Whether we lack the host's privileges: as an ordinary user, or as the root of another user namespace.
+/// Whether the caller lacks the host's privileges: as an ordinary user, or as the root of another user namespace.
 pub fn is_rootless() -> bool {
     !rustix::process::geteuid().is_root() || crate::sys::namespace::in_user_namespace()
 }
 
-/// A namespace that the configuration names by a path, opened once: what is found out about it is true of the one that
-/// is joined, whatever the path leads to by then.
+/// A namespace that the configuration names by a path. It is opened once, so everything found out here holds for the
+/// one that is joined, even if the path leads elsewhere by then.
 #[derive(Debug)]
 pub struct Namespace {
     pub kind: Kind,
@@ -199,7 +199,7 @@ impl Namespace {
         };
         let owner = match () {
             () if is_that_of("thread-self") => Owner::Runtime,
-            // Seen by root alone, who alone could change it.
+            // Only root can see it, and only root could change it.
             () if is_that_of("1") => Owner::Host,
             () => Owner::Other,
         };
@@ -207,7 +207,7 @@ impl Namespace {
     }
 }
 
-/// The security modules that can confine a process. Asked only if a process is to be confined.
+/// The security modules that can confine a process. Checked only if the process is to be confined.
 pub fn lsm(apparmor_profile: &str, selinux_label: &str) -> Lsm {
     let enabled = |path: &str| fs::read(path).is_ok_and(|text| text.first() == Some(&b'Y'));
     Lsm {

@@ -1,6 +1,7 @@
-//! Init's program, of which each container's start gets a copy (`launch::seal`).
+//! Init's program. Each start of a container gets a copy of it (`launch::seal`).
 //!
-//! It is apart from the binary to be small: no command line, no cgroups, no CRIU. `build.rs` builds it, and says how.
+//! It is a program of its own so that it is small: without a command line, cgroups or CRIU. `build.rs` builds it, and
+//! explains how.
 #![no_main]
 #![allow(dead_code, unused_imports, reason = "the modules are the library's")]
 

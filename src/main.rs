@@ -1,7 +1,7 @@
 //! The binary: the command line.
 //!
-//! It has no `fn main`: what the standard library does before one (a handler for stack overflows, for which it reads
-//! the memory map) takes longer than some commands.
+//! It has no `fn main`: the standard library's preparations (a handler for stack overflows, for which it reads the
+//! memory map) would take longer than some commands.
 #![no_main]
 
 use std::ffi::c_int;

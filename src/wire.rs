@@ -22,10 +22,10 @@
 //!      | <------- Ready ------------------ |
 //! ```
 //!
-//! After `Ready`, `Start` comes on the same channel (`run`, `exec`) or, from another process, on the start socket.
-//! The hooks of that moment have `HookOutput` asked once more. Then I says `Executing`, and exec closes the channel. So
-//! does death: R looks at the name of the process, which exec changes from [`INIT_NAME`]. `Failed` may come in place of any
-//! message of I. What I may ask for, R knows from the plan: `launch::requests`.
+//! After `Ready`, `Start` comes on the same channel (`run`, `exec`) or, from another process, on the start socket. For
+//! startContainer hooks, `HookOutput` is asked for once more. Then I says `Executing`, and exec closes the channel.
+//! Death closes it too, so R looks at the name of the process, which exec changes from [`INIT_NAME`]. `Failed` may
+//! replace any message of I. `launch::requests` knows from the plan what I may ask for.
 
 use std::ffi::CStr;
 use std::io::{IoSlice, IoSliceMut};
@@ -43,15 +43,15 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Call, Error, Result};
 use crate::plan::namespaces::Kind;
 
-/// The name that init has (`PR_SET_NAME`) until it executes the user's program.
+/// The name of init (`PR_SET_NAME`) until it executes the user's program.
 pub const INIT_NAME: &CStr = c"berth:[init]";
 
 /// From the runtime to init.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToInit {
-    /// Comes with a memfd that holds the plan; then, where said so, with the pidfd of the container's init, and with that
-    /// one's root; with the namespaces that the plan joins; and, where said so, with the start socket; with the v2
-    /// cgroup that the stage's child is to be born in; and with the files by which that brings itself into v1's.
+    /// Descriptors come with it, in this order: a memfd with the plan; where said so, the pidfd of the container's
+    /// init, and the root of that; the namespaces that the plan joins; where said so, the start socket, and the v2
+    /// cgroup in which the stage makes its child; the files by which that child enters v1's cgroups.
     Plan {
         target: bool,
         root: bool,
@@ -59,18 +59,18 @@ pub enum ToInit {
         cgroup: bool,
         tasks: u8,
     },
-    /// Init is in its cgroup; `pid` is its pid as the host sees it.
+    /// Init is in its cgroup. `pid` is its pid on the host.
     Placed {
         pid: i32,
     },
-    /// Comes with the mount that was asked for.
+    /// Comes with the requested mount.
     Mount,
-    /// Comes with the files that were asked for, of those that there are.
+    /// Comes with the requested files, as far as they exist.
     HookOutput {
         stdout: bool,
         stderr: bool,
     },
-    /// What was asked for is done.
+    /// The request is done.
     Done,
     Start,
 }
@@ -78,31 +78,32 @@ pub enum ToInit {
 /// From init to the runtime.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FromInit {
-    /// Of a child that did not get as far as to be told anything. Written by one that could not even execute init ([`crate::sys::clone::Stillborn`]): the first variant, since
-    /// its number is the byte that is always 0.
+    /// A child failed before it could receive anything. It may be one that could not even execute init
+    /// ([`crate::sys::clone::Stillborn`]). This is the first variant, since its number is the byte that is always 0.
     Stillborn([u8; 3]),
-    /// Comes with the pidfd of the process that will go on; `outside`: it is still to be added to its v2 cgroup.
+    /// Comes with the pidfd of the process that goes on. `outside`: it still has to be added to its v2 cgroup.
     Forked {
         outside: bool,
     },
     MapIds,
-    /// To set the clocks of the time namespace that was made.
+    /// Asks to set the clocks of the new time namespace.
     TimeOffsets,
-    /// For a detached mount of what entry `index` of the plan's mounts names, with the owners that it asks for.
+    /// Asks for a detached mount: entry `index` of the plan's mounts, with the owners that it asks for.
     Source {
         index: u32,
     },
     Hooks,
-    /// For the files that take what hooks write.
+    /// Asks for the files for the output of hooks.
     HookOutput,
-    /// Comes with the master side of the terminal.
+    /// Comes with the master of the terminal.
     Terminal,
-    /// A seccomp listener was opened in init under this number.
+    /// Init has opened a seccomp listener with this number.
     Listener {
         fd: i32,
     },
     Warning(Error),
-    /// With the mounts that may be changed while the container runs: which entry of the plan's mounts, and its id.
+    /// Lists the mounts that may be changed while the container runs: for each, its entry of the plan's mounts, and its
+    /// id.
     Ready {
         mounts: Vec<(u32, u64)>,
     },
@@ -111,24 +112,24 @@ pub enum FromInit {
     Failed(Error),
 }
 
-/// As many v1 hierarchies as there are controllers, and one for each of several names.
+/// There are as many v1 hierarchies as controllers, and one for each of several names.
 pub const MAX_TASKS: usize = 24;
-/// No message carries more than the plan, the start socket, a root, a namespace of each kind, and what a process enters cgroups
-/// by.
+/// No message carries more than the plan, the start socket, a root, a namespace of each kind, and the files by which a
+/// process enters cgroups.
 const MAX_FDS: usize = 4 + Kind::ALL.len() + MAX_TASKS;
 
 pub trait Message: DeserializeOwned {
-    /// No message of the type is longer, in bytes.
+    /// The length of the longest message of the type, in bytes.
     const LONGEST: usize;
 }
 
 impl Message for ToInit {
-    // What init touches is memory of the container that it waits in.
+    // Init keeps the buffer while it waits, and its memory is the container's.
     const LONGEST: usize = 128;
 }
 
 impl Message for FromInit {
-    // Above all a hook's output, to which [`String::from_utf8_lossy`] may give three bytes for each.
+    // Mostly a hook's output: [`String::from_utf8_lossy`] may turn one byte into three.
     const LONGEST: usize = 32 * 1024;
 }
 
@@ -159,7 +160,8 @@ impl Channel {
             .map(drop)
     }
 
-    /// By write(2), which every seccomp profile in force here lets through. A reader that has gone means SIGPIPE.
+    /// By write(2), which every seccomp profile that is in force here allows. If the reader has gone, this causes
+    /// SIGPIPE.
     pub fn send_plainly(&self, message: &impl Serialize) -> Result<()> {
         rustix::io::write(&self.0, &encode(message)?).call(|| "write(channel)").map(drop)
     }
@@ -173,8 +175,8 @@ impl Channel {
             rustix::net::recvmsg(&self.0, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)
         });
         let received = match received {
-            // A peer that went with messages of ours unread resets the connection: said once, and then what it had
-            // sent before can still be read.
+            // If the peer has gone without reading everything, the first read fails with ECONNRESET. Then its own last
+            // messages can still be read.
             Err(Errno::CONNRESET) => return self.receive(),
             other => other.call(|| "recvmsg(channel)")?,
         };

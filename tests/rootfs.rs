@@ -226,15 +226,15 @@ fn the_terminal() {
     let bundle = Bundle::new();
     let (plan, proc) = (bundle.plan().unwrap(), ProcFs::private().unwrap());
     let rootfs = Rootfs::prepare(&plan, &proc, &mut host).unwrap();
-    let console = rootfs.console(1000).unwrap();
+    let terminal = rootfs.terminal(1000).unwrap();
     rootfs.enter(&proc).unwrap();
-    let slave = rustix::fs::fstat(&console.slave).unwrap();
+    let slave = rustix::fs::fstat(&terminal.slave).unwrap();
     assert_eq!((slave.st_uid, slave.st_gid, slave.st_mode & 0o777), (1000, 5, 0o620));
     assert_eq!(fs::metadata("/dev/console").unwrap().rdev(), slave.st_rdev);
     assert_eq!(fs::metadata("/dev/pts/0").unwrap().rdev(), slave.st_rdev);
-    rustix::io::write(&console.slave, b"x").unwrap();
+    rustix::io::write(&terminal.slave, b"x").unwrap();
     let mut byte = [0];
-    assert_eq!((rustix::io::read(&console.master, &mut byte), byte), (Ok(1), *b"x"));
+    assert_eq!((rustix::io::read(&terminal.master, &mut byte), byte), (Ok(1), *b"x"));
 }
 
 #[test]
@@ -245,7 +245,7 @@ fn a_console_that_is_a_link_is_refused() {
     symlink(&target, bundle.rootfs().join("dev/console")).unwrap();
     let (plan, proc) = (bundle.plan().unwrap(), ProcFs::private().unwrap());
     let rootfs = Rootfs::prepare(&plan, &proc, &mut host).unwrap();
-    let error: Error = rootfs.console(0).map(drop).unwrap_err();
+    let error: Error = rootfs.terminal(0).map(drop).unwrap_err();
     assert!(error.to_string().contains("/dev/console"), "{error}");
     assert!(!target.exists());
 }
@@ -661,7 +661,7 @@ fn a_terminal_needs_a_real_devpts() {
     }
     let (plan, proc) = (bundle.plan().unwrap(), ProcFs::private().unwrap());
     let rootfs = Rootfs::prepare(&plan, &proc, &mut host).unwrap();
-    let error = rootfs.console(0).map(drop).unwrap_err().to_string();
+    let error = rootfs.terminal(0).map(drop).unwrap_err().to_string();
     assert!(error.contains("/dev/pts is not a devpts"), "{error}");
 }
 

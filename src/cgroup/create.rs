@@ -10,18 +10,17 @@ use crate::error::{Call, Context, Error, Result};
 use crate::plan::cgroup::CgroupPlan;
 use crate::plan::resources::Write;
 
-/// What was made for one slot, to be unmade on failure: outermost first.
+/// The directories that were made for one slot, outermost first, to be removed on failure.
 #[derive(Default)]
 pub(super) struct Made(Vec<PathBuf>);
 
 impl Cgroup {
-    /// Makes the cgroup in every hierarchy; on failure removes again what it made.
+    /// Makes the cgroup in every hierarchy. On failure it removes the directories that it made.
     ///
-    /// A cgroup that exists is taken over if it is empty. A frozen one is refused, since whatever is started in it
-    /// would hang.
+    /// An existing cgroup is taken over if it is empty. A frozen one is refused, since every process in it would hang.
     pub fn create(&mut self, plan: &CgroupPlan) -> Result<()> {
         if self.slots.is_empty() && !plan.rootless && !plan.disabled {
-            // Its root could make and open every device of the host.
+            // The container's root could make and open every device of the host.
             return Err(Error::new("no cgroup hierarchy is mounted, and nothing else keeps a container from devices")
                 .with_hint("mount cgroup2 on /sys/fs/cgroup"));
         }
@@ -33,10 +32,10 @@ impl Cgroup {
             .and_then(|()| self.prepare(plan));
         if result.is_err() {
             for path in made.iter().flat_map(|m: &Made| m.0.iter().rev()) {
-                // What cannot be removed is in use by others by now.
+                // A directory that cannot be removed is in use by others by now.
                 let _ = rmdir(path);
             }
-            // What is left was there before.
+            // The other directories were there before.
             self.slots.clear();
             return result.context("unable to apply cgroup configuration");
         }
@@ -88,7 +87,7 @@ impl Cgroup {
         if pure || !wanted.is_empty() { enable_controllers(slot, &wanted) } else { Ok(()) }
     }
 
-    /// What `to_come` gives is left for that to write.
+    /// Settings that `to_come` contains are left for those writes.
     pub(super) fn inherit_cpusets(&self, to_come: &[Write]) -> Result<()> {
         let Some(slot) = self.v1("cpuset") else { return Ok(()) };
         let given = |file: &str| to_come.iter().any(|w| w.file == file);
@@ -99,7 +98,7 @@ impl Cgroup {
 
     pub(super) fn refuse_used(&self) -> Result<()> {
         if let Some(slot) = self.unified() {
-            // One file tells both; also of a new cgroup, which is frozen from the start if an ancestor is.
+            // One file tells both. A new cgroup is frozen from the start if one above it is.
             let events = slot.read("cgroup.events")?;
             refuse_frozen_v2(slot, &events)?;
             if dir::keyed(&events, "populated") == Some(1) {
@@ -115,7 +114,7 @@ impl Cgroup {
         self.refuse_frozen_v1()
     }
 
-    /// What is started in a frozen cgroup would hang.
+    /// Every process in a frozen cgroup would hang.
     pub(super) fn refuse_frozen(&self) -> Result<()> {
         self.unified().map_or(Ok(()), |slot| refuse_frozen_v2(slot, &slot.read("cgroup.events")?))?;
         self.refuse_frozen_v1()
@@ -123,18 +122,18 @@ impl Cgroup {
 
     fn refuse_frozen_v1(&self) -> Result<()> {
         match self.v1("freezer") {
-            // Also FREEZING, and also because of a frozen ancestor.
+            // It may also be FREEZING, or frozen because of a cgroup above.
             Some(slot) if slot.read("freezer.state")?.trim() != "THAWED" => Err(explain::frozen(slot)),
             _ => Ok(()),
         }
     }
 }
 
-/// mkdir(2), with the ancestors that are missing.
+/// mkdir(2), also for missing ancestors.
 pub(super) fn make_directory(path: &Path, mountpoint: &Path, rootless: bool, made: &mut Made) -> Result<(), Errno> {
     match mkdir(path, Mode::from_raw_mode(0o755)) {
         Ok(()) => made.0.push(path.to_owned()),
-        // As an ordinary user: what is another's is as good as one that cannot be made.
+        // For an ordinary user, another user's cgroup is like one that cannot be made.
         Err(Errno::EXIST) if rootless => accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS)?,
         Err(Errno::EXIST) => {}
         Err(Errno::NOENT) => {
@@ -142,7 +141,7 @@ pub(super) fn make_directory(path: &Path, mountpoint: &Path, rootless: bool, mad
             make_directory(parent.ok_or(Errno::NOENT)?, mountpoint, rootless, made)?;
             return make_directory(path, mountpoint, rootless, made);
         }
-        // As a user on a file system that is mounted read-only, also for what exists.
+        // On a read-only file system, an ordinary user gets this also if the directory exists.
         Err(Errno::ROFS) if dir::open_directory(path).is_ok() => {}
         Err(e) => return Err(e),
     }
@@ -153,9 +152,9 @@ fn refuse_frozen_v2(slot: &Slot, events: &str) -> Result<()> {
     if dir::keyed(events, "frozen") == Some(1) { Err(explain::frozen(slot)) } else { Ok(()) }
 }
 
-/// Enables controllers on the way down to the parent. On pure v2 that is all of the root's, as all runtimes do, since
-/// statistics and later updates need them; beside v1 only what is needed. Whatever cannot be enabled is missed, if at
-/// all, by the write that needs it.
+/// Enables controllers on the way down to the parent. On pure v2 that is all of the root's controllers, as all runtimes
+/// do, since statistics and later updates need them; beside v1 only the needed ones. A controller that cannot be
+/// enabled makes the write fail that needs it.
 pub(super) fn enable_controllers(slot: &Slot, wanted: &[&String]) -> Result<()> {
     let enabled = slot.read("cgroup.controllers")?;
     let missing: Vec<_> = wanted.iter().filter(|c| !enabled.split_whitespace().any(|e| e == **c)).collect();
@@ -177,14 +176,14 @@ pub(super) fn enable_controllers(slot: &Slot, wanted: &[&String]) -> Result<()> 
         path.push(name);
     }
     if slot.read("cgroup.type")?.trim() == "domain invalid" {
-        // Below a threaded cgroup: threads of the container may live here, domain controllers may not.
+        // Below a threaded cgroup, the container's threads may live here, but no domain controllers.
         slot.write("cgroup.type", "threaded")?;
     }
     Ok(())
 }
 
-/// A v1 cpuset without processors or memory nodes takes no process, and a new one has none: it and its ancestors get
-/// their parent's. Returns the value in force.
+/// A v1 cpuset without processors or memory nodes accepts no process, and a new one has none. So it and its ancestors
+/// get the values of their parents. Returns the value in force.
 fn inherit_cpuset(slot: &Slot, file: &str, given: bool) -> Result<(), Errno> {
     fn ensure(path: &Path, mountpoint: &Path, file: &str) -> Result<String, Errno> {
         let name = path.join(file);

@@ -1,4 +1,4 @@
-//! Device rules put in force.
+//! Writing device rules.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -10,7 +10,7 @@ use crate::error::{Call, Context, Error, Result};
 use crate::plan::devices::{DeviceWrites, Instruction};
 use crate::sys::bpf;
 
-/// Index of the directory they are for.
+/// Index of their directory.
 pub fn directory(writes: &DeviceWrites) -> usize {
     let (DeviceWrites::Lines { directory, .. } | DeviceWrites::Program { directory, .. }) = writes;
     *directory
@@ -45,7 +45,8 @@ fn write_lines(slot: &Slot, lines: &[(bool, String)]) -> Result<()> {
     Ok(())
 }
 
-/// v2: attaches `program`, in the place of what an earlier container left on the same cgroup. No program allows all.
+/// v2: attaches `program` in place of the programs that an earlier container left on the same cgroup. No program allows
+/// all devices.
 fn attach(slot: &Slot, program: Option<&[Instruction]>) -> Result<()> {
     let cgroup = slot.dir().call(|| format!("open({:?})", slot.path()))?;
     let old = if slot.fresh { Vec::new() } else { attached(cgroup)? };
@@ -64,7 +65,8 @@ fn attach(slot: &Slot, program: Option<&[Instruction]>) -> Result<()> {
             Some(Errno::TOOBIG) => e.with_hint("there are more rules than the kernel verifies"),
             _ => e,
         })?;
-    // With one program before, there is no moment without a rule; with more, the new one comes first.
+    // One old program is replaced, so that there is no moment without rules. With more of them, the new one is attached
+    // first.
     let replace = (old.len() == 1).then(|| old[0].as_fd());
     bpf::bpf_prog_attach(cgroup, new.as_fd(), replace).call(|| format!("bpf(BPF_PROG_ATTACH, {:?})", slot.path()))?;
     if replace.is_none() {
@@ -77,7 +79,7 @@ fn detach(cgroup: BorrowedFd<'_>, program: &OwnedFd) -> Result<()> {
     bpf::bpf_prog_detach(cgroup, program.as_fd()).call(|| "bpf(BPF_PROG_DETACH)")
 }
 
-/// The programs on this cgroup that we may touch: another's can only forbid more.
+/// The programs on this cgroup that may be replaced. Those of others can only forbid more.
 fn attached(cgroup: BorrowedFd<'_>) -> Result<Vec<OwnedFd>> {
     let mut programs = Vec::new();
     for id in bpf::bpf_prog_query(cgroup).call(|| "bpf(BPF_PROG_QUERY)")? {

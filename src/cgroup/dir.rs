@@ -1,7 +1,7 @@
 //! One cgroup directory: its files, and the cgroups below it.
 //!
 //! cgroupfs has no symbolic links, but a container may make, rename and remove cgroups below its own at any time. So
-//! what is below is reached by descriptors, one name at a time.
+//! they are reached by descriptors, one name at a time.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, open, openat, unlinkat};
 use rustix::io::{Errno, pread, retry_on_intr, write};
 
-/// Directory flags for everything here.
+/// The flags with which all directories here are opened.
 pub const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 
 pub fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
@@ -24,7 +24,7 @@ pub fn open_file(dir: BorrowedFd<'_>, name: &str, access: OFlags) -> Result<Owne
     openat(dir, name, access | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
 }
 
-/// The whole text of an open file. A cgroup that is gone reads as ENODEV.
+/// The whole text of an open file. Reading a file of a removed cgroup gives ENODEV.
 pub fn read_open(file: BorrowedFd<'_>) -> Result<String, Errno> {
     let mut text = Vec::new();
     let mut buffer = [0_u8; 4096];
@@ -40,7 +40,7 @@ pub fn read_file(dir: BorrowedFd<'_>, name: &str) -> Result<String, Errno> {
     read_open(open_file(dir, name, OFlags::RDONLY)?.as_fd())
 }
 
-/// A setting is one write(2).
+/// One setting is one write(2).
 pub fn write_open(file: BorrowedFd<'_>, value: &str) -> Result<(), Errno> {
     retry_on_intr(|| write(file, value.as_bytes())).map(drop)
 }
@@ -54,8 +54,8 @@ pub fn keyed(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
-/// Waits until `key` is `wanted` in the v2 cgroup's `cgroup.events`, whose changes the kernel notifies; false when
-/// the deadline passed. A cgroup that is gone is neither populated nor frozen.
+/// Waits until `key` is `wanted` in the v2 cgroup's `cgroup.events`; the kernel notifies of changes. Returns false at
+/// the deadline. A removed cgroup is neither populated nor frozen.
 pub fn wait_event(dir: BorrowedFd<'_>, key: &str, wanted: u64, deadline: Instant) -> Result<bool, Errno> {
     let gone = |e| matches!(e, Errno::NOENT | Errno::NODEV);
     let events = match open_file(dir, "cgroup.events", OFlags::RDONLY) {
@@ -76,8 +76,7 @@ pub fn wait_event(dir: BorrowedFd<'_>, key: &str, wanted: u64, deadline: Instant
             return Ok(false);
         }
         let timeout = Timespec { tv_sec: left.as_secs() as _, tv_nsec: left.subsec_nanos() as _ };
-        // Not only an event ends the wait: a notification that comes between two reads would be lost on kernels that
-        // do not count them, so it is looked at from time to time.
+        // The wait is cut into pieces, because some kernels lose a notification that comes between two reads.
         let timeout = timeout.min(Timespec { tv_sec: 1, tv_nsec: 0 });
         match poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&timeout)) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -99,9 +98,9 @@ fn children(dir: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
     Ok(names)
 }
 
-/// Visits the cgroup and all below it: `enter` on the way down, `leave` (parent, name) on the way up.
+/// Visits the cgroup and all below it. Calls `enter` on the way down, and `leave` (parent, name) on the way up.
 ///
-/// The depth is the container's choice, so neither the stack nor the number of open descriptors grows with it.
+/// The container chooses the depth, so neither the stack nor the number of open descriptors may grow with it.
 fn walk(
     top: BorrowedFd<'_>,
     mut enter: impl FnMut(BorrowedFd<'_>) -> Result<(), Errno>,
@@ -133,8 +132,8 @@ fn walk(
 
 /// The processes in this cgroup and all below it.
 ///
-/// A domain lists the processes of the threaded cgroups below it as its own. Only of a cgroup that is threaded itself
-/// are the threads listed: its processes belong to a domain above it.
+/// A domain lists the processes of the threaded cgroups below it as its own. If this cgroup itself is threaded, its
+/// processes belong to a domain above it, and its threads are listed instead.
 pub fn pids(top: BorrowedFd<'_>) -> Result<Vec<u32>, Errno> {
     let threaded = matches!(read_file(top, "cgroup.procs"), Err(Errno::OPNOTSUPP));
     let file = if threaded { "cgroup.threads" } else { "cgroup.procs" };
@@ -153,12 +152,12 @@ pub fn pids(top: BorrowedFd<'_>) -> Result<Vec<u32>, Errno> {
     }
     pids.sort_unstable();
     pids.dedup();
-    // Processes of another PID namespace, which cannot be named, are listed as 0.
+    // Processes of another PID namespace have no number here, and are listed as 0.
     pids.retain(|pid| *pid != 0);
     Ok(pids)
 }
 
-/// Removes the cgroups below `top`, depth first; EBUSY as long as one has processes.
+/// Removes the cgroups below `top`, depth first. EBUSY while one of them has processes.
 pub fn remove_children(top: BorrowedFd<'_>) -> Result<(), Errno> {
     let mut busy = Ok(());
     let remove = |parent: BorrowedFd<'_>, name: &CStr| match unlinkat(parent, name, AtFlags::REMOVEDIR) {
@@ -173,7 +172,7 @@ pub fn remove_children(top: BorrowedFd<'_>) -> Result<(), Errno> {
     busy
 }
 
-/// Pauses between looks at what the kernel gives no notice of: short first, as most waits are.
+/// Pauses between looks at states of which the kernel does not notify. The first pauses are short, as most waits are.
 pub struct Backoff {
     pause: Duration,
     deadline: Instant,
@@ -184,7 +183,7 @@ impl Backoff {
         Self { pause: Duration::from_micros(50), deadline }
     }
 
-    /// False when there is no time left.
+    /// False at the deadline.
     pub fn pause(&mut self) -> bool {
         let left = self.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {

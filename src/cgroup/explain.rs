@@ -1,4 +1,4 @@
-//! Errors of cgroups, told by what they mean.
+//! Errors of cgroups, with hints on what they mean.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use super::{Slot, dir};
 use crate::error::Error;
 use crate::plan::resources::Write;
 
-/// A write that the kernel refused: what it means, where its errno does not say it.
+/// The kernel refused a write. The hint says what that means, if the errno does not.
 pub fn write(slot: &Slot, write: &Write, file: &str, value: &str, errno: Errno) -> Error {
     let error = Error::sys(slot.call(file, value), errno).context(&write.field);
     let controller = file.split('.').next().unwrap_or_default();
@@ -54,7 +54,7 @@ pub fn write(slot: &Slot, write: &Write, file: &str, value: &str, errno: Errno) 
     }
 }
 
-/// A cgroup that may not be made, although `write` needs it.
+/// A cgroup that `write` needs may not be made.
 pub fn without_cgroup(write: &Write, slot: &Slot, errno: Errno, path: &Path) -> Error {
     let error = Error::sys(format_args!("mkdir({path:?})"), errno);
     let why = if slot.directory.unified {
@@ -94,7 +94,7 @@ pub fn busy(slot: &Slot) -> Error {
     }
 }
 
-/// A process that could not be put into a cgroup by writing `value` to `file`.
+/// A process could not be put into a cgroup by writing `value` to `file`.
 pub fn cannot_add(pid: i32, file: &Path, value: &str, errno: Errno) -> Error {
     let error = Error::sys(format_args!("write({file:?}, {value:?})"), errno);
     let error = error.context(format_args!("error adding pid {pid} to cgroups"));

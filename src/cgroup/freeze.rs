@@ -1,4 +1,4 @@
-//! Freezing, and signals to all processes at once.
+//! Freezing, and signalling all processes at once.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -9,23 +9,23 @@ use super::{Cgroup, Slot, dir, is_gone};
 use crate::error::{Call, Error, Result};
 use crate::sys::signal::kill;
 
-/// How long a freezer may take.
+/// How long freezing may take.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The same, when it only serves to signal all processes before they multiply.
+/// The same, if it serves only to signal all processes before they fork.
 const SIGNAL_FREEZE_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl Cgroup {
-    /// The v1 freezer where there is one: v2's is no other way to the same processes then.
+    /// The v1 freezer, if there is one. Then v2 has no freezer for the same processes.
     fn freezer(&self) -> Option<&Slot> {
         self.v1("freezer").or_else(|| self.unified())
     }
 
-    /// The directory by which all processes of the container are stopped.
+    /// The directory in which all processes of the container can be frozen.
     pub fn freezer_path(&self) -> Option<PathBuf> {
         self.freezer().map(Slot::path)
     }
 
-    /// Stops all processes of the container; on failure they run on.
+    /// Freezes all processes of the container. On failure they run on.
     pub fn freeze(&self) -> Result<()> {
         self.freeze_within(FREEZE_TIMEOUT)
     }
@@ -39,7 +39,7 @@ impl Cgroup {
         let frozen = if slot.directory.unified { freeze_v2(slot, deadline) } else { freeze_v1(slot, deadline) };
         match frozen {
             Ok(true) => Ok(()),
-            // Half frozen is worse than either.
+            // A half-frozen container is worse than a running one.
             Ok(false) => {
                 self.thaw()?;
                 Err(Error::new(format_args!("unable to freeze {:?} within {timeout:?}", slot.path()))
@@ -52,7 +52,7 @@ impl Cgroup {
         }
     }
 
-    /// Lets all processes go on. What has no cgroup (any more) is not frozen.
+    /// Thaws all processes. A container without a cgroup, or with a removed one, is not frozen.
     pub fn thaw(&self) -> Result<()> {
         let Some(slot) = self.freezer() else { return Ok(()) };
         let unified = slot.directory.unified;
@@ -63,7 +63,7 @@ impl Cgroup {
         }
     }
 
-    /// Whether the container itself was frozen; what is done to cgroups above it does not count.
+    /// Whether the container's own cgroup was frozen. Cgroups above it do not count.
     pub fn is_frozen(&self) -> Result<bool> {
         let Some(slot) = self.freezer() else { return Ok(false) };
         let file = if slot.directory.unified { "cgroup.freeze" } else { "freezer.self_freezing" };
@@ -73,9 +73,10 @@ impl Cgroup {
         }
     }
 
-    /// Sends `signal` to every process of the container; 0 only asks. A container without processes is no error.
+    /// Sends `signal` to every process of the container. Signal 0 only checks. A container without processes is no
+    /// error.
     ///
-    /// Until [`Cgroup::create`] has succeeded the processes are not the container's, and none is signalled.
+    /// Until [`Cgroup::create`] has succeeded, the processes are not the container's, and none is signalled.
     pub fn kill(&self, signal: i32) -> Result<()> {
         if !self.owned {
             return Ok(());
@@ -84,36 +85,37 @@ impl Cgroup {
             return self.signal_frozen(signal);
         }
         let Some(slot) = self.unified() else { return self.signal_frozen(signal) };
-        // Atomic: whatever forks meanwhile is killed as well, frozen or not.
+        // Atomic: new children are killed as well, and so are frozen processes.
         match slot.write("cgroup.kill", "1") {
             Err(e) if e.errno().is_some_and(is_gone) => {}
-            // A threaded cgroup, whose processes belong to a domain above it.
+            // A threaded cgroup: its processes belong to a domain above it.
             Err(e) if e.errno() == Some(Errno::OPNOTSUPP) => self.signal_until_none_is_new(signal)?,
             other => other?,
         }
         if self.v1("freezer").is_some() {
-            // It holds back even the killed. And who is in v1 only has not been killed, and would run on.
+            // The v1 freezer holds back even killed processes. And processes that are only in v1 have not been killed,
+            // and would run on.
             self.signal_each(signal, &self.pids()?)?;
             self.thaw()?;
         }
         if self.slots.iter().any(|s| !s.directory.unified) {
-            // What some other tool put only into v1.
+            // Processes that another tool put only into v1.
             self.signal_until_none_is_new(signal)?;
         }
         Ok(())
     }
 
-    /// Frozen processes do not fork, and their numbers are not given to others.
+    /// Frozen processes do not fork, and their pids are not reused.
     fn signal_frozen(&self, signal: i32) -> Result<()> {
         if self.freezer().is_none() {
             return self.signal_until_none_is_new(signal);
         }
         let paused = self.is_frozen()?;
-        // What does not freeze in time is signalled all the same.
+        // Processes that do not freeze in time are signalled all the same.
         let frozen = paused || self.freeze_within(SIGNAL_FREEZE_TIMEOUT).is_ok();
         let result =
             if frozen { self.signal_each(signal, &self.pids()?) } else { self.signal_until_none_is_new(signal) };
-        // A paused container stays so, unless it would not die.
+        // A paused container stays paused, unless it could not die then.
         if !paused || signal == libc::SIGKILL {
             self.thaw()?;
         }
@@ -130,7 +132,7 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Against processes that fork as they are signalled; bounded, since they may be faster.
+    /// For processes that fork while they are signalled. Bounded, since they may be faster.
     fn signal_until_none_is_new(&self, signal: i32) -> Result<()> {
         let mut seen = Vec::new();
         for _ in 0..1000 {
@@ -151,7 +153,7 @@ fn freeze_v2(slot: &Slot, deadline: Instant) -> Result<bool> {
     dir::wait_event(dir, "frozen", 1, deadline).call(|| format!("read({:?})", slot.path().join("cgroup.events")))
 }
 
-/// v1's freezer misses processes that appear while it freezes, and is then stuck in FREEZING until told again.
+/// The v1 freezer misses processes that appear while it freezes. Then it hangs in FREEZING until it is told again.
 fn freeze_v1(slot: &Slot, deadline: Instant) -> Result<bool> {
     let mut backoff = dir::Backoff::until(deadline);
     loop {

@@ -1,4 +1,4 @@
-//! Processes that join the cgroup, or one below it.
+//! Putting processes into the cgroup, or into one below it.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -12,12 +12,12 @@ use crate::error::{Call, Context, Error, Result};
 use crate::plan::path;
 use crate::plan::systemd::Unit;
 
-/// Where a further process of the container goes.
+/// The cgroups for a further process of the container.
 #[derive(Debug)]
 pub struct Join {
     v1: Entry,
     unified: Option<Target>,
-    /// The user's unit that the v2 cgroup is in, with the path of that.
+    /// The user's unit that contains the v2 cgroup, and the path of the unit's cgroup.
     unit: Option<(Unit, PathBuf)>,
 }
 
@@ -28,10 +28,10 @@ struct Target {
     required: bool,
 }
 
-/// Open files by which a process of one thread brings itself into every v1 hierarchy.
+/// Open files by which a process with one thread enters every v1 hierarchy.
 ///
-/// Moving another process, or a whole one, takes a lock that waits until no processor is in a fork: five to twenty
-/// milliseconds. A thread that moves just itself (`0` written to `tasks`) needs no such lock: some microseconds.
+/// Moving another process, or a whole one, takes a lock that waits until no processor is in a fork: 5 to 20
+/// milliseconds. A thread that moves only itself (`0` written to `tasks`) needs no such lock, and takes microseconds.
 #[derive(Debug, Default)]
 pub struct Entry(Vec<(PathBuf, OwnedFd)>);
 
@@ -44,14 +44,14 @@ impl Entry {
         self.0.into_iter().map(|(_, fd)| fd).collect()
     }
 
-    /// The error of a process that could not bring itself in: by which of [`Entry::fds`], and why.
+    /// The error of a process that could not enter by itself: `index` is that of the file in [`Entry::fds`].
     pub fn explain(&self, pid: i32, index: usize, errno: Errno) -> Error {
         let file = self.0.get(index).map_or(Path::new(""), |(path, _)| path).join("tasks");
         explain::cannot_add(pid, &file, "0", errno)
     }
 }
 
-/// For a process that could not bring itself in. `required`: false where an ordinary user may do without.
+/// Adds a process that could not enter by itself. `required`: false if an ordinary user may do without.
 pub(super) fn add(pid: i32, path: &Path, required: bool) -> Result<()> {
     let file = path.join("cgroup.procs");
     let opened = dir::open_file(rustix::fs::CWD, &file.to_string_lossy(), OFlags::WRONLY);
@@ -62,7 +62,7 @@ pub(super) fn add(pid: i32, path: &Path, required: bool) -> Result<()> {
 }
 
 impl Cgroup {
-    /// For a new process of the container to join v1 by itself; v2 is joined by `clone3(CLONE_INTO_CGROUP)`.
+    /// The files by which a new process of the container enters v1. It enters v2 by `clone3(CLONE_INTO_CGROUP)`.
     pub fn entry(&self) -> Result<Entry> {
         let mut files = Vec::new();
         for slot in self.present().filter(|s| !s.directory.unified) {
@@ -74,16 +74,16 @@ impl Cgroup {
         Ok(Entry(files))
     }
 
-    /// Adds a process that clone3(2) could not place.
+    /// Adds a process that clone3(2) could not make in the cgroup.
     pub fn add_unified(&self, pid: i32) -> Result<()> {
         self.unified().map_or(Ok(()), |slot| add(pid, &slot.path(), slot.required))
     }
 
-    /// The target of `exec --cgroup`: `paths` are `PATH`, or on v1 `CONTROLLER[,CONTROLLER]:PATH`; none is the
-    /// container's own cgroup. What is named must exist.
+    /// The target of `exec --cgroup`. `paths` are `PATH`, or on v1 `CONTROLLER[,CONTROLLER]:PATH`; none means the
+    /// container's own cgroup. The cgroups must exist.
     ///
-    /// On v2 without `paths`, the cgroup of the container's init stands in for the container's own when that is gone:
-    /// a container may move itself about below it.
+    /// On v2 without `paths`, the cgroup of the container's init replaces the container's own if that has been removed:
+    /// a container may move its processes below its own cgroup.
     pub fn join(&self, paths: &[String], init: Option<u32>) -> Result<Join> {
         let sub = SubPaths::parse(paths)?;
         for (controller, _) in &sub.by_controller {
@@ -117,8 +117,8 @@ impl Cgroup {
         Ok(join)
     }
 
-    /// Instead of [`Cgroup::join`] when the kernel refuses (EBUSY) a process in the container's own v2 cgroup, because
-    /// the container enabled controllers below it: where init is.
+    /// Replaces [`Cgroup::join`] if the kernel refuses (EBUSY) a process in the container's own v2 cgroup, because the
+    /// container has enabled controllers below it. The process then goes where init is.
     pub fn join_init(&self, init: u32) -> Result<Option<Join>> {
         if self.slots.iter().any(|s| !s.directory.unified) {
             return Ok(None);
@@ -147,8 +147,8 @@ impl Join {
         self.unified.as_ref().map(|target| target.fd.as_fd())
     }
 
-    /// As [`Cgroup::add_unified`]. From a cgroup that is not the user's, such as that of a login session, only systemd
-    /// may move a process into one that is (admin-guide/cgroup-v2.rst, "Delegation Containment").
+    /// As [`Cgroup::add_unified`]. If the caller's cgroup is not the user's, such as that of a login session, only
+    /// systemd may move a process into one of the user's (admin-guide/cgroup-v2.rst, "Delegation Containment").
     pub fn add_unified(&self, pid: i32) -> Result<()> {
         let Some(target) = &self.unified else { return Ok(()) };
         let refused = match add(pid, &target.path, target.required) {
@@ -164,7 +164,7 @@ impl Join {
         }
     }
 
-    /// As [`Cgroup::entry`]; once.
+    /// As [`Cgroup::entry`], but only once.
     pub fn take_entry(&mut self) -> Entry {
         std::mem::take(&mut self.v1)
     }

@@ -12,7 +12,7 @@ use crate::plan::devices::DeviceWrites;
 use crate::plan::resources::{MemoryCheck, Missing, Write};
 
 impl Cgroup {
-    /// Makes the writes of the plan: before the first process joins.
+    /// Makes the writes of the plan. To be called before the first process is in the cgroup.
     pub fn apply(&self, plan: &CgroupPlan) -> Result<()> {
         if let Some(check) = &plan.memory_check {
             self.check_memory(check)?;
@@ -30,7 +30,7 @@ impl Cgroup {
     fn apply_devices(&self, writes: &DeviceWrites, rootless: bool) -> Result<()> {
         let Some(slot) = self.slots.get(devices::directory(writes)).filter(|s| !s.absent) else { return Ok(()) };
         match devices::apply(slot, writes) {
-            // In a user namespace neither v1 nor v2 lets device rules be set, but none can be opened there that the
+            // In a user namespace neither v1 nor v2 accepts device rules. But no device can be opened there that the
             // user could not open anyway.
             Err(e) if rootless && matches!(e.errno(), Some(Errno::PERM | Errno::ACCESS)) => Ok(()),
             result => result.context("/linux/resources/devices"),
@@ -38,7 +38,7 @@ impl Cgroup {
     }
 
     pub(super) fn check_memory(&self, check: &MemoryCheck) -> Result<()> {
-        // Nothing is used where nothing can be read.
+        // If the usage cannot be read, nothing is in use yet.
         let usage = self.slots.get(check.directory).and_then(|slot| slot.read("memory.current").ok());
         let Some(usage) = usage.and_then(|text| text.trim().parse::<u64>().ok()) else { return Ok(()) };
         for (limit, name, field) in [(check.swap, "memory+swap", "swap"), (check.limit, "memory", "limit")] {
@@ -50,7 +50,7 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Makes `writes` in order; those that the kernel wants in another order are made again at the end.
+    /// Makes `writes` in order. A write that the kernel wants later is made again at the end.
     pub fn write_all(&self, writes: &[Write]) -> Result<()> {
         let mut again = Vec::new();
         for write in writes {
@@ -77,7 +77,7 @@ pub(super) fn delegate(slot: &Slot, owner: u32) -> Result<()> {
     let names = std::fs::read_to_string(LIST).call(|| format!("open({LIST:?})"))?;
     for name in names.split_whitespace() {
         match chown(name, AtFlags::empty()) {
-            // Files of controllers that are not enabled here.
+            // The controller of this file is not enabled here.
             Err(Errno::NOENT) => {}
             other => other.call(|| format!("chown({:?}, {owner})", slot.path().join(name)))?,
         }

@@ -1,8 +1,8 @@
-//! The container's cgroup: made, limited, joined, frozen, signalled and removed.
+//! The container's cgroup: making, limiting, entering, freezing, signalling and removing it.
 //!
-//! [`Cgroup`] is what the state record keeps: where the directories are. It is on disk before the first of them is
-//! made, so that a runtime that dies half-way leaves nothing that `delete` does not find; until [`Cgroup::create`]
-//! has succeeded, though, what is there may be somebody else's, and only what is empty is ever removed.
+//! [`Cgroup`] is the part of the state record that says where the directories are. It is on disk before the first of
+//! them is made, so that a runtime that is killed leaves nothing that `delete` does not find. But until
+//! [`Cgroup::create`] has succeeded, the cgroups may be somebody else's, so only empty ones are removed.
 
 mod create;
 mod devices;
@@ -42,9 +42,9 @@ pub use update::Undo;
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Cgroup {
     slots: Vec<Slot>,
-    /// Made by [`Cgroup::create`], or found empty by it: all that is inside belongs to the container.
+    /// [`Cgroup::create`] made it, or found it empty: everything inside belongs to the container.
     owned: bool,
-    /// What systemd made the cgroup for, if it did.
+    /// The unit for which systemd made the cgroup, if it did.
     unit: Option<Unit>,
 }
 
@@ -52,9 +52,9 @@ pub struct Cgroup {
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Slot {
     directory: Directory,
-    /// Could not be made for want of permission, and the container does without.
+    /// It could not be made for lack of permission, and the container runs without it.
     absent: bool,
-    /// The container may not do without it.
+    /// The container cannot run without it.
     required: bool,
     #[serde(skip)]
     fresh: bool,
@@ -81,8 +81,8 @@ impl Slot {
         read.call(|| format!("read({:?})", self.path().join(file)))
     }
 
-    /// The file, opened by way of the directory's descriptor if there is one: where only one file is needed, opening
-    /// the directory first would double the work.
+    /// Opens the file through the directory's descriptor if there is one. If only one file is needed, opening the
+    /// directory first would double the work.
     fn open(&self, file: &str, access: OFlags) -> std::result::Result<OwnedFd, Errno> {
         match self.fd.get() {
             Some(fd) => dir::open_file(fd.as_fd(), file, access),
@@ -95,24 +95,24 @@ impl Slot {
         written.call(|| self.call(file, value))
     }
 
-    /// How a write to `file` is told in errors.
+    /// The text of a write to `file` in errors.
     fn call(&self, file: &str, value: &str) -> String {
         format!("write({:?}, {value:?})", self.path().join(file))
     }
 }
 
-/// Which errors mean that a cgroup is not there (any more).
+/// Whether the error means that the cgroup does not exist (any more).
 fn is_gone(errno: Errno) -> bool {
     matches!(errno, Errno::NOENT | Errno::NODEV)
 }
 
-/// Which errors mean that we may not have it: a hierarchy is mounted read-only where it is not to be changed.
+/// Whether the error means that the caller may not change it. A hierarchy may be mounted read-only for that purpose.
 fn is_denied(errno: Errno) -> bool {
     matches!(errno, Errno::ACCESS | Errno::PERM | Errno::ROFS)
 }
 
 impl Cgroup {
-    /// What will be made, for the record that is written before it is made.
+    /// The cgroup that will be made, for the record that is written before.
     pub fn planned(plan: &CgroupPlan) -> Self {
         let slot = |(index, directory): (usize, &Directory)| Slot {
             directory: directory.clone(),
@@ -123,12 +123,13 @@ impl Cgroup {
         Self { slots: plan.directories.iter().enumerate().map(slot).collect(), owned: false, unit }
     }
 
-    /// What is said to have been made for a container, where its record is lost. `owned`: all that is inside is its.
+    /// The cgroup that a container is said to have, if its record is lost. `owned`: everything inside belongs to the
+    /// container.
     pub fn found(plan: &CgroupPlan, owned: bool) -> Self {
         Self { owned, ..Self::planned(plan) }
     }
 
-    /// Relative to where its hierarchy is mounted, of the one that is asked for processes.
+    /// Relative to the mount point, in the hierarchy that lists the processes.
     pub fn path(&self) -> Option<PathBuf> {
         self.main().map(|slot| slot.directory.path.clone())
     }
@@ -137,7 +138,7 @@ impl Cgroup {
         self.slots.iter().filter(|s| !s.absent)
     }
 
-    /// The container runs without any cgroup of its own.
+    /// Whether the container runs without any cgroup of its own.
     pub fn is_empty(&self) -> bool {
         self.present().next().is_none()
     }
@@ -150,18 +151,18 @@ impl Cgroup {
         self.present().find(|s| !s.directory.unified && s.directory.has(controller))
     }
 
-    /// The hierarchy that is asked which processes there are; in v1 all list the same.
+    /// The hierarchy that lists the processes. In v1 all hierarchies list the same.
     fn main(&self) -> Option<&Slot> {
         let v1 = ["devices", "freezer", "pids"].iter().find_map(|controller| self.v1(controller));
         v1.or_else(|| self.unified()).or_else(|| self.present().next())
     }
 
-    /// The v2 directory for `clone3(CLONE_INTO_CGROUP)`, also where v2 stands beside v1.
+    /// The v2 directory for `clone3(CLONE_INTO_CGROUP)`, also if v2 is mounted beside v1.
     pub fn dirfd(&self) -> Result<Option<BorrowedFd<'_>>> {
         self.unified().map(|slot| slot.dir().call(|| format!("open({:?})", slot.path()))).transpose()
     }
 
-    /// Every process in the cgroup and in those below it, by its number in our PID namespace.
+    /// Every process in the cgroup and in those below it, by its number in the caller's PID namespace.
     pub fn pids(&self) -> Result<Vec<u32>> {
         let Some(slot) = self.main() else { return Ok(Vec::new()) };
         match slot.dir().and_then(dir::pids) {
@@ -170,11 +171,11 @@ impl Cgroup {
         }
     }
 
-    /// Removes the cgroup and those below it in every hierarchy, waiting for dying processes to leave it.
+    /// Removes the cgroup and those below it in every hierarchy. Waits for dying processes to leave.
     pub fn remove(&self, timeout: Duration) -> Result<()> {
         let stopped = self.end_unit();
         if self.unit.is_some() && !self.owned {
-            // Another's, or one that is empty, which systemd ends.
+            // It is another container's, or an empty one, which systemd removes.
             return Ok(());
         }
         let deadline = Instant::now() + timeout;
@@ -184,12 +185,12 @@ impl Cgroup {
                 result = result.and(Err(e));
             }
         }
-        // Where it was not needed it does not matter that systemd could not be asked.
+        // If the cgroup could be removed, it does not matter that systemd could not be asked.
         result.or_else(|e| stopped.and(Err(e)))
     }
 
     fn remove_slot(&self, slot: &Slot, deadline: Instant) -> Result<()> {
-        /// What another command has just put there is about to go.
+        /// Processes that another command has just put there are about to end.
         const STRANGERS: Duration = Duration::from_secs(1);
         let strangers_until = deadline.min(Instant::now() + STRANGERS);
         let path = slot.path();
@@ -198,15 +199,15 @@ impl Cgroup {
         loop {
             match remove() {
                 Ok(()) | Err(Errno::NOENT) => return Ok(()),
-                // A read-only mount answers so whether the cgroup exists or not.
+                // A read-only mount gives this error whether the cgroup exists or not.
                 Err(Errno::ROFS) if slot.dir().is_err_and(is_gone) => return Ok(()),
-                // Never ours: what is in there is not our business.
+                // The cgroup never was the container's: its content is not to be touched.
                 Err(Errno::BUSY | Errno::ACCESS | Errno::PERM) if !self.owned => return Ok(()),
                 Err(Errno::BUSY) => {}
                 Err(e) => return Err(Error::sys(format_args!("rmdir({path:?})"), e)),
             }
             match slot.dir().and_then(dir::remove_children) {
-                // Nothing is left below, so only processes can be in the way now.
+                // No cgroups are left below, so only processes can be in the way.
                 Ok(()) if remove().is_ok() => return Ok(()),
                 Ok(()) | Err(Errno::BUSY) => {}
                 Err(e) if is_gone(e) => return Ok(()),
@@ -228,8 +229,8 @@ impl Cgroup {
         }
     }
 
-    /// Processes that somebody has put into this hierarchy's cgroup alone: those are not the container's to kill. None
-    /// of the v2 cgroup is, as that is killed as a whole.
+    /// Processes that somebody has put only into this hierarchy's cgroup: they are not the container's to kill. The v2
+    /// cgroup has none, as it is killed as a whole.
     fn strangers(&self, slot: &Slot) -> Vec<u32> {
         if slot.directory.unified {
             return Vec::new();
@@ -239,7 +240,7 @@ impl Cgroup {
         there.into_iter().filter(|pid| !ours.contains(pid)).collect()
     }
 
-    /// How many processes of the container the kernel killed for want of memory; `None` where nobody counts.
+    /// How many processes of the container the kernel's OOM killer has killed; `None` if no controller counts them.
     pub fn oom_kills(&self) -> Option<u64> {
         let (slot, file) = match self.v1("memory") {
             Some(slot) => (slot, "memory.oom_control"),

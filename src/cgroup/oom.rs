@@ -1,4 +1,4 @@
-//! Being told when the kernel kills processes of the container for want of memory.
+//! Notices of kills by the kernel's OOM killer.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -9,17 +9,17 @@ use rustix::io::Errno;
 use super::{Cgroup, Slot, dir, is_gone};
 use crate::error::{Call, Result};
 
-/// Told by the kernel: wait on [`OomWatch::poll_fd`], then ask [`OomWatch::happened`].
+/// Wait on [`OomWatch::poll_fd`], then ask [`OomWatch::happened`].
 #[derive(Debug)]
 pub enum OomWatch {
-    /// v1 counts in an eventfd, once more when the cgroup is removed.
+    /// In v1 an eventfd counts the kills, and the removal of the cgroup.
     V1 { counter: OwnedFd, control: OwnedFd },
     /// v2 notifies of every change of `memory.events`.
     V2 { events: OwnedFd, kills: u64 },
 }
 
 impl Cgroup {
-    /// `None` where no controller counts the container's memory.
+    /// `None` if no controller counts the container's memory.
     pub fn watch_oom(&self) -> Result<Option<OomWatch>> {
         if let Some(slot) = self.v1("memory") {
             return watch_v1(slot).map(Some);
@@ -30,7 +30,7 @@ impl Cgroup {
             events => events.call(|| format!("open({:?})", slot.path().join("memory.events")))?,
         };
         let mut watch = OomWatch::V2 { events, kills: 0 };
-        // What was before is no news; and only what has been read can change.
+        // Earlier kills do not count; and the kernel notifies only of changes after a read.
         watch.happened()?;
         Ok(Some(watch))
     }
@@ -54,7 +54,7 @@ impl OomWatch {
         }
     }
 
-    /// Whether it has happened since the last time this was asked.
+    /// Whether it has happened since the last call.
     pub fn happened(&mut self) -> Result<bool> {
         match self {
             Self::V1 { counter, control } => {

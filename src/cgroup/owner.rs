@@ -1,5 +1,5 @@
-//! Whose the cgroups are. Whoever owns one, or a file of it, can freeze and kill all that is in it and below it, and lift
-//! its limits.
+//! The owners of cgroups. The owner of a cgroup, or of a file in it, can freeze and kill all processes in it and below
+//! it, and lift its limits.
 
 use std::path::{Path, PathBuf};
 
@@ -12,15 +12,16 @@ use crate::error::{Call, Error, Result};
 use crate::files;
 
 impl Cgroup {
-    /// Refuses a cgroup, just made or found, that is at the mercy of another user: one to whom a cgroup above it is
-    /// delegated may have made it in advance.
+    /// Refuses a cgroup, just made or found, that another user could control. If a cgroup above it is delegated to a
+    /// user, that user may have made it in advance.
     pub(super) fn refuse_others(&self) -> Result<()> {
         for slot in self.present() {
             let path = slot.path();
             let above = path.ancestors().skip(1).take_while(|above| *above != slot.directory.mountpoint);
             for above in above {
                 let uid = owner(above)?;
-                // There he has us as well, who were begun there: `sudo` in a session whose cgroups are the user's.
+                // A user who owns the runtime's own cgroup controls the runtime anyway: `sudo` in a session with
+                // cgroups of that user.
                 if !files::trusts(uid) && !is_ours(slot, above) {
                     return Err(refusal(above, uid).with_hint("give a /linux/cgroupsPath that is not below it"));
                 }
@@ -39,7 +40,8 @@ fn owner(path: &Path) -> Result<u32> {
 
 fn check_files(slot: &Slot, path: &Path) -> Result<()> {
     let dir = slot.dir().call(|| format!("open({path:?})"))?;
-    // The entry "." is the cgroup itself; with it those below are looked at, which are to be removed with it.
+    // The entry "." is the cgroup itself. The cgroups below it are checked as well, because they will be removed with
+    // it.
     for entry in Dir::read_from(dir).call(|| format!("getdents({path:?})"))? {
         let entry = entry.call(|| format!("getdents({path:?})"))?;
         let name = entry.file_name();
@@ -59,7 +61,7 @@ fn refusal(path: &Path, uid: u32) -> Error {
     Error::new(format_args!("cgroup {path:?} belongs to user {uid}, who could freeze and kill the container"))
 }
 
-/// Whether we are in this cgroup, or below it.
+/// Whether the runtime is in this cgroup, or below it.
 fn is_ours(slot: &Slot, cgroup: &Path) -> bool {
     let own = std::fs::read("/proc/self/cgroup").unwrap_or_default();
     let own: Option<PathBuf> = path_in(&own, &slot.directory.controllers, slot.directory.unified);

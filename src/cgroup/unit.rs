@@ -1,4 +1,4 @@
-//! The cgroup as systemd makes it, for a unit.
+//! The cgroup that systemd makes for a unit.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -17,24 +17,24 @@ use crate::plan::path;
 use crate::plan::systemd::{Property, Unit, UnitPlan};
 
 impl Cgroup {
-    /// Instead of [`Cgroup::create`]: has systemd make the cgroup, with `pid` in it.
+    /// Replaces [`Cgroup::create`]: has systemd make the cgroup, with `pid` in it.
     pub fn start_unit(&mut self, systemd: &mut Systemd, plan: &CgroupPlan, pid: i32) -> Result<()> {
         const CONTEXT: &str = "unable to apply cgroup configuration";
         let unit = plan.unit.as_ref().ok_or_else(|| Error::new("no unit is planned")).context(CONTEXT)?;
         systemd.start(&unit.unit.name, &unit.properties, pid).context(CONTEXT)?;
-        // From here on whoever cleans up may stop it.
+        // From here on a cleanup may stop the unit.
         self.owned = true;
         self.adopt(plan, unit, pid).context(CONTEXT)
     }
 
-    /// As [`Cgroup::create`] does, for a cgroup that is still to be made for a unit.
+    /// The check of [`Cgroup::create`], for a cgroup that is still to be made for a unit.
     pub fn refuse_used_unit(&self) -> Result<()> {
         let there = self.present().all(|slot| slot.path().exists()) && !self.is_empty();
         if there { self.refuse_used().context("unable to apply cgroup configuration") } else { Ok(()) }
     }
 
-    /// Takes what systemd has made, and makes what it does not: v1 hierarchies that it does not manage, and a cgroup
-    /// below that of the unit.
+    /// Takes over what systemd has made, and makes the rest: the v1 hierarchies that systemd does not manage, and a
+    /// cgroup below that of the unit.
     fn adopt(&mut self, plan: &CgroupPlan, unit: &UnitPlan, pid: i32) -> Result<()> {
         let file = format!("/proc/{pid}/cgroup");
         let cgroups = std::fs::read(&file).call(|| format!("open({file:?})"))?;
@@ -51,7 +51,7 @@ impl Cgroup {
         }
         self.make(plan, &mut Vec::new())?;
         self.refuse_others()?;
-        // Init joins before the limits are written, which nothing is to be without that is in there already.
+        // Init enters before the limits are written, so its cpuset must have processors already.
         self.inherit_cpusets(&[])?;
         for slot in self.present() {
             let Directory { controllers, unified, path, .. } = &slot.directory;
@@ -59,10 +59,10 @@ impl Cgroup {
                 join::add(pid, &slot.path(), slot.required)?;
             }
         }
-        // Not before: the cgroup above may have no processes then.
+        // Only now: before, the cgroup above had processes.
         self.enable(plan)?;
         for slot in &mut self.slots {
-            // The programs that systemd attached to it are not ours to replace.
+            // systemd's own programs on the cgroup must not be replaced.
             slot.fresh = true;
         }
         self.refuse_frozen()
@@ -73,7 +73,7 @@ impl Cgroup {
         self.unit.is_some()
     }
 
-    /// Where the unit itself is, which a subgroup is below.
+    /// The cgroup of the unit itself, which may be above the container's.
     fn unit_directory(&self) -> Option<PathBuf> {
         let unit = self.unit.as_ref()?;
         let path = self.v1("name=systemd").or_else(|| self.unified())?.path();
@@ -85,38 +85,40 @@ impl Cgroup {
         Some((unit, self.unit_directory()?))
     }
 
-    /// Has systemd end the unit, and waits until it has forgotten it: the next may bear its name. Nobody is asked if it
-    /// is gone by itself, as it is soon after its last process, or if it may be another container's.
+    /// Has systemd end the unit, and waits until systemd has forgotten it, since the next unit may have the same name.
+    /// systemd is not asked if the unit has gone by itself, which happens soon after its last process ends, or if it
+    /// may be another container's.
     pub(super) fn end_unit(&self) -> Result<()> {
         const PATIENCE: Duration = Duration::from_secs(1);
         let (Some(unit), Some(path)) = (&self.unit, self.unit_directory()) else { return Ok(()) };
-        // One that failed is kept, to be looked at, for as long as the container is.
+        // A unit that failed is kept, as long as the container is.
         let kept = || systemd::keeps(&unit.name, unit.user);
         let exists = path.exists();
         let stopped = match self.owned && (exists || kept()) {
             true => Systemd::connect(unit.user).and_then(|mut systemd| systemd.stop(&unit.name)),
             false => Ok(()),
         };
-        // Even without being asked systemd sees that the cgroup is empty, and removes it. Were it to find the cgroup
-        // removed when it is done with a daemon-reload, it would take the unit for running for ever.
+        // Even without being asked, systemd notices that the cgroup is empty, and removes it. The cgroup is left to
+        // systemd: if it is missing after a daemon-reload, systemd takes the unit for running for ever.
         let is_used = || dir::read_file(CWD, &path.join("cgroup.events").to_string_lossy()).is_ok_and(is_populated);
         let mut backoff = dir::Backoff::until(Instant::now() + PATIENCE);
         while path.exists() && (self.owned || !is_used()) && backoff.pause() {}
-        // A unit that was asked for by a runtime which was killed then fails when its turn comes, for want of a process.
+        // If the runtime was killed after asking for a unit, the unit fails once its turn comes, since it has no
+        // process.
         while !self.owned && kept() && !is_used() {
             let _ = Systemd::connect(unit.user).and_then(|mut systemd| systemd.forget(&unit.name));
             if !backoff.pause() {
                 break;
             }
         }
-        // A name that stays taken for a while is no reason to keep the container.
+        // The container is removed even if the name of the unit stays taken for a while.
         if exists { stopped } else { Ok(()) }
     }
 
-    /// Tells systemd of limits that are written to the cgroup as well ([`crate::plan::systemd::properties`]): it would
-    /// write its old ones again at the next `systemctl daemon-reload`.
+    /// Tells systemd the limits that are written to the cgroup as well ([`crate::plan::systemd::properties`]).
+    /// Otherwise it would write its old ones at the next `systemctl daemon-reload`.
     pub(super) fn set_unit_properties(&self, properties: &[Property]) -> Result<()> {
-        // What a running unit can not be told.
+        // This property cannot be changed while the unit runs.
         let properties: Vec<_> = properties.iter().filter(|p| p.name != "OOMPolicy").cloned().collect();
         match &self.unit {
             Some(unit) if !properties.is_empty() => {
@@ -126,7 +128,7 @@ impl Cgroup {
         }
     }
 
-    /// Moves init, once it has made its cgroup namespace, to the cgroup below that the container is to manage.
+    /// Moves init, once it has made its cgroup namespace, to the cgroup below, which the container manages itself.
     pub fn enter_delegated(&self, plan: &CgroupPlan, pid: i32) -> Result<()> {
         let (Some((below, owner)), Some(slot)) = (&plan.delegated, self.unified()) else { return Ok(()) };
         let path = slot.directory.path.join(below);

@@ -1,4 +1,4 @@
-//! Limits changed while the container runs: all of them, or none.
+//! Changing limits while the container runs: all of them, or none.
 
 use super::Cgroup;
 use crate::error::{Error, Result};
@@ -6,23 +6,23 @@ use crate::plan::hierarchy::Directory;
 use crate::plan::resources::{Missing, Update, Write};
 use crate::plan::systemd::{self, Property};
 
-/// The writes that bring back what was in force before.
+/// The writes that restore the earlier settings.
 #[derive(Debug)]
 pub struct Undo(Vec<Write>);
 
 impl Cgroup {
-    /// What the writes of a plan are for: indices of [`Write::directory`] count these.
+    /// The directories that a plan's writes are for: [`Write::directory`] is an index into this list.
     pub fn directories(&self) -> Vec<Directory> {
         self.slots.iter().map(|slot| slot.directory.clone()).collect()
     }
 
-    /// The text of `cpu.max`, where the container has it.
+    /// The text of `cpu.max`, if the container has that file.
     pub fn cpu_max(&self) -> Option<String> {
         self.unified()?.read("cpu.max").ok()
     }
 
-    /// Makes the writes; if one fails, those before it are taken back. systemd is told `properties` before: it writes
-    /// them in its own way (a period without a quota is none to it), so ours has to come last.
+    /// Makes the writes. If one fails, the earlier ones are undone. systemd is told `properties` first, as it writes
+    /// them in its own way (a period without a quota is none for it), and the last write counts.
     pub fn update(&self, update: &Update, properties: &[Property]) -> Result<Undo> {
         if let Some(check) = &update.memory_check {
             self.check_memory(check)?;
@@ -36,17 +36,18 @@ impl Cgroup {
     }
 
     fn what_undoes(&self, writes: &[Write]) -> Undo {
-        // systemd knows idleness as a weight of 0, and so is told the weight again.
+        // systemd represents idleness as a weight of 0, so it has to be told the weight again.
         let idle = writes.iter().find(|write| self.is_unit() && write.file == "cpu.idle");
         let weight = idle.map(|write| Write { file: "cpu.weight".to_owned(), ..write.clone() });
         Undo(weight.iter().chain(writes.iter().rev()).filter_map(|write| self.reverse(write)).collect())
     }
 
-    /// Takes back an update.
+    /// Undoes an update.
     pub fn undo(&self, Undo(writes): &Undo) -> Result<()> {
         let properties = systemd::properties(&mut writes.clone(), &self.directories(), &mut Vec::new());
         let told = self.set_unit_properties(&properties);
-        // What depends on another that is still to come back is made again, and nothing keeps the rest from coming back.
+        // A setting that depends on a later one is written again. A failure does not keep the others from being
+        // restored.
         let failed = |write: &&Write| self.write_all(std::slice::from_ref(*write)).is_err();
         let left: Vec<_> = writes.iter().filter(failed).collect();
         let left: Vec<_> = left.into_iter().filter(failed).map(|write| write.file.as_str()).collect();
@@ -57,7 +58,7 @@ impl Cgroup {
     }
 
     fn reverse(&self, write: &Write) -> Option<Write> {
-        // What is absent may yet be there, as somebody else's.
+        // A cgroup that is absent for this container may exist as somebody else's.
         let slot = self.slots.get(write.directory).filter(|slot| !slot.absent)?;
         let (file, value, before) = match (slot.read(&write.file), &write.missing) {
             (Ok(before), _) => (&write.file, &write.value, before),
@@ -69,9 +70,10 @@ impl Cgroup {
     }
 }
 
-/// What undoes the write of `value` to `file`, which read `before`. `None`: the file does not show its settings.
+/// The write that undoes the write of `value` to `file`, which contained `before`. `None`: the file does not show its
+/// settings.
 fn restoring(file: &str, value: &str, before: &str) -> Option<String> {
-    // cgroup.procs, cgroup.kill, cgroup.subtree_control and the like act, or show other than is written.
+    // Files such as cgroup.procs, cgroup.kill and cgroup.subtree_control act, or show something other than was written.
     if file.starts_with("cgroup.") && !file.starts_with("cgroup.max.") {
         return None;
     }
@@ -89,7 +91,7 @@ fn restoring(file: &str, value: &str, before: &str) -> Option<String> {
     }
     let line = before.lines().next().unwrap_or_default();
     let named = ["default ", "oom_kill_disable "].iter().find_map(|name| line.strip_prefix(name));
-    // The newline alone empties a v2 cpuset, which then is its parent's; a write of nothing is none.
+    // A newline alone empties a v2 cpuset, which then has its parent's value. Writing nothing has no effect.
     Some(format!("{}\n", named.unwrap_or(line)))
 }
 

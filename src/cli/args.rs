@@ -50,7 +50,7 @@ pub(super) fn regex() -> Arg {
     flag("regex", "CONTAINER is a regular expression; act on all containers whose ids match").short('r')
 }
 
-/// What becomes of our own terminal.
+/// What happens to the caller's terminal.
 pub(super) const STREAMS: &str = "Terminals:
   Without a terminal of its own, a process that is waited for gets pipes in the place of the caller's terminal, and berth
   copies what passes through them until the process ends. A process that is not waited for gets the caller's streams
@@ -139,7 +139,7 @@ fn shape(command: &Command, arg: &OsStr) -> Result<Shape> {
     };
     let option = command.get_arguments().find(|option| {
         let long = option.get_long().is_some_and(|long| long.as_bytes() == name);
-        // `-h` and its like are short options; `-help` is a long one.
+        // `-h` and the like are short options; `-help` is a long one.
         long && (double || name.len() > 1)
     });
     if let Some(option) = option {

@@ -17,15 +17,15 @@ pub(super) const COMMAND: Command = Command {
     run: |global, matches| {
         let options = read(matches)?;
         let status = global.runtime.load(get_id(matches))?.exec(&options);
-        // Nobody who gives options has written a document that could be pointed into.
+        // The caller gave options, so JSON pointers would mean nothing to them.
         let given = OPTIONS.iter().filter(|(_, option)| options.process.is_none() && is_given(matches, option));
         status.map_err(|e| e.in_terms_of(&given.copied().collect::<Vec<_>>()))
     },
-    // Most commands use 1 themselves, hardly one 255: so a failure to run it can be told from its own.
+    // Most programs use 1 themselves, and few use 255, so this distinguishes a failure to run the program from its own.
     failure: 255,
 };
 
-/// The options that fields of `/process` come from.
+/// The options that set fields of `/process`.
 const OPTIONS: [(&str, &str); 9] = [
     ("/process/args", "COMMAND"),
     ("/process/cwd", "--cwd"),

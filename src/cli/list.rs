@@ -59,7 +59,7 @@ fn hint(global: &Global) {
 fn containers(global: &Global) -> Result<Vec<Document>> {
     let root = &global.runtime.root;
     match rustix::fs::stat(root) {
-        // A user whose environment does not say where cannot have any there.
+        // A user without that variable in the environment cannot have any there.
         Err(Errno::NOENT) if !global.root_given && (*root != Path::new(ROOT) || geteuid().is_root()) => {
             return Ok(Vec::new());
         }

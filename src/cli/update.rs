@@ -53,7 +53,7 @@ const RESOURCES: &str =
 fn run(global: &Global, matches: &ArgMatches) -> Result<u8> {
     let id = get_id(matches);
     if get_path(matches, "resources").is_some_and(|path| path == Path::new("-")) {
-        // Whoever turns out to be the one to ask finds all of standard input.
+        // The program that handles the command must find all of standard input.
         global.runtime.load(id)?;
     }
     let resources = match get_path(matches, "resources") {

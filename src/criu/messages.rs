@@ -1,4 +1,4 @@
-//! Requests to CRIU and its answers, by the field numbers of its `rpc.proto`.
+//! Requests to CRIU, and its answers, with the field numbers of its `rpc.proto`.
 
 use prost::Message;
 
@@ -30,16 +30,16 @@ impl Kind {
     }
 }
 
-/// What CRIU does about cgroups.
+/// How CRIU treats cgroups.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CgroupsMode {
     Ignore = 0,
-    /// On restore, give properties to those that it makes.
+    /// On restore, set the properties of cgroups that it makes.
     #[default]
     Soft = 3,
-    /// On restore, give properties to all.
+    /// On restore, set the properties of all.
     Full = 4,
-    /// On restore, refuse those that exist.
+    /// On restore, refuse existing ones.
     Strict = 5,
 }
 
@@ -48,7 +48,7 @@ impl CgroupsMode {
         [("soft", Self::Soft), ("full", Self::Full), ("strict", Self::Strict), ("ignore", Self::Ignore)];
 }
 
-/// How CRIU keeps packets from connections that are being dumped.
+/// How CRIU keeps packets away from connections that are being dumped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NetworkLock {
     Iptables = 1,
@@ -61,14 +61,14 @@ impl NetworkLock {
         [("iptables", Self::Iptables), ("nftables", Self::Nftables), ("skip", Self::Skip)];
 }
 
-/// `criu_opts`. Descriptors of directories are read in our process, others are those of the CRIU that was spawned.
+/// `criu_opts`. CRIU reads descriptors of directories in the runtime's process, and others in its own.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     pub images_dir_fd: i32,
     pub work_dir_fd: Option<i32>,
     pub log_file: &'static str,
     pub config_file: Option<Vec<u8>>,
-    /// Of the root of the process tree to dump.
+    /// The root of the process tree to dump.
     pub pid: Option<i32>,
     pub root: Vec<u8>,
     pub leave_running: bool,
@@ -86,32 +86,32 @@ pub struct Options {
     /// Relative to the images.
     pub parent_images: Option<Vec<u8>>,
     pub track_memory: bool,
-    /// Mounts that are not CRIU's to care for: the name of one in the images; on restore, what to bind there.
+    /// Mounts that CRIU does not dump: the name of one in the images; and on restore, the path to bind there.
     pub external_mounts: Vec<(String, String)>,
     /// The same for other resources, as `net[4026531840]:extRootNetNS`.
     pub external: Vec<String>,
-    /// A resource by its name in the images, and the descriptor to be used for it.
+    /// The name of a resource in the images, and the descriptor to use for it.
     pub inherit_fds: Vec<(String, i32)>,
     /// A namespace's type, and its file.
     pub join_namespaces: Vec<(&'static str, Vec<u8>)>,
-    /// `CLONE_NEW*` of those that are made but not filled.
+    /// `CLONE_NEW*` of namespaces that CRIU makes but does not fill.
     pub empty_namespaces: u32,
     pub cgroups: CgroupsMode,
-    /// A controller, and the cgroup that is to be the container's there.
+    /// A controller, and the container's cgroup there.
     pub cgroup_roots: Vec<(String, Vec<u8>)>,
     pub freeze_cgroup: Option<Vec<u8>>,
-    /// Let the restored processes be our children, not CRIU's.
+    /// Make the restored processes children of the runtime, not of CRIU.
     pub as_siblings: bool,
     pub evasive_devices: bool,
     pub network_lock: Option<NetworkLock>,
-    /// As `apparmor:NAME`.
+    /// In the form `apparmor:NAME`.
     pub lsm_profile: Option<String>,
     pub lsm_mount_context: Option<String>,
 }
 
 impl Options {
     fn encode(&self) -> CriuOpts {
-        // Errors, warnings and what happened, as people ask for who try to help.
+        // Errors, warnings and progress, which people need who try to help.
         const DEBUG: i32 = 4;
         let set = |flag: bool| flag.then_some(true);
         CriuOpts {
@@ -129,7 +129,7 @@ impl Options {
                 .page_server
                 .as_ref()
                 .map(|(address, port)| PageServer { address: Some(address.clone()), port: Some((*port).into()) }),
-            // We answer each notification.
+            // The runtime answers each notification.
             notify_scripts: Some(true),
             root: Some(self.root.clone()),
             parent_images: self.parent_images.clone(),
@@ -138,7 +138,7 @@ impl Options {
             work_dir_fd: self.work_dir_fd,
             link_remap: set(self.link_remap),
             external_mounts: self.external_mounts.iter().cloned().map(|(key, value)| MountMap { key, value }).collect(),
-            // The older of the two is what the newer one, the mode, depends on.
+            // The newer field, the mode, depends on the older one.
             manage_cgroups: Some(true),
             cgroup_roots: self.cgroup_roots.iter().cloned().map(|(ctrl, path)| CgroupRoot { ctrl, path }).collect(),
             as_siblings: set(self.as_siblings),
@@ -150,7 +150,7 @@ impl Options {
             freeze_cgroup: self.freeze_cgroup.clone(),
             tcp_skip_in_flight: set(self.tcp_skip_in_flight),
             lazy_pages: set(self.lazy_pages),
-            // The master of the container's terminal is outside of it.
+            // The master of the container's terminal is outside of the container.
             orphan_pts_master: Some(true),
             config_file: self.config_file.clone(),
             tcp_close: set(self.tcp_close),
@@ -167,7 +167,7 @@ impl From<(&str, Vec<u8>)> for JoinNamespace {
     }
 }
 
-/// What CRIU and the kernel below it can do.
+/// The abilities of CRIU and the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Features {
     pub memory_tracking: bool,
@@ -188,18 +188,18 @@ pub fn request(kind: Kind, options: Option<&Options>) -> Vec<u8> {
     request.encode_to_vec()
 }
 
-/// A point of its work at which CRIU waits for us.
+/// A point at which CRIU waits for the runtime.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Notification {
     pub script: String,
-    /// Of the root of the process tree, where there is one.
+    /// The root of the process tree, if there is one.
     pub pid: Option<i32>,
 }
 
 /// `criu_resp`
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Response {
-    /// `None`: one that we never ask for.
+    /// `None`: a kind that the runtime never asks for.
     pub kind: Option<Kind>,
     pub success: bool,
     pub restored_pid: Option<i32>,
@@ -236,25 +236,27 @@ impl Response {
     }
 }
 
-/// Such texts are for people: bytes that are not UTF-8 do not make them useless.
+/// These texts are for people, so bytes that are not UTF-8 are replaced.
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// An answer to a failed request has -1. 0 and -1 must never be taken for a process: to kill(2) they are the caller's group
+/// The answer to a failed request has -1. 0 and -1 must never be taken for a pid: in kill(2) they are the caller's
+/// group and all processes.
 /// and all processes.
 fn process(pid: Option<i32>) -> Option<i32> {
     pid.filter(|pid| *pid > 0)
 }
 
-/// A version built from sources between two releases counts as the coming one, as `criu --version` has it.
+/// A version built from sources between two releases counts as the next release, as in `criu --version`.
 fn version(version: wire::Version) -> i64 {
     let [major, minor, sublevel] = [version.major, version.minor, version.sublevel.unwrap_or_default()].map(i64::from);
     let (minor, sublevel) = if version.git.is_some() { (minor + 1, 0) } else { (minor, sublevel) };
     major * 10000 + minor * 100 + sublevel
 }
 
-/// The messages of `rpc.proto`, with the fields that berth uses. Texts that may hold any bytes, such as paths, are bytes here:
+/// The messages of `rpc.proto`, with the fields that berth uses. Texts that may contain any bytes, such as paths, are
+/// bytes here, which are encoded alike.
 /// they are encoded alike.
 mod wire {
     use prost::Message;
@@ -455,7 +457,7 @@ mod tests {
         assert_eq!(request(Kind::Notify, None), b"\x08\x06\x18\x01");
     }
 
-    /// The numbers of the fields that are set, of a dump's options.
+    /// The numbers of the fields that are set in a dump's options.
     fn fields(options: &Options) -> Vec<u32> {
         use prost::encoding::{DecodeContext, decode_key, skip_field};
         let mut bytes = &options.encode().encode_to_vec()[..];

@@ -1,7 +1,7 @@
-//! CRIU, which dumps and restores process trees: a program that is told what to do by messages (`criu swrk FD`).
+//! CRIU, a program that dumps and restores process trees, and gets its instructions by messages (`criu swrk FD`).
 //!
-//! One CRIU serves one dump or restore, preceded by questions about itself. While it works it notifies us of what it
-//! has come to, and goes on once we have answered.
+//! Each CRIU does one dump or restore, after questions about its abilities. While it works it notifies the runtime of
+//! certain points, and waits there for an answer.
 
 mod messages;
 
@@ -30,47 +30,47 @@ use crate::files;
 use crate::sys;
 use crate::sys::clone::Stdio;
 
-/// For the end of a restore, which goes on in steps of microseconds, also with many processes on a busy host.
+/// For the last steps of a restore, which take microseconds each, even with many processes on a busy host.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// For CRIU's own word after what it restores has died.
+/// For CRIU's report after the death of the processes that it restores.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// A CRIU that waits for requests. Dropped before its work is done, it is killed.
+/// A CRIU that waits for requests. If this is dropped before its work is done, CRIU is killed.
 pub struct Criu {
     child: Child,
     channel: OwnedFd,
     /// As 40201 for 4.2.1.
     version: i64,
-    /// The first of the processes that it restores.
+    /// The first process that it restores.
     restored: Option<i32>,
-    /// For its next message, where what it does until then takes no time to speak of.
+    /// How long to wait for its next message, if its work until then is short.
     deadline: Option<Instant>,
 }
 
-/// Which standard streams CRIU has: those that it restores have the same.
+/// The standard streams of CRIU, which the restored processes get as well.
 #[derive(Clone, Copy, Debug)]
 pub enum Streams<'a> {
-    /// Ours, but for these.
+    /// The runtime's, except for these.
     Ours(Stdio<'a>),
     None,
 }
 
-/// What CRIU has of ours.
+/// What CRIU gets from the runtime.
 #[derive(Debug)]
 pub struct Surroundings<'a> {
     pub streams: Streams<'a>,
-    /// Under the same numbers.
+    /// Kept, with the same numbers.
     pub keep: &'a [BorrowedFd<'a>],
-    /// Files by which it brings itself into cgroups.
+    /// Files by which it enters cgroups.
     pub cgroups: Vec<OwnedFd>,
 }
 
-/// Takes a notification, with the descriptor that comes with it.
+/// Handles a notification, with the descriptor that comes with it.
 pub type Notified<'a> = &'a mut dyn FnMut(&Notification, Option<OwnedFd>) -> Result<()>;
 
 impl Criu {
-    /// The oldest that tells its version by message.
+    /// The oldest version that answers this request.
     const OLDEST: i64 = 30000;
 
     pub fn spawn(Surroundings { streams, keep, cgroups }: Surroundings) -> Result<Self> {
@@ -83,8 +83,8 @@ impl Criu {
         })?;
         let mut command = Command::new(&program.path);
         if rustix::process::geteuid().is_root() {
-            // It would read a configuration at HOME or CRIU_CONFIG_FILE, and libraries at CRIU_LIBS_DIR, whosever these
-            // are: sudo and su leave much of a user's environment in place.
+            // It would read a configuration by HOME or CRIU_CONFIG_FILE, and libraries by CRIU_LIBS_DIR. These may be
+            // another user's, since sudo and su keep much of a user's environment.
             command.env_clear().env("PATH", &program.search);
         }
         command.arg("swrk").arg(theirs.as_raw_fd().to_string());
@@ -108,7 +108,7 @@ impl Criu {
         self.child.id().cast_signed()
     }
 
-    /// To be asked first: refuses a CRIU that is too old for anything.
+    /// Must be called first. Refuses a CRIU that is too old for anything.
     pub fn check_version(&mut self) -> Result<()> {
         self.version = self.ask(Kind::Version)?.version;
         self.require(Self::OLDEST, "checkpoint and restore")
@@ -133,7 +133,7 @@ impl Criu {
         Ok(response)
     }
 
-    /// Has the work done and waits for CRIU's end; returns the pid of what was restored.
+    /// Has the work done, and waits for CRIU's end. Returns the pid of the restored process.
     pub fn perform(mut self, kind: Kind, options: &Options, notified: Notified<'_>) -> Result<Option<i32>> {
         self.send(kind, Some(options))?;
         let response = loop {
@@ -144,17 +144,19 @@ impl Criu {
             let Notification { script, pid } = &response.notification;
             if kind == Kind::Restore {
                 self.restored = self.restored.or(*pid);
-                // Memory is there by then, however much: what is left are credentials, and to let go of the processes.
+                // The memory is restored by then, however much it is. Only credentials and the release of the processes
+                // are left.
                 let is_late = matches!(&**script, "post-restore" | "network-unlock" | "pre-resume" | "post-resume");
                 self.deadline = is_late.then(|| Instant::now() + PATIENCE);
             }
             notified(&response.notification, fd).with_context(|| format!("criu {}: {script}", kind.name()))?;
             self.send(Kind::Notify, None)?;
         };
-        // It would wait for further requests, as between two pre-dumps: the end of the socket tells that there are none.
+        // Without this it would wait for further requests, as between two pre-dumps. The end of the file on the socket
+        // tells it that there are none.
         rustix::net::shutdown(&self.channel, rustix::net::Shutdown::Write).call(|| "shutdown(criu)")?;
         let status = self.child.wait().call(|| "waitpid(criu)")?;
-        // After a pre-dump CRIU takes that for a failure.
+        // After a pre-dump, CRIU takes that for a failure.
         if !status.success() && kind != Kind::PreDump {
             return Err(Error::new(format_args!("criu {}: {status}", kind.name())));
         }
@@ -164,14 +166,14 @@ impl Criu {
     fn send(&self, kind: Kind, options: Option<&Options>) -> Result<()> {
         let message = request(kind, options);
         match rustix::net::send(&self.channel, &message, SendFlags::NOSIGNAL) {
-            // It has ended, and the reason may still be there to be read.
+            // It has ended, but its last message may still be unread.
             Err(Errno::PIPE) => Ok(()),
             sent => sent.call(|| format!("send(criu, {})", kind.name())).map(drop),
         }
     }
 
-    /// Waits until there is something to receive. A CRIU whose processes have died on the way may wait for them for ever:
-    /// as our children they tell us, not it.
+    /// Waits until there is something to receive. If the processes that CRIU restores die, CRIU may wait for them for
+    /// ever: their parent is the runtime, so the runtime is notified, not CRIU.
     fn wait(&self, kind: Kind) -> Result<()> {
         const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
         let mut end: Option<Instant> = None;
@@ -190,7 +192,7 @@ impl Criu {
         }
     }
 
-    /// An answer to `kind`, or a notification on the way to it.
+    /// An answer to `kind`, or a notification before it.
     fn receive(&mut self, kind: Kind) -> Result<(Response, Option<OwnedFd>)> {
         self.wait(kind)?;
         let mut bytes = vec![0; 64 * 1024];
@@ -201,7 +203,8 @@ impl Criu {
             rustix::net::recvmsg(&self.channel, buffer, &mut control, RecvFlags::CMSG_CLOEXEC)
         });
         let received = match received {
-            // It ended with a request unread: said once, and then what it had sent before can still be read.
+            // It has ended without reading a request, so the first read fails. Then its last messages can still be
+            // read.
             Err(Errno::CONNRESET) => return self.receive(kind),
             received => received.call(|| "recvmsg(criu)")?,
         };
@@ -228,19 +231,20 @@ impl Criu {
 impl Drop for Criu {
     fn drop(&mut self) {
         if let Ok(None) = self.child.try_wait() {
-            // Those that it lets go of when it dies would run on: what it restores comes first, then what it has called.
+            // Processes that it releases when it dies would run on. So the processes that it restores are killed first,
+            // and then those that it has started.
             let restored = self.restored.map_or_else(Vec::new, sys::tree::descendants);
             for pid in restored.into_iter().chain(sys::tree::descendants(self.pid())) {
                 let _ = sys::signal::kill(pid.cast_unsigned(), libc::SIGKILL);
             }
         }
-        // Both fail only for a child that was waited for.
+        // Both calls can fail only for a child that was waited for already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// CRIU often tells no reason, or an errno of no meaning, or the first thing that it could do without: its log has more.
+/// CRIU often gives no reason, or a meaningless errno, or a first problem that it could ignore. Its log has more.
 fn refusal(kind: Kind, response: &Response) -> Error {
     let call = format!("criu {} failed", kind.name());
     let e = match response.errno {
@@ -253,7 +257,8 @@ fn refusal(kind: Kind, response: &Response) -> Error {
     }
 }
 
-/// What CRIU's log names as errors: the last few, as the first are often about what it could do without. `log`: the
+/// The last few errors in CRIU's log, as the first are often about problems that it could ignore. `log` is the file, if
+/// there is one; `path` is where it can be found later.
 /// file, if there is one; `path`: where it will still be found.
 pub fn explain(e: Error, log: Option<File>, path: Option<&Path>) -> Error {
     const SHOWN: usize = 4;
@@ -292,7 +297,7 @@ fn error_in(line: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// A CRIU that says nothing, and our end of its socket's other end.
+    /// A CRIU that sends nothing, and both ends of its socket.
     fn silent(script: &str) -> (Criu, OwnedFd) {
         let kinds = (AddressFamily::UNIX, SocketType::SEQPACKET);
         let (channel, theirs) = rustix::net::socketpair(kinds.0, kinds.1, SocketFlags::CLOEXEC, None).unwrap();

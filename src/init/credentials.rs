@@ -1,7 +1,7 @@
-//! What the kernel says init has become, held against the plan.
+//! Compares the credentials that init has, as the kernel reports them, with the plan.
 //!
-//! Each step that gives up privileges is checked when it is made. But one that was left out, or that changed less than it
-//! said, is seen by nobody; so the whole is read back, before anything of the container's runs.
+//! Each step that gives up privileges is checked when it is made. But nobody would notice a step that is missing, or
+//! that changes less than it should. So all credentials are read back, before anything of the container's runs.
 
 use crate::error::{Error, Result};
 use crate::plan::process::{Capability, ProcessPlan};
@@ -9,7 +9,7 @@ use crate::sys::procfs::ProcFs;
 
 use super::identity::Privileges;
 
-/// After the last step that changes credentials. `groups`: the supplementary groups were set.
+/// To be called after the last step that changes credentials. `groups`: the supplementary groups were set.
 pub fn verify(
     process: &ProcessPlan,
     privileges: &Privileges,
@@ -85,7 +85,7 @@ mod tests {
     use crate::plan::process::testing::idle;
     use crate::sys::process::testing::in_child;
 
-    /// What is said where a step was left out.
+    /// The error if a step is missing.
     fn verdict(change: impl Fn(&mut ProcessPlan), step: impl Fn(&Privileges, &ProcessPlan, &ProcFs)) -> String {
         let proc = ProcFs::private().unwrap();
         in_child(|| {

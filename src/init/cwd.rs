@@ -9,8 +9,8 @@ use rustix::io::Errno;
 use crate::error::{Context, Error, Result};
 use crate::rootfs::{Location, until_sure};
 
-/// Where init, as root, may go, though the user may not; `false` if it is the other way round, as on NFS, or in a
-/// directory of mode 0700 whose owner has no mapping: [`enter_as_user`] then.
+/// Enters a directory that init, as root, may enter. Returns `false` if root may not, as on NFS, or in a directory of
+/// mode 0700 whose owner has no mapping: [`enter_as_user`] then tries as the user.
 pub fn enter_as_root(cwd: &CStr) -> Result<bool> {
     match enter(cwd) {
         Ok(()) => verify().map(|()| true),
@@ -24,16 +24,16 @@ pub fn enter_as_user(cwd: &CStr) -> Result<()> {
     verify()
 }
 
-/// The working directory must be within the root, whatever its path was (CVE-2024-21626): the name that the kernel has
-/// for it must lead from the root to the very same directory of the same mount.
+/// The working directory must be within the root, whatever its path was (CVE-2024-21626): the kernel's name for it must
+/// lead from the root to the same directory of the same mount.
 ///
 /// The name alone proves nothing. getcwd(2) calls a directory of a mount that lies over the root "/", too.
 fn verify() -> Result<()> {
-    /// Something that runs in the container may rename a directory between the two calls.
+    /// A process of the container may rename a directory between the two calls.
     const TRIES: usize = 8;
     for _ in 0..TRIES {
         let path = match rustix::process::getcwd(Vec::with_capacity(256)) {
-            // The syscall's own answer for a directory that is not below the root is "(unreachable)/...".
+            // The system call itself answers "(unreachable)/..." for a directory that is not below the root.
             Ok(path) if path.as_bytes().starts_with(b"/") => path,
             Ok(_) | Err(Errno::NOENT) => return Err(outside()),
             Err(errno) => return Err(Error::sys("getcwd()", errno).context("verify the working directory")),
@@ -58,8 +58,8 @@ fn outside() -> Error {
     )
 }
 
-/// Links lead no further than to the root. Those of procfs are not followed at all: a descriptor of the host's that was
-/// left open could be had through them (CVE-2024-21626).
+/// Links lead no further than the root. Links of procfs are not followed at all: through them, a descriptor of the host
+/// that was left open could be reached (CVE-2024-21626).
 fn open(path: &CStr) -> rustix::io::Result<OwnedFd> {
     let root = fs::open(c"/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -126,7 +126,7 @@ mod tests {
     fn a_directory_outside_the_root_is_noticed() {
         let scratch = Scratch::new("root");
         let (output, _) = in_child(|| {
-            // The working directory stays where it was: above the new root.
+            // The working directory is still the old one, above the new root.
             rustix::process::chdir(scratch.0.parent().unwrap()).unwrap();
             rustix::process::chroot(&scratch.0).unwrap();
             verify().unwrap_err().to_string()
@@ -154,7 +154,7 @@ mod tests {
             mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
             rustix::process::chroot(&scratch.0).unwrap();
             mount("none", "/", "tmpfs", MountFlags::empty(), None).unwrap();
-            // As pivot_root(2) leaves the old root: over "/", and reached by "..".
+            // pivot_root(2) leaves the old root like this: mounted over "/", and reached by "..".
             rustix::process::chdir("/..").unwrap();
             assert_eq!(rustix::process::getcwd(Vec::new()).unwrap().as_bytes(), b"/");
             let over = verify().unwrap_err().to_string();

@@ -12,10 +12,10 @@ use crate::error::{Call, Error, Kind, Result};
 use crate::sys::process::{self as sys, Execve};
 use crate::sys::signal;
 
-/// Finds the program as the user who will run it: after the change of user and capabilities. Done when the container
-/// is created, so that a missing program is an error of that.
+/// Finds the program as the user who will run it, so after the change of user and capabilities. This is part of
+/// `create`, so that a missing program is an error of `create`.
 ///
-/// The words are runc's: engines tell by them whether to answer 126 or 127.
+/// The words are runc's: engines decide by them between the exit statuses 126 and 127.
 pub fn find(name: &CStr, path: Option<&[u8]>) -> Result<CString> {
     let name_bytes = name.to_bytes();
     if name_bytes.contains(&b'/') {
@@ -32,7 +32,7 @@ pub fn find(name: &CStr, path: Option<&[u8]>) -> Result<CString> {
             }
         };
     }
-    // Without a PATH there is nowhere to look; an empty element is the working directory, which is not searched.
+    // Without a PATH there is nowhere to look. An empty element means the working directory, which is not searched.
     for directory in path.unwrap_or_default().split(|&byte| byte == b':').filter(|directory| !directory.is_empty()) {
         let candidate = [directory, b"/", name_bytes].concat();
         let Ok(candidate) = CString::new(candidate) else { continue };
@@ -62,7 +62,7 @@ fn executable(path: &CStr) -> std::result::Result<(), Missing> {
     if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
         return Err(Missing::Permission(Errno::ISDIR));
     }
-    // By the effective ids, as execve will. EACCES also where the mount is noexec.
+    // By the effective ids, as execve does. EACCES also means that the mount is noexec.
     fs::accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS).map_err(Missing::Permission)
 }
 
@@ -70,22 +70,22 @@ fn kind(errno: Errno) -> Kind {
     if errno == Errno::NOENT { Kind::CommandNotFound } else { Kind::CommandNotExecutable }
 }
 
-/// Signals that the runtime or its caller ignores or blocks must not stay so: what is ignored survives exec.
+/// Resets the signals that the runtime or its caller ignores or blocks: exec would keep both.
 pub fn reset_signals() -> Result<()> {
     sys::reset_signals().call(|| "rt_sigaction(SIG_DFL)")
 }
 
-/// The first process of a PID namespace gets only signals that it handles (pid_namespaces(7)). Who asks a container to
-/// end before it has been started is to be heard, as it is by runc.
+/// The first process of a PID namespace gets only signals that it handles (pid_namespaces(7)). As under runc, a
+/// container that has not been started yet must end when it is asked to.
 pub fn die_of_signals() -> Result<()> {
     const REQUESTS: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
     REQUESTS.iter().try_for_each(|&number| signal::die_of(number).call(|| format!("rt_sigaction({number})")))
 }
 
-/// Closes every descriptor from `first` on but those in `keep`, which must be closed by exec themselves.
+/// Closes every descriptor from `first` on, except those in `keep`, which exec must close.
 ///
-/// They are not merely marked to be closed by exec: a program given as `/proc/self/fd/N` could be a file of the
-/// host's behind one of them (CVE-2024-21626). So none that is kept may be a file or a directory.
+/// Marking them to be closed by exec is not enough: a program given as `/proc/self/fd/N` could be a file of the host's
+/// behind one of them (CVE-2024-21626). For the same reason, no file or directory may be in `keep`.
 pub fn close_descriptors<'a>(first: u32, keep: impl IntoIterator<Item = BorrowedFd<'a>>) -> Result<()> {
     let mut kept: Vec<u32> = keep.into_iter().map(|fd| fd.as_raw_fd() as u32).filter(|&fd| fd >= first).collect();
     kept.sort_unstable();
@@ -104,7 +104,7 @@ fn close(first: u32, last: Option<u32>) -> Result<()> {
     }
 }
 
-/// Becomes the user's program. Nothing else happens here, as a seccomp filter may allow nothing else.
+/// Executes the user's program. Nothing else happens here, because a seccomp filter may allow nothing else.
 pub fn exec(program: &Execve) -> Result<Infallible> {
     let errno = program.execve();
     let shown = program.path().to_string_lossy();
@@ -331,7 +331,7 @@ mod tests {
         assert_eq!(hint(c"/outside", Errno::NOEXEC), None);
     }
 
-    /// What a program writes that is executed by all steps, out of a process where everything is in disorder.
+    /// The output of a program that is executed by all steps, from a process in which everything is in disorder.
     fn output_of(name: &str, args: &[&str]) -> String {
         let root = Root::new(name);
         let stdout = std::fs::File::create(root.0.join("out")).unwrap();
@@ -360,7 +360,8 @@ mod tests {
         let output = output_of("sh", &["sh", "-c", script]);
         let lines: Vec<&str> = output.lines().collect();
         assert_eq!(lines[..3], ["0", "1", "2"]);
-        // The shell may hold a descriptor of its own, above 9; that of the directory it listed is closed by now.
+        // The shell may hold a descriptor of its own, above 9. The descriptor of the directory that it listed is closed
+        // by now.
         assert!(lines[3..].iter().all(|fd| fd.parse::<u32>().unwrap() >= 10), "{output}");
     }
 }

@@ -1,7 +1,7 @@
-//! Why a program that is there cannot be executed: what execve's errno leaves unsaid.
+//! Why an existing program cannot be executed: details that execve's errno lacks.
 //!
-//! Looked into only after a failure. The files are the container's, so all reads are bounded and nothing but regular
-//! files is opened.
+//! Used only after a failure. The files are the container's, so all reads are bounded, and only regular files are
+//! opened.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,7 +18,7 @@ const SCRIPT_HEAD: usize = 256;
 /// PATH_MAX, the most that the kernel takes for PT_INTERP.
 const LONGEST_INTERPRETER: u64 = 4096;
 
-/// Adds the hint, where there is one, to what came of the absolute `path` in init's own root.
+/// Adds the hint, if there is one, to the failure of the absolute `path` in init's own root.
 pub fn hinted(error: Error, path: &CStr) -> Error {
     let root = fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok();
     match root.zip(error.errno()).and_then(|(root, errno)| explain(root.as_fd(), c"/", path, errno)) {
@@ -27,7 +27,7 @@ pub fn hinted(error: Error, path: &CStr) -> Error {
     }
 }
 
-/// A hint to go with the failure of `path`, which is looked up in `root` as a process there in `cwd` would do.
+/// A hint for the failure of `path`, which is looked up in `root` as a process there in `cwd` would.
 pub fn explain(root: BorrowedFd, cwd: &CStr, path: &CStr, errno: Errno) -> Option<String> {
     let path =
         Path::new(std::ffi::OsStr::from_bytes(cwd.to_bytes())).join(std::ffi::OsStr::from_bytes(path.to_bytes()));
@@ -52,7 +52,7 @@ struct File {
 }
 
 impl File {
-    /// A regular file, with its beginning.
+    /// A regular file, and its first bytes.
     fn open(root: BorrowedFd, path: &Path) -> Option<Self> {
         let located = locate(root, path)?;
         if FileType::from_raw_mode(fs::fstat(&located).ok()?.st_mode) != FileType::RegularFile {
@@ -81,7 +81,7 @@ fn resolve(root: BorrowedFd, path: &Path, flags: OFlags) -> Option<OwnedFd> {
     fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve).ok()
 }
 
-/// The file exists, so it is what shall interpret it that does not.
+/// The file exists, so its interpreter is missing.
 fn missing_interpreter(root: BorrowedFd, file: &File) -> Option<String> {
     match Format::of(&file.head) {
         Format::Script { interpreter } if interpreter.ends_with('\r') => {
@@ -154,7 +154,7 @@ enum Format {
     Unknown,
 }
 
-/// What matters of an ELF header (elf(5)).
+/// The fields of an ELF header that matter here (elf(5)).
 #[derive(Debug, PartialEq)]
 struct Elf {
     wide: bool,

@@ -1,7 +1,7 @@
 //! `HOME` from the container's own user database.
 //!
-//! Read as the process's user, with its capabilities in effect and no other: the image says what the file is, and it may
-//! be a link to what the container itself must not read.
+//! It is read as the process's user, with the capabilities of the process in effect and no others. The image decides
+//! what the file is: it may be a link to a file that the container itself must not read.
 
 use std::ffi::CString;
 use std::io::Read;
@@ -15,7 +15,7 @@ use crate::sys::procfs::ProcFs;
 
 const PASSWD: &str = "/etc/passwd";
 
-/// The image wrote the file: it is read no further, however long it is (CVE-2026-47262).
+/// The image wrote the file, so reading stops here, however long it is (CVE-2026-47262).
 const LONGEST: u64 = 1 << 20;
 
 /// The environment to exec with, and why `HOME` could not be looked up. `proc` is the root of a procfs.
@@ -39,7 +39,7 @@ fn read(path: &str, proc: &ProcFs) -> Result<Vec<u8>> {
     let call = || format!("open({path:?})");
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let found = fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS).call(call)?;
-    // To open a device or a FIFO would do something already.
+    // Opening a device or a FIFO would have an effect already.
     if FileType::from_raw_mode(fs::fstat(&found).call(call)?.st_mode) != FileType::RegularFile {
         return Err(Error::new(format_args!("{path:?} is not a regular file")));
     }
@@ -49,7 +49,7 @@ fn read(path: &str, proc: &ProcFs) -> Result<Vec<u8>> {
     Ok(content)
 }
 
-/// The home of the first entry of `uid`; a relative or empty one is as good as none (passwd(5)).
+/// The home directory in the first entry of `uid`. A relative or empty one is ignored (passwd(5)).
 pub fn lookup(passwd: &[u8], uid: u32) -> Option<&[u8]> {
     let home = passwd.split(|&byte| byte == b'\n').find_map(|line| {
         let mut fields = line.trim_ascii().split(|&byte| byte == b':').skip(2);

@@ -1,4 +1,4 @@
-//! Who init becomes: user, groups, capabilities.
+//! The user, groups and capabilities that init takes on.
 
 use std::os::fd::OwnedFd;
 
@@ -16,8 +16,9 @@ use crate::sys::procfs::ProcFs;
 /// `<linux/magic.h>`
 const PIPEFS_MAGIC: u32 = 0x5049_5045;
 
-/// What was the host's `/dev/null` as a standard stream becomes the container's, which `open` opens: nothing of the
-/// host's mounts stays open, and nobody changes the mode of the host's. Without one, `/dev` is the host's anyway.
+/// A standard stream that is the host's `/dev/null` becomes the container's, which `open` opens. So nothing of the
+/// host's mounts stays open, and nobody can change the mode of the host's device. `open` returns none where `/dev` is
+/// the host's anyway.
 pub fn replace_null(open: impl Fn() -> Result<Option<OwnedFd>>) -> Result<()> {
     for (number, stream) in standard().iter().enumerate() {
         if !crate::rootfs::is_null(*stream).with_context(|| format!("standard stream {number}"))? {
@@ -34,17 +35,17 @@ pub fn replace_null(open: impl Fn() -> Result<Option<OwnedFd>>) -> Result<()> {
     Ok(())
 }
 
-/// Makes standard streams that are pipes the user's, so that it can open them again by name, as `/dev/stdout`. By
-/// descriptor, whatever their names are by now (CVE-2026-88265).
+/// Gives standard streams that are pipes to the user, so that the process can open them again by name, as
+/// `/dev/stdout`. This goes by descriptor, whatever their names are by now (CVE-2026-88265).
 ///
-/// Nothing else is ours to give away: files, FIFOs with a name, devices and terminals are the host's, and stay their
-/// owner's. The container's own terminal is the user's already.
+/// Nothing else may be given away: files, named FIFOs, devices and terminals are the host's, and keep their owner. The
+/// container's own terminal belongs to the user already.
 pub fn own_stdio(uid: u32) -> Result<()> {
     let streams = standard();
     for (number, stream) in streams.into_iter().enumerate() {
         let stat = fs::fstat(stream).call(|| format!("fstat({number})"))?;
         let kind = FileType::from_raw_mode(stat.st_mode);
-        // A directory of the host's as a stream would be a way out of the container (CVE-2024-21626).
+        // A stream that is a directory of the host would be a way out of the container (CVE-2024-21626).
         if kind == FileType::Directory {
             return Err(Error::new(format_args!("standard stream {number} is a directory")));
         }
@@ -61,10 +62,10 @@ pub fn own_stdio(uid: u32) -> Result<()> {
     Ok(())
 }
 
-/// CVE-2016-9962: a process of the container that could trace us could take our descriptors and our root.
+/// CVE-2016-9962: a process of the container that could trace init could take its descriptors and its root.
 ///
-/// To be called again right after each change of user, group or user namespace: the kernel makes the process then what
-/// fs.suid_dumpable says (commit_creds() in kernel/cred.c), and that may be 1, dumpable.
+/// To be called again right after each change of user, group or user namespace: the kernel then sets the attribute to
+/// fs.suid_dumpable (commit_creds() in kernel/cred.c), which may be 1, dumpable.
 pub fn never_dumpable() -> Result<()> {
     process::set_dumpable_behavior(DumpableBehavior::NotDumpable).call(|| "prctl(PR_SET_DUMPABLE, 0)")
 }
@@ -81,8 +82,8 @@ fn set_gid(gid: u32) -> Result<()> {
     never_dumpable()
 }
 
-/// The host's ids mean nothing in a user namespace: without this, files would be made in nobody's name. Becomes its
-/// root, or the user where no id 0 is mapped. All capabilities stay: in this namespace only.
+/// Becomes root of the user namespace, or the user if no id 0 is mapped. The host's ids mean nothing there: files would
+/// be made with an owner that is not mapped. All capabilities stay, in this namespace only.
 pub fn take_ids(user: &User) -> Result<()> {
     let is_unmapped = |result: &Result<()>| matches!(result, Err(e) if e.errno() == Some(Errno::INVAL));
     match set_gid(0) {
@@ -104,12 +105,12 @@ fn become_user(user: &User) -> Result<()> {
     set_uid(user.uid).map_err(|e| unmapped("uid", user.uid, e))
 }
 
-/// In a user namespace that was just joined: until here we are the host's root, with all that belongs to it, its groups
-/// included. What is looked up from here on is looked up with the ids of [`take_ids`].
+/// To be called in a user namespace that was just joined. Until here init is the host's root, with everything that
+/// belongs to it, also its groups. Later lookups use the ids of [`take_ids`].
 pub fn enter_user_namespace(user: &User) -> Result<()> {
     if !user.keep_groups {
         match thread::set_thread_groups(&[]) {
-            // user_namespaces(7): it may be forbidden.
+            // It may be forbidden (user_namespaces(7)).
             Ok(()) | Err(Errno::PERM) => {}
             result => result.call(|| "setgroups([])")?,
         }
@@ -117,9 +118,9 @@ pub fn enter_user_namespace(user: &User) -> Result<()> {
     take_ids(user)
 }
 
-/// Changes to the user and its groups. The permitted capabilities stay; the effective ones go with user 0.
+/// Becomes the user, with its groups. The permitted capabilities stay; the effective ones go with user 0.
 ///
-/// `proc` is the root of a procfs. What could not be done, but need not, becomes a warning. Returns whether the
+/// `proc` is the root of a procfs. A step that fails but is not essential becomes a warning. Returns whether the
 /// supplementary groups are the user's now.
 pub fn switch_user(user: &User, proc: &ProcFs, warnings: &mut Vec<String>) -> Result<bool> {
     if user.uid != 0 {
@@ -133,8 +134,8 @@ pub fn switch_user(user: &User, proc: &ProcFs, warnings: &mut Vec<String>) -> Re
     Ok(groups)
 }
 
-/// In the user namespace of an unprivileged user setgroups(2) may be forbidden, since Linux 3.19; that user's groups
-/// stay then.
+/// In the user namespace of an unprivileged user, setgroups(2) may be forbidden since Linux 3.19. Then that user's
+/// groups stay.
 fn set_groups(gids: &[u32], proc: &ProcFs, warnings: &mut Vec<String>) -> Result<bool> {
     let groups: Vec<Gid> = gids.iter().copied().map(Gid::from_raw).collect();
     match thread::set_thread_groups(&groups) {
@@ -164,7 +165,8 @@ pub struct Privileges {
 }
 
 impl Privileges {
-    /// What init lacks becomes a warning, not an error, as the spec asks: the container gets less than it wanted.
+    /// A capability that init lacks becomes a warning, not an error, as the specification asks: the container gets less
+    /// than it wanted.
     pub fn limited_to_own(planned: &Capabilities, warnings: &mut Vec<String>) -> Result<Self> {
         let own = thread::capabilities(None).call(|| "capget()")?.permitted.bits();
         let mut sets = *planned;
@@ -172,23 +174,24 @@ impl Privileges {
         Ok(Self { sets, own })
     }
 
-    /// The caller's could have root without capabilities, or a change of user that keeps them. Needs CAP_SETPCAP in
-    /// effect: before [`switch_user`].
+    /// The caller's bits could give root no capabilities, or keep capabilities over a change of user. Needs CAP_SETPCAP
+    /// in effect, so comes before [`switch_user`].
     pub fn reset_secure_bits(&self) -> Result<()> {
         match thread::set_capabilities_secure_bits(CapabilitiesSecureBits::empty()) {
-            // Locked, by whoever wants them to hold for all that the caller starts, or not ours to change.
+            // They are locked, because somebody wants them to hold for everything that the caller starts, or may not be
+            // changed here.
             Err(Errno::PERM) => Ok(()),
             result => result.call(|| "prctl(PR_SET_SECUREBITS, 0)"),
         }
     }
 
-    /// Needs CAP_SETPCAP in effect: before [`switch_user`].
+    /// Needs CAP_SETPCAP in effect, so comes before [`switch_user`].
     pub fn drop_bounding_set(&self) -> Result<()> {
         for capability in Capability::in_mask(!self.sets.bounding) {
             let set = CapabilitySet::from_bits_retain(capability.bit());
             match thread::remove_capability_from_bounding_set(set) {
                 Ok(()) => {}
-                // Past the last capability of this kernel. Every kernel that berth runs on has those with a name.
+                // Past the last capability of this kernel. Every kernel that berth runs on has all that have names.
                 Err(Errno::INVAL) if !capability.has_name() => break,
                 Err(Errno::PERM) if thread::capability_is_in_bounding_set(set) == Ok(false) => {}
                 Err(errno) => return Err(Error::sys(format_args!("prctl(PR_CAPBSET_DROP, {capability})"), errno)),
@@ -197,19 +200,19 @@ impl Privileges {
         Ok(())
     }
 
-    /// What the user's process is to have, and init until then with `held`.
+    /// The capabilities for the user's process, and for init until then, with `held`.
     pub fn sets(&self, held: Option<Capability>) -> Capabilities {
         let held = held.map_or(0, Capability::bit) & self.own;
         Capabilities { permitted: self.sets.permitted | held, ..self.sets }
     }
 
-    /// Sets all but the bounding and the ambient set. `held` stays permitted, for [`Privileges::raise`], until this is
-    /// called without it: the seccomp filter of a process that may gain privileges needs CAP_SYS_ADMIN.
+    /// Sets all sets but the bounding and the ambient one. `held` stays permitted, for [`Privileges::raise`], until
+    /// this is called without it: loading the seccomp filter of a process that may gain privileges needs CAP_SYS_ADMIN.
     pub fn apply(&self, held: Option<Capability>) -> Result<()> {
         Self::set(self.sets(held))
     }
 
-    /// Has what is held take effect, right before it is needed.
+    /// Makes `held` effective, right before it is needed.
     pub fn raise(&self, held: Option<Capability>) -> Result<()> {
         let Some(held) = held else { return Ok(()) };
         let sets = self.sets(Some(held));
@@ -231,7 +234,8 @@ impl Privileges {
             .context("can't apply capabilities")
     }
 
-    /// After [`Privileges::apply`]: the kernel wants the set within the permitted and the inheritable one.
+    /// To be called after [`Privileges::apply`]: the kernel wants the ambient set within the permitted and the
+    /// inheritable one.
     pub fn raise_ambient(&self) -> Result<()> {
         thread::clear_ambient_capability_set().call(|| "prctl(PR_CAP_AMBIENT_CLEAR_ALL)")?;
         for capability in Capability::in_mask(self.sets.ambient) {
@@ -261,7 +265,7 @@ mod tests {
         line.unwrap_or_else(|| panic!("{name} in {status}")).split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
-    /// All steps in their order; then the status of the child, and its warnings.
+    /// Takes all steps in their order. Returns the status of the child, and its warnings.
     fn become_user(user: &User, sets: Capabilities, held: Option<Capability>) -> String {
         let proc = proc();
         in_child(|| {

@@ -43,7 +43,7 @@ pub use self::home::lookup;
 use self::identity::{Privileges, never_dumpable};
 use self::namespaces::Cgroups;
 
-/// The life of init, which ends in the user's process or in an error that is sent to whoever waits for it.
+/// The life of init. It ends in the user's process, or in an error that is sent to the runtime.
 ///
 /// `fd` is the number of the channel's descriptor.
 pub fn main(fd: RawFd) -> ! {
@@ -65,8 +65,8 @@ fn run(channel: Channel) -> i32 {
         Kind::CommandNotExecutable => 126,
         _ => 1,
     };
-    // Plainly, as the filter may be in force. Whoever waited may be gone; then stderr, the container's own, is where an
-    // operator looks.
+    // By write(2), as the filter may be in force. If nobody listens any more, the error goes to stderr, the container's
+    // own, where an operator looks.
     if child.channel.send_plainly(&FromInit::Failed(error.clone().shortened())).is_err() {
         eprintln!("{error}");
     }
@@ -75,17 +75,17 @@ fn run(channel: Channel) -> i32 {
 
 /// This process, which the runtime calls init.
 struct Child {
-    /// To the runtime that made us; after the start of a created container, to the one that starts it.
+    /// To the runtime that made this process. After the start of a created container, to the runtime that starts it.
     channel: Channel,
-    /// What the runtime is to be told of those that we made.
+    /// The mounts that this process made and the runtime is told about.
     mounts: Vec<(u32, u64)>,
 }
 
 struct Told {
     plan: InitPlan,
-    /// The init of the container that is joined.
+    /// The init of the container to join.
     target: Option<OwnedFd>,
-    /// Its root, where no mount namespace leads to it.
+    /// The root of that init, if no mount namespace leads to it.
     root: Option<OwnedFd>,
     /// As many as the plan joins.
     namespaces: Vec<OwnedFd>,
@@ -96,8 +96,8 @@ struct Told {
 impl Child {
     fn become_process(&mut self) -> Result<Infallible> {
         let Told { plan, target, root, namespaces, start_socket, cgroups } = self.receive_plan()?;
-        // Before the fork that shows us to the processes of a PID namespace that we join. Whoever may trace them all
-        // finds no descriptor at least that the runtime's caller left open.
+        // This comes before the fork that shows this process to the processes of a joined PID namespace. Even if they
+        // may trace it, they find no descriptor that the runtime's caller left open.
         never_dumpable()?;
         rustix::thread::set_name(INIT_NAME).call(|| "prctl(PR_SET_NAME)")?;
         let optional = [&target, &root, &start_socket].into_iter().flatten().map(AsFd::as_fd);
@@ -123,7 +123,7 @@ impl Child {
         }
     }
 
-    /// Does no more than change something in the container.
+    /// Changes something in the container, and ends.
     fn run_errand(&mut self, errand: &Errand) -> Result<Infallible> {
         let mounts = match errand {
             Errand::AddMounts { rootfs, host_groups } => {
@@ -152,8 +152,8 @@ impl Child {
         self.join_keyring(plan, &proc)?;
         namespaces::unshare_late(&plan.namespaces)?;
         if plan.namespaces.time_offsets.is_some() {
-            // Not by us: our own file in procfs is ours only while we are dumpable, and then a process of a user namespace
-            // that we have joined may trace us, whose root is still the host's.
+            // The runtime writes the file, because this process's files in procfs are its own only while it is
+            // dumpable. Then a process of a joined user namespace might trace it, while its root is still the host's.
             self.request(&FromInit::TimeOffsets)?;
         }
         if container.loopback {
@@ -186,14 +186,14 @@ impl Child {
         ready.exec(plan)
     }
 
-    /// The files that take what the hooks write are closed with them, before all descriptors are.
+    /// The files for the output of the hooks are closed after the hooks, before all descriptors are.
     fn create_container_hooks(&self, container: &ContainerPlan, pid: i32, rootfs: BorrowedFd) -> Result<()> {
         let hooks = &container.create_container;
         let output = self.hook_output(hooks, container)?;
         run_hooks(&output, "createContainer", hooks, container, Status::Created, pid, Some(rootfs))
     }
 
-    /// The steps of one more process in a running container.
+    /// The steps of a further process in a running container.
     fn exec(&mut self, plan: &InitPlan) -> Result<Infallible> {
         let process = &plan.process;
         rustix::process::setsid().call(|| "setsid()")?;
@@ -209,8 +209,8 @@ impl Child {
         ready.exec(plan)
     }
 
-    /// Becomes the process as far as that is possible before exec: whatever can be known to fail fails here, while
-    /// the runtime listens.
+    /// Becomes the process, as far as that is possible before exec. Everything that can be known to fail fails here,
+    /// while the runtime listens.
     fn assume(&mut self, plan: &InitPlan, proc: ProcFs, start_socket: Option<&OwnedFd>) -> Result<Ready> {
         let process = &plan.process;
         let mut warnings = Vec::new();
@@ -226,7 +226,7 @@ impl Child {
         privileges.drop_bounding_set()?;
         let in_cwd = cwd::enter_as_root(&process.cwd)?;
         let groups = identity::switch_user(&process.user, &proc, &mut warnings)?;
-        // Without no_new_privs a filter takes CAP_SYS_ADMIN, which then goes with the last call before exec.
+        // Without no_new_privs, loading a filter needs CAP_SYS_ADMIN, which the last call before exec gives up.
         let held = (plan.seccomp.is_some() && !process.no_new_privileges).then_some(Capability::SYS_ADMIN);
         privileges.apply(held)?;
         privileges.raise_ambient()?;
@@ -258,7 +258,7 @@ impl Child {
     }
 }
 
-/// All that is left to do is exec, and what must come right before it.
+/// Only exec is left to do, and the steps that must come right before it.
 struct Ready {
     program: Execve,
     privileges: Privileges,
@@ -295,7 +295,7 @@ impl Ready {
     }
 }
 
-/// What would hinder init.
+/// Restrictions that would hinder init.
 struct Restrictions<'a> {
     rlimits: &'a [Rlimit],
     filter: Option<&'a Filter>,
@@ -304,8 +304,8 @@ struct Restrictions<'a> {
 }
 
 impl Restrictions<'_> {
-    /// Between the filter and exec there is at most the call that gives CAP_SYS_ADMIN back: no profile need allow more for
-    /// our sake.
+    /// Between the filter and exec there is at most the call that gives CAP_SYS_ADMIN up. So a profile need allow
+    /// nothing more for berth.
     fn take_on(&self) -> Result<()> {
         process::set_rlimits(self.rlimits)?;
         if let Some(filter) = self.filter {
@@ -326,7 +326,7 @@ fn load(filter: &Filter) -> Result<Option<OwnedFd>> {
         .context("/linux/seccomp")
 }
 
-/// The hooks run under the process's own restrictions, which must not take effect on init yet.
+/// The hooks run under the process's own restrictions, which must not apply to init yet.
 fn start_container_hooks(
     plan: &InitPlan,
     container: &ContainerPlan,
@@ -342,10 +342,10 @@ fn start_container_hooks(
     for (index, hook) in container.start_container.iter().enumerate() {
         let mut hook = hook.clone();
         if hook.env.as_ref().is_none_or(Vec::is_empty) {
-            // As under runc: hooks without an environment have the process's.
+            // As under runc, hooks without an environment get that of the process.
             hook.env = Some(ready.program.env().map(|var| var.to_string_lossy().into_owned()).collect());
         }
-        // What is said before exec takes more than an errno.
+        // An error before exec needs more than an errno.
         let (ours, theirs) = Channel::pair()?;
         let Restrictions { rlimits, filter, privileges, held } = ready.restrictions(plan);
         let (rlimits, filter) = (rlimits.to_vec(), filter.cloned());
@@ -396,7 +396,7 @@ impl Child {
         Ok(Told { plan, target, root, namespaces, start_socket, cgroups })
     }
 
-    /// Returns the pid that the host knows us by.
+    /// Returns the pid that this process has on the host.
     fn expect_placed(&self) -> Result<i32> {
         match self.receive()? {
             (ToInit::Placed { pid }, _) => Ok(pid),
@@ -404,14 +404,14 @@ impl Child {
         }
     }
 
-    /// Asks for something and waits until it is done.
+    /// Asks the runtime for something, and waits until it is done.
     fn request(&self, request: &FromInit) -> Result<()> {
         self.channel.send(request)?;
         expect_done(&self.channel)
     }
 
-    /// Files of the host, for `hooks`. By write(2), as a seccomp filter with a listener is in force already for the
-    /// last of them.
+    /// Asks for files of the host for the output of `hooks`. By write(2), as a seccomp filter with a listener is
+    /// already in force before the last hooks.
     fn hook_output(&self, hooks: &[Hook], container: &ContainerPlan) -> Result<Output> {
         if hooks.is_empty() || !container.redirect_hooks {
             return Ok(Output::default());
@@ -423,7 +423,7 @@ impl Child {
         Ok(Output { stdout: next(stdout), stderr: next(stderr) })
     }
 
-    /// What building the root file system takes of the host's privileges.
+    /// Asks for a mount that needs the host's privileges.
     fn ask(&self, mount: &MountPlan) -> Result<OwnedFd> {
         self.channel.send(&FromInit::Source { index: mount.index })?;
         let (ToInit::Mount, fds) = self.receive()? else { return Err(out_of_turn()) };
@@ -435,17 +435,17 @@ impl Child {
         self.channel.send_with(&FromInit::Terminal, &[terminal.master.as_fd()])
     }
 
-    /// A listener cannot be sent: sendmsg(2) may be the very call that it is asked about. The runtime takes it from us
-    /// by its number, which write(2) tells; a profile that asks about write(2) is refused.
+    /// A listener cannot be sent: sendmsg(2) may be the very call that its filter asks about. The runtime takes it by
+    /// its number, which is told by write(2). A profile that asks about write(2) is refused.
     fn hand_over_listener(&self, filter: &Filter) -> Result<()> {
         let listener = load(filter)?.ok_or_else(|| Error::new("seccomp(2) returned no listener"))?;
         self.channel.send_plainly(&FromInit::Listener { fd: listener.as_raw_fd() })?;
-        // Closed by exec, as it must stay open until the runtime has it.
+        // It must stay open until the runtime has it. Exec closes it.
         let _ = listener.into_raw_fd();
         Ok(())
     }
 
-    /// Others connect to the start socket too, only to see whether we are still here; they say nothing.
+    /// Other commands connect to the start socket too, only to see whether init is still there. They send nothing.
     fn await_start(&mut self, start_socket: Option<OwnedFd>) -> Result<()> {
         let Some(start_socket) = start_socket else {
             return match self.receive()? {
@@ -468,7 +468,7 @@ impl Child {
     fn join_keyring(&self, plan: &InitPlan, proc: &ProcFs) -> Result<()> {
         let Some(name) = &plan.keyring else { return Ok(()) };
         match process::join_session_keyring(proc, name, plan.process.selinux_label.as_deref()) {
-            // "best effort": a kernel without keyrings has none to leave.
+            // "best effort": without keyrings in the kernel there is none to leave.
             Err(e) if e.errno() == Some(Errno::NOSYS) => self.channel.send(&FromInit::Warning(e)),
             result => result,
         }
@@ -516,7 +516,7 @@ fn run_hooks(
     hooks.iter().enumerate().try_for_each(|(i, hook)| hooks::run(hook, &state, kind, i, surroundings()))
 }
 
-/// What hooks are told.
+/// The state that hooks get.
 fn describe(container: &ContainerPlan, status: Status, pid: i32) -> Result<Vec<u8>> {
     serde_json::to_vec(&container.state(status, pid)).map_err(|e| Error::new(format_args!("state: {e}")))
 }

@@ -13,12 +13,12 @@ use crate::plan::process::User;
 use crate::sys::clone::{CloneOptions, Step, fork};
 use crate::wire::{Channel, FromInit};
 
-/// The cgroups of the process that goes on, where it is left to a stage to have it there.
+/// The cgroups of the process that goes on, if a stage has to put it there.
 #[derive(Default)]
 pub struct Cgroups {
-    /// The v2 cgroup that it is to be born in.
+    /// The v2 cgroup that it is born in.
     pub unified: Option<OwnedFd>,
-    /// `tasks` of v1, by which it brings itself in.
+    /// The `tasks` files of v1, by which it enters.
     pub tasks: Vec<OwnedFd>,
 }
 
@@ -28,7 +28,7 @@ impl Cgroups {
     }
 }
 
-/// Enters all namespaces but those that depend on the cgroup. In the staged form this returns in the child only.
+/// Enters all namespaces but those that depend on the cgroup. If there is a stage, this returns only in its child.
 pub fn enter(channel: &Channel, plan: &InitPlan, joined: Vec<OwnedFd>, cgroups: Cgroups) -> Result<()> {
     let namespaces = &plan.namespaces;
     join_namespaces(&namespaces.join, joined, &plan.process.user)?;
@@ -39,11 +39,11 @@ pub fn enter(channel: &Channel, plan: &InitPlan, joined: Vec<OwnedFd>, cgroups: 
     if flags != 0 { unshare(flags) } else { Ok(()) }
 }
 
-/// Joins the namespaces of a running container; likewise.
+/// Joins the namespaces of a running container. If there is a stage, this returns only in its child.
 ///
-/// The stage stays outside of the user namespace, whose root may not enter the container's cgroup from here, and of the
-/// cgroup namespace, in which there is no way into a cgroup from outside of it. An ordinary user has the right to join
-/// the others in the user namespace only.
+/// The stage stays outside of the user namespace, whose root may not put a process into the container's cgroup; and
+/// outside of the cgroup namespace, which shows no cgroup outside of it. An ordinary user may join the other namespaces
+/// only from within the user namespace.
 pub fn join_container(
     channel: &Channel,
     plan: &InitPlan,
@@ -75,7 +75,7 @@ pub fn join_container(
     root.map_or(Ok(()), |root| crate::rootfs::chroot(root.as_fd()))
 }
 
-/// All at once, so that the permissions of the user namespace count for the others.
+/// All at once, so that the rights in the user namespace count for the others.
 fn setns_container(init: &OwnedFd, flags: u64) -> Result<()> {
     let kinds = ThreadNameSpaceType::from_bits_retain(flags as u32);
     rustix::thread::move_into_thread_name_spaces(init.as_fd(), kinds)
@@ -83,9 +83,9 @@ fn setns_container(init: &OwnedFd, flags: u64) -> Result<()> {
     identity::never_dumpable()
 }
 
-/// A namespace may belong to the host or to the user namespace that is joined as well: what cannot be joined with the
-/// host's privileges is tried again with those of the user namespace. The mount namespace comes last: with it comes
-/// another root directory.
+/// A namespace may belong to the host, or to the user namespace that is joined as well. If joining it with the host's
+/// privileges is refused, it is tried again with those of the user namespace. The mount namespace comes last, because
+/// it changes the root directory.
 fn join_namespaces(joins: &[Join], files: Vec<OwnedFd>, user: &User) -> Result<()> {
     let files: Vec<_> = joins.iter().zip(files).collect();
     let has_user = joins.iter().any(|join| join.kind == Kind::User);
@@ -126,13 +126,14 @@ fn setns(join: &Join, file: BorrowedFd) -> Result<()> {
     identity::never_dumpable()
 }
 
-/// Goes on in a child, which the runtime adopts as a sibling of this process.
+/// Goes on in a child, which is a sibling of this process: the runtime is its parent.
 fn become_child(channel: &Channel, plan: &InitPlan, flags: u64, cgroups: Cgroups) -> Result<()> {
     let clone =
         |cgroup| fork(CloneOptions { flags: flags | libc::CLONE_PARENT as u64, cgroup, ..CloneOptions::default() });
     let unified = cgroups.unified.as_ref().map(AsFd::as_fd);
     let (cloned, outside) = match clone(unified) {
-        // It is full, which does not matter to whoever is moved into it; or as for the runtime's own clone.
+        // A full cgroup does not matter if the runtime moves the process into it. The other errors are those of the
+        // runtime's own clone.
         Err(Errno::AGAIN | Errno::ACCESS | Errno::PERM) if unified.is_some() => (clone(None), true),
         result => (result, false),
     };
@@ -158,13 +159,13 @@ fn become_child(channel: &Channel, plan: &InitPlan, flags: u64, cgroups: Cgroups
     Ok(())
 }
 
-/// What the runtime can say more about than we.
+/// Reports an errno that the runtime can explain better.
 fn give_up(channel: &Channel, step: Step, index: u8, errno: Errno) -> Result<()> {
     channel.send(&FromInit::Stillborn([step as u8, index, errno.raw_os_error() as u8]))?;
     std::process::exit(1)
 }
 
-/// Makes the namespaces that show where their maker was: to be called once init is in its cgroup.
+/// Makes the namespaces that show the cgroup or the clocks of their maker: to be called once init is in its cgroup.
 pub fn unshare_late(namespaces: &Namespaces) -> Result<()> {
     let flags = [Kind::Cgroup, Kind::Time].into_iter().filter(|&kind| namespaces.is_new(kind));
     let flags = flags.fold(0, |flags, kind| flags | kind.clone_flag());
@@ -177,7 +178,7 @@ pub fn unshare_late(namespaces: &Namespaces) -> Result<()> {
     unshare(flags)
 }
 
-/// Exec enters the time namespace that was made by unshare(2) since Linux 6.1; before, only a fork did.
+/// Since Linux 6.1, exec enters the time namespace that unshare(2) made. Before that, only a fork did.
 fn check_time_namespace() -> Result<()> {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy();

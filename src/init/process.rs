@@ -1,7 +1,7 @@
-//! What the user's process runs under: limits, scheduling, keyring, security labels.
+//! The limits, scheduling, keyring and security labels of the user's process.
 //!
-//! One function per step; each does what its part of the plan says. What needs a capability of the host's user
-//! namespace takes a pid, so that the runtime can do it for a container that has its own.
+//! One function per step, which does what its part of the plan says. A step that needs a capability of the host's user
+//! namespace takes a pid, so that the runtime can do it for a container with a user namespace of its own.
 
 use std::os::fd::OwnedFd;
 
@@ -14,7 +14,7 @@ use crate::plan::process::{CpuMask, IoPriority, MemoryPolicy, ProcessPlan, Rlimi
 use crate::sys::procfs::ProcFs;
 use crate::sys::{keyring, process as sys};
 
-/// Where and how the process runs, in the order in which one of these is the condition of another.
+/// CPUs, scheduling and memory policy. Each may depend on those before.
 pub fn schedule(process: &ProcessPlan) -> Result<()> {
     reset_affinity()?;
     if let Some(last) = process.exec_affinity.as_ref().and_then(|affinity| affinity.last.as_ref()) {
@@ -49,9 +49,9 @@ pub fn take_terminal(terminal: OwnedFd, size: Option<(u16, u16)>) -> Result<()> 
     rustix::stdio::dup2_stderr(&terminal).call(|| "dup2(terminal, 2)")
 }
 
-/// Allows every CPU that there is or will be: a caller that was bound to some CPUs must not bind the container.
+/// Allows every CPU, also those that appear later: a caller that is bound to some CPUs must not bind the container.
 ///
-/// The kernel keeps the whole mask and applies the cgroup's cpuset to it, also as that changes later.
+/// The kernel keeps the whole mask, and applies the cgroup's cpuset to it, also when that changes.
 fn reset_affinity() -> Result<()> {
     const EVERY_CPU: [u64; 1024] = [u64::MAX; 1024];
     sys::sched_setaffinity(0, &EVERY_CPU).call(|| "sched_setaffinity(all CPUs)")
@@ -66,7 +66,7 @@ fn set_affinity(mask: &CpuMask) -> Result<()> {
     })
 }
 
-/// SCHED_DEADLINE wants the affinity of all CPUs: after [`reset_affinity`].
+/// SCHED_DEADLINE needs the affinity of all CPUs, so this comes after [`reset_affinity`].
 fn set_scheduler(scheduler: &Scheduler) -> Result<()> {
     let &Scheduler { policy, flags, nice, priority, runtime, deadline, period, cpus_limited } = scheduler;
     let attr = sys::SchedAttr { policy, flags, nice, priority, runtime, deadline, period, ..Default::default() };
@@ -99,13 +99,13 @@ fn set_memory_policy(policy: &MemoryPolicy) -> Result<()> {
         })
 }
 
-/// Before the seccomp filter, which need not allow it.
+/// To be called before the seccomp filter, which need not allow it.
 fn set_personality(domain: u32) -> Result<()> {
     sys::personality(domain).call(|| format!("personality({domain:#x})"))
 }
 
-/// Leaves the session keyring of the caller, whose keys the container must not reach, for the container's, which is
-/// made with the first process of it. `Err` with ENOSYS where the kernel has no keyrings.
+/// Leaves the session keyring of the caller, whose keys the container must not reach, and joins the container's, which
+/// is made with its first process. Returns ENOSYS if the kernel has no keyrings.
 pub fn join_session_keyring(proc: &ProcFs, name: &str, selinux_label: Option<&str>) -> Result<()> {
     if let Some(label) = selinux_label {
         proc.write("self/attr/keycreate", label.as_bytes()).context("label the session keyring")?;
@@ -127,8 +127,8 @@ pub fn join_session_keyring(proc: &ProcFs, name: &str, selinux_label: Option<&st
         .context("unable to join session keyring")
 }
 
-/// The profile that exec will change to. Before the change of user: a process that is not dumpable owns none of its
-/// files in procfs.
+/// The profile that exec will change to. To be called before the change of user: a process that is not dumpable does
+/// not own its files in procfs.
 fn set_apparmor_profile(proc: &ProcFs, profile: &str) -> Result<()> {
     proc.write("self/attr/apparmor/exec", format!("exec {profile}").as_bytes())
         .map_err(|e| match e.errno() {
@@ -143,7 +143,8 @@ fn set_selinux_label(proc: &ProcFs, label: &str) -> Result<()> {
     proc.write("self/attr/exec", label.as_bytes()).with_context(|| format!("can't set process label {label:?}"))
 }
 
-/// Last, and after what must be raised has been: from here on every limit is there already, or is lowered.
+/// To be called after the runtime has raised the hard limits that must be raised: here each limit is lowered, or has
+/// its value already.
 pub fn set_rlimits(rlimits: &[Rlimit]) -> Result<()> {
     rlimits.iter().enumerate().try_for_each(|(index, limit)| {
         rustix::process::setrlimit(limit.resource.kernel(), limit.values())
@@ -179,7 +180,7 @@ mod tests {
         status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(":\t")).unwrap().to_owned()
     }
 
-    /// What a step did, or why it did not.
+    /// The result of a step.
     fn after(step: impl FnOnce() -> Result<()>, look: impl FnOnce() -> String) -> String {
         in_child(|| match step() {
             Ok(()) => look(),

@@ -1,4 +1,4 @@
-//! Handing a descriptor to a program that listens on a socket.
+//! Sending a descriptor to a program that listens on a socket.
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
@@ -18,7 +18,7 @@ use crate::files::PATIENCE;
 /// Connects to the `AF_UNIX` stream socket `path` and sends `fd` with `payload`. Receivers of a terminal's master
 /// (`--console-socket`) or of a pidfd (`--pidfd-socket`) take the payload for the descriptor's name.
 ///
-/// Whoever listens may be anybody: one who takes nothing is waited for with [`PATIENCE`].
+/// Any program may listen. One that takes nothing is waited for with [`PATIENCE`].
 pub fn send_descriptor(path: &Path, payload: &[u8], fd: BorrowedFd<'_>) -> Result<()> {
     let address = SocketAddrUnix::new(path).call(|| format!("connect({path:?})")).map_err(|e| match e.errno() {
         Some(Errno::NAMETOOLONG) => e.with_hint("the path of a socket has at most 107 bytes: use a symbolic link"),
@@ -34,7 +34,7 @@ pub fn send_descriptor(path: &Path, payload: &[u8], fd: BorrowedFd<'_>) -> Resul
             errno => Error::sys(call, errno),
         })
     };
-    // It waits as well, while too many others do.
+    // connect(2) waits as well, while too many others do.
     within(format!("connect({path:?})"), &mut || rustix::net::connect(&socket, &address).map(|()| 0))?;
     let fds = [fd];
     let sent = within(format!("sendmsg({path:?}, SCM_RIGHTS)"), &mut || {
@@ -52,7 +52,7 @@ pub fn send_descriptor(path: &Path, payload: &[u8], fd: BorrowedFd<'_>) -> Resul
     Ok(())
 }
 
-/// Zero would mean to wait for ever.
+/// Zero would mean waiting for ever.
 fn left(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now()).max(Duration::from_micros(1))
 }
@@ -95,7 +95,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("berth-silent-{}", std::process::id()));
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
         let null = std::fs::File::open("/dev/null").unwrap();
-        // A state larger than what a socket holds, and nobody reads.
+        // The state is larger than the socket's buffer, and nobody reads.
         let e = send_descriptor(&path, &[b'x'; 4 << 20], null.as_fd()).unwrap_err();
         std::fs::remove_file(&path).unwrap();
         assert_eq!((e.errno(), e.hint().is_some()), (Some(Errno::TIMEDOUT), true), "{e}");

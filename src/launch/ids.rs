@@ -34,7 +34,7 @@ struct Map<'a> {
 }
 
 impl Map<'_> {
-    /// The one map that an unprivileged process may write: its own id, alone.
+    /// The only map that an unprivileged process may write: its own id alone.
     fn is_own(&self) -> bool {
         matches!(self.mappings, [IdMapping { host_id, size: 1, .. }] if *host_id == self.own)
     }

@@ -1,4 +1,4 @@
-//! The runtime's side of starting a process in a container: it makes init, and does for it what only it may do.
+//! The runtime's side of starting a process in a container: it makes init, and serves init's requests.
 
 mod descriptor;
 mod ids;
@@ -37,45 +37,47 @@ use crate::sys::clone::{CloneOptions, Process, Spawn, Stdio, Step, spawn};
 use crate::sys::start::NO_STACK;
 use crate::wire::{Channel, FromInit, ToInit, encode};
 
-/// The process that becomes the container's, and the channel to it. It is killed if it is dropped before it was released.
+/// The process that becomes the container's, and the channel to it. Dropping this kills the process, unless it was
+/// released.
 pub struct Init {
     pub process: Process,
-    /// The kernel refused to have it born in its cgroup: it is still to be added.
+    /// The kernel refused to make it in its cgroup, so it still has to be added.
     pub outside: bool,
     channel: Channel,
     entry: Entry,
-    /// How long it may say nothing; `None` where it may wait for somebody who is not us.
+    /// How long it may say nothing; `None` if it may have to wait for somebody other than this runtime.
     patience: Option<Duration>,
     released: bool,
-    /// Kept while init runs it: freeing it takes time, which its exec would take if it were the last to let go.
+    /// Kept while init runs it. Freeing it takes time, which init's exec would take if it held the last reference.
     executable: Executable,
 }
 
-/// What init gets with its birth.
+/// What init gets when it is made.
 #[derive(Default)]
 pub struct Birth<'a> {
     /// The socket through which `start` will reach it.
     pub start_socket: Option<BorrowedFd<'a>>,
     /// The v2 cgroup that it is born in.
     pub cgroup: Option<BorrowedFd<'a>>,
-    /// The v1 cgroups that it brings itself into.
+    /// The v1 cgroups that it enters by itself.
     pub entry: Entry,
     pub stdio: Stdio<'a>,
-    /// How long it may say nothing; `None` where it may wait for somebody else.
+    /// How long it may say nothing; `None` if it may have to wait for somebody other than this runtime.
     pub patience: Option<Duration>,
 }
 
-/// What init is to join.
+/// The namespaces that init joins.
 #[derive(Clone, Copy)]
 pub enum Joined<'a> {
-    /// A running container, by the pidfd of its init; and that one's root, where no mount namespace leads to it.
+    /// Those of a running container, by the pidfd of its init; with the root of that init, if no mount namespace leads
+    /// to it.
     Container { init: BorrowedFd<'a>, root: Option<BorrowedFd<'a>> },
-    /// The namespaces that a new container's plan names, in its order.
+    /// Those that the plan of a new container names, in its order.
     Namespaces(&'a [BorrowedFd<'a>]),
 }
 
 impl Init {
-    /// Clones init, tells it its plan, and sees it through to the process that will go on.
+    /// Clones init, sends it its plan, and goes on until init is the process that will execute the user's program.
     pub fn spawn(plan: &InitPlan, joined: Joined, birth: Birth) -> Result<Self> {
         let Birth { start_socket, cgroup, entry, stdio, patience } = birth;
         let (channel, theirs) = Channel::pair()?;
@@ -83,8 +85,8 @@ impl Init {
         let staged = plan.is_staged();
         let flags = if staged { 0 } else { namespaces.clone_flags() };
         let maps_ids = flags & Kind::User.clone_flag() != 0;
-        // A network namespace takes long to make: the child does it while we go on. Not, though, what is to belong to a
-        // new user namespace, or what we are about to enter.
+        // A network namespace takes long to make, so the child makes it while the runtime goes on. The clone makes it
+        // if it belongs to a new user namespace, or if the runtime is about to enter it.
         let at_once = maps_ids || plan.container().is_some_and(|container| container.net_devices);
         let late = if at_once { 0 } else { flags & (Kind::Network.clone_flag() | Kind::Ipc.clone_flag()) };
         let (gate, open_gate) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).call(|| "pipe2()")?;
@@ -110,8 +112,9 @@ impl Init {
                 clone: CloneOptions { flags: flags & !late, cgroup, ..CloneOptions::default() },
             })
         };
-        // An ordinary user may not enter even a cgroup that is theirs from one that is not (admin-guide/cgroup-v2.rst,
-        // "Delegation Containment"). Whoever adds the process knows whether it can do without.
+        // An ordinary user may not put a process even into a cgroup of their own from a cgroup that is not theirs
+        // (admin-guide/cgroup-v2.rst, "Delegation Containment"). The caller adds the process afterwards, and knows
+        // whether that may fail.
         let affinity = plan.process.exec_affinity.as_ref().and_then(|affinity| affinity.initial.as_ref());
         let (process, outside) = on_cpus(affinity, || match spawn(born_in) {
             Err(Errno::ACCESS | Errno::PERM) if born_in.is_some() => (spawn(None), true),
@@ -139,7 +142,7 @@ impl Init {
         Self { process, outside: false, channel, entry, patience: Some(PATIENCE), released: false, executable }
     }
 
-    /// The first process may not lower its own score from within a user namespace; what it forks inherits the score.
+    /// Init cannot lower its own score from within a user namespace. Its children inherit the score.
     fn set_oom_score_adj(&self, plan: &InitPlan) -> Result<()> {
         let Some(score) = plan.process.oom_score_adj else { return Ok(()) };
         let path = format!("/proc/{}/oom_score_adj", self.process.pid);
@@ -154,7 +157,7 @@ impl Init {
             .context("/process/oomScoreAdj")
     }
 
-    /// The plan goes as a file: an environment may be larger than any message.
+    /// The plan is sent as a file, because an environment may be larger than any message.
     fn tell(
         &self,
         plan: &InitPlan,
@@ -191,14 +194,14 @@ impl Init {
         self.channel.send_with(&message, &fds).map_err(|e| self.explain(e))
     }
 
-    /// The stage joins namespaces and forks the process that goes on, our child as well.
+    /// The stage joins namespaces and forks the process that goes on, which is a child of this runtime as well.
     fn follow(&mut self, plan: &InitPlan) -> Result<()> {
         match self.next()? {
             (FromInit::Forked { outside }, fds) => {
                 let process = proof::forked(one(fds)?, self.executable.as_fd())?;
                 self.outside |= outside && plan.stage_enters_cgroup();
                 let stage = std::mem::replace(&mut self.process, process);
-                // It has done what it was for.
+                // The stage has done its work.
                 end(stage.pidfd.as_fd());
             }
             (other, _) => return Err(refuse(&other)),
@@ -216,7 +219,7 @@ impl Init {
         Ok(())
     }
 
-    /// Tells init that it is where it belongs, and by which pid the host knows it.
+    /// Tells init that it is in its cgroup, and which pid it has on the host.
     pub fn placed(&self) -> Result<()> {
         self.send(&ToInit::Placed { pid: self.process.pid })
     }
@@ -229,7 +232,7 @@ impl Init {
         self.channel.send_with(message, fds).map_err(|e| self.explain(e))
     }
 
-    /// Init's next request; its failure, or its end, is our error.
+    /// Init's next request. If init fails or ends, that is the error.
     fn next(&self) -> Result<(FromInit, Vec<OwnedFd>)> {
         match hear(&self.channel, Some(self.process.pidfd.as_fd()), self.patience)? {
             Some((FromInit::Failed(error), _)) => Err(error.from_init()),
@@ -239,20 +242,21 @@ impl Init {
         }
     }
 
-    /// Leaves init to whoever starts or deletes the container.
+    /// Leaves init to the command that starts or deletes the container.
     pub fn release(mut self) {
         self.released = true;
     }
 
-    /// Lets what is no user's process end by itself: without us it takes back what it has not finished.
+    /// Lets a process end by itself that is not the user's: once the channel is closed it undoes what it has not
+    /// finished.
     pub fn dismiss(self) {
         const PATIENCE: Duration = Duration::from_secs(10);
-        // As if we had gone. Only a channel that has no other end cannot be shut.
+        // As if the runtime had ended. Only a channel without another end cannot be shut down.
         let _ = rustix::net::shutdown(&self.channel, rustix::net::Shutdown::Both);
         ends_within(self.process.pidfd.as_fd(), PATIENCE);
     }
 
-    /// Lets init go on to the user's process: returns once that has been executed.
+    /// Tells init to go on to the user's process, and returns once that is executed.
     pub fn start(&mut self, hook_output: Option<HookOutput>) -> Result<()> {
         self.send(&ToInit::Start)?;
         let Process { pid, pidfd } = &self.process;
@@ -261,7 +265,7 @@ impl Init {
         Ok(())
     }
 
-    /// A message that cannot be sent may mean that init has gone: what it said last tells why.
+    /// If a message cannot be sent, init may have ended. Its last message tells why.
     fn explain(&self, error: Error) -> Error {
         if !matches!(error.errno(), Some(Errno::PIPE | Errno::CONNRESET)) {
             return error;
@@ -300,7 +304,7 @@ impl Init {
         match (status.and_then(|status| status.terminating_signal()), status.and_then(|status| status.exit_status())) {
             (Some(9), _) => Error::new("init was killed"),
             (Some(signal), _) => Error::new(format_args!("init was killed by signal {signal}")),
-            // What the heap of its standard library ends with.
+            // The exit status of init's heap when there is no memory.
             (_, Some(libc::ENOMEM)) => Error::sys("mmap(), in init", Errno::NOMEM),
             (_, Some(status)) if status == NO_STACK.raw_os_error() => {
                 Error::new("init has too small a stack").with_hint("see RLIMIT_STACK (ulimit -s)")
@@ -310,7 +314,7 @@ impl Init {
     }
 }
 
-/// Whatever could not be completed leaves no process.
+/// A start that was not completed leaves no process.
 impl Drop for Init {
     fn drop(&mut self) {
         if !self.released {
@@ -319,21 +323,21 @@ impl Drop for Init {
     }
 }
 
-/// How long init may say nothing where nobody but us and the kernel can keep it waiting.
+/// How long init may say nothing while it waits only for the runtime and the kernel.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Opens the files that take what hooks write to standard output and standard error.
+/// Opens the files for standard output and standard error of hooks.
 pub type HookOutput<'a> = &'a dyn Fn() -> Result<Output>;
 
-/// What the runtime does for init until that is ready. An action that no plan of an implementation asks for keeps its
-/// default: the request is refused before ([`requests`]).
+/// What the runtime does for init until init is ready. An implementation leaves out the actions that none of its plans
+/// allows: such requests are refused before ([`requests`]).
 pub trait Actions {
-    /// Opens a mount that takes the host's privileges.
+    /// Opens a mount that needs the host's privileges.
     fn source(&self, index: u32) -> Result<OwnedFd> {
         Err(refuse(&FromInit::Source { index }))
     }
 
-    /// Runs the hooks that come while the container is being created.
+    /// Runs the hooks that belong to the creation of the container.
     fn hooks(&self) -> Result<()> {
         Err(refuse(&FromInit::Hooks))
     }
@@ -356,10 +360,10 @@ pub trait Actions {
 }
 
 impl Init {
-    /// Serves the requests that init may make by its plan, until it is ready to execute the user's process.
-    /// Returns the mounts that may be changed later on: which entry of the plan's mounts, and its id. That is init's word, as
-    /// the ids are known in its mount namespace only, and they mean something only there: who could have it say something
-    /// else could as well change those mounts.
+    /// Serves the requests that the plan allows, until init is ready to execute the user's process. Returns the mounts
+    /// that may be changed later: for each, its entry of the plan's mounts, and its id. The ids are taken on trust from
+    /// init, because they are known in its mount namespace only. They mean something only there: whoever could make
+    /// init report other ids could also change those mounts directly.
     pub fn serve(&self, plan: &InitPlan, actions: &dyn Actions) -> Result<Vec<(u32, u64)>> {
         let mut requests = Requests::of(plan);
         loop {
@@ -388,7 +392,7 @@ impl Init {
         }
     }
 
-    /// By us, as init's file in procfs is not its own: it is not dumpable.
+    /// The runtime writes the file, because init is not dumpable and so does not own its files in procfs.
     fn set_time_offsets(&self, plan: &InitPlan) -> Result<()> {
         let offsets = plan.namespaces.time_offsets.as_ref().ok_or_else(|| refuse(&FromInit::TimeOffsets))?;
         let path = format!("/proc/{}/timens_offsets", self.process.pid);
@@ -406,14 +410,14 @@ impl Init {
             .context("/linux/timeOffsets")
     }
 
-    /// A seccomp listener cannot be sent by the process under its filter: sendmsg(2) may be what it waits for.
+    /// A process cannot send the listener of its own filter: sendmsg(2) may be the call that the filter asks about.
     fn take_fd(&self, fd: i32) -> Result<OwnedFd> {
         rustix::process::pidfd_getfd(&self.process.pidfd, fd, PidfdGetfdFlags::empty())
             .call(|| format!("pidfd_getfd({fd})"))
     }
 }
 
-/// Starts a created container, whose init, process `pid`, listens behind `socket`: returns once the user's process is
+/// Starts a created container, whose init, process `pid`, listens behind `socket`. Returns once the user's process is
 /// executed.
 pub fn start(socket: OwnedFd, pid: i32, pidfd: Option<BorrowedFd>, hook_output: Option<HookOutput>) -> Result<()> {
     let channel = Channel::from(socket);
@@ -432,8 +436,8 @@ fn send_hook_output(channel: &Channel, open: HookOutput) -> Result<()> {
     channel.send_with(&answer, &fds)
 }
 
-/// Does `body` on those CPUs: the child that it makes inherits them, until a cgroup gives it its own. This thread has
-/// its own CPUs back afterwards.
+/// Calls `body` on these CPUs: the child that it makes inherits them, until a cgroup gives the child its own.
+/// Afterwards this thread has its own CPUs back.
 fn on_cpus<T>(cpus: Option<&CpuMask>, body: impl FnOnce() -> T) -> Result<T> {
     let Some(cpus) = cpus else { return Ok(body()) };
     let own = rustix::thread::sched_getaffinity(None).call(|| "sched_getaffinity()")?;
@@ -454,7 +458,7 @@ fn reap(pidfd: BorrowedFd) -> Option<WaitIdStatus> {
 /// Kills a child and waits for it, unless the kernel holds it in a device or a file system.
 fn end(pidfd: BorrowedFd) {
     const DEATH: Duration = Duration::from_secs(10);
-    // Only a process that has ended already cannot be killed.
+    // A process can be killed unless it has ended already.
     let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
     if ends_within(pidfd, DEATH) {
         reap(pidfd);
@@ -467,8 +471,8 @@ fn ends_within(pidfd: BorrowedFd, patience: Duration) -> bool {
     rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, patience.as_ref())) != Ok(0)
 }
 
-/// The next message of init; `None` once it has closed the channel or has ended. `process` is its pidfd: the channel alone
-/// can be held open by whatever init has forked.
+/// The next message of init; `None` once it has closed the channel or has ended. `process` is its pidfd, which is
+/// needed because any child of init may hold the channel open.
 fn hear(
     channel: &Channel,
     process: Option<BorrowedFd>,
@@ -483,7 +487,7 @@ fn hear(
     };
     match ready(channel.as_fd(), process, patience)?.as_slice() {
         [true, ..] => channel.receive(),
-        // What it said before it ended came before that.
+        // Its last message was sent before it ended.
         [_, true] => match ready(channel.as_fd(), None, Some(Duration::ZERO))?.as_slice() {
             [true] => channel.receive(),
             _ => Ok(None),

@@ -1,4 +1,4 @@
-//! Just enough of rtnetlink(7): requests for links and addresses, and their answers.
+//! The part of rtnetlink(7) that is needed: requests for links and addresses, and their answers.
 
 use std::os::fd::OwnedFd;
 
@@ -48,7 +48,7 @@ pub(super) fn ifinfomsg(index: u32, flags: u32, change: u32) -> [u8; 16] {
 
 /// Appends an attribute with its padding.
 pub(super) fn push_attribute(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    // An attribute of ours is a name, an address or a number.
+    // An attribute is a name, an address or a number here.
     let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
     message.extend_from_slice(&length.to_ne_bytes());
     message.extend_from_slice(&kind.to_ne_bytes());
@@ -63,9 +63,9 @@ impl Socket {
         Ok(Self { fd, sequence: 0 })
     }
 
-    /// Sends a request and returns the answers that came before its end. `what` is for the error.
+    /// Sends a request, and returns the answers up to its end. `what` is for the error.
     pub(super) fn request(&mut self, what: &str, kind: u16, flags: u16, body: &[u8]) -> Result<Vec<Message>> {
-        // A dump during which something changed may lack what was there all the time.
+        // A dump during which something changed may lack entries that were there all the time.
         for _ in 0..8 {
             if let Some(answers) = self.try_request(kind, flags, body).call(|| what)? {
                 return Ok(answers);
@@ -91,7 +91,7 @@ impl Socket {
     fn answers(&self) -> std::result::Result<Option<Vec<Message>>, Errno> {
         let mut answers = Vec::new();
         let mut interrupted = false;
-        // The kernel fills at most 32 KiB at a time.
+        // The kernel sends at most 32 KiB at a time.
         let mut buffer = vec![0; 1 << 16];
         loop {
             let (length, _) = match recv(&self.fd, &mut buffer[..], RecvFlags::empty()) {

@@ -31,7 +31,7 @@ const IFF_UP: u32 = 1;
 const LINK_HEADER: usize = 16;
 const ADDRESS_HEADER: usize = 8;
 
-/// Brings up `lo` in a network namespace that nobody else sets up; the kernel gives it its addresses then.
+/// Brings up `lo` in a network namespace that no init sets up. The kernel gives it its addresses then.
 pub fn loopback_up(netns: BorrowedFd<'_>) -> Result<()> {
     let bring_up = || {
         move_into_link_name_space(netns, Some(LinkNameSpaceType::Network)).call(|| "setns(CLONE_NEWNET)")?;
@@ -39,7 +39,7 @@ pub fn loopback_up(netns: BorrowedFd<'_>) -> Result<()> {
         let socket = socket.call(|| "socket(AF_UNIX)")?;
         siocsifflags_up(socket.as_fd(), b"lo").call(|| "ioctl(SIOCSIFFLAGS, \"lo\", IFF_UP)")
     };
-    // The calling thread stays where it is.
+    // The calling thread stays in its namespace.
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().spawn_scoped(scope, bring_up).call(|| "clone(CLONE_THREAD)")?;
         thread.join().unwrap_or_else(|_| Err(Error::new("the thread in the network namespace panicked")))
@@ -47,7 +47,7 @@ pub fn loopback_up(netns: BorrowedFd<'_>) -> Result<()> {
 }
 
 /// Moves `devices` from the calling thread's network namespace into `netns` and brings them up there, with their
-/// permanent global addresses. What the kernel keeps by itself (MTU, hardware address) is kept.
+/// permanent global addresses. The kernel itself keeps the MTU and the hardware address.
 pub fn attach(devices: &[Device], netns: BorrowedFd<'_>) -> Result<()> {
     if devices.is_empty() {
         return Ok(());
@@ -61,7 +61,7 @@ pub fn attach(devices: &[Device], netns: BorrowedFd<'_>) -> Result<()> {
     Ok(())
 }
 
-/// A namespace is entered by the thread alone, so other threads of our process see nothing of it.
+/// Only this thread enters the namespace. Other threads of the process do not notice.
 fn socket_in(netns: BorrowedFd<'_>) -> Result<Socket> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let own: OwnedFd =
@@ -77,7 +77,8 @@ fn socket_in(netns: BorrowedFd<'_>) -> Result<Socket> {
 
 fn transfer(host: &mut Socket, container: &mut Socket, device: &Device, netns: BorrowedFd<'_>) -> Result<()> {
     let index = index_of(host, &device.name)?;
-    // The kernel drops the addresses when it moves the interface, those of IPv6 already when it takes it down.
+    // The kernel drops the addresses when it moves the interface, and those of IPv6 already when it takes the interface
+    // down.
     let addresses = addresses(host, index)?;
     let new_index = free_index(container, index, &device.target)?;
     let mut body = ifinfomsg(index, 0, 0).to_vec();
@@ -114,8 +115,8 @@ fn link_index(link: &Message) -> Option<u32> {
     (link.kind == RTM_NEWLINK).then(|| u32_at(link.header(LINK_HEADER)?, 4)).flatten()
 }
 
-/// The interface's index in the container: the one it has unless it is taken there. To choose it ourselves spares us
-/// asking for the name that the kernel makes of `%d`.
+/// The interface's index in the container: its present index, unless that is taken there. Choosing it here saves asking
+/// for the name that the kernel makes of `%d`.
 fn free_index(container: &mut Socket, wanted: u32, target: &str) -> Result<u32> {
     let links = container.request("RTM_GETLINK", RTM_GETLINK, NLM_F_DUMP, &ifinfomsg(0, 0, 0))?;
     // The kernel moves the interface before it finds out that the new name is taken.
@@ -134,7 +135,7 @@ struct Address {
 }
 
 impl Address {
-    /// Only what somebody configured, and only what is valid beyond the link (RFC 3549, 2.3.3.2).
+    /// Only addresses that somebody configured, and that are valid beyond the link (RFC 3549, 2.3.3.2).
     fn to_keep(message: &Message, index: u32) -> Option<Self> {
         let mut header: [u8; ADDRESS_HEADER] = message.header(ADDRESS_HEADER)?.try_into().ok()?;
         let flags = message
@@ -149,7 +150,7 @@ impl Address {
         {
             return None;
         }
-        // The rest is the state that the kernel found the address in, as IFA_F_TENTATIVE.
+        // The other flags are states, such as IFA_F_TENTATIVE.
         let kept = flags
             & (libc::IFA_F_NODAD | libc::IFA_F_HOMEADDRESS | libc::IFA_F_MANAGETEMPADDR | libc::IFA_F_NOPREFIXROUTE);
         header[2] = 0;
@@ -249,7 +250,7 @@ mod tests {
     #[test]
     fn an_interface_moves_with_its_global_addresses() {
         let (ours, theirs) = (Namespace::new(), Namespace::new());
-        // Of this test's thread alone.
+        // Only this test's thread enters it.
         move_into_link_name_space(ours.fd.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
         let mut host = Socket::open().unwrap();
         let mut container = socket_in(theirs.fd.as_fd()).unwrap();

@@ -1,4 +1,4 @@
-//! What init says is proven before it is believed: see [`super::requests`].
+//! Checks of what init sends: see [`super::requests`].
 
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -13,10 +13,10 @@ use crate::error::{Call, Error, Result};
 use crate::sys::clone::Process;
 use crate::wire::{Channel, FromInit, INIT_NAME};
 
-/// The process behind a pidfd is a child of ours that runs from `executable`, which no other start has.
+/// Checks that the process behind a pidfd is a child of this one, and runs from `executable`, which no other start has.
 pub fn forked(pidfd: OwnedFd, executable: BorrowedFd) -> Result<Process> {
     let foreign = || Error::new("init has sent the pidfd of a process that is not its own");
-    // The kernel's word for its pid, not init's.
+    // The pid comes from the kernel, not from init.
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).call(|| "read(fdinfo)")?;
     let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")).and_then(|pid| pid.trim().parse().ok());
     let pid: i32 = pid.filter(|&pid| pid > 0).ok_or_else(foreign)?;
@@ -28,17 +28,18 @@ pub fn forked(pidfd: OwnedFd, executable: BorrowedFd) -> Result<Process> {
     let ours = rustix::fs::fstat(executable).call(|| "fstat(executable)")?;
     match std::fs::metadata(format!("/proc/{pid}/exe")) {
         Ok(exe) if (exe.dev(), exe.ino()) == (ours.st_dev, ours.st_ino) => Ok(Process { pid, pidfd }),
-        // An ordinary user may not look at a process that is not dumpable. No child of theirs has more rights than they.
+        // An ordinary user may not inspect a process that is not dumpable. But no child of theirs has more rights than
+        // they have.
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied && !rustix::process::geteuid().is_root() => {
             Ok(Process { pid, pidfd })
         }
-        // It ended already, and says why on the channel.
+        // It has ended already, and reports why on the channel.
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Process { pid, pidfd }),
         _ => Err(foreign()),
     }
 }
 
-/// The master side of a pseudoterminal.
+/// Checks that this is the master side of a pseudoterminal.
 pub fn terminal(master: OwnedFd) -> Result<OwnedFd> {
     match rustix::pty::ptsname(&master, Vec::new()) {
         Ok(_) => Ok(master),
@@ -46,7 +47,7 @@ pub fn terminal(master: OwnedFd) -> Result<OwnedFd> {
     }
 }
 
-/// The descriptor that seccomp(2) gives for SECCOMP_FILTER_FLAG_NEW_LISTENER.
+/// Checks that this is what seccomp(2) returns for SECCOMP_FILTER_FLAG_NEW_LISTENER.
 pub fn listener(listener: OwnedFd) -> Result<OwnedFd> {
     let path = format!("/proc/self/fd/{}", listener.as_raw_fd());
     let name = std::fs::read_link(&path).call(|| format!("readlink({path:?})"))?;
@@ -56,8 +57,8 @@ pub fn listener(listener: OwnedFd) -> Result<OwnedFd> {
     }
 }
 
-/// After `Start`: returns once the user's program has been executed by process `pid`. `died` tells why it ended, as far as
-/// that can be known.
+/// After `Start`: returns once process `pid` has executed the user's program. `died` tells why it ended, as far as that
+/// is known.
 pub fn await_exec(
     channel: &Channel,
     pid: i32,
@@ -79,8 +80,8 @@ pub fn await_exec(
     if executing && executed(pid, process)? { Ok(()) } else { Err(died()) }
 }
 
-/// Exec closes the channel, and so does death. Exec alone changes the name of the process, which is there to be read until
-/// the process has been reaped.
+/// Both exec and death close the channel. Only exec changes the name of the process, which can be read until the
+/// process has been reaped.
 fn executed(pid: i32, process: Option<BorrowedFd>) -> Result<bool> {
     /// The kernel closes descriptors before it changes the name.
     const PATIENCE: Duration = Duration::from_secs(1);
@@ -88,11 +89,11 @@ fn executed(pid: i32, process: Option<BorrowedFd>) -> Result<bool> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         match name_and_state(pid)? {
-            // It had nothing left to do but exec, has ended since, and whose child it was has taken note of that.
+            // Only exec was left to do. It has ended since, and its parent has reaped it.
             None => return Ok(true),
             Some((name, _)) if name != INIT_NAME.to_bytes() => return Ok(true),
             Some((_, b'Z' | b'X')) => return Ok(false),
-            // A program may bear the same name.
+            // The program may have the same name.
             Some(_) if Instant::now() > deadline => return Ok(true),
             Some(_) => {}
         }
@@ -103,7 +104,8 @@ fn executed(pid: i32, process: Option<BorrowedFd>) -> Result<bool> {
     }
 }
 
-/// Whether the process has not executed the user's program yet, unless that program has taken the name.
+/// Whether the process still has init's name, so that it has not executed the user's program. (That program might take
+/// the same name.)
 pub fn has_inits_name(pid: i32) -> bool {
     name_and_state(pid).is_ok_and(|found| found.is_some_and(|(name, _)| name == INIT_NAME.to_bytes()))
 }

@@ -1,8 +1,8 @@
-//! What init may ask for.
+//! The requests that init may make.
 //!
-//! From the moment that init has joined anything of a container, a process of that container may have taken it over. So
-//! the runtime, which has the privileges of the host, believes nothing that init says: what is asked must be in the plan,
-//! in the order of [`crate::wire`], and once. Whatever comes along is proven by whoever takes it.
+//! As soon as init has joined any namespace of a container, a process of that container may have taken it over. So the
+//! runtime, which has the host's privileges, believes nothing that init says. A request must be in the plan, in the
+//! order of [`crate::wire`], and come only once. Descriptors that come with it are checked by the code that takes them.
 
 use std::collections::BTreeSet;
 
@@ -11,10 +11,10 @@ use crate::plan::init::{Errand, InitPlan, Role};
 use crate::plan::mounts::MountPlan;
 use crate::wire::FromInit;
 
-/// Enough for what an honest init has to say: one line a setting.
+/// Enough for an honest init, which sends one per setting.
 const MAX_WARNINGS: usize = 256;
 
-/// What is still to come, in this order.
+/// The requests that are still to come, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
     TimeOffsets,
@@ -26,14 +26,14 @@ enum Step {
     Ready,
 }
 
-/// The requests that a plan allows, less those that were made.
+/// The requests that a plan allows, without those that were made.
 #[derive(Debug)]
 pub struct Requests {
-    /// One after the other: a step that was passed does not come back.
+    /// In this order: a step does not come back after a later one.
     steps: BTreeSet<Step>,
-    /// By index, each once, and none of them need be asked for.
+    /// Each index may be asked for once, and need not be.
     sources: BTreeSet<u32>,
-    /// Those of which init may tell the id.
+    /// The mounts whose ids init may report.
     made: BTreeSet<u32>,
     warnings: usize,
 }
@@ -82,7 +82,7 @@ impl Requests {
             | FromInit::Executing
             | FromInit::Failed(_) => return Err(refuse(request)),
         };
-        // Init may do without a source, but not leave out anything else: hooks may be what confines the container.
+        // Init may skip a source, but nothing else: a hook may be what confines the container.
         let skipped = self.steps.iter().any(|&planned| planned < step && planned != Step::Sources);
         if skipped || !self.steps.contains(&step) {
             return Err(refuse(request));
@@ -125,7 +125,7 @@ mod tests {
     use crate::sys::clone::Process;
     use crate::wire::Channel;
 
-    /// A plan in which init has everything to ask for, or nothing.
+    /// A plan in which init may ask for everything, or for nothing.
     fn plan(everything: bool) -> InitPlan {
         let with = |text: &'static str| if everything { text } else { "" };
         let json = format!(
@@ -156,7 +156,7 @@ mod tests {
         Plan::new(&spec, &facts).unwrap().init
     }
 
-    /// Whoever has taken init over: a process that does nothing, and a channel on which anything can be said.
+    /// An init that was taken over: a process that does nothing, and a channel on which anything can be sent.
     struct StandIn {
         child: std::process::Child,
         init: Init,
@@ -178,7 +178,7 @@ mod tests {
             self
         }
 
-        /// What the runtime did for it, and the error with which it ended.
+        /// What the runtime did for it, and the final error.
         fn served(self, plan: &InitPlan) -> (Vec<String>, String) {
             let done = Done::default();
             let result = self.init.serve(plan, &done);
@@ -189,7 +189,7 @@ mod tests {
         }
     }
 
-    /// Notes what it is asked to do.
+    /// Notes the actions.
     #[derive(Default)]
     struct Done(RefCell<Vec<String>>);
 
@@ -261,7 +261,7 @@ mod tests {
         use FromInit::{HookOutput, Hooks, Source, Terminal, TimeOffsets};
         let ready = |mounts: &[(u32, u64)]| FromInit::Ready { mounts: mounts.to_vec() };
         assert_eq!(after(&[TimeOffsets, source, Hooks, HookOutput, Terminal, ready(&[])]), [true; 6]);
-        // Twice, too late, and what must not be left out.
+        // A request twice, too late, or with a skipped one before it.
         assert_eq!(after(&[TimeOffsets, TimeOffsets]), [true, false]);
         assert_eq!(after(&[TimeOffsets, Source { index: 1 }, Source { index: 1 }]), [true, true, false]);
         assert_eq!(after(&[TimeOffsets, Source { index: 0 }]), [true, false]);
@@ -277,7 +277,7 @@ mod tests {
     #[test]
     fn warnings_have_an_end() {
         let mut stand_in = StandIn::new();
-        // More than fit into the socket: they are said while the runtime listens.
+        // More than fit into the socket, so they are sent while the runtime listens.
         let (_, other) = Channel::pair().unwrap();
         let channel = std::mem::replace(&mut stand_in.channel, other);
         let talk = std::thread::spawn(move || {
@@ -304,7 +304,7 @@ mod tests {
         let executable = Executable::new().unwrap();
         let error = |pidfd| proof::forked(pidfd, executable.as_fd()).unwrap_err().to_string();
         let foreign = "init has sent the pidfd of a process that is not its own";
-        // No pidfd; the pidfd of somebody else's child; of another child of ours.
+        // Not a pidfd; the pidfd of somebody else's child; that of another child of this process.
         assert_eq!(error(std::fs::File::open("/dev/null").unwrap().into()), foreign);
         assert_eq!(error(pidfd_open(Pid::INIT, PidfdFlags::empty()).unwrap()), foreign);
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();

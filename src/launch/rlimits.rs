@@ -1,4 +1,4 @@
-//! The resource limits of the process, as far as init cannot set them itself.
+//! The resource limits of the process that init cannot set itself.
 
 use rustix::io::Errno;
 use rustix::process::{Pid, Rlimit as Values, getrlimit, prlimit};
@@ -6,12 +6,12 @@ use rustix::process::{Pid, Rlimit as Values, getrlimit, prlimit};
 use crate::error::{Error, Result};
 use crate::plan::process::{Resource, Rlimit};
 
-/// Raises hard limits, and nothing else: that takes CAP_SYS_RESOURCE in the host's user namespace, which init may have
-/// left. Init sets the limits right before exec, as they are the user's process's and not those of who prepares it.
+/// Raises hard limits, and does nothing else. Raising needs CAP_SYS_RESOURCE in the host's user namespace, which init
+/// may have left. Init sets the limits right before exec, as they are for the user's process, not for init.
 pub fn raise(pid: i32, rlimits: &[Rlimit]) -> Result<()> {
     for (index, limit) in rlimits.iter().enumerate() {
         let resource = limit.resource.kernel();
-        // Init, our child, has what we have.
+        // Init is a child, and has the limits of this process.
         let now = getrlimit(resource);
         let Some(maximum) = now.maximum.filter(|&maximum| maximum < limit.hard) else { continue };
         let raised = Values { current: now.current, maximum: limit.values().maximum };

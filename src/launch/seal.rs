@@ -1,9 +1,9 @@
-//! The executable that init runs from, which nothing can change.
+//! The executable of init, which nothing can change.
 //!
-//! CVE-2019-5736: a container can have the runtime executed inside of it (an entry point of `#!/proc/self/exe`), open
-//! `/proc/PID/exe` or `/proc/PID/map_files`, and overwrite the host's binary. So init is a program of its own, and each
-//! start gets a copy of it in memory, sealed: that is all that a container can ever get hold of. Not even the page
-//! cache of a file of the host's is shared, as it would be with a read-only mount of one.
+//! CVE-2019-5736: a container can make the runtime execute itself inside (by an entry point of `#!/proc/self/exe`),
+//! open `/proc/PID/exe` or `/proc/PID/map_files`, and overwrite the host's binary. So init is a program of its own, and
+//! each start gets a sealed copy of it in memory. A container can reach nothing but that copy. Not even the page cache
+//! of a file of the host is shared, as it would be with a read-only mount.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -21,10 +21,10 @@ static IMAGE: &[u8] = include_bytes!(env!("BERTH_INIT_IMAGE"));
 /// The same with no role but exec, which makes it small.
 static EXEC_IMAGE: &[u8] = include_bytes!(env!("BERTH_EXEC_IMAGE"));
 
-/// `F_SEAL_EXEC` is left out: it exists since 6.3 only, and guards no more than the mode of an unlinked file.
+/// `F_SEAL_EXEC` is left out: it exists only since 6.3, and protects only the mode of an unlinked file.
 const SEALS: SealFlags = SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
 
-/// The sealed file, which is empty at first: a child can be made in the meantime.
+/// The file, which is sealed later. It is empty at first, so that a child can be made in the meantime.
 pub struct Executable(OwnedFd);
 
 impl Executable {
@@ -47,13 +47,14 @@ impl Executable {
         self.0.as_fd()
     }
 
-    /// Keeps what executes the file in the new user namespace out of reach of those who may trace there: until its own
-    /// exec the user's process has no seccomp filter, which a tracer could do without.
+    /// Keeps processes that may trace in the new user namespace away from the process that executes the file. Until its
+    /// own exec the user's process has no seccomp filter, and a tracer could make it go on without one.
     ///
-    /// The kernel lets nobody trace a process that could not read what it executed, but who may do so in a user
-    /// namespace that maps both owner and group of the file: would_dump() in fs/exec.c. So nobody may read it, and its
-    /// owner or its group must be unknown in the new namespace. Where all of the caller's ids are mapped there is no such
-    /// id, and the process is open to who has CAP_SYS_PTRACE there.
+    /// The kernel lets nobody trace a process that executes a file which it may not read, unless the tracer has the
+    /// right to do so in a user namespace that maps both the owner and the group of the file (would_dump() in
+    /// fs/exec.c). So nobody may read the file, and its owner or its group must not be mapped in the new namespace. If
+    /// the namespace maps all ids of the caller, there is no such id, and a process with CAP_SYS_PTRACE there can trace
+    /// init.
     pub fn shield(&self, namespaces: &Namespaces) -> Result<()> {
         rustix::fs::fchmod(&self.0, Mode::from_raw_mode(0o111)).call(|| "fchmod(init's executable, 0111)")?;
         let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
@@ -64,7 +65,7 @@ impl Executable {
         for gid in strange_groups(gids)? {
             match rustix::fs::fchown(&self.0, None, Some(Gid::from_raw(gid))) {
                 Ok(()) => return Ok(()),
-                // Not ours to give, or not known in our own user namespace.
+                // The caller may not give it away, or the group is unknown in the caller's own user namespace.
                 Err(Errno::PERM | Errno::INVAL) => {}
                 Err(errno) => return Err(Error::sys(format_args!("fchown(init's executable, :{gid})"), errno)),
             }
@@ -86,11 +87,11 @@ fn maps(mappings: &[IdMapping], id: u32) -> bool {
     mappings.iter().any(|m| id.checked_sub(m.host_id).is_some_and(|offset| offset < m.size))
 }
 
-/// Groups that these do not map: root may give a file to any, an ordinary user to their own.
+/// Groups outside of these mappings. Root may give a file to any group, an ordinary user to their own groups.
 fn strange_groups(mappings: &[IdMapping]) -> Result<Vec<u32>> {
     let own = rustix::process::getgroups().call(|| "getgroups()")?;
     let behind = mappings.iter().filter_map(|m| m.host_id.checked_add(m.size));
-    // The last id is none (user_namespaces(7)).
+    // The last id is no id (user_namespaces(7)).
     let all = own.iter().map(|gid| gid.as_raw()).chain(behind).chain([0, u32::MAX - 1]);
     Ok(all.filter(|&gid| gid != u32::MAX && !maps(mappings, gid)).collect())
 }

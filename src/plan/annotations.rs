@@ -1,36 +1,36 @@
-//! Annotations that change what the runtime does: `run.oci.*`, as crun has them. Others are the user's.
+//! Annotations that change what the runtime does: `run.oci.*`, as in crun. All others are the user's.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 
-/// What begins so may change what the runtime does.
+/// Annotations with this prefix may change what the runtime does.
 pub const PREFIX: &str = "run.oci.";
 
-/// An annotation of crun that has no effect here: its user ought to know.
+/// An annotation of crun that has no effect here, which its user should know.
 const PLUGINS: &str = "run.oci.seccomp.plugins";
 
-/// As the environment's `RUN_OCI_SECCOMP_RECEIVER`, which it goes before.
+/// As the environment's `RUN_OCI_SECCOMP_RECEIVER`. The annotation takes precedence.
 pub const SECCOMP_RECEIVER: &str = "run.oci.seccomp.receiver";
 
-/// What the annotations of a container ask for.
+/// The requests in the annotations of a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Annotations {
-    /// Files of the host that take what hooks write.
+    /// Files of the host that take the output of hooks.
     pub hooks_stdout: Option<PathBuf>,
     pub hooks_stderr: Option<PathBuf>,
     /// The process keeps the runtime's supplementary groups.
     pub keep_groups: bool,
     /// As `--pidfd-socket`.
     pub pidfd_receiver: Option<PathBuf>,
-    /// The destination of a mount that becomes systemd's own hierarchy of v1: an older systemd knows no other.
+    /// The destination of the mount that becomes systemd's own v1 hierarchy, which is all that an older systemd knows.
     pub force_cgroup_v1: Option<String>,
     /// The mount option that takes the label of files (mount(8)).
     pub mount_context: MountContext,
     /// As the `listenerPath` of a profile that has none.
     pub seccomp_receiver: Option<String>,
-    /// A name that is no call of any architecture is a mistake.
+    /// Names that are system calls of no architecture are errors.
     pub refuse_unknown_syscalls: bool,
     /// A filter in place of the profile's: an array of `struct sock_filter`.
     pub seccomp_program: Option<Vec<u8>>,
@@ -83,12 +83,12 @@ impl Annotations {
         Ok(())
     }
 
-    /// For what is without effect.
+    /// The warning for an annotation without effect.
     pub fn warning(annotations: &BTreeMap<String, String>) -> Option<String> {
         annotations.contains_key(PLUGINS).then(|| format!("/annotations/{PLUGINS}: not supported, and ignored"))
     }
 
-    /// For those who expect runc, which knows none: an engine may well let the author of a pod write them.
+    /// Removes them for callers that expect runc, which has none: an engine may let the author of a pod write them.
     pub fn disregard(annotations: &mut BTreeMap<String, String>) {
         annotations.retain(|key, _| !key.starts_with(PREFIX));
     }
@@ -98,8 +98,8 @@ impl Annotations {
     }
 }
 
-/// Another handler is a virtual machine's isolation, or an interpreter: an ordinary container in its place would be
-/// weaker than what was asked for. A pod's sandbox bears the annotations of the pod, and is an ordinary process always.
+/// Other handlers isolate by a virtual machine, or interpret another format. An ordinary container in their place would
+/// be weaker than asked for. A pod's sandbox has the annotations of the pod, and is always an ordinary process.
 fn check_handler(annotations: &BTreeMap<String, String>) -> Result<()> {
     const HANDLER: &str = "run.oci.handler";
     const CRI_TYPE: &str = "io.kubernetes.cri.container-type";

@@ -1,4 +1,4 @@
-//! Where the container's cgroup is and what is written to it.
+//! The container's cgroup, and the writes to it.
 
 use std::path::{Path, PathBuf};
 
@@ -13,10 +13,10 @@ use crate::spec::{Resources, Spec, User};
 /// Who makes the container's cgroup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Manager<'a> {
-    /// We do, in the file system.
+    /// The runtime does, in the file system.
     #[default]
     Cgroupfs,
-    /// systemd does, below `root`, which is its own: of the system, or of the user whose container it is.
+    /// systemd does, below `root`, which is the cgroup of the system's service manager, or of the user's.
     Systemd { user: bool, root: &'a Path },
     /// None: the container stays in the cgroup of the runtime, without limits.
     Disabled,
@@ -41,11 +41,11 @@ const JOINED: &[&str] = &[
     "name=systemd",
 ];
 
-/// All that is decided about a container's cgroup.
+/// Everything that is decided about a container's cgroup.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CgroupPlan {
     pub directories: Vec<Directory>,
-    /// What systemd makes the cgroup for, if it does.
+    /// The unit for which systemd makes the cgroup, if it does.
     pub unit: Option<UnitPlan>,
     /// No cgroup is wanted.
     pub disabled: bool,
@@ -58,12 +58,12 @@ pub struct CgroupPlan {
     pub devices: Option<DeviceWrites>,
     /// The user of the host that gets the cgroup (config-linux.md, "Cgroup ownership").
     pub owner: Option<u32>,
-    /// Below the container's v2 cgroup, where its process goes once it has its namespaces, and whose it is.
+    /// A cgroup below the container's v2 cgroup, and its owner. The process goes there once it has its namespaces.
     pub delegated: Option<(PathBuf, u32)>,
 }
 
 impl CgroupPlan {
-    /// Whether the container may run without a cgroup that cannot be had for want of permission.
+    /// Whether the container may run without a cgroup for which permission is missing.
     pub fn is_dispensable(&self) -> bool {
         self.rootless && !self.explicit
     }
@@ -129,7 +129,7 @@ pub fn plan(
     })
 }
 
-/// Without a cgroup there are none of the settings that need one, as with crun.
+/// Without a cgroup, settings that need one are left out, as in crun.
 fn disabled(resources: &Resources, rootless: bool, warnings: &mut Vec<String>) -> CgroupPlan {
     let with_limits = Resources { devices: Vec::new(), ..resources.clone() } != Resources::default();
     if with_limits {
@@ -149,9 +149,9 @@ fn delegated(spec: &Spec, layout: &Layout) -> Result<Option<(PathBuf, u32)>> {
     Ok(Some((path, on_host(spec, 0).unwrap_or(0))))
 }
 
-/// An absolute `cgroupsPath` is below each hierarchy's root. A relative one is below the caller's own cgroup in v1
-/// and beside it in v2, where a cgroup that has processes cannot have children with controllers. The container's id
-/// stands in for an absent path. A path of systemd's form (`slice:prefix:name`) is a file name like any other here.
+/// An absolute `cgroupsPath` is below each hierarchy's root. A relative one is below the caller's own cgroup in v1, and
+/// beside it in v2, where a cgroup with processes cannot have children with controllers. Without a path, the
+/// container's id is the path. A path in systemd's form (`slice:prefix:name`) is an ordinary file name here.
 fn directories(path: &str, id: &str, layout: &Layout) -> Result<Vec<Directory>> {
     if path.contains(['\0', '\n']) {
         return Err(Error::config("/linux/cgroupsPath", format_args!("{path:?} is not a path")));
@@ -192,8 +192,8 @@ fn joined(layout: &Layout, path: impl Fn(&Hierarchy, bool) -> PathBuf) -> Vec<Di
     all
 }
 
-/// config-linux.md, "Cgroup ownership": v2 only, with a new cgroup namespace, and a writable /sys/fs/cgroup. Then the
-/// cgroup belongs to the user whom the container's process is on the host.
+/// config-linux.md, "Cgroup ownership": only in v2, with a new cgroup namespace and a writable /sys/fs/cgroup. The
+/// owner is the user that the container's process is on the host.
 fn owner(spec: &Spec, layout: &Layout) -> Option<u32> {
     let namespaces = &spec.linux.namespaces;
     let new = |kind: &str| namespaces.iter().any(|n| n.kind == kind && n.path.is_empty());
@@ -208,7 +208,7 @@ fn owner(spec: &Spec, layout: &Layout) -> Option<u32> {
     on_host(spec, uid).filter(|uid| *uid != 0)
 }
 
-/// Who a user of the container is on the host.
+/// The id that a user of the container has on the host.
 fn on_host(spec: &Spec, uid: u32) -> Option<u32> {
     if !spec.linux.namespaces.iter().any(|n| n.kind == "user") {
         return Some(uid);

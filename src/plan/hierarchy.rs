@@ -14,7 +14,8 @@ pub struct Layout {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hierarchy {
     pub mountpoint: PathBuf,
-    /// As in `/proc/self/cgroup`: `["cpu", "cpuacct"]`, `["name=systemd"]`; for v2 what `cgroup.controllers` has.
+    /// As in `/proc/self/cgroup`: `["cpu", "cpuacct"]`, `["name=systemd"]`. For v2, the content of
+    /// `cgroup.controllers`.
     pub controllers: Vec<String>,
     /// The cgroup of the calling process, relative to the hierarchy's root as it is mounted; begins with `/`.
     pub own: PathBuf,

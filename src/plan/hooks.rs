@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::spec;
 
-/// The hooks of a container, by the point of its life at which they run.
+/// The hooks of a container, by the point of its lifecycle at which they run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hooks {
     /// Runtime namespaces, before pivot_root.
@@ -31,7 +31,8 @@ pub struct Hook {
     pub path: PathBuf,
     /// With `argv[0]`; empty: the path alone.
     pub args: Vec<String>,
-    /// `NAME=VALUE`, and nothing else. `None`: the environment of the process that runs the hook, as with runc and crun.
+    /// Exactly these variables, as `NAME=VALUE`. `None`: the environment of the process that runs the hook, as with
+    /// runc and crun.
     pub env: Option<Vec<String>>,
     pub timeout: Option<Duration>,
 }

@@ -1,4 +1,4 @@
-//! Whose files a mount shows: the mappings of `idmap` and `ridmap`.
+//! The owners that the files of a mount are shown with: the mappings of `idmap` and `ridmap`.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +18,7 @@ pub struct Mappings {
     pub gid: Vec<IdMapping>,
 }
 
-/// What of the container's user namespace a mapping may refer to.
+/// The parts of the container's user namespace that a mapping may refer to.
 #[derive(Clone, Copy, Default)]
 pub struct UserNamespace<'a> {
     /// The container has or joins one.
@@ -27,7 +27,7 @@ pub struct UserNamespace<'a> {
     pub gid: &'a [IdMapping],
 }
 
-/// The option, as the engines write it: `idmap`, `ridmap`, or either with mappings of its own.
+/// The option as engines write it: `idmap` or `ridmap`, with or without mappings.
 #[derive(Debug, PartialEq)]
 pub struct Request {
     pub recursive: bool,

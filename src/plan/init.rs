@@ -1,4 +1,4 @@
-//! All that init is told.
+//! Everything that init gets to know.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::plan::seccomp::Filter;
 use crate::plan::sysctl::Sysctl;
 use crate::spec::{IdMapping, State, Status};
 
-/// How one process comes into a container: its first, or one more.
+/// How one process comes into a container: the first, or a further one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct InitPlan {
     pub namespaces: Namespaces,
@@ -22,15 +22,15 @@ pub struct InitPlan {
     pub seccomp: Option<Filter>,
     /// The `CLONE_NEW*` flags of the namespaces to join by the pidfd of the container's init.
     pub join: u64,
-    /// The container's session keyring, for which the caller's is left; `None` where that stays.
+    /// The session keyring of the container, which the process joins. `None`: it keeps the caller's.
     pub keyring: Option<String>,
     pub preserve_fds: u32,
 }
 
-/// What init is for. The image for exec alone (`build.rs`) knows no other role.
+/// The task of init. The image for exec alone (`build.rs`) knows no other.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Role {
-    /// Joins a container, and becomes one more process of it.
+    /// Joins a container, and becomes a further process of it.
     Exec,
     /// Makes a container, and becomes its first process.
     #[cfg_attr(feature = "exec-only", serde(skip))]
@@ -43,7 +43,7 @@ pub enum Role {
 /// A change to a running container that only a process in its namespaces can make.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Errand {
-    /// Of the plan only the mounts.
+    /// Only the mounts of the plan are used.
     AddMounts {
         rootfs: RootfsPlan,
         host_groups: BTreeSet<u64>,
@@ -54,17 +54,17 @@ pub enum Errand {
     },
 }
 
-/// A mount of a running container, for which its name alone is no proof.
+/// A mount of a running container. Its path alone proves nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
-    /// The place in the list, for messages.
+    /// The index in the list, for messages.
     pub index: usize,
     /// As it was configured.
     pub destination: String,
     pub id: u64,
 }
 
-/// What the first process of a container sets up.
+/// What the first process of a container has to set up.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ContainerPlan {
     pub rootfs: RootfsPlan,
@@ -73,15 +73,15 @@ pub struct ContainerPlan {
     pub sysctls: Vec<Sysctl>,
     /// A new network namespace has a loopback interface, which is down.
     pub loopback: bool,
-    /// Whether the runtime moves network devices in, for which the namespace must be there as soon as init is.
+    /// Whether the runtime moves network devices in. The namespace must then exist as soon as init does.
     pub net_devices: bool,
     /// Whether the runtime has hooks to run while the container is being created.
     pub host_hooks: bool,
-    /// What hooks write goes to files, which the runtime opens.
+    /// The output of hooks goes to files, which the runtime opens.
     pub redirect_hooks: bool,
     pub create_container: Vec<Hook>,
     pub start_container: Vec<Hook>,
-    /// What hooks are told of the container.
+    /// The state that hooks get.
     pub id: String,
     pub bundle: PathBuf,
     pub annotations: BTreeMap<String, String>,
@@ -94,7 +94,7 @@ impl ContainerPlan {
 }
 
 impl InitPlan {
-    /// The container that is to be made.
+    /// The container to be made, if this is its first process.
     pub fn container(&self) -> Option<&ContainerPlan> {
         match &self.role {
             Role::Create(container) => Some(container),
@@ -102,7 +102,7 @@ impl InitPlan {
         }
     }
 
-    /// Whether a process comes between the runtime and the one that goes on: see [`Namespaces::need_stage`].
+    /// Whether there is a stage between the runtime and the process that goes on: see [`Namespaces::need_stage`].
     pub fn is_staged(&self) -> bool {
         match self.role {
             Role::Create(_) => self.namespaces.need_stage(),
@@ -110,16 +110,16 @@ impl InitPlan {
         }
     }
 
-    /// The uid and gid that init has in a new user namespace until it becomes the user: those of its root, or the user's
-    /// where no id 0 is mapped.
+    /// The uid and gid of init in a new user namespace until it becomes the user: those of the namespace's root, or the
+    /// user's if no id 0 is mapped.
     pub fn first_ids(&self) -> (u32, u32) {
         let first = |mappings: &[IdMapping], id| if mappings.iter().any(|m| m.container_id == 0) { 0 } else { id };
         let (namespaces, user) = (&self.namespaces, &self.process.user);
         (first(&namespaces.uid_mappings, user.uid), first(&namespaces.gid_mappings, user.gid))
     }
 
-    /// Whether it is the stage that has its child born in the cgroup, so that it takes no place there itself. Whoever has
-    /// joined a user namespace may not.
+    /// Whether the stage makes its child in the cgroup, so that the stage itself takes no place there. A process that
+    /// has joined a user namespace may not do that.
     pub fn stage_enters_cgroup(&self) -> bool {
         self.is_staged() && (self.container().is_none() || !self.namespaces.joins(Kind::User))
     }

@@ -11,7 +11,7 @@ pub struct IntelRdt {
     pub group: Group,
     /// Lines for the group's `schemata` file, in the order in which they are written.
     pub schemata: Vec<String>,
-    /// The name of a monitoring group of the container's own.
+    /// The name of the container's own monitoring group.
     pub monitoring: Option<String>,
 }
 
@@ -20,9 +20,9 @@ pub struct IntelRdt {
 pub enum Group {
     /// The default class: the root of the filesystem.
     Default,
-    /// Managed by others: there before the container, and there after it.
+    /// Made and removed by others.
     Existing(String),
-    /// By `closID`: made if it is not there, never removed. If it is there, its schemata must be the ones wanted.
+    /// By `closID`. It is made if it is missing, and never removed. If it exists, it must have the wanted schemata.
     Shared(String),
     /// Named after the container, and removed with it.
     Own(String),
@@ -51,7 +51,7 @@ pub fn plan(rdt: &spec::IntelRdt, id: &str) -> Result<IntelRdt> {
     Ok(IntelRdt { group, schemata, monitoring })
 }
 
-/// Refuses what would leave the directory of groups, or is no group in it.
+/// Refuses names that lead out of the directory of groups, or to something in it that is no group.
 fn checked_name(field: &str, name: &str) -> Result<String> {
     let special = matches!(name, "." | ".." | "info" | "mon_groups" | "mon_data");
     if special || name.contains(['/', '\0', '\n']) {
@@ -63,7 +63,7 @@ fn checked_name(field: &str, name: &str) -> Result<String> {
     Ok(name.to_owned())
 }
 
-/// The lines that the configuration asks for.
+/// The lines for the settings of the configuration.
 pub fn schemata(rdt: &spec::IntelRdt) -> Result<Vec<String>> {
     let wrong = |field: &str, message: &str| Err(Error::config(format_args!("/linux/intelRdt/{field}"), message));
     let mut lines: Vec<String> = rdt.l3_cache_schema.lines().map(str::to_owned).collect();
@@ -86,8 +86,8 @@ pub fn schemata(rdt: &spec::IntelRdt) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-/// Whether a group with the contents `current` of its schemata file has what `wanted` asks for. The kernel writes
-/// bitmasks without our leading zeros, and rounds bandwidths up to a multiple of `bandwidth_step` percent.
+/// Whether a group with the contents `current` of its schemata file has the settings `wanted`. The kernel writes
+/// bitmasks without leading zeros, and rounds bandwidths up to a multiple of `bandwidth_step` percent.
 pub fn is_satisfied(wanted: &[String], current: &str, bandwidth_step: u64) -> bool {
     let current: Vec<_> = current.lines().flat_map(values).collect();
     wanted.iter().flat_map(|line| values(line)).all(|(resource, domain, value)| {

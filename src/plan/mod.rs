@@ -1,5 +1,5 @@
-//! All decisions: the spec and facts about the host become a validated plan. Nothing here does I/O, so the same
-//! input always gives the same plan; nothing that does syscalls looks at the spec.
+//! All decisions: the configuration and facts about the host become a validated plan. Nothing here does I/O, so the
+//! same input always gives the same plan. Code that makes system calls does not look at the configuration.
 
 pub mod annotations;
 pub mod cgroup;
@@ -35,14 +35,14 @@ use self::namespaces::{Kind, Namespaces, Owner};
 use self::process::ProcessPlan;
 use self::rootfs::RootfsPlan;
 
-/// What a plan depends on beside the spec.
+/// The input of a plan, beside the configuration.
 pub struct Facts<'a> {
     pub id: &'a str,
     pub bundle: &'a Path,
-    /// As hooks are to see them; those of the spec are obeyed.
+    /// The annotations for hooks. Those that the runtime obeys are in the configuration.
     pub annotations: &'a BTreeMap<String, String>,
     pub layout: &'a Layout,
-    /// Who has the namespaces that the configuration names by their paths.
+    /// The owners of the namespaces that the configuration names by their paths.
     pub namespace_owner: &'a dyn Fn(Kind) -> Owner,
     /// Permission on cgroups may be missing.
     pub rootless: bool,
@@ -61,13 +61,13 @@ pub struct Facts<'a> {
 pub struct Plan {
     pub init: InitPlan,
     pub cgroup: CgroupPlan,
-    /// Those of the host's side; init is told the others.
+    /// The hooks that run on the host's side. Init gets the others.
     pub hooks: hooks::Hooks,
-    /// Also to be sent a pidfd of the container's init.
+    /// A further socket that gets a pidfd of the container's init.
     pub pidfd_receiver: Option<PathBuf>,
     pub net_devices: Vec<network::Device>,
     pub intel_rdt: Option<intel_rdt::IntelRdt>,
-    /// What is wrong with the configuration, but ignored as the spec asks.
+    /// Errors in the configuration that the specification says to ignore.
     pub warnings: Vec<String>,
 }
 
@@ -146,12 +146,12 @@ pub struct Lsm {
     pub selinux: bool,
 }
 
-/// The session keyring of a container whose record names none: an earlier version has made it.
+/// The session keyring of a container whose record names none, since an earlier version made it.
 pub fn keyring_of_old(id: &str) -> String {
     format!("_ses.{id}")
 }
 
-/// One more process in a container that exists. `join`: the `CLONE_NEW*` flags of the namespaces to enter.
+/// A further process in an existing container. `join`: the `CLONE_NEW*` flags of the namespaces to enter.
 pub fn exec(
     spec: &Spec,
     process: &Process,
@@ -170,8 +170,8 @@ pub fn exec(
     Ok((InitPlan { namespaces, role: Role::Exec, process, seccomp, join, keyring, preserve_fds }, warnings))
 }
 
-/// Mounts for a container that runs: those of `spec`, in place of the ones that it was created with. `known` tells the id
-/// of the mount that is on a destination; `host_groups` are peer groups through which the host would get the mounts too.
+/// Mounts for a running container: those of `spec`. `known` tells the id of the mount on a destination. `host_groups`
+/// are peer groups through which the mounts would reach the host.
 pub fn add_mounts(
     spec: &Spec,
     bundle: &Path,
@@ -209,8 +209,8 @@ pub fn add_mounts(
     Ok((errand(spec, Errand::AddMounts { rootfs, host_groups }, join)?, warnings))
 }
 
-/// The first is removed first, so of several on one destination it is the last that was made. `known` lists the mounts
-/// that may be removed, by destination and id, in the order in which they were made.
+/// Mounts are removed in the order of `spec`; of several on one destination, the last one that was made goes first.
+/// `known` lists the mounts that may be removed, by destination and id, in the order in which they were made.
 pub fn remove_mounts(
     spec: &Spec,
     join: u64,
@@ -237,7 +237,7 @@ fn unknown_mount(destination: &str, pointer: &str) -> Error {
     )
 }
 
-/// The root stays what the processes have as theirs.
+/// The root of the container's processes must stay.
 fn check_destination(destination: &str, pointer: &str) -> Result<()> {
     match path::clean(destination).as_str() {
         "" => Err(Error::config(pointer, "the root of a running container cannot be changed")),
@@ -269,9 +269,9 @@ fn plan_process(
     process::plan(process, pointer, &spec.linux, &facts, warnings)
 }
 
-/// `process` "is REQUIRED when `start` is called": until then a container can do without.
+/// `process` "is REQUIRED when `start` is called". Until then a container may lack it.
 fn plan_no_process(spec: &Spec, namespaces: &Namespaces, lsm: Lsm) -> Result<ProcessPlan> {
-    // As the user that sets the container up.
+    // The user who sets up the container.
     let first = |mappings: &[IdMapping]| mappings.iter().map(|m| m.container_id).min().unwrap_or(0);
     let (uid, gid) = (first(&namespaces.uid_mappings), first(&namespaces.gid_mappings));
     let user = spec::User { uid, gid, ..spec::User::default() };
@@ -281,7 +281,7 @@ fn plan_no_process(spec: &Spec, namespaces: &Namespaces, lsm: Lsm) -> Result<Pro
     Ok(plan)
 }
 
-/// Without SELinux file systems refuse the label in words of their own, or take it for an option of another meaning.
+/// Without SELinux, file systems refuse the label with an unclear error, or take it for another option.
 fn check_mount_label(label: &str, lsm: Lsm) -> Result<()> {
     if label.is_empty() || lsm.selinux {
         return Ok(());
@@ -307,7 +307,7 @@ fn plan_seccomp(spec: &Spec, annotations: &Annotations, receiver: Option<&str>) 
     }
 }
 
-/// "MUST be in SemVer v2.0.0 format": another major version means another meaning.
+/// "MUST be in SemVer v2.0.0 format": another major version may have another meaning.
 fn check_version(version: &str) -> Result<()> {
     match version.split('.').next() {
         Some("1") => Ok(()),
@@ -316,7 +316,7 @@ fn check_version(version: &str) -> Result<()> {
     }
 }
 
-/// Names that would be the host's, were there no UTS namespace.
+/// Names that would become the host's without a UTS namespace.
 fn in_namespace(name: &Option<String>, pointer: &str, namespaces: &Namespaces) -> Result<Option<String>> {
     const UTS_LEN: usize = 64;
     match name {

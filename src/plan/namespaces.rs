@@ -1,4 +1,4 @@
-//! Which namespaces are new, which are joined, and which process does so at what moment.
+//! Which namespaces are new and which are joined, by which process, and when.
 
 use std::path::{Path, PathBuf};
 
@@ -76,7 +76,7 @@ impl Join {
     }
 }
 
-/// Who has a namespace that a path leads to.
+/// The owner of a namespace that a path leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
     /// The runtime itself is in it.
@@ -90,7 +90,7 @@ pub enum Owner {
 pub struct Namespaces {
     pub new: Vec<Kind>,
     pub join: Vec<Join>,
-    /// Those of `join` that the host is in: what is changed there changes the host.
+    /// The namespaces of `join` that are the host's: changes in them change the host.
     hosts: Vec<Kind>,
     /// Of a new user namespace.
     pub uid_mappings: Vec<IdMapping>,
@@ -124,13 +124,13 @@ impl Namespaces {
         Ok(plan)
     }
 
-    /// A path may lead to a namespace of the host. To have such a namespace is to have none: all that is decided by
-    /// [`Self::has`] is decided as if the path were not there.
+    /// A path may lead to a namespace of the host. That is the same as none: [`Self::has`] answers as if the path were
+    /// absent.
     pub fn with_owners(mut self, owner: &dyn Fn(Kind) -> Owner) -> Result<Self> {
         for join in std::mem::take(&mut self.join) {
             match (join.kind, owner(join.kind)) {
                 (_, Owner::Other) => self.join.push(join),
-                // Nobody can join the user namespace that he is in.
+                // A process cannot join the user namespace that it is in.
                 (Kind::User, Owner::Runtime) => {}
                 (Kind::Mount, _) => {
                     return Err(Error::config(join.pointer(), "is the mount namespace of the host")
@@ -145,7 +145,7 @@ impl Namespaces {
         Ok(self)
     }
 
-    /// Those of a container that has been made, with these [`Self::flags_to_join`].
+    /// The namespaces of an existing container, by its [`Self::flags_to_join`].
     pub fn of_container(linux: &Linux, flags: u64) -> Result<Self> {
         let mut plan = Self::plan(linux)?;
         plan.join.retain(|join| flags & join.kind.clone_flag() != 0);
@@ -202,15 +202,15 @@ impl Namespaces {
         self.join.iter().any(|join| join.kind == kind)
     }
 
-    /// New or joined, and not the host's.
+    /// New or joined, but not the host's.
     pub fn has(&self, kind: Kind) -> bool {
         (self.is_new(kind) || self.joins(kind)) && !self.hosts.contains(&kind)
     }
 
-    /// Whether a process must come between the runtime and the container's.
+    /// Whether a stage must come between the runtime and the container's process.
     ///
-    /// setns(2) moves into a PID namespace only the children of the caller; and a namespace that is joined must be
-    /// joined before the user namespace is left, or one that is new made after the user namespace was entered.
+    /// setns(2) moves only later children of the caller into a PID namespace. And some namespaces must be joined before
+    /// the user namespace is left, or made after the user namespace is entered.
     pub fn need_stage(&self) -> bool {
         self.joins(Kind::Pid)
             || self.joins(Kind::User) && self.is_new(Kind::Pid)
@@ -219,8 +219,8 @@ impl Namespaces {
 
     /// The flags for the clone that makes the container's first process.
     ///
-    /// A cgroup namespace shows the cgroup that its maker was in, so it is made later, by the process itself. The same
-    /// goes for a time namespace: it is entered by exec only.
+    /// A cgroup namespace shows the cgroup of its maker, so the process makes it later, by itself. So it does with a
+    /// time namespace, which only exec enters.
     pub fn clone_flags(&self) -> u64 {
         if self.joins(Kind::User) && !self.need_stage() {
             return 0;
@@ -228,7 +228,7 @@ impl Namespaces {
         self.flags(|kind| !matches!(kind, Kind::Cgroup | Kind::Time))
     }
 
-    /// The flags for unshare(2) by init before anything else: what must belong to a joined user namespace.
+    /// The flags for unshare(2), which init calls first: these namespaces must belong to a joined user namespace.
     pub fn unshare_flags(&self) -> u64 {
         if self.joins(Kind::User) && !self.need_stage() {
             return self.flags(|kind| !matches!(kind, Kind::Cgroup | Kind::Time));
@@ -252,7 +252,7 @@ impl Namespaces {
     }
 }
 
-/// The ranges of one map must not overlap, on either side, nor run past the last id.
+/// The ranges of a map must not overlap, on either side, or go beyond the last id.
 pub fn check_mappings(pointer: &str, mappings: &[IdMapping]) -> Result<()> {
     const IDS: u64 = 1 << 32;
     let overlap = |a: (u32, u32), b: (u32, u32)| {
@@ -344,10 +344,10 @@ mod tests {
         for owner in [Owner::Runtime, Owner::Host] {
             let plan = joined(owner);
             assert!(!plan.has(Kind::Network) && !plan.has(Kind::User) && plan.has(Kind::Ipc), "{owner:?}");
-            // It is joined all the same, by whoever comes later as well.
+            // It is joined all the same, also by later processes.
             assert!(plan.joins(Kind::Network) && plan.flags_to_join() & Kind::Network.clone_flag() != 0);
         }
-        // Nobody joins the user namespace that he is in.
+        // A process cannot join the user namespace that it is in.
         let own = joined(Owner::Runtime);
         assert!(!own.joins(Kind::User) && own.flags_to_join() & Kind::User.clone_flag() == 0);
         assert!(joined(Owner::Other).has(Kind::Network) && joined(Owner::Other).has(Kind::User));

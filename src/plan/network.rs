@@ -11,7 +11,7 @@ use crate::spec;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
     pub name: String,
-    /// Its name in the container; `%d` in it stands for the first number that is free there.
+    /// Its name in the container. `%d` stands for the first free number.
     pub target: String,
 }
 
@@ -33,7 +33,7 @@ fn check<'a>(name: &'a str, device: &'a spec::NetDevice, targets: &mut BTreeSet<
     }
     let target = if device.name.is_empty() { name } else { &device.name };
     pointer.push_str("/name");
-    // The kernel numbers one %d, and refuses any other %.
+    // The kernel replaces one %d by a number, and refuses any other %.
     let numbered = target.contains('%');
     if !is_valid(target) || numbered && (target.matches('%').count() > 1 || !target.contains("%d")) {
         return Err(Error::config(pointer, format_args!("{target:?} cannot be the name of an interface")));

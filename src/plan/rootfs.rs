@@ -1,4 +1,4 @@
-//! The container's root filesystem: what is mounted where, which devices it has, what is hidden.
+//! The container's root filesystem: mounts, devices, hidden paths.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -14,14 +14,14 @@ use super::path::clean;
 use crate::error::{Error, Result};
 use crate::spec::{Device, Mount, Spec};
 
-/// What the plan must know of the host and of the other plans.
+/// The facts about the host, and the results of other plans.
 pub struct Facts<'a> {
     pub layout: &'a Layout,
     pub namespaces: &'a Namespaces,
-    /// The container's directory in a hierarchy, absolute, on the host; `None` where it has no cgroup of its own.
+    /// The container's directory in a hierarchy, absolute, on the host. `None` if it has no cgroup of its own there.
     pub cgroup: &'a dyn Fn(&Hierarchy) -> Option<PathBuf>,
     pub no_pivot: bool,
-    /// Permission on cgroups may be missing, so the container's may be out of reach.
+    /// Permission on cgroups may be missing, so that the container's cannot be reached.
     pub rootless: bool,
 }
 
@@ -36,7 +36,7 @@ pub struct RootfsPlan {
     /// Applied to the container's own "/" at the end.
     pub root_propagation: Option<PropagationChange>,
     pub mounts: Vec<MountPlan>,
-    /// `None` where `/dev` is a bind mount: then it is the host's, and nothing is made in it.
+    /// `None` if `/dev` is a bind mount: then it is the host's, and nothing is made in it.
     pub dev: Option<DevPlan>,
     pub masked_paths: Vec<String>,
     pub readonly_paths: Vec<String>,
@@ -59,7 +59,7 @@ pub enum Switch {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DevPlan {
     pub devices: Vec<DevicePlan>,
-    /// Device nodes cannot be made in a user namespace: those of the host are bound instead.
+    /// The host's nodes are bound, because device nodes cannot be made in a user namespace.
     pub bind: bool,
 }
 
@@ -91,7 +91,7 @@ const DEFAULT_DEVICES: [(&str, u32, u32); 6] = [
     ("/dev/tty", 5, 0),
 ];
 
-/// `bundle` is absolute and has no symbolic link in it; `warnings` takes what is ignored.
+/// `bundle` is absolute and free of symbolic links. `warnings` gets the settings that are ignored.
 pub fn plan(spec: &Spec, bundle: &Path, facts: &Facts, warnings: &mut Vec<String>) -> Result<RootfsPlan> {
     let root = spec.root.as_ref().ok_or_else(|| Error::config("/root", "must be specified"))?;
     if root.path.is_empty() || root.path.contains('\0') {
@@ -191,8 +191,8 @@ fn propagation(word: &str, switch: Switch) -> Result<Option<PropagationChange>> 
     Ok(Some(change))
 }
 
-/// Each path once, from the root and without a leading slash. A ".." stays: behind a link only the kernel knows what it
-/// means.
+/// Each path once, from the root and without a leading slash. A ".." is kept: only the kernel knows what it means
+/// behind a link.
 fn distinct(pointer: &str, paths: &[String]) -> Result<Vec<String>> {
     let mut seen = HashSet::with_capacity(paths.len());
     let mut distinct = Vec::with_capacity(paths.len());
@@ -253,7 +253,7 @@ fn device(index: usize, device: &Device) -> Result<DevicePlan> {
         kind,
         major: number("major", device.major)?,
         minor: number("minor", device.minor)?,
-        // Engines copy `st_mode` here, with the type of the file in it.
+        // Engines copy `st_mode` here, including the type of the file.
         mode: device.file_mode.unwrap_or(0o666) & 0o7777,
         uid: device.uid.unwrap_or(0),
         gid: device.gid.unwrap_or(0),

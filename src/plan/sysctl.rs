@@ -1,4 +1,4 @@
-//! `linux.sysctl`: only those that belong to a namespace of the container's.
+//! `linux.sysctl`: only settings that belong to a namespace of the container.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +30,7 @@ pub fn plan(sysctls: &BTreeMap<String, String>, namespaces: &Namespaces) -> Resu
                 Error::config(&pointer, "is not in a separate kernel namespace: it would change the host")
             })?;
             if kind == Kind::Uts {
-                // hostname(5) and domainname have fields of their own.
+                // These have fields of their own: hostname and domainname.
                 let field = if path == "kernel/domainname" { "/domainname" } else { "/hostname" };
                 if path == "kernel/hostname" || !namespaces.has(kind) {
                     return Err(Error::config(pointer, format_args!("is set by {field}, in a uts namespace")));
@@ -47,7 +47,8 @@ pub fn plan(sysctls: &BTreeMap<String, String>, namespaces: &Namespaces) -> Resu
         .collect()
 }
 
-/// sysctl(8): the first separator decides, `net.ipv4.conf.eth0/1.forwarding` or `net/ipv4/conf/eth0.1/forwarding`.
+/// sysctl(8): the first separator decides, as in `net.ipv4.conf.eth0/1.forwarding` and
+/// `net/ipv4/conf/eth0.1/forwarding`.
 fn path(name: &str) -> String {
     match name.find(['.', '/']) {
         Some(first) if name.as_bytes()[first] == b'.' => name

@@ -17,16 +17,16 @@ use crate::plan::mounts::{Attrs, Propagation, PropagationChange, attr};
 use crate::plan::rootfs::{RootfsPlan, Switch};
 use crate::sys::procfs::ProcFs;
 
-/// A root filesystem with everything in place, of which nothing is read-only or hidden yet.
+/// A root filesystem in which everything is mounted, but nothing is read-only or hidden yet.
 pub struct Rootfs<'a> {
     pub(super) plan: &'a RootfsPlan,
-    /// The root of the mount namespace, if that is the container's own.
+    /// The root of the mount namespace, if the container has its own.
     top: Option<pivot::Top>,
     pub(super) root: OwnedFd,
     late_readonly: Vec<OwnedFd>,
     pub(super) own: Own,
     volumes: Vec<(u32, u64)>,
-    /// The container's `/dev/null`, known to be the null device.
+    /// The container's `/dev/null`, checked to be the null device.
     pub(super) null: Option<OwnedFd>,
 }
 
@@ -37,8 +37,8 @@ impl AsFd for Rootfs<'_> {
 }
 
 impl<'a> Rootfs<'a> {
-    /// Mounts everything below the container's root, which stays where it is on the host's side: hooks that enter
-    /// this mount namespace find it there.
+    /// Mounts everything below the container's root, which stays at its place in the host's tree. Hooks that enter this
+    /// mount namespace find it there.
     pub fn prepare(plan: &'a RootfsPlan, proc: &ProcFs, sources: Sources<'_>) -> Result<Self> {
         let _modes = ExactModes::begin();
         let top = match plan.switch {
@@ -65,13 +65,13 @@ impl<'a> Rootfs<'a> {
         Ok(Self { plan, top, root, late_readonly, own, volumes, null })
     }
 
-    /// The mounts that may be changed while the container runs: which entry of the configuration, and its mount's id.
+    /// The mounts that may be changed while the container runs: for each, its entry of the configuration, and its id.
     pub fn take_volumes(&mut self) -> Vec<(u32, u64)> {
         std::mem::take(&mut self.volumes)
     }
 
-    /// The container's own null device, opened for reading and writing: what stood for standard input, output or
-    /// error on the host's is to be replaced by it. `None` where `/dev` is the host's.
+    /// The container's own null device, opened for reading and writing, to replace standard streams that are the
+    /// host's. `None` if `/dev` is the host's.
     pub fn open_null(&self, proc: &ProcFs) -> Result<Option<OwnedFd>> {
         let opened = self.null.as_ref().map(|null| proc.reopen(null.as_fd(), OFlags::RDWR)).transpose();
         opened.context("/dev/null").map_err(|e| match e.errno() {
@@ -80,8 +80,8 @@ impl<'a> Rootfs<'a> {
         })
     }
 
-    /// Makes it "/" and the working directory, with the host's tree out of reach, and then restricts what is to be
-    /// restricted.
+    /// Makes it "/" and the working directory, with the host's tree out of reach. Then hides paths and makes them
+    /// read-only.
     pub fn enter(mut self, proc: &ProcFs) -> Result<()> {
         let root = self.root.as_fd();
         match self.top.take() {
@@ -102,7 +102,8 @@ impl<'a> Rootfs<'a> {
             change(self.root.as_fd(), false, readonly).context("setting rootfs as readonly")?;
         }
         mask::restrict(self.plan, self.root.as_fd(), self.null.as_ref().map(AsFd::as_fd))?;
-        // Only now: the parent of a root to pivot to must not be shared, and from unbindable mounts no mask is made.
+        // Only now: the parent of a root to pivot to must not be shared, and unbindable mounts cannot be copied for
+        // masks.
         if let Some(change) = self.plan.root_propagation
             && !matches!(change.kind, Propagation::Private | Propagation::Slave)
         {
@@ -112,28 +113,29 @@ impl<'a> Rootfs<'a> {
     }
 }
 
-/// Keeps what happens in this mount namespace from reaching the host's.
+/// Keeps changes in this mount namespace from reaching the host's.
 fn isolate(plan: &RootfsPlan, top: BorrowedFd) -> Result<()> {
     let wanted = plan.namespace_propagation;
     set_propagation(top, wanted)?;
     if wanted.recursive && matches!(wanted.kind, Propagation::Slave | Propagation::Private) {
         return Ok(());
     }
-    // Mounts below the rootfs would show on the host if what holds it is shared, and pivot_root would refuse.
+    // If the mount above the rootfs is shared, mounts below the rootfs would appear on the host, and pivot_root would
+    // refuse.
     let kind = if wanted.kind == Propagation::Slave { Propagation::Slave } else { Propagation::Private };
     let mut path = std::path::Path::new(&plan.path);
     loop {
         let dir = fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).call(|| format!("open({path:?})"))?;
         match (set_propagation(dir.as_fd(), PropagationChange { kind, recursive: false }), path.parent()) {
-            // Not the root of a mount: the one that holds it is further up.
+            // It is not the root of a mount; the mount is further up.
             (Err(error), Some(parent)) if error.errno() == Some(Errno::INVAL) => path = parent,
             (result, _) => return result.with_context(|| path.display()),
         }
     }
 }
 
-/// Covers the rootfs with a copy of its own mount, which can be pivoted to, whose propagation is ours to choose and
-/// whose attributes are not the host's.
+/// Covers the rootfs with a copy of its own mount. That copy can be pivoted to, has the chosen propagation, and does
+/// not have the attributes of the host's mount.
 fn overlay_root(plan: &RootfsPlan) -> Result<OwnedFd> {
     let path = plan.path.as_str();
     let below = fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| {

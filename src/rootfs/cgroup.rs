@@ -43,7 +43,7 @@ impl Builder<'_> {
             }
             Err(error) => error,
         };
-        // A user namespace may mount the hierarchy only together with a cgroup namespace of its own.
+        // A user namespace may mount the hierarchy only if it has a cgroup namespace of its own as well.
         if !matches!(refused.errno(), Some(Errno::PERM | Errno::BUSY)) {
             return Err(refused);
         }
@@ -59,7 +59,7 @@ impl Builder<'_> {
         }
     }
 
-    /// A directory for each hierarchy, in a tmpfs that is read-only at the end if the mount is.
+    /// A directory for each hierarchy, in a tmpfs that becomes read-only at the end if the mount is.
     fn legacy(
         &mut self,
         plan: &MountPlan,

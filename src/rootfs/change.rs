@@ -1,8 +1,9 @@
-//! Mounts that a running container gets or loses, in its namespaces.
+//! Adding mounts to a running container and removing them, in its namespaces.
 //!
-//! The container may exchange directories and links while we look. So what is changed or removed is a mount whose id was
-//! recorded when it was made, found by whatever name and then held; a new mount goes onto what was held and looked at.
-//! Masks, read-only paths and what stands for the kernel are never recorded (`made.rs`).
+//! The container may replace directories and links at any moment. So a mount that is changed or removed must have an id
+//! that was recorded when it was made. It is found by name, and then held by a descriptor. A new mount goes onto a
+//! place that was opened and checked. Masks, read-only paths and filesystems of the kernel are never recorded
+//! (`made.rs`).
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
@@ -21,7 +22,7 @@ use crate::plan::mounts::{Attrs, attr};
 use crate::plan::rootfs::RootfsPlan;
 use crate::sys::procfs::ProcFs;
 
-/// All the mounts of the plan, or none. Returns those that may be changed later on: entry of the plan, and id.
+/// Makes all the mounts of the plan, or none. Returns those that may be changed later: entry of the plan, and id.
 pub fn add(plan: &RootfsPlan, host_groups: &BTreeSet<u64>, sources: Sources<'_>) -> Result<Vec<(u32, u64)>> {
     let _modes = ExactModes::begin();
     let proc = ProcFs::private()?;
@@ -37,7 +38,7 @@ pub fn add(plan: &RootfsPlan, host_groups: &BTreeSet<u64>, sources: Sources<'_>)
         Ok(()) => Ok(builder.made.volumes()),
         Err(e) => {
             for mount in builder.joined.into_iter().flat_map(|joined| joined.attached).rev() {
-                // It may have gone with one that is below it.
+                // It may have been removed together with one below it.
                 let _ = proc.unmount(mount.as_fd());
             }
             Err(e)
@@ -45,7 +46,7 @@ pub fn add(plan: &RootfsPlan, host_groups: &BTreeSet<u64>, sources: Sources<'_>)
     }
 }
 
-/// These mounts, the first first.
+/// Removes these mounts, in this order.
 pub fn remove(targets: &[Target], host_groups: &BTreeSet<u64>) -> Result<()> {
     let proc = ProcFs::private()?;
     let root = own_root()?;

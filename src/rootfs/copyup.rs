@@ -1,4 +1,4 @@
-//! `tmpcopyup`: what a tmpfs covers is copied into it first.
+//! `tmpcopyup`: the covered files are copied into a tmpfs first.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,7 +13,7 @@ const MAX_DEPTH: u32 = 200;
 
 const DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// Bounded by the size of the tmpfs: what does not fit fails with `ENOSPC`.
+/// The size of the tmpfs is the limit: copying fails with `ENOSPC` beyond it.
 pub fn copy(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
     let from = fs::openat(from, c".", DIR, Mode::empty()).call(|| "open")?;
     let to = fs::openat(to, c".", DIR, Mode::empty()).call(|| "open")?;
@@ -53,7 +53,7 @@ fn copy_entry(from: &OwnedFd, to: &OwnedFd, name: &CStr, depth: u32) -> Result<(
             fs::symlinkat(target, to, name).call(|| "symlink")?;
             chown(to.as_fd(), name, &stat)
         }
-        // In a user namespace nobody may make devices; they would not work there either.
+        // Nobody may make devices in a user namespace, and they would not work there.
         kind => match fs::mknodat(to, name, kind, Mode::from_raw_mode(stat.st_mode & 0o7777), stat.st_rdev) {
             Err(Errno::PERM) => Ok(()),
             result => result.call(|| "mknod").and_then(|()| chown(to.as_fd(), name, &stat)),
@@ -65,14 +65,14 @@ fn chown(dir: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> Result<()> {
     let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
     match fs::chownat(dir, name, Some(uid), Some(gid), flags) {
-        // An owner without a name in the user namespace cannot be given to a file in it.
+        // A file in a user namespace cannot get an owner that is not mapped there.
         Err(Errno::INVAL) => Ok(()),
         result => result.call(|| format!("chown({}, {})", stat.st_uid, stat.st_gid)),
     }
 }
 
 fn copy_file(from: &OwnedFd, to: &OwnedFd, name: &CStr) -> Result<()> {
-    // It may have become something else meanwhile: neither follow it nor wait for it.
+    // It may have been replaced meanwhile, so no link is followed, and nothing is waited for.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let source = fs::openat(from, name, flags, Mode::empty()).call(|| "open")?;
     let stat = fs::fstat(&source).call(|| "fstat")?;
@@ -85,7 +85,7 @@ fn copy_file(from: &OwnedFd, to: &OwnedFd, name: &CStr) -> Result<()> {
     copy_attributes(source.as_fd(), target.as_fd(), &stat)
 }
 
-/// Owner first: changing it clears the set-user-ID bit and the file's capabilities.
+/// The owner comes first: changing it clears the set-user-ID bit and the file's capabilities.
 fn copy_attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>, stat: &Stat) -> Result<()> {
     chown(to, c"", stat)?;
     fs::fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777)).call(|| "fchmod")?;
@@ -109,7 +109,7 @@ fn copy_xattrs(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
     for name in names[..length].split_inclusive(|&b| b == 0).filter_map(|name| CStr::from_bytes_with_nul(name).ok()) {
         let length = fs::fgetxattr(from, name, value.as_mut_slice()).call(|| format!("fgetxattr({name:?})"))?;
         match fs::fsetxattr(to, name, &value[..length], XattrFlags::empty()) {
-            // What a tmpfs does not keep, or only the host may set.
+            // Attributes that a tmpfs does not store, or that only the host may set.
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::PERM | Errno::INVAL) => {}
             Err(errno) => return Err(Error::sys(format_args!("fsetxattr({name:?})"), errno)),
         }

@@ -22,9 +22,9 @@ const LINKS: [(&str, &str); 4] = [
     ("/proc/self/fd/2", "stderr"),
 ];
 
-/// Returns the null device, if it is among them.
+/// Returns the null device, if it was made.
 ///
-/// Where `/dev` is the host's, whatever name it was mounted by, that has its own devices, and nothing is made or removed.
+/// If `/dev` is the host's, by whatever name it was mounted, it has its own devices, and nothing is made or removed.
 pub fn populate(root: BorrowedFd<'_>, plan: &DevPlan, own: &Own, proc: &ProcFs) -> Result<Option<OwnedFd>> {
     let dev = directory(root)?;
     if !own.holds(dev.as_fd())? {
@@ -45,7 +45,7 @@ pub fn populate(root: BorrowedFd<'_>, plan: &DevPlan, own: &Own, proc: &ProcFs) 
             null = Some(node);
         }
     }
-    // The container's own devpts has it, and the host's ptmx must not be reachable.
+    // The container's own devpts has a ptmx, and the host's ptmx must not be reachable.
     resolve::unlink(dev.as_fd(), "ptmx").call(|| "unlink(\"/dev/ptmx\")")?;
     link(&dev, "pts/ptmx", "ptmx")?;
     for (target, name) in LINKS {
@@ -57,7 +57,7 @@ pub fn populate(root: BorrowedFd<'_>, plan: &DevPlan, own: &Own, proc: &ProcFs) 
     Ok(null)
 }
 
-/// `/dev`, which must not be a link: devices and links would be made wherever it leads (CVE-2026-41579,
+/// Opens `/dev`, which must not be a link: devices and links would be made wherever it leads (CVE-2026-41579,
 /// CVE-2026-47766).
 pub fn directory(root: BorrowedFd<'_>) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY;
@@ -95,7 +95,7 @@ fn node(dir: BorrowedFd<'_>, name: &str, device: &DevicePlan, bind: bool, own: &
     let fresh = match make(dir, name, own, |dir| fs::mknodat(dir, name, file_type(device), mode, number))? {
         Ok(()) => true,
         Err(Errno::EXIST) => false,
-        // We are in a user namespace that somebody else made.
+        // This is a user namespace that somebody else made.
         Err(Errno::PERM) => return bind_node(dir, name, device, own),
         Err(errno) => return Err(Error::sys("mknod", errno)),
     };
@@ -109,7 +109,7 @@ fn node(dir: BorrowedFd<'_>, name: &str, device: &DevicePlan, bind: bool, own: &
     Ok(node)
 }
 
-/// Makes `name` by `making`, or leaves to the host what is the host's: then it has to be there already.
+/// Makes `name` by `making`. In a directory of the host nothing is made, so `name` must exist there.
 fn make(
     dir: BorrowedFd<'_>,
     name: &str,
@@ -129,7 +129,7 @@ fn make(
     }
 }
 
-/// The host's node of the same path, bound onto an empty file.
+/// Binds the host's node of the same path onto an empty file.
 fn bind_node(dir: BorrowedFd<'_>, name: &str, device: &DevicePlan, own: &Own) -> Result<OwnedFd> {
     let tree = clone_tree(CWD, &device.path, false).call(|| format!("open_tree({:?})", device.path))?;
     verify(tree.as_fd(), device).context("on the host")?;
@@ -138,7 +138,7 @@ fn bind_node(dir: BorrowedFd<'_>, name: &str, device: &DevicePlan, own: &Own) ->
     Ok(tree)
 }
 
-/// Something to mount a device on: what is there already unless it is a link, or an empty file.
+/// A file to mount a device on: the existing one, unless it is a link, or an empty new one.
 pub fn mountpoint(dir: BorrowedFd<'_>, name: &str, own: &Own) -> Result<OwnedFd> {
     match make(dir, name, own, |dir| fs::mknodat(dir, name, FileType::RegularFile, Mode::empty(), 0))? {
         Ok(()) | Err(Errno::EXIST) => {}

@@ -1,4 +1,4 @@
-//! Making a filesystem: `fsopen(2)`, its parameters, and a mount of it that is attached nowhere yet.
+//! Making a filesystem: `fsopen(2)`, its parameters, and a mount that is not attached yet.
 
 use std::fmt::Display;
 use std::os::fd::OwnedFd;
@@ -8,7 +8,7 @@ use rustix::mount::{self, FsMountFlags, FsOpenFlags, MountAttrFlags};
 
 use crate::error::{Error, Result};
 
-/// fsconfig(2) takes no longer strings.
+/// The longest string for fsconfig(2).
 pub const MAX_VALUE: usize = 255;
 
 const UNMAPPED: &str = "the id must have a mapping in the container's user namespace";
@@ -33,7 +33,7 @@ pub fn make(kind: &str, source: &str, data: &[(String, Option<String>)], attrs: 
                 .with_hint("a user namespace may only show a PID namespace of its own: bind the host's /proc instead"),
             ("mqueue", Errno::PERM) => error
                 .with_hint("a user namespace may only show an IPC namespace of its own: leave the mount out, or bind"),
-            // Older kernels look at the parameters of some filesystems, such as devpts, no sooner.
+            // Some filesystems of older kernels, such as devpts, check their parameters only here.
             (_, Errno::INVAL) if data.iter().any(|(key, _)| matches!(key.as_str(), "uid" | "gid")) => {
                 error.with_hint(UNMAPPED)
             }
@@ -58,7 +58,7 @@ fn set(context: &OwnedFd, key: &str, value: Option<&str>) -> Result<()> {
         None => (mount::fsconfig_set_flag(context, key), format!("fsconfig({key:?})")),
     };
     match result {
-        // Filesystems that keep versions of inodes do so always nowadays, and do not know the word any more.
+        // Filesystems with versions of inodes always maintain them nowadays, and do not know this option any more.
         Err(Errno::INVAL) if key == "iversion" => Ok(()),
         Err(errno) => {
             let error = explain(context, call, errno);
@@ -71,7 +71,7 @@ fn set(context: &OwnedFd, key: &str, value: Option<&str>) -> Result<()> {
     }
 }
 
-/// What the filesystem itself has to say about a failure waits in the context, one message for each read.
+/// The filesystem's own messages about a failure are kept in the context. Each read returns one.
 fn explain(context: &OwnedFd, call: impl Display, errno: Errno) -> Error {
     let mut said = Vec::new();
     let mut line = [0; 512];

@@ -1,4 +1,4 @@
-//! A running container, from the inside: what may be mounted there, and what may be taken away.
+//! A running container, from the inside: where mounts may be added and removed.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,7 +13,7 @@ use crate::plan::init::Target;
 use crate::sys::mountinfo;
 use crate::sys::procfs::ProcFs;
 
-/// A running container, and what has been mounted in it so far.
+/// A running container, and the mounts that were added to it so far.
 pub(super) struct Joined<'a> {
     pub proc: &'a ProcFs,
     /// Peer groups that mounts of the host belong to or receive from.
@@ -29,7 +29,7 @@ impl Joined<'_> {
         self.proc.unmount(mount.as_fd())
     }
 
-    /// By its descriptor: what it is cannot be exchanged any more.
+    /// Checks an opened place, which cannot be exchanged any more.
     pub fn check_place(&self, place: &Place, by_name: bool) -> Result<()> {
         let path = &place.path;
         if made::is_ground(path) {
@@ -41,8 +41,8 @@ impl Joined<'_> {
         self.refuse_shared(place.fd.as_fd(), false)
     }
 
-    /// What is mounted on a mount that the host is a peer of, or unmounted from it, would be so on the host as well. Of
-    /// `mount` itself or of its `parent`.
+    /// Refuses a mount of which the host has a peer, since mounting on it or unmounting it would happen on the host
+    /// too. Checks `mount` itself or its `parent`.
     fn refuse_shared(&self, mount: BorrowedFd<'_>, parent: bool) -> Result<()> {
         let text = self.proc.read("self/mountinfo")?;
         let find = |id: u64| mountinfo::entries(&text).find(|entry| entry.id == id);

@@ -1,4 +1,4 @@
-//! What stands for the kernel in a container: procfs and the filesystems like it, on which a mount would deceive programs.
+//! The filesystems that represent the kernel in a container, such as procfs. A mount over them would deceive programs.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -7,7 +7,7 @@ use rustix::fs::{self, OFlags};
 use super::resolve::{self, Place};
 use crate::error::{Call, Error, Result};
 
-/// Files below /proc that may be covered: what lxcfs emulates.
+/// Files below /proc that may be covered, since lxcfs emulates them.
 pub const PROC_ALLOWED: [&str; 10] = [
     "proc/cpuinfo",
     "proc/diskstats",
@@ -21,7 +21,7 @@ pub const PROC_ALLOWED: [&str; 10] = [
     "proc/sys/crypto/fips_enabled",
 ];
 
-/// Nothing but a procfs may be on /proc and, but for a few files, nothing in it: programs trust what they find there.
+/// Only a procfs may be mounted on /proc, and nothing in it except on a few files: programs trust what they read there.
 pub fn check_proc(root: BorrowedFd<'_>, place: &Place, source: Option<BorrowedFd<'_>>) -> Result<()> {
     let path = place.path.as_str();
     if path == "proc" {
@@ -36,7 +36,7 @@ pub fn check_proc(root: BorrowedFd<'_>, place: &Place, source: Option<BorrowedFd
     Err(Error::new(format_args!("\"/{path}\" cannot be mounted because it is inside /proc")))
 }
 
-/// Whatever its name was when it was looked up: who shares the root filesystem may rename its directories.
+/// By descriptor, whatever its name was: others who share the root filesystem may rename its directories.
 fn is_within_proc(root: BorrowedFd<'_>, place: &Place) -> Result<bool> {
     if !is_procfs(place.fd.as_fd())? {
         return Ok(false);
@@ -49,7 +49,7 @@ fn is_procfs(file: BorrowedFd<'_>) -> Result<bool> {
     Ok(fs::fstatfs(file).call(|| "fstatfs")?.f_type == fs::PROC_SUPER_MAGIC)
 }
 
-/// Of those filesystems that are kept from a container in part.
+/// Whether it is one of the filesystems that are partly hidden from a container.
 pub fn is_of_kernel(file: BorrowedFd<'_>) -> Result<bool> {
     /// `<linux/magic.h>`: sysfs, and both versions of control groups.
     const MAGICS: [i128; 3] = [0x6265_6572, 0x0027_e0eb, 0x6367_7270];

@@ -1,7 +1,7 @@
-//! The mounts that have been made, known by their ids.
+//! The mounts that were made, identified by their ids.
 //!
-//! A name is no answer to the question what is there: the image has links, and a running container moves directories.
-//! An id means one mount, wherever that is by now.
+//! A path does not identify a mount: the image has links, and a running container moves directories. An id identifies
+//! one mount, wherever it is by now.
 
 use std::os::fd::BorrowedFd;
 
@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::plan::mounts::{MountKind, MountPlan};
 use crate::plan::path::clean;
 
-/// Places of the container's that stand for the host's kernel, or hold up everything else.
+/// Places of the container that represent the host's kernel, or that everything else depends on.
 const GROUND: [&str; 4] = ["", "dev", "proc", "sys"];
 
 /// Whether `path`, from the root and without links, is such a place.
@@ -30,12 +30,12 @@ struct Mount {
     id: u64,
     /// As configured.
     destination: String,
-    /// Whether it may be changed, or removed, while the container runs.
+    /// Whether it may be changed or removed while the container runs.
     is_volume: bool,
 }
 
-/// Mounts that hold nothing of the host's: the root filesystem's, and new filesystems. Only in these are devices and
-/// links made that nobody has asked for by their place.
+/// Mounts without content of the host: the root filesystem's, and new filesystems. Devices and links that the
+/// configuration does not name are made only in these.
 #[derive(Debug, Default)]
 pub struct Own(Vec<u64>);
 
@@ -51,7 +51,7 @@ impl Made {
         Ok(Self { own: Own(vec![mount_id(root)?]), mounts: Vec::new() })
     }
 
-    /// Takes note of what was mounted on `place`.
+    /// Records the mount on `place`.
     pub fn add(&mut self, plan: &MountPlan, mount: BorrowedFd<'_>, place: &Place) -> Result<()> {
         let id = mount_id(mount)?;
         if let MountKind::Filesystem(filesystem) = &plan.kind
@@ -64,7 +64,7 @@ impl Made {
         Ok(())
     }
 
-    /// The mount that was made last on `destination`, as the configuration names it.
+    /// The last mount that was made on `destination`, as the configuration names it.
     pub fn last_on(&self, destination: &str) -> Option<u64> {
         let destination = clean(destination);
         self.mounts.iter().rev().find(|mount| mount.destination == destination).map(|mount| mount.id)
@@ -79,7 +79,7 @@ impl Made {
         self.own.0.first() == Some(&id)
     }
 
-    /// What may be changed while the container runs: entry of the configuration, and id.
+    /// The mounts that may be changed while the container runs: entry of the configuration, and id.
     pub fn volumes(&self) -> Vec<(u32, u64)> {
         self.mounts.iter().filter(|mount| mount.is_volume).map(|mount| (mount.index, mount.id)).collect()
     }
@@ -102,7 +102,7 @@ pub fn is_of_kernel(path: &str) -> bool {
     path.starts_with("proc/") || path.starts_with("sys/")
 }
 
-/// Demands that `file` is on the mount `id`.
+/// Checks that `file` is on the mount `id`.
 pub fn verify(file: BorrowedFd<'_>, id: u64, destination: &str) -> Result<()> {
     if mount_id(file)? == id {
         return Ok(());

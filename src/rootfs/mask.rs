@@ -1,4 +1,4 @@
-//! Paths that are read-only or hidden.
+//! Read-only and hidden paths.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -12,9 +12,9 @@ use crate::error::{Call, Context, Error, Result};
 use crate::plan::mounts::{Attrs, HARMLESS, attr};
 use crate::plan::rootfs::RootfsPlan;
 
-/// Read-only first: a path may be below one that is hidden, and is then not reachable any more.
+/// Read-only paths come first: such a path may be below a hidden one, and could not be reached later.
 ///
-/// `null` is the container's `/dev/null`, if init has made it.
+/// `null` is the container's `/dev/null`, if init made one.
 pub fn restrict(plan: &RootfsPlan, root: BorrowedFd, null: Option<BorrowedFd>) -> Result<()> {
     let location = Location::of(root)?;
     for path in &plan.readonly_paths {
@@ -27,7 +27,7 @@ pub fn restrict(plan: &RootfsPlan, root: BorrowedFd, null: Option<BorrowedFd>) -
     Ok(())
 }
 
-/// Opens a path that may be missing in this kernel or image.
+/// Opens a path that this kernel or image may lack.
 fn open(root: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>> {
     match resolve::open(root, path, OFlags::PATH) {
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
@@ -35,7 +35,8 @@ fn open(root: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>> {
     }
 }
 
-/// A mount laid over "/" would protect nothing, as the processes' root is the mount below it: so that is changed itself.
+/// A mount over "/" would protect nothing, because the root of the processes is the mount below it. So the mount itself
+/// is changed.
 fn readonly(root_fd: BorrowedFd<'_>, root: Location, path: &str) -> Result<()> {
     let Some(place) = open(root_fd, path)? else { return Ok(()) };
     let readonly = Attrs { set: attr::RDONLY, clear: 0 };
@@ -53,7 +54,7 @@ struct Masks<'a> {
     location: Location,
     made_null: Option<BorrowedFd<'a>>,
     null: Option<OwnedFd>,
-    /// The one empty directory that hides all others, once it is mounted somewhere.
+    /// The empty directory that hides all others, once it is mounted somewhere.
     directory: Option<OwnedFd>,
 }
 
@@ -72,7 +73,7 @@ impl Masks<'_> {
     }
 
     fn hide_directory(&mut self, place: &OwnedFd) -> Result<()> {
-        // Kernels before 6.15 copy a mount only once it is attached.
+        // Kernels before 6.15 copy only attached mounts.
         let cover = match &self.directory {
             Some(attached) => clone_tree(attached.as_fd(), "", false).call(|| "open_tree(tmpfs)")?,
             None => hidden_directory(&self.plan.mount_label)?,
@@ -82,7 +83,7 @@ impl Masks<'_> {
         Ok(())
     }
 
-    /// A null device that an image put there would otherwise decide what a hidden file shows (CVE-2025-31133).
+    /// Otherwise a null device from the image would decide what a hidden file shows (CVE-2025-31133).
     fn null(&mut self) -> Result<BorrowedFd<'_>> {
         if let Some(made) = self.made_null {
             return Ok(made);

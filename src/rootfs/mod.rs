@@ -1,7 +1,7 @@
-//! The container's root filesystem, made by init inside the new mount namespace and, for what needs the host's
-//! privileges, by the runtime.
+//! The container's root filesystem. Init makes it inside the new mount namespace, except for parts that need the host's
+//! privileges, which the runtime makes.
 //!
-//! All of it works on descriptors: see [`resolve`].
+//! All of it uses descriptors: see [`resolve`].
 
 mod build;
 mod cgroup;

@@ -1,9 +1,9 @@
-//! The umask, which no file that is made here shall depend on, and which hooks shall find as the caller left it.
+//! The umask: files that are made here do not depend on it, and hooks find it as the caller set it.
 
 use rustix::fs::Mode;
 use rustix::process::umask;
 
-/// While it lives, what is made has just the mode that is asked for.
+/// While this value lives, new files have exactly the modes that are asked for.
 pub struct ExactModes(Mode);
 
 impl ExactModes {

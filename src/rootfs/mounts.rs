@@ -20,14 +20,14 @@ use crate::plan::path::clean;
 use crate::plan::rootfs::RootfsPlan;
 use crate::sys::namespace::in_user_namespace;
 
-/// The container's root while it is being filled.
+/// The container's root while mounts are added to it.
 pub(super) struct Builder<'a> {
     pub plan: &'a RootfsPlan,
     pub sources: Sources<'a>,
     pub root: OwnedFd,
     pub late_readonly: Vec<OwnedFd>,
     pub made: Made,
-    /// It is a running container's.
+    /// A running container's root.
     pub joined: Option<Joined<'a>>,
 }
 
@@ -59,7 +59,7 @@ impl Builder<'_> {
         let make = if kind == FileType::Directory { Make::Dir } else { Make::File };
         let place = self.place(plan, make)?;
         check_proc(self.root.as_fd(), &place, Some(tree.as_fd()))?;
-        // Before it can be seen: what runs in a container that gets it later would use it without them.
+        // Before it is attached: processes of a running container could use the mount without its options.
         restrict(plan, &tree)?;
         self.attach(plan, &tree, &place)?;
         self.propagate(plan, &tree)?;
@@ -67,7 +67,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Where a mount goes; made if nothing is there.
+    /// The place for a mount. It is made if it is missing.
     pub(super) fn place(&self, plan: &MountPlan, make: Make) -> Result<Place> {
         let place = match plan.links.destination {
             true => resolve::open_or_make_unfollowed(self.root.as_fd(), &plan.destination, make),
@@ -78,8 +78,8 @@ impl Builder<'_> {
         Ok(place)
     }
 
-    /// Links of the image do not decide what holds up the container, nor does a running container decide where in a
-    /// filesystem of the kernel, or on the host, something is mounted.
+    /// A link of the image must not redirect mounts that the container depends on. And a running container must not
+    /// decide where in a filesystem of the kernel, or on the host, something is mounted.
     fn check_place(&self, plan: &MountPlan, place: &Place) -> Result<()> {
         let by_name = clean(&plan.destination) == place.path;
         if made::is_ground(&place.path) && !by_name {
@@ -92,7 +92,7 @@ impl Builder<'_> {
         }
     }
 
-    /// Why nothing can be made there.
+    /// Explains why a place cannot be made.
     fn explain_unmakable(&self, plan: &MountPlan, error: Error) -> Error {
         if !matches!(error.errno(), Some(Errno::ROFS | Errno::NOENT | Errno::PERM | Errno::ACCESS)) {
             return error;
@@ -121,7 +121,7 @@ impl Builder<'_> {
         error
     }
 
-    /// Puts a detached mount on what `place` is.
+    /// Attaches a detached mount to `place`.
     pub(super) fn attach(&mut self, plan: &MountPlan, mount: &OwnedFd, place: &Place) -> Result<()> {
         attach_at(mount.as_fd(), place.fd.as_fd())
             .call(|| format!("move_mount(\"/{}\")", place.path))
@@ -132,7 +132,7 @@ impl Builder<'_> {
         self.made.add(plan, mount.as_fd(), place)
     }
 
-    /// Where the source points to, if it is a symbolic link.
+    /// The target of the source, if that is a symbolic link.
     fn source_link(&self, source: &BindSource) -> Result<Option<CString>> {
         let (path, target) = match source {
             BindSource::Host(path) => (path, fs::readlink(path.as_str(), Vec::new())),
@@ -143,7 +143,7 @@ impl Builder<'_> {
         };
         match target {
             Ok(target) => Ok(Some(target)),
-            // Of a path, and of a descriptor, that is no link.
+            // A path or a descriptor that is no link.
             Err(Errno::INVAL | Errno::NOENT) => Ok(None),
             Err(errno) => Err(Error::sys(format_args!("readlink({path:?})"), errno)),
         }
@@ -155,7 +155,7 @@ impl Builder<'_> {
             _ if plan.idmap.is_some() => (self.sources)(plan),
             BindSource::Host(_) if self.joined.is_some() => (self.sources)(plan),
             BindSource::Host(path) => match clone_unfollowed(CWD, path, recursive, plan.links.source) {
-                // Root of a user namespace may lack the right to pass a directory; the runtime has it.
+                // The root of a user namespace may lack the right to pass a directory. The runtime has it.
                 Err(Errno::ACCESS) => (self.sources)(plan),
                 result => result.map_err(|errno| source_error(path, errno)),
             },
@@ -168,8 +168,8 @@ impl Builder<'_> {
         }
     }
 
-    /// A copy of the container's own procfs or sysfs would be without what is to hide parts of it. An image's link shall
-    /// not be able to ask for one.
+    /// A copy of the container's own procfs or sysfs would lack the mounts that hide parts of it. A link in an image
+    /// must not be able to cause one.
     fn check_source(&self, path: &str, source: &OwnedFd) -> Result<()> {
         if is_of_kernel(source.as_fd())? && resolve::open_plain(self.root.as_fd(), &clean(path), OFlags::PATH).is_err()
         {
@@ -187,8 +187,8 @@ impl Builder<'_> {
             check_proc(self.root.as_fd(), &place, None)?;
         }
         let mount = match self.make_filesystem(plan, filesystem, &place) {
-            // A network namespace that belongs to another user namespace: what the host shows of it is all there is. Root
-            // of the host has no need of it, whatever the errno.
+            // The network namespace belongs to another user namespace, so only the host's sysfs can show it. The host's
+            // root does not need that, whatever the errno is.
             Err(error)
                 if filesystem.kind == "sysfs"
                     && matches!(error.errno(), Some(Errno::PERM | Errno::BUSY))
@@ -248,8 +248,8 @@ impl Builder<'_> {
         Ok(Product::Detached(mount))
     }
 
-    /// With mount(2), for a parameter that is too long for fsconfig(2), such as overlayfs's list of directories. The
-    /// working directory is the one way for it to name a place by descriptor.
+    /// Uses mount(2), for a parameter that is too long for fsconfig(2), such as overlayfs's list of directories. To
+    /// mount on a descriptor, mount(2) needs it as working directory.
     fn attach_long(
         &self,
         plan: &MountPlan,
@@ -268,7 +268,7 @@ impl Builder<'_> {
         };
         let data = data.iter().map(word).collect::<Vec<_>>().join(",");
         let data = CString::new(data).map_err(|_| Error::sys("mount", Errno::INVAL))?;
-        // Ids are given in turn: what is found afterwards must be younger than this one.
+        // Ids ascend, so the mount found afterwards must have a higher one.
         let before = clone_tree(place.fd.as_fd(), "", false).call(|| "open_tree")?;
         let before = resolve::mount_id(before.as_fd())?;
         rustix::process::fchdir(&place.fd).call(|| "fchdir")?;
@@ -286,8 +286,8 @@ impl Builder<'_> {
         Ok(mount)
     }
 
-    /// For procfs and sysfs: with a link in the way, what is later written to them could be led elsewhere
-    /// (CVE-2019-19921, CVE-2023-27561, CVE-2025-54867).
+    /// For procfs and sysfs: a link on the way could lead later writes to them elsewhere (CVE-2019-19921,
+    /// CVE-2023-27561, CVE-2025-54867).
     fn ordinary_directory(&self, kind: &str, plan: &MountPlan) -> Result<Place> {
         let refuse = || Err(Error::new(format_args!("filesystem {kind:?} must be mounted on ordinary directory")));
         let path = clean(&plan.destination);
@@ -310,7 +310,7 @@ impl Builder<'_> {
 
     fn host_sysfs(&mut self, plan: &MountPlan, place: &Place, refused: Error) -> Result<()> {
         let tree = clone_tree(CWD, "/sys", true).map_err(|_| refused)?;
-        // With all that the host has mounted there, such as its control groups (CVE-2023-25809).
+        // With everything that the host has mounted there, such as its control groups (CVE-2023-25809).
         change(tree.as_fd(), true, Attrs { set: plan.attrs.set & attr::RDONLY, clear: 0 })?;
         change(tree.as_fd(), false, plan.attrs)?;
         self.attach(plan, &tree, place)?;
@@ -333,7 +333,7 @@ impl Builder<'_> {
         self.adjust(plan, &place)
     }
 
-    /// The mount that was made on `destination`: links lead where they did then, or nowhere.
+    /// Opens the mount that was made on `destination`: a link leads where it led then, or nowhere.
     fn remounted(&self, destination: &str, target: Option<u64>) -> Result<OwnedFd> {
         let call = || format!("open({destination:?})");
         match self.made.last_on(destination).or(target) {
@@ -347,18 +347,18 @@ impl Builder<'_> {
         }
     }
 
-    /// What options change of a mount that is there already.
+    /// Changes an existing mount as the options say.
     pub(super) fn adjust(&self, plan: &MountPlan, mount: &OwnedFd) -> Result<()> {
         restrict(plan, mount)?;
         self.propagate(plan, mount)
     }
 
-    /// Once it is attached: under a shared parent it has become shared by that.
+    /// After it is attached, since attaching it under a shared parent makes it shared.
     pub(super) fn propagate(&self, plan: &MountPlan, mount: &OwnedFd) -> Result<()> {
         plan.propagation.iter().try_for_each(|&wanted| set_propagation(mount.as_fd(), wanted))
     }
 
-    /// A mount over "/" is the new root; `/dev` and filesystems that are filled first become read-only at the end.
+    /// A mount over "/" is the new root. `/dev` and filesystems that are filled first become read-only at the end.
     fn took_place(&mut self, place: &Place, mount: OwnedFd, late_readonly: bool) {
         if place.path.is_empty() {
             self.root = mount;
@@ -413,7 +413,7 @@ fn mount_flags(attrs: u64) -> MountFlags {
     flags
 }
 
-/// A link that is there already must say the same.
+/// An existing link must have the same target.
 fn copy_link(root: BorrowedFd<'_>, destination: &str, target: &CString) -> Result<()> {
     let (dir, name) = resolve::parent(root, destination)?;
     match fs::symlinkat(target, &dir, &name) {
@@ -422,7 +422,7 @@ fn copy_link(root: BorrowedFd<'_>, destination: &str, target: &CString) -> Resul
     }
 }
 
-/// move_mount(2) says no more than `EINVAL` of a directory on a file or the other way round.
+/// move_mount(2) says only `EINVAL` for a directory on a file, or a file on a directory.
 fn explain_kinds(error: Error, plan: &MountPlan, mount: &OwnedFd, place: &Place) -> Error {
     let is_dir =
         |fd: &OwnedFd| fs::fstat(fd).is_ok_and(|st| FileType::from_raw_mode(st.st_mode) == FileType::Directory);
@@ -439,8 +439,8 @@ fn explain_kinds(error: Error, plan: &MountPlan, mount: &OwnedFd, place: &Place)
     ))
 }
 
-/// In a user namespace the flags of the host's mounts are locked. Those that no option names are kept; an option that
-/// names one cannot be honoured.
+/// In a user namespace the flags of the host's mounts are locked. Flags that no option names are kept. An option that
+/// would change one cannot be honoured.
 fn keep_locked(plan: &MountPlan, mount: &OwnedFd, refused: Error) -> Result<()> {
     let has = locked_flags(mount)?;
     let lockable = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
@@ -471,7 +471,7 @@ fn locked_flags(mount: &OwnedFd) -> Result<u64> {
             attrs |= bit;
         }
     }
-    // strictatime has no flag: it is the absence of the others.
+    // strictatime has no flag. It is the absence of the others.
     if !flags.intersects(StatVfsMountFlags::NOATIME | StatVfsMountFlags::RELATIME) {
         attrs |= attr::STRICTATIME;
     }

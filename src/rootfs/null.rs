@@ -1,4 +1,4 @@
-//! The null device of a container that runs, for what would else be the host's.
+//! The null device of a running container, to replace the host's.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -8,7 +8,8 @@ use super::{devices, fscontext, resolve};
 use crate::error::{Call, Context, Result};
 use crate::sys::procfs::ProcFs;
 
-/// The one in our root, which is the container's; where that has done away with it, another one that only we see.
+/// Opens the one in this process's root, which is the container's. If the container has removed it, opens another one
+/// that only this process sees.
 pub fn null_in_root(proc: &ProcFs) -> Result<OwnedFd> {
     let root =
         fs::open(c"/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).call(|| "open(\"/\")")?;

@@ -24,17 +24,17 @@ const SLAVE: PropagationChange = PropagationChange { kind: Propagation::Slave, r
 /// The root of this mount namespace.
 pub struct Top {
     root: OwnedFd,
-    /// The runtime was called in a chroot(2), somewhere below it.
+    /// The runtime was called in a chroot(2), whose root is below this one.
     above: bool,
 }
 
 impl Top {
-    /// pivot_root(2) and a mount on "/" replace the caller's root. In a chroot(2), what is above that would stay in the
-    /// container's mount namespace, where setns(2), and a chroot(2) within the chroot, lead to it.
+    /// pivot_root(2) and a mount on "/" replace the caller's root. In a chroot(2), the tree above the caller's root
+    /// would stay in the container's mount namespace, where setns(2), or a second chroot(2), leads to it.
     pub fn find(proc: &ProcFs) -> Result<Self> {
         let slash = || fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).call(|| "open(\"/\")");
         let callers = slash()?;
-        // Who joins a mount namespace, even the one that it is in, gets the root of that.
+        // Joining a mount namespace, even the current one, gives the process the root of that namespace.
         match rustix::thread::move_into_link_name_space(proc.namespace("mnt")?.as_fd(), Some(LinkNameSpaceType::Mount))
         {
             Err(Errno::PERM) if !may_be_in_chroot() => return Ok(Self { root: callers, above: false }),
@@ -44,7 +44,7 @@ impl Top {
         }
         let root = slash()?;
         let above = Location::of(root.as_fd())? != Location::of(callers.as_fd())?;
-        // The paths of the configuration are the caller's.
+        // The paths of the configuration begin at the caller's root.
         if above {
             change_root(callers.as_fd())?;
         }
@@ -82,14 +82,14 @@ fn change_root(root: BorrowedFd<'_>) -> Result<()> {
     process::chroot(c".").call(|| "chroot(root)")
 }
 
-/// Makes `root` "/" and the working directory. The host's tree, whose root is `top`, is gone when this returns.
+/// Makes `root` "/" and the working directory. Once this returns, the host's tree, whose root is `top`, is unmounted.
 ///
-/// Nothing of the container may be looked up before that: pivot_root(2) leaves the old root mounted over the new one,
-/// and ".." at "/" leads into it, with `RESOLVE_IN_ROOT` as well.
+/// No path of the container may be resolved before that: pivot_root(2) leaves the old root mounted over the new one,
+/// and ".." at "/" leads into it, also with `RESOLVE_IN_ROOT`.
 pub fn pivot(top: Top, root: BorrowedFd<'_>, proc: &ProcFs) -> Result<()> {
     let old = top.enter()?;
     process::fchdir(root).call(|| "fchdir(rootfs)")?;
-    // pivot_root(2): with "." twice, the old root ends up on top of the new one, and no directory is needed for it.
+    // pivot_root(2): with "." twice, the old root is mounted on top of the new one, and needs no directory.
     process::pivot_root(c".", c".").map_err(|errno| {
         let error = Error::sys("pivot_root(\".\", \".\")", errno);
         match errno {
@@ -99,7 +99,8 @@ pub fn pivot(top: Top, root: BorrowedFd<'_>, proc: &ProcFs) -> Result<()> {
             _ => error,
         }
     })?;
-    // Or the unmounting would reach the host. Not private: mounts that the host removes meanwhile would stay busy.
+    // Otherwise the unmounting would reach the host. It is not private, since mounts that the host removes meanwhile
+    // would stay busy.
     set_propagation(old.as_fd(), SLAVE)?;
     leave_with(old.as_fd(), proc)?;
     drop(old);
@@ -108,7 +109,7 @@ pub fn pivot(top: Top, root: BorrowedFd<'_>, proc: &ProcFs) -> Result<()> {
     verify_top(root)
 }
 
-/// Nothing must lie over the container's root: what it covers could be reached by "..".
+/// Nothing may be mounted over the container's root: the covered tree could be reached by "..".
 fn verify_top(root: BorrowedFd<'_>) -> Result<()> {
     let above = fs::openat(CWD, c"/..", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).call(|| "open(\"/..\")")?;
     if Location::of(above.as_fd())? == Location::of(root)? {
@@ -117,8 +118,8 @@ fn verify_top(root: BorrowedFd<'_>) -> Result<()> {
     Err(Error::new("something is still mounted over the container's root"))
 }
 
-/// Lets the private procfs go together with the old root, so that the kernel waits once for both. Our descriptor of it
-/// stays good.
+/// Unmounts the private procfs together with the old root, so that the kernel waits once for both. The descriptor of
+/// the procfs stays valid.
 fn leave_with(old: BorrowedFd<'_>, proc: &ProcFs) -> Result<()> {
     let Some(mount) = proc.detached() else { return Ok(()) };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -135,8 +136,8 @@ pub fn chroot(root: BorrowedFd<'_>) -> Result<()> {
     verify_top(root)
 }
 
-/// Without pivot_root the host's mounts stay in the namespace. The kernel lets a container mount a procfs or sysfs
-/// of its own if it sees a full one anywhere, so those of the host go first.
+/// Without pivot_root the host's mounts stay in the namespace. The kernel allows a container a procfs or sysfs mount of
+/// its own if it sees a full one anywhere, so those of the host are removed first.
 pub fn move_over(top: Top, root: BorrowedFd<'_>, proc: &ProcFs) -> Result<()> {
     let old = top.enter()?;
     for path in full_kernel_mounts(&proc.read("self/mountinfo")?, mountinfo_id(root)?) {
@@ -149,13 +150,13 @@ pub fn move_over(top: Top, root: BorrowedFd<'_>, proc: &ProcFs) -> Result<()> {
 fn hide(path: &PathBuf) -> Result<()> {
     let mount = match fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
         Ok(mount) => mount,
-        // It went with the one that it was mounted in.
+        // It was removed together with the mount that it is in.
         Err(Errno::NOENT) => return Ok(()),
         Err(errno) => return Err(Error::sys(format_args!("open({path:?})"), errno)),
     };
     set_propagation(mount.as_fd(), SLAVE)?;
     match unmount(path, UnmountFlags::DETACH) {
-        // Locked to the namespace: then it is covered.
+        // It is locked to the namespace, so it is covered.
         Err(Errno::INVAL | Errno::PERM) => {
             let cover = fscontext::make("tmpfs", "tmpfs", &[], 0)?;
             attach_at(cover.as_fd(), mount.as_fd()).call(|| format!("move_mount({path:?})"))

@@ -1,8 +1,9 @@
 //! Finding and making places below the container's root.
 //!
-//! What is there belongs to the image, and with shared volumes other containers may change it while we look. So a
-//! path is resolved by the kernel from the root's descriptor, or component by component with no link followed but
-//! by us, and what was found is a descriptor that is never turned into a path again (CVE-2021-30465, CVE-2024-45310).
+//! The tree belongs to the image, and if volumes are shared, other containers may change it at any moment. So the
+//! kernel resolves a path from the root's descriptor; or it is resolved here, one component at a time, without the
+//! kernel following links. The result is a descriptor, which is never turned into a path again (CVE-2021-30465,
+//! CVE-2024-45310).
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,10 +16,10 @@ use crate::plan::path::clean;
 
 const DIR: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 const PATH: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-/// As many as the kernel follows (path_resolution(7)).
+/// The kernel follows as many (path_resolution(7)).
 const MAX_LINKS: u32 = 40;
 
-/// What to make where nothing is.
+/// What to make if the place is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Make {
     Dir,
@@ -31,11 +32,11 @@ pub struct Place {
     pub fd: OwnedFd,
     /// From the root, without links and without a leading slash; "" is the root itself.
     pub path: String,
-    /// It was not there before.
+    /// It was made now.
     pub made: bool,
 }
 
-/// Which mount, and which file of it.
+/// A file, and the mount that it is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Location {
     mount: u64,
@@ -44,7 +45,7 @@ pub struct Location {
 }
 
 impl Location {
-    /// Linux 5.8 and later tell the mount (`STATX_MNT_ID`).
+    /// Linux 5.8 and later report the mount (`STATX_MNT_ID`).
     pub fn of(file: BorrowedFd<'_>) -> Result<Self> {
         let wanted = StatxFlags::INO | StatxFlags::MNT_ID;
         let stat = fs::statx(file, c"", AtFlags::EMPTY_PATH, wanted).call(|| "statx(STATX_MNT_ID)")?;
@@ -55,10 +56,10 @@ impl Location {
     }
 }
 
-/// Linux 6.8 and later: an id that is never given again.
+/// Linux 6.8 and later: an id that is never used again.
 const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
 
-/// Those ids begin behind all of the older kind (`fs/namespace.c`).
+/// These ids begin after all of the older kind (`fs/namespace.c`).
 pub const FIRST_UNIQUE: u64 = 1 << 31;
 
 /// The id of the mount that `file` is on.
@@ -94,19 +95,19 @@ fn openat2(root: BorrowedFd<'_>, path: &str, flags: OFlags, resolve: ResolveFlag
     until_sure(|| fs::openat2(root, path, flags, Mode::empty(), resolve))
 }
 
-/// openat2(2) says EAGAIN if something was renamed or mounted, anywhere, while it resolved "..": it could not be sure
-/// to be still within the root.
+/// openat2(2) returns EAGAIN if anything was renamed or mounted anywhere while it resolved "..", because it could not
+/// be sure to be still within the root.
 pub fn until_sure<T>(open: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
     const TRIES: usize = 64;
     let tried = (1..TRIES).map(|_| open()).find(|result| !matches!(result, Err(Errno::AGAIN)));
     tried.unwrap_or_else(open)
 }
 
-/// Opens `path` inside `root`, and makes it, with the directories above it, where it is missing. Dangling links lead
-/// to where they point.
+/// Opens `path` inside `root`. If it is missing, makes it and the directories above it. A dangling link leads to the
+/// place that it points to.
 pub fn open_or_make(root: BorrowedFd<'_>, path: &str, make: Make) -> Result<Place> {
     let plain = clean(path);
-    // Behind a link ".." means the directory that holds what the link leads to.
+    // Behind a link, ".." means the parent of the link's target.
     if path.split('/').any(|part| part == "..") {
         return Walk::new(root, path).finish(make);
     }
@@ -117,7 +118,7 @@ pub fn open_or_make(root: BorrowedFd<'_>, path: &str, make: Make) -> Result<Plac
     }
 }
 
-/// As [`open_or_make`], but if the last component is a link, it is what is meant.
+/// As [`open_or_make`], but a link in the last component is not followed.
 pub fn open_or_make_unfollowed(root: BorrowedFd<'_>, path: &str, make: Make) -> Result<Place> {
     let path = clean(path);
     let (above, name) = path.rsplit_once('/').unwrap_or(("", &path));
@@ -129,27 +130,27 @@ pub fn open_or_make_unfollowed(root: BorrowedFd<'_>, path: &str, make: Make) -> 
     }
 }
 
-/// What `path` means inside `root`, without links, from the root and without a leading slash. Nothing is made.
+/// The path of `path` inside `root`, without links, from the root and without a leading slash. Makes nothing.
 pub fn real_path(root: BorrowedFd<'_>, path: &str) -> Result<String> {
-    // Looked up first, so that the walk finds all its components.
+    // The kernel looks it up first, so that the walk finds all components.
     open(root, path, OFlags::PATH).call(|| format!("open({path:?})"))?;
     Ok(Walk::new(root, path).finish(Make::Dir)?.path)
 }
 
-/// The directory that holds `path`, made where it is missing, and the last component's name.
+/// Opens the directory that holds `path`, made if it is missing. Returns also the last component's name.
 pub fn parent(root: BorrowedFd<'_>, path: &str) -> Result<(OwnedFd, String)> {
     let path = clean(path);
     let (above, name) = path.rsplit_once('/').unwrap_or(("", &path));
     Ok((open_or_make(root, above, Make::Dir)?.fd, name.to_owned()))
 }
 
-/// A descent from the root, one component at a time.
+/// A walk from the root, one component at a time.
 struct Walk<'a> {
     root: BorrowedFd<'a>,
     asked: &'a str,
     /// The directory reached, `None` for the root.
     here: Option<OwnedFd>,
-    /// The way to it, without links.
+    /// The path to it, without links.
     done: Vec<String>,
     todo: VecDeque<String>,
     links: u32,
@@ -189,7 +190,7 @@ impl<'a> Walk<'a> {
         Ok(Place { fd, path: self.done.join("/"), made: self.made })
     }
 
-    /// Not by "..", which a rename could lead out of the root.
+    /// This does not use "..", which a rename could make lead out of the root.
     fn ascend(&mut self) -> Result<()> {
         self.done.pop();
         let above = self.done.join("/");
@@ -236,7 +237,7 @@ impl<'a> Walk<'a> {
         };
         match made {
             Ok(()) => self.made = true,
-            // Somebody else made it meanwhile; what it is will show.
+            // Somebody else has made it meanwhile. Opening it will show what it is.
             Err(Errno::EXIST) => {}
             Err(errno) => {
                 let call = if make == Make::Dir { "mkdir" } else { "mknod" };
@@ -247,7 +248,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Removes `name` from `dir`, if it is there and is no directory.
+/// Removes `name` from `dir`, unless it is missing or a directory.
 pub fn unlink(dir: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
     match fs::unlinkat(dir, name, AtFlags::empty()) {
         Err(Errno::NOENT) => Ok(()),

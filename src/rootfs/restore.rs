@@ -1,4 +1,4 @@
-//! The root filesystem of a container whose mounts CRIU has dumped, or is to restore.
+//! The root filesystem of a container whose mounts CRIU has dumped or will restore.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::plan::path::clean;
 use crate::plan::rootfs::{DeviceKind, RootfsPlan};
 use crate::sys;
 
-/// A mount whose content is the host's: CRIU does not dump it, and asks for it by name.
+/// A mount with content of the host. CRIU does not dump it, but refers to it by name.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ExternalMount {
     /// In the container, without links.
@@ -27,12 +27,13 @@ pub struct ExternalMount {
     pub source: String,
 }
 
-/// What hides a file is bound from here, and named so in the images of all runtimes.
+/// Masks of files are bound from here. The images of all runtimes use this name.
 const NULL: &str = "/dev/null";
 
-/// The external mounts of a running container, by its root: places in it without links, and names for the images.
+/// The external mounts of a running container, found from its root: the path of each in the container, without links,
+/// and its name for the images.
 ///
-/// A place is its own name, as with runc and crun: each can restore what the other has dumped.
+/// The name is the path, as with runc and crun, so that each can restore images of the others.
 pub fn external_mounts(plan: &RootfsPlan, root: BorrowedFd<'_>) -> Result<Vec<(String, String)>> {
     let mut found = Vec::new();
     for (destination, _) in external(plan) {
@@ -51,7 +52,7 @@ pub fn external_mounts(plan: &RootfsPlan, root: BorrowedFd<'_>) -> Result<Vec<(S
     Ok(found)
 }
 
-/// Nothing may be there: a mask hides it, or the container has unmounted and removed it.
+/// The path may be missing: it is hidden by a mask, or the container has unmounted and removed it.
 fn find(root: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>> {
     match resolve::open(root, path, OFlags::PATH) {
         Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => Ok(None),
@@ -59,14 +60,14 @@ fn find(root: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>> {
     }
 }
 
-/// What is in another mount namespace is named from that namespace's root.
+/// A file in another mount namespace has a path from that namespace's root.
 fn name_in_container(fd: &OwnedFd) -> Result<String> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     let name = fs::readlink(&path, Vec::new()).call(|| format!("readlink({path:?})"))?;
     name.into_string().map_err(|_| Error::new("the destination of a mount is not UTF-8"))
 }
 
-/// Destinations as configured, and sources.
+/// The configured destinations, and the sources.
 fn external(plan: &RootfsPlan) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for mount in &plan.mounts {
@@ -85,7 +86,7 @@ fn external(plan: &RootfsPlan) -> Vec<(String, String)> {
             _ => {}
         }
     }
-    // In a user namespace device nodes are those of the host.
+    // In a user namespace, device nodes are the host's.
     if let Some(dev) = plan.dev.as_ref().filter(|dev| dev.bind) {
         let nodes = dev.devices.iter().filter(|device| device.kind != DeviceKind::Fifo);
         found.extend(nodes.map(|device| (device.path.clone(), device.path.clone())));
@@ -93,15 +94,15 @@ fn external(plan: &RootfsPlan) -> Vec<(String, String)> {
     found
 }
 
-/// Takes the calling thread into a mount namespace of its own, shows the container's root at `at` there, which CRIU is
-/// to take for the new root, and makes the places in it that the mounts need. Nothing of this reaches the host, and
-/// all of it goes with the last process in the namespace.
+/// Takes the calling thread into a mount namespace of its own. There, shows the container's root at `at`, which CRIU
+/// takes for the new root, and makes the files and directories that the mounts need. The host sees nothing of this, and
+/// it ends with the last process in the namespace.
 ///
-/// Returns what CRIU may ask for as external mounts.
+/// Returns the external mounts that CRIU may ask for.
 pub fn show_to_criu(plan: &RootfsPlan, at: &Path) -> Result<Vec<ExternalMount>> {
     const SLAVE: PropagationChange = PropagationChange { kind: Propagation::Slave, recursive: true };
     sys::namespace::unshare(libc::CLONE_NEWNS as u64).call(|| "unshare(CLONE_NEWNS)")?;
-    // Of this thread only: with a mount namespace it has also got a root, working directory and umask of its own.
+    // Only for this thread: the mount namespace also gave it a root, working directory and umask of its own.
     let _modes = ExactModes::begin();
     let host = fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).call(|| "open(\"/\")")?;
     set_propagation(host.as_fd(), SLAVE)?;
@@ -112,7 +113,7 @@ pub fn show_to_criu(plan: &RootfsPlan, at: &Path) -> Result<Vec<ExternalMount>> 
     }
     let Destinations { root, mut external, .. } = destinations;
     drop(root);
-    // With the binds that were only there for what is below them.
+    // Also unmounts the binds that were needed only for mounts below them.
     unmount(at, UnmountFlags::DETACH).call(|| format!("umount2({at:?})"))?;
     show_root(plan, at)?;
     if let Some(dev) = plan.dev.as_ref().filter(|dev| dev.bind) {
@@ -125,7 +126,7 @@ pub fn show_to_criu(plan: &RootfsPlan, at: &Path) -> Result<Vec<ExternalMount>> 
     Ok(external)
 }
 
-/// CRIU wants the root to be a mount whose parent nothing covers.
+/// CRIU needs a root that is a mount, and whose parent is not covered.
 fn show_root(plan: &RootfsPlan, at: &Path) -> Result<OwnedFd> {
     let path = plan.path.as_str();
     let root = clone_tree(CWD, path, true).call(|| format!("open_tree({path:?})"))?;
@@ -139,7 +140,7 @@ fn show_root(plan: &RootfsPlan, at: &Path) -> Result<OwnedFd> {
 /// Makes in the root what the mounts need there.
 struct Destinations {
     root: OwnedFd,
-    /// Where the container's own filesystems will be, which CRIU restores with all that is in them.
+    /// The mountpoints of the container's own filesystems, which CRIU restores with their contents.
     own: Vec<String>,
     external: Vec<ExternalMount>,
 }

@@ -1,4 +1,4 @@
-//! What init cannot do for itself, and the runtime does with the host's privileges.
+//! Mounts that need the host's privileges: the runtime makes them for init.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -16,25 +16,25 @@ use crate::plan::idmap::{self, IdMap, Mappings};
 use crate::plan::mounts::{BindSource, MountKind, MountPlan};
 use crate::sys::helper::{self, Refused};
 use crate::sys::mount::{MOUNT_ATTR_IDMAP, MountAttr, mount_setattr};
-use crate::sys::mountinfo::{self, Entry};
+use crate::sys::mountinfo::{self, MountInfo};
 
-/// Asks the runtime for what this entry of the plan mounts, and waits for the mount: [`open_source`].
+/// Asks the runtime for the mount of this entry of the plan, and waits for it: [`open_source`].
 pub type Sources<'a> = &'a mut dyn FnMut(&MountPlan) -> Result<OwnedFd>;
 
-/// Namespaces of the container that the mount is for.
+/// The namespaces of the container that gets the mount.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Namespaces<'a> {
-    /// `None` for a container that runs: the source is the host's own.
+    /// `None` for a running container: the source is a path of the host.
     pub mount: Option<BorrowedFd<'a>>,
-    /// If it has one of its own.
+    /// If the container has one of its own.
     pub user: Option<BorrowedFd<'a>>,
 }
 
-/// A detached mount that only the runtime may make: of a bind source, or of a filesystem that is to belong to the host's
-/// user namespace. It has the owners that the plan asks for. `rootfs` is the container's root on the host.
+/// A detached mount that only the runtime may make: of a bind source, or of a filesystem that must belong to the host's
+/// user namespace. Its files have the owners that the plan asks for. `rootfs` is the container's root on the host.
 ///
-/// Nothing of it comes from init, which may be in the hands of a process of the container: whoever has a mount given
-/// other owners can write to it as anybody.
+/// Nothing here is taken from init, which a process of the container may have taken over: with a mount whose owners are
+/// changed, it could write as any user.
 pub fn open_source(plan: &MountPlan, rootfs: &str, container: Namespaces) -> Result<OwnedFd> {
     open(plan, rootfs, container).with_context(|| plan.describe())
 }
@@ -45,7 +45,7 @@ fn open(plan: &MountPlan, rootfs: &str, container: Namespaces) -> Result<OwnedFd
         MountKind::Bind { source: BindSource::Rootfs(path), recursive } => {
             let root = fs::open(rootfs, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
                 .call(|| format!("open({rootfs:?})"))?;
-            // Without links, so that the path means the same inside the container or is noticed to mean something else.
+            // Without links, so that a path with another meaning inside the container is noticed.
             let path = format!("{rootfs}/{}", resolve::real_path(root.as_fd(), path)?);
             bind(plan, &path, *recursive, container.mount)?
         }
@@ -68,7 +68,7 @@ fn no_access(path: &str) -> Error {
         .with_hint("neither the user nor root of the container's user namespace may pass all directories above it")
 }
 
-/// Why [`open_source`] cannot even be tried: the namespaces of init cannot be opened.
+/// Explains why [`open_source`] cannot be tried: the namespaces of init cannot be opened.
 pub fn explain_namespace(plan: &MountPlan, error: Error) -> Error {
     let denied = matches!(error.errno(), Some(Errno::ACCESS | Errno::PERM));
     let error = match &plan.kind {
@@ -79,8 +79,8 @@ pub fn explain_namespace(plan: &MountPlan, error: Error) -> Error {
     error.context(plan.describe())
 }
 
-/// In the container's mount namespace, as the mounts of a namespace whose user namespace is another have their flags
-/// locked, and copies inherit that: one made here could be stripped of `nosuid` or `ro` by the container.
+/// Copies the mount in the container's mount namespace. The flags of mounts from another user namespace are locked
+/// there, and copies inherit that. From a copy made outside, the container could remove `nosuid` or `ro`.
 fn bind(plan: &MountPlan, path: &str, recursive: bool, namespace: Option<BorrowedFd>) -> Result<OwnedFd> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if plan.links.source {
@@ -96,12 +96,12 @@ fn bind(plan: &MountPlan, path: &str, recursive: bool, namespace: Option<Borrowe
     let name = CString::new(path).map_err(|_| Error::sys("open_tree", Errno::INVAL))?;
     let opened = helper::open_tree_in(namespace, &name, copy.bits()).map_err(|refused| match refused {
         Refused::OpenTree(errno) => source_error(path, errno),
-        // Init was refused already, which is why it asked, and we have no more rights than it has.
+        // Init was refused already, which is why it asked, and an ordinary user's runtime has no more rights than init.
         Refused::Setns(Errno::PERM) if plan.idmap.is_none() => no_access(path),
         Refused::Setns(errno) => Error::sys("setns(the container's mount namespace)", errno).with_hint(ONLY_ROOT),
         Refused::Spawn(errno) => Error::sys("clone3()", errno),
     })?;
-    // What init has made of its namespace is not known. So it must be what is there on the host.
+    // Init may have changed its namespace in any way. So the file must be the same as on the host.
     let meant = rustix::mount::open_tree(fs::CWD, path, flags).map_err(|errno| source_error(path, errno))?;
     let file = |fd: &OwnedFd| fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino)).call(|| "fstat");
     if file(&opened)? == file(&meant)? {
@@ -127,7 +127,7 @@ fn id_map(map: &IdMap, mount: BorrowedFd<'_>, userns: Option<BorrowedFd<'_>>, so
         let below = if map.recursive { mounts_below(mount, source) } else { Vec::new() };
         let maps = |mount: &OwnedFd| match clone_tree(mount.as_fd(), "", false) {
             Ok(copy) => mount_setattr(copy.as_fd(), false, &attr).is_ok(),
-            // Nothing is known of it.
+            // The kind of filesystem is not known.
             Err(_) => true,
         };
         match below.iter().find(|(_, mount)| !maps(mount)) {
@@ -137,11 +137,11 @@ fn id_map(map: &IdMap, mount: BorrowedFd<'_>, userns: Option<BorrowedFd<'_>>, so
     })
 }
 
-/// The mounts of a tree that was copied from `source`, but for its first one, as far as mountinfo tells of them.
+/// The mounts of a tree that was copied from `source`, without the top one, as far as mountinfo shows them.
 fn mounts_below(tree: BorrowedFd<'_>, source: &str) -> Vec<(PathBuf, OwnedFd)> {
     let text = std::fs::read("/proc/thread-self/mountinfo").unwrap_or_default();
     mountinfo::entries(&text)
-        .filter_map(|Entry { point, .. }| {
+        .filter_map(|MountInfo { point, .. }| {
             let below = point.strip_prefix(source).ok().filter(|below| !below.as_os_str().is_empty())?;
             let mount = resolve::open_plain(tree, below.to_str()?, OFlags::PATH).ok()?;
             Some((point, mount))
@@ -162,7 +162,7 @@ fn refusal(mount: BorrowedFd<'_>, errno: Errno) -> Error {
     })
 }
 
-/// `<linux/magic.h>`: those that people try.
+/// `<linux/magic.h>`: the filesystems that people try.
 const FILESYSTEMS: [(u32, &str); 14] = [
     (0x0102_1994, "tmpfs"),
     (0x8584_58f6, "ramfs"),

@@ -20,14 +20,14 @@ pub struct Terminal {
 }
 
 impl Rootfs<'_> {
-    /// A new terminal on the container's own devpts, also mounted on its `/dev/console`. It belongs to `uid`; its
-    /// group is what the devpts was mounted with.
+    /// A new terminal on the container's own devpts, also mounted on its `/dev/console`. It belongs to `uid`. Its group
+    /// comes from the options of the devpts.
     pub fn terminal(&self, uid: u32) -> Result<Terminal> {
         let terminal = Terminal::allocate(self.as_fd(), uid)?;
-        // A link there would have us create and cover whatever it leads to (CVE-2026-88264).
+        // A link there would make init create and cover a file wherever it leads (CVE-2026-88264).
         let dev = devices::directory(self.as_fd())?;
         if !self.own.holds(dev.as_fd())? && !devices::has(dev.as_fd(), "console") {
-            // Nothing is made in a directory of the host's, and a terminal can do without.
+            // Nothing is made in a directory of the host. A terminal works without `/dev/console`.
             return Ok(terminal);
         }
         let place = devices::mountpoint(dev.as_fd(), "console", &self.own).map_err(|e| e.context("/dev/console"))?;
@@ -38,7 +38,7 @@ impl Rootfs<'_> {
 }
 
 impl Terminal {
-    /// A new terminal for one more process of a container, whose root is ours.
+    /// A new terminal for a further process of a container, whose root this process has.
     pub fn in_root(uid: u32) -> Result<Self> {
         let root =
             fs::open(c"/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).call(|| "open(\"/\")")?;
@@ -54,12 +54,12 @@ impl Terminal {
             return Err(Error::new(format_args!("/dev/pts is not a devpts: the filesystem's type is {kind:#x}"))
                 .with_hint("a terminal needs a devpts mounted on /dev/pts"));
         }
-        // Nothing but its ptmx and its terminals can be on a devpts, and nothing mounted over them is crossed.
+        // A devpts contains only its ptmx and its terminals. No mount over them is entered.
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
         let master = fs::openat2(&pts, c"ptmx", flags, Mode::empty(), resolve).call(|| "open(\"/dev/pts/ptmx\")")?;
         pty::unlockpt(&master).call(|| "ioctl(TIOCSPTLCK)")?;
-        // Not by its name, which may mean something else by now (CVE-2025-52565).
+        // Not by its name, which may have another meaning by now (CVE-2025-52565).
         let slave = pty::ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)
             .call(|| "ioctl(TIOCGPTPEER)")?;
         fs::fchown(&slave, Some(Uid::from_raw(uid)), None).call(|| format!("fchown(terminal, {uid})"))?;

@@ -1,4 +1,4 @@
-//! Trees of mounts: copied, put somewhere, changed.
+//! Trees of mounts: copying, attaching, changing.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -10,12 +10,12 @@ use crate::error::{Call, Error, Result};
 use crate::plan::mounts::{Attrs, Propagation, PropagationChange};
 use crate::sys::mount::{MountAttr, mount_setattr};
 
-/// A copy of the mount that shows `path` of `dir`, attached nowhere; an empty path means `dir` itself.
+/// A detached copy of the mount at `path` of `dir`. An empty path means `dir` itself.
 pub fn clone_tree(dir: BorrowedFd<'_>, path: impl AsRef<Path>, recursive: bool) -> Result<OwnedFd, Errno> {
     clone_unfollowed(dir, path, recursive, false)
 }
 
-/// `link`: of a path that is a symbolic link, the link itself.
+/// `link`: if the path is a symbolic link, the link itself is meant.
 pub fn clone_unfollowed(
     dir: BorrowedFd<'_>,
     path: impl AsRef<Path>,
@@ -47,7 +47,7 @@ pub fn source_error(path: &str, errno: Errno) -> Error {
     }
 }
 
-/// Puts a detached mount on what `place` is.
+/// Attaches a detached mount to `place`.
 pub fn attach_at(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<(), Errno> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     mount::move_mount(mount, c"", place, c"", flags)

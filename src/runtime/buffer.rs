@@ -1,4 +1,4 @@
-//! One direction of a stream that is copied.
+//! One direction of a copied stream.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -19,7 +19,7 @@ const CHUNK: usize = 4096;
 #[derive(Default)]
 pub struct Buffer {
     bytes: Vec<u8>,
-    /// The reading side has ended, or the writing side takes nothing any more.
+    /// The reading side has ended, or the writing side accepts no more.
     closed: bool,
 }
 
@@ -32,7 +32,7 @@ impl Buffer {
         self.closed
     }
 
-    /// Forgets what has not been written.
+    /// Drops the bytes that have not been written.
     pub fn close(&mut self) {
         *self = Self { bytes: Vec::new(), closed: true };
     }
@@ -75,15 +75,16 @@ pub fn ready(fd: impl AsFd, events: PollFlags) -> bool {
     poll(&mut [PollFd::new(&fd, events)], Some(&NOW)) == Ok(1)
 }
 
-/// A stream that reading and writing never wait for, though the caller has it, too.
+/// A stream on which no read or write ever waits, although the caller has it as well.
 pub struct Stream {
     fd: OwnedFd,
-    /// The caller's own file description: what is changed of it is changed for the caller as well.
+    /// The caller's own open file description: a flag set here is set for the caller as well.
     shared: bool,
 }
 
 impl Stream {
-    /// A terminal is opened anew: flow control may stop it at any byte, and others may read what poll(2) has announced.
+    /// A terminal is opened again, as flow control may stop it at any byte, and others may read the bytes that poll(2)
+    /// announced.
     pub fn of_caller(stream: BorrowedFd<'_>, access: OFlags) -> Result<Self> {
         let anew = if isatty(stream) { reopen(stream, access)? } else { None };
         let shared = anew.is_none();
@@ -91,13 +92,13 @@ impl Stream {
         Ok(Self { fd, shared })
     }
 
-    /// A pipe or terminal that nobody else has this end of.
+    /// A pipe or terminal of which nobody else has this end.
     pub fn own(fd: OwnedFd) -> Result<Self> {
         rustix::io::ioctl_fionbio(&fd, true).call(|| "ioctl(FIONBIO)")?;
         Ok(Self { fd, shared: false })
     }
 
-    /// Only for the moment of the call, where the description is shared.
+    /// Changes the description only for the time of the call, if it is shared.
     fn without_blocking<T>(&self, call: impl FnOnce(&OwnedFd) -> rustix::io::Result<T>) -> rustix::io::Result<T> {
         if !self.shared {
             return call(&self.fd);
@@ -116,15 +117,15 @@ impl AsFd for Stream {
     }
 }
 
-/// `None` where that would be another file, or is not allowed.
+/// `None` if the result would be another file, or opening is not allowed.
 fn reopen(terminal: BorrowedFd<'_>, access: OFlags) -> Result<Option<OwnedFd>> {
-    // To open the master side of a pseudoterminal makes a new one.
+    // Opening the master side of a pseudoterminal makes a new one.
     if ptsname(terminal, Vec::new()).is_ok() {
         return Ok(None);
     }
     let path = format!("/proc/self/fd/{}", terminal.as_raw_fd());
     match open(&path, access | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()) {
-        // No procfs, a terminal that belongs to another user, or one that hangs up.
+        // There is no procfs, or the terminal belongs to another user, or it hangs up.
         Err(Errno::NOENT | Errno::ACCESS | Errno::PERM | Errno::IO | Errno::NXIO) => Ok(None),
         opened => opened.call(|| format!("open({path:?})")).map(Some),
     }
@@ -173,7 +174,7 @@ mod tests {
         let source = Stream::of_caller(reader.as_fd(), OFlags::RDONLY).unwrap();
         let sink = Stream::of_caller(writer.as_fd(), OFlags::WRONLY).unwrap();
         let (mut empty, mut full) = (Buffer::default(), Buffer::default());
-        // With nothing to read, and then with a pipe that takes no more.
+        // First with nothing to read, and then with a full pipe.
         assert!(!empty.fill(&source) && !empty.is_closed());
         full.bytes = vec![0; 1_000_000];
         let mut before = usize::MAX;

@@ -24,12 +24,12 @@ use crate::sys;
 use super::container::Container;
 use super::locked::Locked;
 
-/// The names of the standard streams, in the images: which descriptors of `restore` are to take their place.
+/// The names of the standard streams, stored with the images: `restore` connects its own descriptors in their place.
 pub(super) const DESCRIPTORS: &str = "descriptors.json";
 
 const LOG: &str = "dump.log";
 
-/// External namespaces, by the oldest CRIU that knows them, with the name by which they are found again.
+/// External namespaces, with the oldest CRIU that knows them and the name by which they are found again.
 pub(super) const EXTERNAL_NAMESPACES: [(NsKind, i64, &str); 2] =
     [(NsKind::Network, 31100, "extRootNetNS"), (NsKind::Pid, 31500, "extRootPidNS")];
 
@@ -37,8 +37,8 @@ pub(super) const EXTERNAL_NAMESPACES: [(NsKind, i64, &str); 2] =
 #[derive(Debug, Default)]
 pub struct CriuOptions {
     pub image_path: PathBuf,
-    /// Where CRIU keeps its log and statistics; else with the images that it dumps, or in the state directory of the
-    /// container that it restores.
+    /// Where CRIU keeps its log and statistics. Default: with the images that it dumps, or in the state directory of
+    /// the container that it restores.
     pub work_path: Option<PathBuf>,
     pub tcp_established: bool,
     pub ext_unix_sk: bool,
@@ -53,13 +53,13 @@ pub struct CriuOptions {
 #[derive(Debug, Default)]
 pub struct CheckpointOptions {
     pub criu: CriuOptions,
-    /// An earlier pre-dump, relative to the images: only what has changed since is dumped.
+    /// An earlier pre-dump, relative to the images: only later changes are dumped.
     pub parent_path: Option<PathBuf>,
     pub pre_dump: bool,
     pub leave_running: bool,
     pub tcp_skip_in_flight: bool,
     pub link_remap: bool,
-    /// A descriptor of the caller's; with lazy pages, a NUL is written to it once they can be asked for.
+    /// A descriptor of the caller. With lazy pages, a NUL is written to it once they can be served.
     pub status_fd: Option<i32>,
     /// Address and port.
     pub page_server: Option<(String, u16)>,
@@ -71,13 +71,13 @@ pub(super) struct Work {
     images: OwnedFd,
     work: Option<OwnedFd>,
     log_file: &'static str,
-    /// `None`: it goes with the state directory.
+    /// `None`: in the state directory, and removed with it.
     log_path: Option<PathBuf>,
 }
 
 impl Work {
-    /// As the mount namespace of the calling thread has them, which is to be CRIU's: it mounts what it needs there. The
-    /// one for the images is made where `make` says so. `default`: the one for the log, if not that of the images.
+    /// Opened in the mount namespace of the calling thread, which CRIU shares: CRIU mounts below them. `make`: makes
+    /// the directory of the images. `default`: the directory of the log, if it is not that of the images.
     pub(super) fn open(
         options: &CriuOptions,
         log_file: &'static str,
@@ -87,7 +87,7 @@ impl Work {
         let images = directory(&options.image_path, make).context("--image-path")?;
         let path = options.work_path.as_deref().or(default);
         let work = path.map(|path| directory(path, true).context("--work-path")).transpose()?;
-        // What an earlier run complained of would be taken for what this one does.
+        // A log of an earlier run would be taken for that of this run.
         match unlinkat(work.as_ref().unwrap_or(&images), log_file, AtFlags::empty()) {
             Err(Errno::NOENT) => {}
             removed => removed.call(|| format!("unlink({log_file:?})"))?,
@@ -96,14 +96,14 @@ impl Work {
         Ok(Self { images, work, log_file, log_path: kept.map(|dir| dir.join(log_file)) })
     }
 
-    /// With what CRIU's log says.
+    /// Adds what CRIU's log says.
     pub(super) fn explain(&self, e: Error) -> Error {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let log = openat(self.work.as_ref().unwrap_or(&self.images), self.log_file, flags, Mode::empty());
         criu::explain(e, log.ok().map(File::from), self.log_path.as_deref())
     }
 
-    /// What does not depend on whether something is dumped or restored.
+    /// Options that dumping and restoring share.
     pub(super) fn options(
         &self,
         options: &CriuOptions,
@@ -123,7 +123,7 @@ impl Work {
             lazy_pages: options.lazy_pages,
             cgroups: options.cgroups,
             network_lock: options.network_lock,
-            // Who configured the network of the container does so again.
+            // The engine configured the container's network, and does so again.
             empty_namespaces: NsKind::Network.clone_flag() as u32,
             ..Options::default()
         })
@@ -137,7 +137,8 @@ fn directory(path: &Path, make: bool) -> Result<OwnedFd> {
     files::open_own_directory(path)
 }
 
-/// What is in it overrides what we ask of CRIU, and names programs for it to execute. An empty annotation: none.
+/// A configuration file for CRIU. It overrides the runtime's options, and names programs for CRIU to execute. An empty
+/// annotation means none.
 fn config_file(annotations: &BTreeMap<String, String>, rootfs: &Path) -> Result<Option<Vec<u8>>> {
     const OURS: &str = "/etc/criu/berth.conf";
     const RUNC: &str = "/etc/criu/runc.conf";
@@ -147,7 +148,7 @@ fn config_file(annotations: &BTreeMap<String, String>, rootfs: &Path) -> Result<
         Some(path) => path,
         None => return Ok(Some(if Path::new(OURS).exists() { OURS } else { RUNC }.into())),
     };
-    // Whoever may write annotations, but not files of the host, could name one that the container has made.
+    // A user who may write annotations, but not files of the host, could name a file that the container has made.
     let rootfs = rootfs.canonicalize().call(|| format!("realpath({rootfs:?})"))?;
     match files::own_path(Path::new(path)) {
         Some(found) if !found.starts_with(&rootfs) => Ok(Some(found.into_os_string().into_encoded_bytes())),
@@ -164,7 +165,7 @@ pub(super) fn check_common(criu: &Criu, options: &CriuOptions) -> Result<()> {
 }
 
 impl Locked<'_> {
-    /// Has CRIU write the container's state to files, and removes the container unless it is to go on.
+    /// Has CRIU write the container's state to files, and removes the container, unless it is to go on.
     pub fn checkpoint(self, options: &CheckpointOptions) -> Result<()> {
         let status = self.status()?;
         let Some(init) = self.record.init.filter(|_| matches!(status, Status::Running | Status::Paused)) else {
@@ -174,7 +175,7 @@ impl Locked<'_> {
         let (namespaces, rootfs) = self.plan_for_dump(&spec)?;
         let mut status_fd = options.status_fd.map(writable).transpose().context("invalid --status-fd argument")?;
         let work = Work::open(&options.criu, LOG, true, None)?;
-        // The directory of the images may just have been made, and the path begins there.
+        // The path leads through the directory of the images, which may have been made just now.
         check_parent(options)?;
 
         let mut criu = Criu::spawn(Surroundings { streams: Streams::None, keep: &[], cgroups: Vec::new() })?;
@@ -203,7 +204,7 @@ impl Locked<'_> {
         if options.leave_running || options.pre_dump { Ok(()) } else { self.destroy_dumped() }
     }
 
-    /// Its processes live on in the images.
+    /// The container's processes live on in the images.
     fn destroy_dumped(&self) -> Result<()> {
         self.runtime.debug(|| "dumped".to_owned());
         self.destroy(&self.poststop_or_warn())

@@ -26,7 +26,7 @@ pub struct Container<'a> {
 }
 
 impl<'a> Container<'a> {
-    /// As it is now, to be looked at; [`Locked`] is what can be changed.
+    /// For reading. [`Locked`] is for changing it.
     pub(super) fn open(runtime: &'a Runtime, dir: StateDir) -> Result<Self> {
         let record = dir.record()?;
         Ok(Self { runtime, dir, record })
@@ -69,17 +69,17 @@ impl<'a> Container<'a> {
     pub fn status(&self) -> Result<Status> {
         let status = self.derive_status(|| self.dir.is_locked())?;
         if self.record.init.is_none() && status == Status::Stopped {
-            // Nobody is at work any more, who may have been when the record was read.
+            // The command that was at work when the record was read has ended.
             let now = Self { runtime: self.runtime, dir: self.dir.again()?, record: self.dir.record()? };
             return now.derive_status(|| Ok(false));
         }
         Ok(status)
     }
 
-    /// `at_work`: whether another command is.
+    /// `at_work`: whether another command is at work on the container.
     pub(super) fn derive_status(&self, at_work: impl FnOnce() -> Result<bool>) -> Result<Status> {
         let Some(init) = self.record.init else {
-            // Without an init it is being created as long as somebody is at it.
+            // Without an init it is being created, as long as a command is at work on it.
             return Ok(if at_work()? { Status::Creating } else { Status::Stopped });
         };
         if init.open()?.is_none() {
@@ -94,8 +94,8 @@ impl<'a> Container<'a> {
         Ok(if self.waits(at_work)? { Status::Created } else { Status::Running })
     }
 
-    /// Whether the process of the configuration is still to be executed. The init of `run` has no start socket: as long
-    /// as that command is at work, what tells is the name, which exec changes.
+    /// Whether the process of the configuration is still to be executed. The init of `run` has no start socket. As long
+    /// as that command is at work, the name of the process tells, because exec changes it.
     pub fn is_waiting(&self) -> Result<bool> {
         self.waits(|| self.dir.is_locked())
     }
@@ -114,8 +114,8 @@ impl<'a> Container<'a> {
         Ok(self.record.state(status, pid))
     }
 
-    /// Init listens until it executes the user's process, which closes the socket: whether it can be reached tells
-    /// created from running.
+    /// Init listens until it executes the user's process, and exec closes the socket. So a container whose socket can
+    /// be reached is created; otherwise it is running.
     pub(super) fn connect(&self) -> Result<Option<OwnedFd>> {
         let socket = rustix::net::socket_with(
             AddressFamily::UNIX,
@@ -127,14 +127,14 @@ impl<'a> Container<'a> {
         match rustix::net::connect(&socket, &start_address(self.dir.as_fd())?) {
             Ok(()) => Ok(Some(socket)),
             Err(Errno::NOENT | Errno::CONNREFUSED) => Ok(None),
-            // A full backlog is the sign of a frozen init, which listens nonetheless.
+            // A frozen init still listens, but its backlog is full.
             Err(Errno::AGAIN) => Ok(Some(socket)),
             Err(errno) => Err(Error::sys("connect(start socket)", errno)),
         }
     }
 
-    /// The container's socket, where somebody is to be told. To fail is no reason not to start: whoever waits in vain
-    /// finds the warning.
+    /// The container's socket, if somebody is to be notified. Without it the container starts all the same, and a
+    /// warning tells why no notification comes.
     pub(super) fn notify(&self, host: Option<&Path>) -> Option<Notify> {
         Notify::bind(&self.dir, host?).unwrap_or_else(|e| {
             (self.runtime.warn)(&e.to_string());
@@ -142,7 +142,7 @@ impl<'a> Container<'a> {
         })
     }
 
-    /// Without the lock: other commands may act on the container meanwhile.
+    /// Without the lock, so that other commands may act on the container meanwhile.
     pub(super) fn await_ready(&self, notify: Option<Notify>, process: BorrowedFd) {
         let (Some(notify), Some(init)) = (notify, self.record.init) else { return };
         if let Err(e) = notify.await_ready(process, init.pid) {
@@ -174,7 +174,7 @@ impl<'a> Container<'a> {
     }
 }
 
-/// The start socket by way of the directory's descriptor: a path of any depth would not fit a socket address.
+/// The start socket, named through the directory's descriptor: a long path does not fit into a socket address.
 pub(super) fn start_address(dir: BorrowedFd) -> Result<SocketAddrUnix> {
     SocketAddrUnix::new(format!("/proc/self/fd/{}/{START}", dir.as_raw_fd())).call(|| "start socket")
 }

@@ -1,4 +1,4 @@
-//! `create`, and `run`, which goes on from it.
+//! `create` and `run`.
 
 use std::cell::RefCell;
 use std::os::fd::{AsFd, OwnedFd};
@@ -41,7 +41,7 @@ pub(super) fn run(runtime: &Runtime, id: &str, options: &RunOptions) -> Result<u
     let mut foreground = if options.detach { None } else { Some(Foreground::prepare(has_terminal)?) };
     let adopts = !options.detach && !options.no_subreaper;
     if adopts {
-        // What the container's init leaves behind in a shared PID namespace becomes ours to reap.
+        // Orphans of a shared PID namespace become children of this process, which reaps them.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .call(|| "prctl(PR_SET_CHILD_SUBREAPER)")?;
     }
@@ -73,7 +73,7 @@ struct Created<'a> {
 }
 
 impl<'a> Creation<'a> {
-    /// From here on things are made; whatever fails, all of them are unmade.
+    /// From here on things are made. If anything fails, all of them are removed again.
     fn perform(self, placement: Placement, listen: bool, stdio: Stdio) -> Result<Created<'a>> {
         let (container, (init, master)) = self.make(|locked| self.set_up(placement, locked, listen, stdio))?;
         Ok(Created { container, init, master })
@@ -126,13 +126,13 @@ impl<'a> Creation<'a> {
         Ok((init, master))
     }
 
-    /// Hooks that init runs may take as long as they like, unless they have a timeout of their own.
+    /// Hooks that init runs have no deadline, unless they have a timeout of their own.
     fn patience(&self) -> Option<Duration> {
         let hooks = self.plan.init.container().is_some_and(|container| !container.create_container.is_empty());
         if hooks { None } else { Some(PATIENCE) }
     }
 
-    /// Whether init asks for the files that take what hooks write, once it has been told to start.
+    /// Whether init asks for the files that take the output of hooks, once it was told to start.
     fn redirected(&self) -> bool {
         let container = self.plan.init.container();
         container.is_some_and(|container| container.redirect_hooks && !container.start_container.is_empty())
@@ -143,7 +143,7 @@ struct Actions<'a> {
     creation: &'a Creation<'a>,
     record: &'a Record,
     pid: i32,
-    /// The master of its terminal, if that is to be joined to the caller's.
+    /// The master of its terminal, if this process is to join it to the caller's.
     master: RefCell<Option<OwnedFd>>,
 }
 
@@ -182,7 +182,7 @@ impl launch::Actions for Actions<'_> {
     }
 }
 
-/// The socket through which `start` reaches init, which inherits it: nothing but the state directory names it.
+/// The socket through which `start` reaches init. Init inherits it. Only the state directory has a name for it.
 fn open_start_socket(dir: &StateDir) -> Result<OwnedFd> {
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .call(|| "socket(AF_UNIX)")?;

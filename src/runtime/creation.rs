@@ -1,5 +1,4 @@
-//! What making a container takes, whether init makes it or CRIU restores it: what is decided before, and the steps that
-//! both share.
+//! Making a container, whether init makes it or CRIU restores it: the decisions, and the steps that both share.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -30,7 +29,7 @@ use super::root::Root;
 use super::terminal::clear_onlcr;
 use super::{CgroupManager, CreateOptions, Runtime, check_id};
 
-/// All that is decided before anything is touched.
+/// Everything that is decided before anything is made.
 pub(super) struct Creation<'a> {
     pub runtime: &'a Runtime,
     pub options: &'a CreateOptions,
@@ -39,9 +38,9 @@ pub(super) struct Creation<'a> {
     pub spec: Spec,
     pub plan: Plan,
     bundle: PathBuf,
-    /// Of the configuration, for messages: whoever gave the bundle knows the rest.
+    /// The path of the configuration, for messages. The caller knows the bundle.
     pub path: PathBuf,
-    /// Those that the configuration names by their paths.
+    /// The namespaces that the configuration names by their paths.
     namespaces: Vec<host::Namespace>,
 }
 
@@ -51,7 +50,7 @@ pub(super) enum Placement {
     None,
     /// The cgroup is made before the process, which is born in that of v2, and enters those of v1 by itself.
     Birth,
-    /// systemd makes the cgroup, and moves the process there, which does nothing before.
+    /// systemd makes the cgroup and moves the process there. The process waits until then.
     BySystemd(Systemd),
 }
 
@@ -73,7 +72,7 @@ impl Placement {
     }
 }
 
-/// The words by which callers know that it is the bundle that is at fault.
+/// Callers recognize by these words that the bundle is at fault.
 fn no_config(e: Error) -> Error {
     match e.errno() {
         Some(Errno::NOENT) => e.context("JSON specification file config.json not found"),
@@ -136,7 +135,7 @@ impl<'a> Creation<'a> {
         Ok((Self { runtime, options, id, config, spec, plan, bundle, path, namespaces }, placement))
     }
 
-    /// Who is to have the terminal must be told, and only where there is one.
+    /// The terminal of a detached container needs a console socket. In all other cases a console socket is refused.
     pub fn check_terminal(&self, detached: bool) -> Result<()> {
         let socket = self.options.console_socket.is_some();
         match (self.plan.init.process.terminal, detached) {
@@ -156,7 +155,8 @@ impl<'a> Creation<'a> {
         }
     }
 
-    /// Claims the id, and has `set_up` make the container: whatever fails, all that it made is unmade.
+    /// Claims the id, and has `set_up` make the container. If anything fails, everything that was made is removed
+    /// again.
     pub fn make<T>(&self, set_up: impl FnOnce(&mut Locked<'a>) -> Result<T>) -> Result<(Locked<'a>, T)> {
         let container = self.plan.init.container().ok_or_else(|| Error::new("not a container's plan"))?;
         let mut record = Record::new(
@@ -186,7 +186,7 @@ impl<'a> Creation<'a> {
         }
     }
 
-    /// The record is on disk before the cgroup is made, and its cgroup is limited before anything is in it.
+    /// The record is on disk before the cgroup is made, and the cgroup is limited before a process is in it.
     pub fn make_cgroup(&self, placement: &Placement, locked: &mut Locked) -> Result<()> {
         locked.write_draft(CONFIG, &self.config)?;
         locked.save()?;
@@ -234,7 +234,7 @@ impl<'a> Creation<'a> {
         locked.save()
     }
 
-    /// Tells everybody who wants to know which process it is.
+    /// Tells which process it is to everyone who asked for that.
     pub fn announce(&self, pid: i32, pidfd: BorrowedFd) -> Result<()> {
         if let Some(path) = &self.options.pidfd_socket {
             send_descriptor(path, b"pidfd", pidfd).context("--pidfd-socket")?;
@@ -247,20 +247,20 @@ impl<'a> Creation<'a> {
 
     /// Limits the cgroup that has been made.
     fn limit(&self, locked: &Locked) -> Result<()> {
-        // From here on it is ours: whoever cleans up after us may end what is in it.
+        // From here on the record says that the cgroup is the container's: a later cleanup may kill what is in it.
         locked.save()?;
         locked.record.cgroup.apply(&self.plan.cgroup)?;
         self.runtime.debug(|| describe_cgroup(&self.plan.cgroup));
         Ok(())
     }
 
-    /// "creating" is step 2 of the lifecycle, and "created" what comes after: these hooks are steps 3 and 4.
+    /// The status "creating" is step 2 of the lifecycle, and "created" is what follows. These hooks are steps 3 and 4.
     pub fn run_host_hooks(&self, record: &Record, pid: i32) -> Result<()> {
         let (hooks, state) = (&self.plan.hooks, record.state(Status::Created, pid));
         if hooks.prestart.is_empty() && hooks.create_runtime.is_empty() {
             return Ok(());
         }
-        // A child of ours, which nobody has waited for.
+        // A child that has not been reaped, so the pid is its own.
         let init = Pid::from_raw(pid).ok_or_else(|| Error::new("no pid"))?;
         let init = pidfd_open(init, PidfdFlags::empty()).call(|| format!("pidfd_open({pid})"))?;
         let init = Some(init.as_fd());
@@ -268,7 +268,7 @@ impl<'a> Creation<'a> {
         self.runtime.run_hooks("createRuntime", &hooks.create_runtime, record, &state, init)
     }
 
-    /// Returns the master if it is ours to join to the caller's terminal.
+    /// Returns the master if this process is to join it to the caller's terminal.
     pub fn hand_over_terminal(&self, master: OwnedFd) -> Result<Option<OwnedFd>> {
         let Some(path) = &self.options.console_socket else {
             clear_onlcr(&master)?;
@@ -287,13 +287,14 @@ impl<'a> Creation<'a> {
     }
 }
 
-/// What the caller hands over beside the configuration, which is kept without it: `exec` shall not have it too.
+/// Adds what the caller hands over beside the configuration. The stored configuration lacks it, since `exec` must not
+/// have it.
 fn hand_over(spec: &mut Spec, state: &Path, options: &CreateOptions) {
     if options.notify_socket.is_some() {
         notify::configure(spec, state);
     }
     let Some(process) = spec.process.as_mut().filter(|_| options.listen_fds > 0) else { return };
-    // As pid 1, whichever pid it has: nothing is lost where the process does not look.
+    // LISTEN_PID is 1 whichever pid the process has. A process that does not check it loses nothing.
     process.env.extend([format!("LISTEN_FDS={}", options.listen_fds), "LISTEN_PID=1".to_owned()]);
     process.env.extend(options.listen_names.as_ref().map(|names| format!("LISTEN_FDNAMES={names}")));
 }
@@ -306,10 +307,10 @@ fn lsm(spec: &Spec) -> Lsm {
     host::lsm(profile, if label.is_empty() { &spec.linux.mount_label } else { label })
 }
 
-/// To undo a creation takes descriptors: those that making the container had are closed by then, so it is enough to see
-/// beforehand that they can be had.
+/// Undoing a creation needs descriptors. Those that making the container had are closed by then, so it is enough to
+/// check beforehand that so many can be opened.
 fn check_descriptors() -> Result<()> {
-    /// Fewer than making any container takes.
+    /// Fewer than any container needs while it is made.
     const NEEDED: usize = 16;
     let some = || rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 0);
     (0..NEEDED)
@@ -330,7 +331,7 @@ fn describe_cgroup(plan: &CgroupPlan) -> String {
     format!("cgroup made, {} settings written: {paths:?}", plan.writes.len())
 }
 
-/// Of the process that is about to enter or make a container.
+/// Describes the process that is about to enter or make a container.
 pub(super) fn describe_init(runtime: &Runtime, pid: i32, plan: &InitPlan) {
     runtime.debug(|| {
         let namespaces = NsKind::ALL.iter().filter(|kind| plan.namespaces.has(**kind)).map(|kind| kind.name());
@@ -339,7 +340,7 @@ pub(super) fn describe_init(runtime: &Runtime, pid: i32, plan: &InitPlan) {
         format!("init is pid {pid}; namespaces: {namespaces}; seccomp: {instructions} instructions")
     });
     if let Some(filter) = &plan.seccomp {
-        // In the words of runc, which tests look for.
+        // In runc's words, which tests look for.
         runtime.debug(|| format!("seccomp filter flags: {}", filter.flags));
     }
 }

@@ -18,7 +18,7 @@ pub(super) fn delete(runtime: &Runtime, id: &str, force: bool) -> Result<()> {
         Err(e) if e.kind() == Kind::NoContainer => return gone(),
         dir => dir?,
     };
-    // Whoever is at work on the container finds it dead, and lets the lock go.
+    // The command that is at work on the container finds it dead, and releases the lock.
     dir.lock(|| match dir.record() {
         Ok(record) if force => kill(&record),
         _ => Ok(()),

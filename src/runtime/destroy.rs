@@ -20,13 +20,13 @@ use super::record::Record;
 pub(super) const DEATH: Duration = Duration::from_secs(10);
 
 impl Locked<'_> {
-    /// The hooks that are to run once the container is gone. A configuration was kept before anything was made.
+    /// The hooks to run once the container is gone. The configuration was stored before anything was made.
     pub(super) fn poststop(&self) -> Result<Vec<Hook>> {
         let spec = self.dir.read_or_draft(CONFIG).and_then(|text| Spec::parse(&text)).context(CONFIG);
         Ok(hooks::plan(&spec?.hooks)?.poststop)
     }
 
-    /// Where the container is to go whether its hooks are known or not.
+    /// As [`Self::poststop`], for a container that is removed even if its hooks are unknown.
     pub(super) fn poststop_or_warn(&self) -> Vec<Hook> {
         self.poststop().unwrap_or_else(|e| {
             (self.runtime.warn)(&format!("{}: no poststop hooks are run: {e}", self.id()));
@@ -54,7 +54,7 @@ impl Locked<'_> {
         }
         Ok(())
     }
-    /// After a failure, which is what is told.
+    /// After a failure, which is the error to report. Whatever cannot be destroyed is only a warning.
     pub(super) fn destroy_or_warn(&self, poststop: &[Hook]) {
         if let Err(e) = self.destroy(poststop) {
             self.runtime.warn_of(&e.context(format_args!("{} is left behind", self.id())));
@@ -63,8 +63,8 @@ impl Locked<'_> {
 }
 
 impl Container<'_> {
-    /// The end of a command that has made the container and saw it end, which is what it tells: that something is left
-    /// is a warning. Others may have deleted it by now.
+    /// The end of a command that made the container and waited for its end. The exit status is the result, so whatever
+    /// is left is only a warning. Another command may have deleted the container already.
     pub(super) fn clean_up(self) {
         let (runtime, id) = (self.runtime, self.id().to_owned());
         let destroyed = match self.lock() {
@@ -85,7 +85,7 @@ pub(super) fn kill(record: &Record) -> Result<()> {
     {
         process::send_signal(pidfd.as_fd(), libc::SIGKILL)?;
         if record.cgroup.is_frozen()? {
-            // Else an exec that waits in it could still come to run something.
+            // Otherwise an `exec` that waits in the cgroup could still execute its process.
             record.cgroup.kill(libc::SIGKILL).context("processes of the container")?;
         }
         record.thaw()?;
@@ -95,8 +95,9 @@ pub(super) fn kill(record: &Record) -> Result<()> {
                 return Err(Error::new(format_args!("init (pid {}) does not die", init.pid))
                     .with_hint("the kernel may hold it in a device or a file system: see /proc/PID/stack"));
             }
-            // A CRIU that was left behind is in the cgroup and traces what it has restored; or it is outside, freezes
-            // what it is to dump, and waits for init, which waits until CRIU has reaped the others that it traces.
+            // A CRIU that was left behind is in the cgroup and traces the processes that it has restored. Or it is
+            // outside, freezes what it is about to dump, and waits for init, which waits until CRIU has reaped the
+            // others that it traces.
             process::kill_criu_of(init.pid)?;
             record.cgroup.kill(libc::SIGKILL).context("processes of the container")?;
             record.thaw()?;

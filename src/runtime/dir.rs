@@ -1,5 +1,5 @@
-//! The state directory of one container, `<root>/<id>/`: finding, reading and locking it. Only who holds the lock writes
-//! there ([`super::locked`]).
+//! The state directory of one container, `<root>/<id>/`: finding, reading and locking it. Only the holder of the lock
+//! writes there ([`super::locked`]).
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -19,10 +19,11 @@ use super::record::Record;
 use super::root::{Root, hint};
 
 pub const RECORD: &str = "state.json";
-/// Published once init has left the host's tree: what joined its namespaces before would have that as its root.
+/// Published once init has left the host's tree. A process that joined its namespaces before would have that tree's
+/// root.
 pub const CONFIG: &str = "config.json";
 pub const START: &str = "start";
-/// A symbolic link whose target is [`Traces`]: it outlives a record that is damaged.
+/// A symbolic link whose target is [`Traces`]. It survives a damaged record.
 pub const TRACES: &str = "init";
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -46,14 +47,14 @@ pub struct StateDir {
 }
 
 impl StateDir {
-    /// Claims the id: of two that try, one succeeds.
+    /// Claims the id. If two try, one of them succeeds.
     pub fn create(root: &Rc<Root>, id: &str) -> Result<Self> {
         let path = root.path().join(id);
         match rustix::fs::mkdirat(root.as_fd(), id, Mode::from_raw_mode(0o700)) {
             Err(Errno::EXIST) => Err(Error::new(format_args!("container with given ID already exists: {id}"))),
             made => made.call(|| format!("mkdir({path:?})")).map_err(hint),
         }?;
-        // Whoever finds it empty may take it for what a killed runtime has left.
+        // A command that finds the directory empty may take it for a remainder of a killed runtime.
         Self::open(root, id).map_err(|e| if e.kind() == Kind::NoContainer { lost() } else { e })
     }
 
@@ -65,7 +66,7 @@ impl StateDir {
         };
         let stat = fstat(&fd).call(|| format!("fstat({path:?})"))?;
         let trusted = stat.st_uid == 0 || stat.st_uid == rustix::process::geteuid().as_raw();
-        // The record says what to kill and to remove, the configuration which hooks to run.
+        // The record says what to kill and to remove, and the configuration which hooks to run.
         if !trusted || stat.st_mode & 0o022 != 0 {
             return Err(Error::sys(format_args!("open({path:?})"), Errno::PERM)
                 .with_hint("another user could have written what is there: only who made a container may manage it"));
@@ -94,7 +95,7 @@ impl StateDir {
         u64::try_from(self.stat.st_mtime).unwrap_or_default()
     }
 
-    /// Whether the directory still has its name: it has lost it once another command has removed it.
+    /// Whether the directory still has its name. It loses the name when another command removes it.
     pub fn is_named(&self) -> Result<bool> {
         match statat(self.root.as_fd(), &self.id, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => Ok(false),
@@ -130,7 +131,7 @@ impl StateDir {
         }
     }
 
-    /// As it is now. Only under the lock does it stay so.
+    /// The record as it is now. It is certain to stay so only under the lock.
     pub fn record(&self) -> Result<Record> {
         let text = match self.read(RECORD) {
             Err(e) if e.errno() == Some(Errno::NOENT) => return Err(self.without_record(e)),
@@ -139,7 +140,7 @@ impl StateDir {
         let record = Record::parse(&text).with_context(|| self.path.join(RECORD).display().to_string())?;
         match record.id == self.id {
             true => Ok(record),
-            // It names what is to be killed and removed, which is not this container's.
+            // Such a record names the processes and cgroups of another container.
             false => Err(Error::new(format_args!("{:?} holds the record of container {:?}", self.path, record.id))
                 .with_hint("was the directory renamed?")),
         }
@@ -161,15 +162,16 @@ impl StateDir {
         Traces::parse(target.to_str().ok()?)
     }
 
-    /// Opened once more, by the same name.
+    /// Opens it again by the same name.
     pub fn again(&self) -> Result<Self> {
         Self::open(&self.root, &self.id)
     }
 
-    /// Whether another command is at work. The lock of our own is not asked, so it must not be held.
+    /// Whether another command is at work. This command must not hold the lock itself.
     pub fn is_locked(&self) -> Result<bool> {
         let call = || format!("flock({:?})", self.path);
-        // Another open file, as the lock belongs to that; and shared, so that two who ask do not see each other.
+        // By another open file, as a lock belongs to an open file. The lock is shared, so that two commands which ask
+        // do not see each other.
         let again = openat(&self.fd, ".", DIRECTORY, Mode::empty()).call(call)?;
         match rustix::fs::flock(&again, FlockOperation::NonBlockingLockShared) {
             Ok(()) => Ok(false),
@@ -178,8 +180,8 @@ impl StateDir {
         }
     }
 
-    /// Commands that change a container exclude each other; the lock goes when its holder does. Waits for the others,
-    /// but not for ever, and does `meanwhile` each time that it finds one at work.
+    /// Commands that change a container exclude each other. The kernel releases the lock when its holder ends. Waits
+    /// for other commands, but not for ever, and calls `meanwhile` each time that it finds one at work.
     pub fn lock(&self, mut meanwhile: impl FnMut() -> Result<()>) -> Result<()> {
         const PATIENCE: Duration = Duration::from_secs(10);
         const STEP: Duration = Duration::from_millis(5);
@@ -221,7 +223,7 @@ pub fn lost() -> Error {
     Error::new("the container was deleted while it was being created")
 }
 
-/// Removes all that is in a directory. It is ours, and a few levels deep.
+/// Removes everything in a directory of the runtime's own, which is a few levels deep.
 fn empty(dir: BorrowedFd) -> rustix::io::Result<()> {
     for entry in Dir::read_from(dir)? {
         let entry = entry?;
@@ -244,12 +246,12 @@ fn empty(dir: BorrowedFd) -> rustix::io::Result<()> {
     Ok(())
 }
 
-/// What is needed most where the record is damaged: which process is the container's init, and its cgroup. It is the
-/// target of a symbolic link, which cannot be written in part, cut short or emptied.
+/// The most needed part of a damaged record: which process is the container's init, and its cgroup. It is the target of
+/// a symbolic link, which cannot be written in part, cut short or emptied.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Traces {
     pub init: ProcessId,
-    /// Relative to where its hierarchy is mounted; empty for none.
+    /// Relative to the mount point of its hierarchy; empty for none.
     pub cgroup: PathBuf,
 }
 

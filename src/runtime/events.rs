@@ -19,7 +19,7 @@ pub struct Stats {
     #[serde(flatten)]
     cgroup: cgroup::stats::Stats,
     intel_rdt: intel_rdt::Stats,
-    /// Those that a runtime made for the container, which none does under this specification.
+    /// Monitoring groups that a runtime made for the container. Under this specification no runtime does.
     network_interfaces: Option<()>,
 }
 
@@ -37,7 +37,7 @@ impl Container<'_> {
         self.read_stats()
     }
 
-    /// Tells what happens until the container has ended, and every `interval` what it uses.
+    /// Reports events until the container has ended, and its usage every `interval`.
     pub fn watch(&self, interval: Duration, mut tell: impl FnMut(Event) -> Result<()>) -> Result<()> {
         let init = self.init_pidfd()?;
         let mut oom = self.record.cgroup.watch_oom().context("out-of-memory events")?;
@@ -50,7 +50,7 @@ impl Container<'_> {
             fds.extend(oom.as_ref().map(|oom| oom.poll_fd()));
             let ready = wait(&mut fds, next)?;
             let ended = ready && !fds[0].revents().is_empty();
-            // Also of what ended the container.
+            // Reports the event that ended the container, too.
             if let Some(oom) = oom.as_mut().filter(|_| ready)
                 && oom.happened()?
             {
@@ -63,7 +63,7 @@ impl Container<'_> {
                 next = (next + interval).max(Instant::now());
                 match self.read_stats() {
                     Ok(stats) => tell(Event::Stats(Box::new(stats)))?,
-                    // It may be ending right now.
+                    // The container may be ending right now.
                     Err(e) => (self.runtime.warn)(&e.to_string()),
                 }
             }

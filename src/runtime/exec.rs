@@ -1,4 +1,4 @@
-//! `exec`: one more process in a container.
+//! `exec`: a further process in a container.
 
 use std::cell::RefCell;
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,7 +24,7 @@ use super::foreground::Foreground;
 use super::process::ProcessId;
 use super::terminal::clear_onlcr;
 
-/// What `exec` is asked to run: a whole process document, or the container's own with these fields replaced.
+/// The process that `exec` runs: a whole process document, or the container's own process with these fields replaced.
 #[derive(Debug, Default)]
 pub struct ExecOptions {
     pub process: Option<Process>,
@@ -78,8 +78,9 @@ impl ExecOptions {
         }
         if !self.capabilities.is_empty() {
             let sets = process.capabilities.get_or_insert_default();
-            // Never the inheritable set, from which a file could raise them again (CVE-2022-29162). What the container
-            // itself makes inheritable can be ambient, without which a user other than root would lose it by exec.
+            // Never the inheritable set, from which a file could raise them again (CVE-2022-29162). Capabilities that
+            // the container itself makes inheritable can be ambient; a user other than root would lose them by exec
+            // otherwise.
             let inheritable = self.capabilities.iter().filter(|cap| sets.inheritable.contains(cap)).cloned();
             sets.ambient.extend(inheritable);
             for set in [&mut sets.bounding, &mut sets.effective, &mut sets.permitted] {
@@ -109,7 +110,7 @@ impl Container<'_> {
         }
     }
 
-    /// What has failed because the container has ended meanwhile.
+    /// If the container has ended meanwhile, that is the error to report.
     fn or_stopped(&self, e: Error) -> Error {
         match self.record.init.map(ProcessId::open) {
             Some(Ok(None)) => stopped(),
@@ -155,8 +156,8 @@ impl Container<'_> {
         Ok(plan)
     }
 
-    /// The process of a container that waits for its start takes on filter and label with its exec only: whoever could
-    /// trace it would have it do what these forbid.
+    /// The process of a container that waits for its start gets its filter and its label only by its exec. A tracer
+    /// could make it do what they forbid.
     fn refuse_tracer(&self, spec: &Spec, plan: &InitPlan) -> Result<()> {
         let own = spec.process.as_ref();
         let labelled = own.is_some_and(|own| !own.apparmor_profile.is_empty() || !own.selinux_label.is_empty());
@@ -175,7 +176,7 @@ impl Container<'_> {
         let root = if has_mounts { None } else { Some(container_init.root()?.ok_or_else(stopped)?) };
         let container_pid = container_init.pid as u32;
         let mut cgroup = self.record.cgroup.join(&options.cgroups, Some(container_pid))?;
-        // In a paused container it waits for whoever resumes that.
+        // In a paused container it waits until the container is resumed.
         let patience = if options.ignore_paused { None } else { Some(PATIENCE) };
         let target = Joined::Container { init: target.as_fd(), root: root.as_ref().map(AsFd::as_fd) };
         let spawn = |cgroup: &mut Join| {
@@ -183,7 +184,8 @@ impl Container<'_> {
             Init::spawn(plan, target, Birth { start_socket: None, cgroup: cgroup.dirfd(), entry, stdio, patience })
         };
         let init = match spawn(&mut cgroup) {
-            // The container has given the controllers of its cgroup to those below it: then where its init is.
+            // The container has enabled controllers for the cgroups below its own. Then the process goes where its init
+            // is.
             Err(e) if e.errno() == Some(Errno::BUSY) && options.cgroups.is_empty() => {
                 cgroup = self.record.cgroup.join_init(container_pid)?.ok_or(e)?;
                 spawn(&mut cgroup)?
@@ -196,7 +198,7 @@ impl Container<'_> {
         Ok(init)
     }
 
-    /// Sees init through to where it is ready; returns the master of the terminal, unless a console socket took it.
+    /// Serves init until it is ready. Returns the master of the terminal, unless a console socket took it.
     fn serve_exec(&self, options: &ExecOptions, plan: &InitPlan, init: &Init) -> Result<Option<OwnedFd>> {
         let pid = init.process.pid;
         rlimits::raise(pid, &plan.process.rlimits)?;
@@ -222,7 +224,7 @@ struct Actions<'a> {
     options: &'a ExecOptions,
     plan: &'a InitPlan,
     pid: i32,
-    /// The master of its terminal, if that is to be joined to the caller's.
+    /// The master of its terminal, if this process is to join it to the caller's.
     master: RefCell<Option<OwnedFd>>,
 }
 

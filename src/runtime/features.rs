@@ -1,11 +1,11 @@
-//! What the modules below know by name, for `features`.
+//! The names that the modules below know, for `features`.
 
 use crate::plan::namespaces::Kind;
 use crate::plan::process::{MemoryPolicy, capability_names};
 use crate::plan::{annotations, mounts, seccomp};
 use crate::sys;
 
-/// Words that a configuration may use, each list where the code that acts on them has it from.
+/// The words that a configuration may use. Each list comes from the code that acts on it.
 #[derive(Debug)]
 pub struct Features {
     pub mount_options: &'static [&'static str],
@@ -19,7 +19,7 @@ pub struct Features {
     pub seccomp_flags_of_this_kernel: Vec<&'static str>,
     pub memory_policy_modes: Vec<&'static str>,
     pub memory_policy_flags: Vec<&'static str>,
-    /// Annotations, or what they begin with, that change what the runtime does.
+    /// The annotations, or their prefixes, that change what the runtime does.
     pub annotations: &'static [&'static str],
 }
 

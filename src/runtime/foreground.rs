@@ -1,9 +1,9 @@
-//! Staying in the foreground: a process is waited for, signals reach it, and its terminal or its pipes are joined to our
-//! standard streams.
+//! A process in the foreground: waiting for it, passing signals on, and joining its terminal or its pipes to the
+//! standard streams of the runtime.
 //!
 //! One thread, one poll(2) loop, no signal handler. Each direction has one buffer, and a side is read only while the
-//! buffer behind it is empty: whoever does not read stops what is sent to them, but neither the other direction nor the
-//! signals nor the process's end.
+//! buffer behind it is empty. So a reader that stops reading stops its own direction, but neither the other one, nor
+//! the signals, nor the notice of the process's end.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -19,8 +19,8 @@ use crate::error::{Call, Error, Result};
 use crate::sys::clone::Stdio;
 use crate::sys::signal::{self, Disposition, SignalSet};
 
-/// What a process in the foreground needs of ours: made before the process is, so that no signal is lost and a
-/// missing terminal is known in time. What it changes is changed back when it is dropped.
+/// The runtime's side of a process in the foreground. It is made before the process, so that no signal is lost and a
+/// missing terminal is noticed in time. Dropping it undoes its changes.
 pub struct Foreground {
     signals: Signals,
     terminal: Option<CallerTerminal>,
@@ -28,8 +28,8 @@ pub struct Foreground {
 }
 
 impl Foreground {
-    /// Blocks all signals of this thread, which must be the only one. `has_terminal`: the process has one of its own, which
-    /// is joined to ours.
+    /// Blocks all signals of this thread, which must be the only one. `has_terminal`: the process has a terminal of its
+    /// own, which is joined to the caller's.
     pub fn prepare(has_terminal: bool) -> Result<Self> {
         let (terminal, pipes) = if has_terminal {
             (Some(CallerTerminal::find()?), Pipes::default())
@@ -39,20 +39,20 @@ impl Foreground {
         Ok(Self { signals: Signals::block()?, terminal, pipes })
     }
 
-    /// The process has our terminal itself.
+    /// The process gets the caller's terminal itself.
     pub fn lend_terminal(self) -> Self {
         Self { pipes: Pipes::default(), ..self }
     }
 
-    /// What the process is to have for standard streams.
+    /// The standard streams for the process.
     pub fn stdio(&self) -> Stdio<'_> {
         self.pipes.theirs()
     }
 
-    /// Waits for `process`, a child of ours, and returns its exit status: 128 and the signal if one killed it.
+    /// Waits for `process`, a child, and returns its exit status: 128 plus the signal if one killed it.
     ///
-    /// `master` is that of its terminal; `notify` is told once it is ready. `reap`: we are a subreaper, and
-    /// also collect the orphans that end.
+    /// `master` is that of its terminal; `notify` is told once it is ready. `reap`: this process is a subreaper, and
+    /// also reaps orphans.
     pub fn supervise(
         &mut self,
         process: BorrowedFd<'_>,
@@ -84,7 +84,7 @@ struct Session<'a> {
     signals: &'a Signals,
     relay: Option<Relay<'a>>,
     pipes: &'a mut Pipes,
-    /// Until it has been told.
+    /// `None` once it was told.
     notify: Option<Notify>,
     reap: bool,
     /// Known once the process has ended, while its last output is still on its way.
@@ -103,7 +103,7 @@ impl Session<'_> {
         }
         let look_again = self.pipes.wanted(&mut fds);
         fds.extend(self.notify.as_ref().map(|notify| PollFd::from_borrowed_fd(notify.as_fd(), PollFlags::IN)));
-        // A terminal with nothing to read is at its end then, and that is no event to wait for.
+        // A terminal with nothing to read is at its end then, and poll(2) does not report that.
         let at_end = self.status.is_some() && self.relay.as_ref().is_some_and(|relay| relay.to_caller.wants_input());
         let timeout = if at_end { Some(&NOW) } else { look_again.then_some(&SOON) };
         match poll(&mut fds, timeout) {
@@ -113,7 +113,7 @@ impl Session<'_> {
         let ended = self.status.is_none() && !fds[1].revents().is_empty();
         drop(fds);
         while let Some(signal) = self.signals.next()? {
-            // With the process gone, all that is left is output that nobody may be reading.
+            // Only output is left once the process has ended, and perhaps nobody reads it.
             if self.status.is_some() && !matches!(signal, libc::SIGCHLD | libc::SIGWINCH) {
                 return Ok(self.status);
             }
@@ -126,7 +126,7 @@ impl Session<'_> {
         if let Some(relay) = &mut self.relay {
             relay.pump(self.status.is_some());
             if relay.output_lost {
-                // To hang up tells the container, which would else wait for a reader for ever.
+                // Hanging up tells the container, which would otherwise wait for a reader for ever.
                 self.relay = None;
             } else if !relay.is_done() {
                 return Ok(None);
@@ -136,7 +136,8 @@ impl Session<'_> {
         Ok(if self.pipes.are_done() { self.status } else { None })
     }
 
-    /// We are the process to watch: we end when the container's does. Whoever does not listen any more is forgotten.
+    /// This is the process that the manager watches; it ends when the container's process does. A manager that no
+    /// longer listens is forgotten.
     fn tell_if_ready(&mut self) {
         let Some(notify) = &self.notify else { return };
         match notify.is_ready() {
@@ -150,7 +151,7 @@ impl Session<'_> {
     fn deliver(&mut self, signal: i32) -> Result<()> {
         match (signal, &self.relay) {
             (libc::SIGCHLD, _) if self.reap => self.reap_orphans(),
-            // Of a stream of ours that nobody reads any more.
+            // A write to a stream that nobody reads any more.
             (libc::SIGCHLD | libc::SIGPIPE, _) => Ok(()),
             (libc::SIGWINCH, Some(relay)) => {
                 relay.resize();
@@ -196,7 +197,7 @@ fn exit_status(status: WaitStatus) -> u8 {
     to_status(status.exit_status(), status.terminating_signal())
 }
 
-/// The shell's convention.
+/// As a shell does.
 fn to_status(exited: Option<i32>, killed: Option<i32>) -> u8 {
     let status = exited.or(killed.map(|signal| 128 + signal)).unwrap_or(255);
     u8::try_from(status).unwrap_or(255)
@@ -233,7 +234,7 @@ impl Signals {
 
 impl Drop for Signals {
     fn drop(&mut self) {
-        // Neither can fail with what the kernel itself returned.
+        // These calls cannot fail with values that the kernel itself returned.
         let _ = signal::sigaction(libc::SIGCHLD, &self.child);
         signal::sigmask(&self.before);
     }

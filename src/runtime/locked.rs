@@ -1,7 +1,7 @@
 //! A container that no other command changes meanwhile.
 //!
-//! What was read before the lock was had may be stale by then. So this is the only way to a container that is to be
-//! changed, and it has the record as it is under the lock.
+//! Data that was read before the lock may be stale. So this type is the only way to change a container, and it has the
+//! record as it is under the lock.
 
 use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, symlinkat, unlinkat};
 use rustix::io::Errno;
@@ -15,7 +15,7 @@ use super::dir::{RECORD, StateDir, TRACES, Traces, draft, lost, no_container};
 use super::process::ProcessId;
 use super::record::Record;
 
-/// Dropped, it lets go of the lock with the descriptor of the directory.
+/// Dropping it closes the descriptor of the directory, which releases the lock.
 pub struct Locked<'a> {
     container: Container<'a>,
 }
@@ -35,7 +35,7 @@ impl std::ops::DerefMut for Locked<'_> {
 }
 
 impl<'a> Locked<'a> {
-    /// Waits for those who are at work on the container.
+    /// Waits for other commands that work on the container.
     pub(super) fn open(runtime: &'a Runtime, dir: StateDir) -> Result<Self> {
         dir.lock(|| Ok(()))?;
         if !dir.is_named()? {
@@ -51,17 +51,17 @@ impl<'a> Locked<'a> {
         if dir.is_named()? { Ok(Self::of(runtime, dir, record)) } else { Err(lost()) }
     }
 
-    /// The directory is locked, and has its name.
+    /// `dir` is locked, and has its name.
     pub(super) fn of(runtime: &'a Runtime, dir: StateDir, record: Record) -> Self {
         Self { container: Container { runtime, dir, record } }
     }
 
-    /// Others may act on the container from now on.
+    /// Other commands may change the container from now on.
     pub(super) fn release(self) -> Result<Container<'a>> {
         self.dir.unlock().map(|()| self.container)
     }
 
-    /// As nobody else is at work, what is without an init has none to come.
+    /// No other command is at work, so a container without an init will not get one.
     pub fn status(&self) -> Result<Status> {
         self.container.derive_status(|| Ok(false))
     }
@@ -82,7 +82,7 @@ impl<'a> Locked<'a> {
             .call(|| format!("symlink({:?})", self.dir.path().join(TRACES)))
     }
 
-    /// Writes a file that has its name only once [`Locked::publish`] is called.
+    /// Writes a file that gets its name only when [`Locked::publish`] is called.
     pub(super) fn write_draft(&self, name: &str, text: &[u8]) -> Result<()> {
         let path = self.dir.path().join(name);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -111,7 +111,7 @@ impl<'a> Locked<'a> {
 }
 
 impl<'a> Container<'a> {
-    /// Once more, after [`Locked::release`]: what others have changed meanwhile is read again.
+    /// Takes the lock again after [`Locked::release`], and reads again what others may have changed meanwhile.
     pub(super) fn lock(self) -> Result<Locked<'a>> {
         let Self { runtime, dir, record } = self;
         dir.lock(|| Ok(()))?;
@@ -119,7 +119,7 @@ impl<'a> Container<'a> {
             return Err(no_container());
         }
         let record = match dir.record() {
-            // Somebody has damaged it, and ours is as good.
+            // Somebody damaged it meanwhile. The record in memory is as good.
             Err(e) if e.kind() == Kind::DamagedRecord => record,
             record => record?,
         };

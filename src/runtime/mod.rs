@@ -63,16 +63,16 @@ pub type Sink = Box<dyn Fn(&str)>;
 /// A directory of containers, and how they are made.
 pub struct Runtime {
     pub root: PathBuf,
-    /// Whether permission on cgroups may be missing, and a container that asks for nothing then has none of its own.
-    /// `None`: if we are not root on the host.
+    /// Whether permission on cgroups may be missing. A container that asks for no limits then has no cgroup of its own.
+    /// `None`: true unless the runtime is root on the host.
     pub rootless: Option<bool>,
     /// Who makes the cgroups of new containers.
     pub cgroup_manager: CgroupManager,
     /// Whether annotations `run.oci.*` have an effect on new containers.
     pub crun_annotations: bool,
-    /// Takes what is wrong but does not stop the operation.
+    /// Takes warnings: the operation goes on.
     pub warn: Sink,
-    /// Takes a line for each thing done, where somebody wants to read them.
+    /// Takes a line for each action. `None`: nobody reads them.
     pub debug: Option<Sink>,
 }
 
@@ -81,7 +81,7 @@ pub enum CgroupManager {
     #[default]
     Cgroupfs,
     Systemd,
-    /// Nobody: they have none.
+    /// Nobody: containers have no cgroups.
     Disabled,
 }
 
@@ -95,10 +95,10 @@ pub struct CreateOptions {
     pub pidfd_socket: Option<PathBuf>,
     /// Descriptors 3 to 3+N-1 of the caller reach the container's process.
     pub preserve_fds: u32,
-    /// So many of them, the first, are sockets that the process is to serve (sd_listen_fds(3)), and their names.
+    /// The first so many of them are sockets that the process is to serve (sd_listen_fds(3)); and their names.
     pub listen_fds: u32,
     pub listen_names: Option<String>,
-    /// Who is to be told once the process is ready (sd_notify(3)).
+    /// The socket that is told once the process is ready (sd_notify(3)).
     pub notify_socket: Option<PathBuf>,
     /// An agent for a seccomp profile that names none.
     pub seccomp_receiver: Option<String>,
@@ -115,7 +115,7 @@ pub struct RunOptions {
 }
 
 impl Runtime {
-    /// Sets a container up to where only the user's process is missing.
+    /// Sets a container up, until only the user's process is missing.
     pub fn create(&self, id: &str, options: &CreateOptions) -> Result<()> {
         create::create(self, id, options)
     }
@@ -130,12 +130,12 @@ impl Runtime {
         restore::restore(self, id, options)
     }
 
-    /// A container as it is now, to be looked at.
+    /// A container as it is now, for reading.
     pub fn load(&self, id: &str) -> Result<Container<'_>> {
         Container::open(self, self.directory(id)?)
     }
 
-    /// A container that nobody else changes: to be started, updated or checkpointed.
+    /// A container that nobody else changes meanwhile: to start, update or checkpoint it.
     pub fn lock(&self, id: &str) -> Result<Locked<'_>> {
         Locked::open(self, self.directory(id)?)
     }
@@ -146,7 +146,8 @@ impl Runtime {
         StateDir::open(&Rc::new(root), id)
     }
 
-    /// Every container below the root, sorted by id. What another command makes or removes right now is left out.
+    /// Every container below the root, sorted by id. Containers that another command makes or removes right now are
+    /// left out.
     pub fn list(&self) -> Result<Vec<Listed<'_>>> {
         let Some(root) = Root::open(&self.root)?.map(Rc::new) else { return Ok(Vec::new()) };
         let mut found = Vec::new();
@@ -168,7 +169,8 @@ impl Runtime {
             Err(e) => return damaged(None, e),
         };
         let record = dir.record();
-        // Without a record it is being made or removed as long as somebody is at it, and may then be complete or gone.
+        // Without a record it is being made or removed, as long as a command is at work on it. It may be complete or
+        // gone by now.
         let record = match record {
             Err(e) if e.errno() != Some(Errno::NOENT) => return damaged(Some(&dir), e),
             Err(_) if dir.is_locked()? || !dir.is_named()? => return Ok(None),
@@ -189,7 +191,7 @@ impl Runtime {
         Ok(ids(&root)?.into_iter().filter(|id| regex.is_match(id)).collect())
     }
 
-    /// `force`: kills what still runs, and removes what a runtime that died half-way left behind.
+    /// `force`: kills the processes that still run, and removes what a killed runtime left behind.
     pub fn delete(&self, id: &str, force: bool) -> Result<()> {
         check_id(id)?;
         delete::delete(self, id, force)
@@ -209,7 +211,8 @@ impl Runtime {
         }
     }
 
-    /// Runs hooks of one kind on the host's side, in order, up to the first that fails. `init`: whose end ends them.
+    /// Runs hooks of one kind on the host's side, in order, up to the first that fails. When `init` ends, they are
+    /// killed.
     fn run_hooks(
         &self,
         kind: &str,
@@ -234,7 +237,7 @@ impl Runtime {
         let json = serde_json::to_vec(state).map_err(|e| Error::new(format_args!("state: {e}")))?;
         let bundle = std::fs::File::open(&state.bundle).call(|| format!("open({:?})", state.bundle))?;
         let output = match record.hook_output() {
-            // What it clears away matters more than where its words go.
+            // The container is removed even if the output of its hooks goes nowhere.
             Err(e) if kind == "poststop" => {
                 (self.warn)(&e.to_string());
                 Output::default()
@@ -246,19 +249,19 @@ impl Runtime {
     }
 }
 
-/// What is found below the root.
+/// An entry of [`Runtime::list`].
 pub enum Listed<'a> {
     Container(Box<Container<'a>>),
     Damaged(Damaged),
 }
 
-/// A container of which nothing can be known.
+/// A container whose record cannot be read.
 pub struct Damaged {
     pub id: String,
     pub error: Error,
     /// When its directory was last written to.
     pub modified: SystemTime,
-    /// Whose it is.
+    /// The owner of its directory.
     pub uid: Option<u32>,
 }
 
@@ -275,7 +278,7 @@ fn shortened(text: &str) -> String {
     }
 }
 
-/// An id is a file name, and the name of a cgroup.
+/// An id becomes the name of a file and of a cgroup.
 fn check_id(id: &str) -> Result<()> {
     const NAME_MAX: usize = 255;
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_+-.".contains(c);

@@ -1,4 +1,4 @@
-//! Mounts that a container gets, or loses, while it runs.
+//! Mounts that are added to a running container, or removed from it.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,14 +19,14 @@ use super::locked::Locked;
 use super::process::open_namespace;
 use super::record::Volume;
 
-/// Of the host's mount namespace.
+/// The peer groups of the host's mount namespace.
 fn host_groups() -> Result<BTreeSet<u64>> {
     let path = "/proc/thread-self/mountinfo";
     std::fs::read(path).map(|text| groups_that_reach(&text)).call(|| format!("read({path:?})"))
 }
 
 impl Locked<'_> {
-    /// Keeps what init says of the mounts that it has made.
+    /// Keeps what init reports of the mounts that it made.
     pub(super) fn remember(&mut self, mounts: &[MountPlan], made: &[(u32, u64)]) -> Result<()> {
         if made.is_empty() {
             return Ok(());
@@ -38,10 +38,10 @@ impl Locked<'_> {
         self.save()
     }
 
-    /// Mounts all of them, or none. Sources are the host's, destinations what they mean inside the container.
+    /// Mounts all of them, or none. Sources are paths of the host, destinations paths inside the container.
     ///
-    /// In a container with a user namespace, whoever is root there may change the attributes of these mounts, as the
-    /// kernel locks those only that were there when the namespace was made.
+    /// In a container with a user namespace, its root may change the attributes of these mounts: the kernel locks only
+    /// mounts that were there when the namespace was made.
     pub fn add_mounts(mut self, mounts: Vec<Mount>) -> Result<()> {
         let spec = self.spec_with(mounts)?;
         let volumes = &self.record.volumes;
@@ -55,7 +55,7 @@ impl Locked<'_> {
         self.remember(planned(&plan).1, &made)
     }
 
-    /// Unmounts volumes, the first first: what is on these destinations by the configuration, or has been added there.
+    /// Unmounts volumes in the given order: mounts of the configuration on these destinations, and added ones.
     pub fn remove_mounts(mut self, mounts: Vec<Mount>) -> Result<()> {
         let spec = self.spec_with(mounts)?;
         let known = self.record.volumes.iter().map(|volume| (volume.destination.clone(), volume.id)).collect();

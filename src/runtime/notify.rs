@@ -1,8 +1,8 @@
-//! sd_notify(3) from within a container: its `READY=1` reaches whoever asked us to tell.
+//! sd_notify(3) from within a container: passes its `READY=1` on to the manager that asked for it.
 //!
 //! The container has a socket of its own, in a directory of the state directory that is bound to `/run/notify`. It
-//! never gets the one of the host, as what arrives there is believed: the container's word for a process, a
-//! descriptor or a restart would be the runtime's.
+//! never gets the host's socket: the manager would take the container's messages about processes, descriptors or
+//! restarts for the runtime's.
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
@@ -26,15 +26,15 @@ use crate::spec::{Mount, Spec};
 
 use super::dir::StateDir;
 
-/// Of the state directory.
+/// In the state directory.
 const DIR: &str = "notify";
 const SOCKET: &str = "notify/notify.sock";
 
-/// As containers see it under runc too.
+/// The same path as under runc.
 const DESTINATION: &str = "/run/notify";
 const VARIABLE: &str = "NOTIFY_SOCKET=/run/notify/notify.sock";
 
-/// How long whoever reads our messages may take to say that they have.
+/// How long the manager may take to confirm that it has read a message.
 const BARRIER: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
 
 /// Gives a configuration the directory of the socket, below the state directory `state`, and its name.
@@ -66,7 +66,8 @@ pub struct Notify {
 }
 
 impl Notify {
-    /// Before the container's process runs: it may be quick to tell. `None` if the container was created without.
+    /// Must be made before the container's process runs, which may report at once. `None` if the container was created
+    /// without a socket.
     pub fn bind(dir: &StateDir, host: &Path) -> Result<Option<Self>> {
         let from = datagram_socket()?;
         let address = SocketAddrUnix::new(format!("/proc/self/fd/{}/{SOCKET}", dir.as_fd().as_raw_fd()));
@@ -74,7 +75,7 @@ impl Notify {
             Err(Errno::NOENT) => return Ok(None),
             bound => bound.call(|| format!("bind({SOCKET:?})"))?,
         }
-        // Whatever user the process is.
+        // The process may be any user.
         rustix::fs::chmodat(dir.as_fd(), SOCKET, Mode::from_raw_mode(0o777), AtFlags::empty())
             .call(|| format!("chmod({SOCKET:?})"))?;
         let to = datagram_socket()?;
@@ -87,7 +88,7 @@ impl Notify {
         Ok(Some(Self { from, to }))
     }
 
-    /// Whether the container says that it is ready. Reads what is there, and does not wait for it.
+    /// Whether the container has said that it is ready. Reads the messages that are there, and does not wait.
     pub fn is_ready(&self) -> Result<bool> {
         let mut message = [0; 4096];
         loop {
@@ -106,7 +107,7 @@ impl Notify {
 
     /// `pid` is the process to watch from now on.
     pub fn forward(&self, pid: i32) -> Result<()> {
-        // Two messages in this order: once another process is the one to watch, ours count no more.
+        // Two messages in this order: once the manager watches another process, it ignores messages of this one.
         for message in ["READY=1\n".to_owned(), format!("MAINPID={pid}\n")] {
             self.send(message.as_bytes(), &[])?;
         }
@@ -132,15 +133,15 @@ impl Notify {
         }
     }
 
-    /// A message counts only while its sender lives, so ours must be read before we go: the reader closes its end of
-    /// the pipe then (sd_notify_barrier(3)).
+    /// A message counts only while its sender lives, so the manager must have read it before this process ends. It
+    /// closes its end of the pipe then (sd_notify_barrier(3)).
     fn barrier(&self) -> Result<()> {
         let (ours, theirs) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).call(|| "pipe2()")?;
         self.send(b"BARRIER=1", &[theirs.as_fd()])?;
         drop(theirs);
         let mut fds = [PollFd::new(&ours, PollFlags::IN)];
         match rustix::event::poll(&mut fds, Some(&BARRIER)) {
-            // Who does not know the message leaves us waiting, which is no failure.
+            // A manager that does not know the message lets the wait run out, which is no failure.
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(errno) => Err(errno).call(|| "poll(barrier)"),
         }
@@ -170,7 +171,8 @@ fn datagram_socket() -> Result<OwnedFd> {
         .call(|| "socket(AF_UNIX, SOCK_DGRAM)")
 }
 
-/// Whether there is room for a message, or is soon: else nobody would hear of the container, who is worth waiting for.
+/// Whether there is room for a message, now or soon. Without room the manager would never hear of the container, so
+/// this waits.
 fn is_read(socket: &OwnedFd) -> rustix::io::Result<()> {
     let patience = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
     match rustix::event::poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&patience)) {

@@ -1,4 +1,4 @@
-//! What is done to a container that runs: pausing it, and looking at what it does.
+//! Pausing, resuming, and listing processes.
 
 use crate::error::{Error, Result};
 use crate::spec::Status;
@@ -6,7 +6,7 @@ use crate::spec::Status;
 use super::container::Container;
 
 impl Container<'_> {
-    /// Stops all processes where they are. A command that waits for init, as `start` does, is let come to its end.
+    /// Stops all processes where they are. A command that waits for init, such as `start`, may finish first.
     pub fn pause(self) -> Result<()> {
         self.check_running()?;
         let locked = self.lock()?;
@@ -21,8 +21,8 @@ impl Container<'_> {
         }
     }
 
-    /// Also what somebody else has frozen by hand goes on. No lock is taken: whoever waits for a frozen init may be what
-    /// holds it.
+    /// Also thaws a container that somebody froze by hand. Takes no lock: its holder may be waiting for the frozen
+    /// init.
     pub fn resume(&self) -> Result<()> {
         match self.status()? {
             Status::Paused => self.record.cgroup.thaw(),
@@ -30,7 +30,7 @@ impl Container<'_> {
         }
     }
 
-    /// Every process of the container, by its number in our PID namespace; none once it has ended.
+    /// Every process of the container, by its number in the runtime's PID namespace; none once it has ended.
     pub fn pids(&self) -> Result<Vec<u32>> {
         if self.record.cgroup.is_empty() && self.status()? != Status::Stopped {
             return Err(Error::new("unable to get all container pids: the container has no cgroup of its own"));

@@ -1,7 +1,8 @@
-//! Pipes in the place of our own terminal, for a process in the foreground that has none of its own.
+//! Pipes in place of the caller's terminal, for a process in the foreground that has no terminal of its own.
 //!
-//! A process that has a terminal open can read what is typed there and write to it, also long after the command that
-//! started it has ended. So a container never gets ours, only what passes through here while its process runs.
+//! A process that has a terminal open can read what is typed there and write to it, even long after the command that
+//! started it has ended. So a container never gets the caller's terminal, only the bytes that pass through here while
+//! its process runs.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -15,7 +16,7 @@ use crate::error::{Call, Result};
 use crate::sys::clone::Stdio;
 use crate::sys::fd::standard;
 
-/// None for a stream that is no terminal: the process has that itself.
+/// There is none for a stream that is no terminal: the process gets that stream itself.
 #[derive(Default)]
 pub struct Pipes {
     pumps: Vec<Pump>,
@@ -24,19 +25,19 @@ pub struct Pipes {
 }
 
 struct Pump {
-    /// It moves what is typed; else what the process writes.
+    /// It moves typed input, not output of the process.
     typed: bool,
     source: Stream,
     sink: Stream,
     buffer: Buffer,
-    /// How much of the source is still to be moved, once the process has ended. What comes after that is from processes
-    /// that it has left behind.
+    /// How many bytes of the source are still to be moved, once the process has ended. Later ones come from processes
+    /// that it left behind.
     left: Option<u64>,
 }
 
 impl Pipes {
-    /// One for each of our standard streams that is a terminal. Standard output and error share one, as they share the
-    /// terminal, so that what is written to them stays in its order.
+    /// One for each standard stream that is a terminal. Standard output and error share one, as they share the
+    /// terminal, so that their output stays in order.
     pub fn for_terminals() -> Result<Self> {
         let mut pipes = Self::default();
         let [stdin, stdout, stderr] = standard();
@@ -68,18 +69,18 @@ impl Pipes {
         Ok(theirs)
     }
 
-    /// What the process has in the place of our streams.
+    /// The streams for the process, in place of the caller's.
     pub fn theirs(&self) -> Stdio<'_> {
         self.theirs.each_ref().map(|end| end.as_ref().map(AsFd::as_fd))
     }
 
-    /// Closes the ends that the process has by now: their end is to be seen.
+    /// Closes the ends for the process, which has them by now, so that the end of the file is noticed.
     pub fn release(&mut self) {
         self.theirs = Default::default();
     }
 
-    /// Adds what is to be waited for. Returns whether to look again soon, whatever happens: a shell does not say when it
-    /// brings us to the foreground.
+    /// Adds the descriptors to wait for. Returns whether to look again soon in any case: a shell does not tell when it
+    /// brings this process to the foreground.
     pub fn wanted<'b>(&'b self, fds: &mut Vec<PollFd<'b>>) -> bool {
         let mut look_again = false;
         for pump in &self.pumps {
@@ -94,7 +95,7 @@ impl Pipes {
         look_again
     }
 
-    /// Moves what can be moved without waiting. `ended`: the process has.
+    /// Moves what can be moved without waiting. `ended`: the process has ended.
     pub fn pump(&mut self, ended: bool) {
         for pump in &mut self.pumps {
             pump.step(ended);
@@ -111,7 +112,7 @@ impl Pipes {
 impl Pump {
     fn step(&mut self, ended: bool) {
         if ended && self.typed {
-            // Nobody is to read it any more.
+            // Nobody is left to read it.
             self.buffer.close();
             return;
         }
@@ -125,22 +126,23 @@ impl Pump {
         if self.buffer.wants_output() && ready(&self.sink, PollFlags::OUT) {
             self.buffer.empty(&self.sink);
         }
-        // A process that was left behind may have read it, too, and hold the pipe open.
+        // A process that was left behind may have read the pipe, too, and may hold it open.
         let is_empty = || self.left == Some(0) || !ready(&self.source, PollFlags::IN);
         if ended && self.buffer.wants_input() && is_empty() {
             self.buffer.close();
         }
     }
 
-    /// What is typed is for who is in the foreground. In the background, to read is an error for us, since we have blocked
-    /// the signal that would stop us (termios(3)).
+    /// Only a process in the foreground reads typed input. In the background, reading is an error here, since the
+    /// signal that would stop this process is blocked (termios(3)).
     fn may_read(&self) -> bool {
-        // A terminal that is not the one of our session can be read always.
+        // A terminal of another session can always be read.
         !self.typed || tcgetpgrp(&self.source).map_or(true, |group| group == rustix::process::getpgrp())
     }
 }
 
-/// The process may open it anew by a name such as `/dev/stdout`, also where its user namespace does not know us.
+/// The process may open the pipe by a name such as `/dev/stdout`, even if the runtime's user is unknown in its user
+/// namespace.
 fn pipe() -> Result<(OwnedFd, OwnedFd)> {
     let pipe = pipe_with(PipeFlags::CLOEXEC).call(|| "pipe2()")?;
     fchmod(&pipe.0, Mode::from_raw_mode(0o666)).call(|| "fchmod(pipe, 0666)")?;
@@ -149,7 +151,7 @@ fn pipe() -> Result<(OwnedFd, OwnedFd)> {
 
 fn is_same(one: BorrowedFd, other: BorrowedFd) -> bool {
     match (fstat(one), fstat(other)) {
-        // Each devpts numbers its terminals anew.
+        // Each devpts numbers its terminals from 0.
         (Ok(one), Ok(other)) => (one.st_dev, one.st_ino, one.st_rdev) == (other.st_dev, other.st_ino, other.st_rdev),
         _ => false,
     }

@@ -1,4 +1,4 @@
-//! A process that outlives the runtime which made it, told apart from a later one of the same pid.
+//! A process that outlives the runtime that made it, told apart from a later process with the same pid.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -19,35 +19,35 @@ pub struct ProcessId {
 }
 
 impl ProcessId {
-    /// Of a child that has not been reaped, whose pid therefore cannot be another's.
+    /// For a child that has not been reaped, so that its pid cannot be another's.
     pub fn of_child(pid: i32) -> Result<Self> {
         let start_time = stat(pid)?.map(|stat| stat.start_time);
         let start_time = start_time.ok_or_else(|| Error::new(format_args!("process {pid} is gone")))?;
         Ok(Self { pid, start_time })
     }
 
-    /// `None` once the process has ended, whether or not it was reaped.
+    /// `None` once the process has ended, reaped or not.
     pub fn open(self) -> Result<Option<OwnedFd>> {
         let Some(pid) = Pid::from_raw(self.pid) else { return Ok(None) };
         let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
             Err(Errno::SRCH) => return Ok(None),
             result => result.call(|| format!("pidfd_open({})", self.pid))?,
         };
-        // Only now can the pid not be reused without our seeing it: the start time decides whose it is.
+        // The pidfd holds on to whatever process has the pid now; the start time tells whether it is the right one.
         match stat(self.pid)? {
             Some(stat) if stat.start_time == self.start_time && !stat.ended() => Ok(Some(pidfd)),
             _ => Ok(None),
         }
     }
 
-    /// What is "/" to the process; `None` once it has ended.
+    /// The root directory of the process; `None` once it has ended.
     pub fn root(self) -> Result<Option<OwnedFd>> {
         let path = format!("/proc/{}/root", self.pid);
         let root = match rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
             Err(Errno::NOENT | Errno::SRCH) => return Ok(None),
             result => result.call(|| format!("open({path:?})"))?,
         };
-        // If it is there still, the pid was its own when we looked.
+        // The process still lives, so the pid was its own when its root was opened.
         Ok(self.open()?.map(|_| root))
     }
 }
@@ -58,7 +58,7 @@ pub fn open_namespace(pid: i32, kind: Kind) -> Result<OwnedFd> {
     std::fs::File::open(&path).map(OwnedFd::from).call(|| format!("open({path:?})"))
 }
 
-/// `ESRCH`, the process having just ended, is no failure.
+/// `ESRCH` is no failure: the process has just ended.
 pub fn send_signal(pidfd: BorrowedFd, signal: i32) -> Result<()> {
     match crate::sys::signal::pidfd_send_signal(pidfd, signal) {
         Err(Errno::SRCH) => Ok(()),
@@ -66,14 +66,14 @@ pub fn send_signal(pidfd: BorrowedFd, signal: i32) -> Result<()> {
     }
 }
 
-/// Ends the CRIU that traces the process, if one does.
+/// Kills the CRIU that traces the process, if there is one.
 pub fn kill_criu_of(traced: i32) -> Result<()> {
     let Some(tracer) = tracer(traced) else { return Ok(()) };
     let pidfd = match rustix::process::pidfd_open(tracer, PidfdFlags::empty()) {
         Err(Errno::SRCH) => return Ok(()),
         result => result.call(|| format!("pidfd_open({tracer})"))?,
     };
-    // Not a debugger: that lets go of what was killed.
+    // A debugger is spared: it lets go of a killed process.
     let is_criu = std::fs::read(format!("/proc/{tracer}/comm")).is_ok_and(|name| name == b"criu\n");
     match is_criu && self::tracer(traced) == Some(tracer) {
         true => send_signal(pidfd.as_fd(), libc::SIGKILL),
@@ -94,7 +94,7 @@ struct Stat {
 }
 
 impl Stat {
-    /// A zombie (`Z`) or what is left of one (`X`, `x`).
+    /// A zombie (`Z`), or a process that is just being reaped (`X`, `x`).
     fn ended(&self) -> bool {
         matches!(self.state, b'Z' | b'X' | b'x')
     }
@@ -109,13 +109,14 @@ fn stat(pid: i32) -> Result<Option<Stat>> {
     }
 }
 
-/// The name in parentheses may hold anything, parentheses and blanks included, so counting starts behind the last one.
+/// The name in parentheses may contain anything, also parentheses and blanks, so fields are counted from the last
+/// parenthesis.
 fn parse_stat(text: &[u8]) -> Option<Stat> {
     let end = text.iter().rposition(|&byte| byte == b')')?;
     let rest = std::str::from_utf8(text.get(end + 1..)?).ok()?;
     let mut fields = rest.split_ascii_whitespace();
     let state = *fields.next()?.as_bytes().first()?;
-    // Field 22, where the state is field 3.
+    // Field 22. The first field here is field 3, the state.
     let start_time = fields.nth(22 - 4)?.parse().ok()?;
     Some(Stat { state, start_time })
 }

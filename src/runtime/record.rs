@@ -1,11 +1,11 @@
-//! What is kept on disk about a container, beside its configuration: its record.
+//! The record: what is stored about a container, beside its configuration.
 //!
-//! It is written before the first side effect and holds all that `delete --force` needs, so that a runtime killed at any
-//! moment leaves nothing that cannot be removed. A container's status is never stored.
+//! It is written before the first side effect, and holds everything that `delete --force` needs. So a runtime that is
+//! killed at any moment leaves nothing that cannot be removed. The status of a container is never stored.
 //!
-//! Containers outlive an upgrade, and the way back. So a field that is new, here or in a type that is part of the record,
-//! may be absent (`#[serde(default)]`), no field is ever taken away, and a reader passes over those that it does not
-//! know. What an older version would misread is another [`VERSION`].
+//! Containers outlive an upgrade, and a downgrade. So a new field, here or in a type that is part of the record, may be
+//! absent (`#[serde(default)]`), no field is ever removed, and a reader ignores unknown fields. A change that an older
+//! version would misread gets another [`VERSION`].
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -28,7 +28,7 @@ use crate::spec::{State, Status};
 use crate::sys::clone::Stdio;
 use crate::sys::fd::standard;
 
-/// Changes with every change of the record that an older berth could misread.
+/// Changes with every change of the record that an older berth would misread.
 const VERSION: u32 = 1;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -44,7 +44,7 @@ pub struct Record {
     pub init: Option<ProcessId>,
     pub cgroup: Cgroup,
     pub intel_rdt: Option<Rdt>,
-    /// In force since `update` changed those of the configuration.
+    /// In force since `update` replaced the limits of the configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemoryLimits>,
     /// The `CLONE_NEW*` flags of the namespaces that differ from the runtime's, for `exec`.
@@ -53,20 +53,20 @@ pub struct Record {
     pub shared_pids: bool,
     /// Whether the container has a session keyring of its own, also for `exec`.
     pub keyring: bool,
-    /// Its name, by which processes of the same user could join it as well.
+    /// The keyring's name. By it, other processes of the same user could join the keyring as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keyring_name: Option<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
-    /// Those of crun have no effect. Absent where an earlier berth has made the container, which obeyed them.
+    /// Annotations of crun have no effect. Absent if an earlier berth made the container; that one obeyed them.
     #[serde(default)]
     pub inert_annotations: bool,
-    /// The pipes that the container got for its standard streams, as `pipe:[4711]`; "" for what is no pipe. The
-    /// other ends are not in a checkpoint, so `restore` connects its own streams in their place.
+    /// The pipes that the container got for its standard streams, as `pipe:[4711]`; "" for other streams. A checkpoint
+    /// does not contain the other ends, so `restore` connects its own streams in their place.
     #[serde(default)]
     pub streams: [String; 3],
-    /// The mounts that may be changed while the container runs, in the order in which they were made. None are known where
-    /// an earlier berth has made the container, or CRIU has made them anew.
+    /// The mounts that may be changed while the container runs, in the order in which they were made. Unknown if an
+    /// earlier berth made the container, or CRIU restored its mounts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<Volume>,
 }
@@ -76,11 +76,11 @@ pub struct Record {
 pub struct Volume {
     /// As configured, without a leading slash.
     pub destination: String,
-    /// The kernel's id of the mount. What its name means is up to the container.
+    /// The kernel's id of the mount. The path alone proves nothing, because the container controls what it means.
     pub id: u64,
 }
 
-/// A resctrl group, and whether it is ours to remove.
+/// A resctrl group, and whether the runtime made it and has to remove it.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Rdt {
     pub plan: IntelRdt,
@@ -118,7 +118,7 @@ impl Record {
         })
     }
 
-    /// The container has these in the place of ours.
+    /// The container gets these in place of the caller's.
     pub fn replace_streams(&mut self, stdio: Stdio) {
         for (name, stream) in self.streams.iter_mut().zip(stdio) {
             if let Some(stream) = stream {
@@ -127,12 +127,12 @@ impl Record {
         }
     }
 
-    /// Version 1 of the freezer holds back even SIGKILL.
+    /// The v1 freezer holds back even SIGKILL.
     pub fn thaw(&self) -> Result<()> {
         if self.cgroup.is_frozen()? { self.cgroup.thaw() } else { Ok(()) }
     }
 
-    /// The files that take what hooks write, where the annotations name them.
+    /// The files that take the output of hooks, if annotations name them.
     pub fn hook_output(&self) -> Result<Output> {
         if self.inert_annotations {
             return Ok(Output::default());
@@ -150,20 +150,20 @@ impl Record {
     }
 }
 
-/// Made where it is missing, and added to.
+/// Appends to the file, and makes it if it is missing.
 fn open_output(path: &Option<PathBuf>) -> Result<Option<OwnedFd>> {
     let Some(path) = path else { return Ok(None) };
     let file = files::open_append(path, 0o600)?;
-    // What hooks write may wait.
+    // Writes of hooks may block.
     rustix::fs::fcntl_setfl(&file, OFlags::APPEND).call(|| "fcntl(F_SETFL)")?;
     Ok(Some(file.into()))
 }
 
-/// What is known of a record that is none of ours.
+/// What is known of a container that another runtime made.
 #[derive(Deserialize)]
 struct Probe {
     version: Option<u32>,
-    /// runc has it.
+    /// Only runc has this file.
     init_process_pid: Option<IgnoredAny>,
 }
 
@@ -186,7 +186,7 @@ fn foreign_version(version: u32) -> Error {
 
 fn pipe_name(stream: BorrowedFd) -> String {
     let is_pipe = fstat(stream).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
-    // The link tells a pipe from a fifo with a name, which is found again by that.
+    // The link distinguishes a pipe from a named fifo, which is found again by its name.
     let link = is_pipe.then(|| std::fs::read_link(format!("/proc/self/fd/{}", stream.as_raw_fd())));
     let name = link.and_then(Result::ok).map(|name| name.to_string_lossy().into_owned());
     name.filter(|name| name.starts_with("pipe:")).unwrap_or_default()
@@ -198,7 +198,7 @@ mod tests {
 
     use super::*;
 
-    /// As each version of berth whose record differed from the one before has written it.
+    /// The record as each version of berth that changed it has written it.
     const WRITTEN: [&str; 5] = [
         include_str!("../../tests/data/records/1-first.json"),
         include_str!("../../tests/data/records/2-memory.json"),
@@ -207,7 +207,7 @@ mod tests {
         include_str!("../../tests/data/records/5-inert-annotations.json"),
     ];
 
-    /// An older berth needs what was there in its time, so all that was read is written again, in the same form.
+    /// An older berth needs the fields of its time, so everything that was read is written again in the same form.
     #[test]
     fn records_of_all_versions_are_read_and_written_again() {
         for text in WRITTEN {
@@ -216,7 +216,7 @@ mod tests {
             let (was, is): (Value, Value) =
                 (serde_json::from_str(text).unwrap(), serde_json::to_value(&record).unwrap());
             for (name, value) in was.as_object().unwrap() {
-                // What annotations mean has changed its name once.
+                // This field has another name by now.
                 if name != "crunAnnotations" {
                     assert_eq!(is.get(name), Some(value), "{name} of {text}");
                 }

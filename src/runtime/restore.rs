@@ -1,4 +1,4 @@
-//! `restore`: what `create` and `start` do, with CRIU in the place of init.
+//! `restore`: as `create` and `start`, but CRIU makes the processes.
 
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -30,10 +30,11 @@ use super::process::{ProcessId, open_namespace};
 use super::restored::{self, Outside};
 use super::{CreateOptions, Runtime};
 
-/// Where CRIU finds the container's root, in a mount namespace of its own: for everybody else it is empty.
+/// Where CRIU finds the container's root, in a mount namespace of its own. Outside that namespace the directory is
+/// empty.
 const ROOT: &str = "criu-root";
 const LOG: &str = "restore.log";
-/// Of the state directory: CRIU's own files, if nobody says where else.
+/// The directory for CRIU's own files in the state directory, if the caller names no other.
 const WORK: &str = "criu-work";
 
 #[derive(Debug, Default)]
@@ -44,7 +45,7 @@ pub struct RestoreOptions {
     pub no_subreaper: bool,
     /// Restore TCP connections as closed ones.
     pub tcp_close: bool,
-    /// `TYPE:NAME`, in place of what the configuration says.
+    /// `TYPE:NAME`, instead of the profile in the configuration.
     pub lsm_profile: Option<String>,
     pub lsm_mount_context: Option<String>,
 }
@@ -56,7 +57,7 @@ pub(super) fn restore(runtime: &Runtime, id: &str, options: &RestoreOptions) -> 
     let has_terminal = creation.plan.init.process.terminal;
     let mut foreground = if options.detach { None } else { Some(Foreground::prepare(has_terminal)?) };
     if options.criu.shell_job {
-        // It is a job of the shell at that terminal, and CRIU wants to find it.
+        // The processes are a job of the shell at that terminal, which CRIU looks for.
         foreground = foreground.map(Foreground::lend_terminal);
     }
     let stdio = foreground.as_ref().map(Foreground::stdio).unwrap_or_default();
@@ -64,7 +65,7 @@ pub(super) fn restore(runtime: &Runtime, id: &str, options: &RestoreOptions) -> 
     restoration.check()?;
     let adopts = !options.detach && !options.no_subreaper;
     if adopts {
-        // As with `run`.
+        // As in `run`.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .call(|| "prctl(PR_SET_CHILD_SUBREAPER)")?;
     }
@@ -78,21 +79,22 @@ pub(super) fn restore(runtime: &Runtime, id: &str, options: &RestoreOptions) -> 
     status
 }
 
-/// The names that the pipes of the standard streams have in the images, each at the number that it had.
+/// The names that the images have for the pipes of the standard streams, by descriptor number.
 fn dumped_streams(images: &Path) -> Result<Vec<String>> {
     const MAX: u64 = 64 * 1024;
     let dir = files::open_own_directory(images)?;
-    // Images may come from an archive of anybody's: nothing else of the host is read, and no fifo waited for.
+    // Images may come from anybody's archive: no link to another file of the host is followed, and no fifo is waited
+    // for.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let fd = match rustix::fs::openat(&dir, DESCRIPTORS, flags, Mode::empty()) {
-        // Dumped by somebody who had no streams to tell of.
+        // The runtime that dumped them did not write the file.
         Err(Errno::NOENT) => return Ok(Vec::new()),
         fd => fd.call(|| format!("open({:?})", images.join(DESCRIPTORS)))?,
     };
     let mut text = Vec::new();
     std::fs::File::from(fd).take(MAX).read_to_end(&mut text).call(|| format!("read({DESCRIPTORS:?})"))?;
     let mut streams: Vec<String> = crate::spec::parse(&text).context(DESCRIPTORS)?;
-    // Further descriptors of ours are no business of the image's.
+    // Images have no say in the runtime's further descriptors.
     streams.truncate(3);
     Ok(streams)
 }
@@ -111,13 +113,13 @@ struct Restored {
     master: Option<OwnedFd>,
 }
 
-/// What CRIU has told.
+/// What CRIU has reported so far.
 #[derive(Default)]
 struct Progress {
     init: Option<i32>,
     /// The master of its terminal, unless a console socket took it.
     master: Option<OwnedFd>,
-    /// The processes have no more privileges than they may.
+    /// The processes were checked: they have no more privileges than the configuration allows.
     checked: bool,
 }
 
@@ -128,14 +130,14 @@ struct Prepared {
     work: Work,
 }
 
-/// A namespace that exists, by the name that it has in the images.
+/// An existing namespace, with the name that the images have for it.
 struct Inherited<'a> {
     key: &'static str,
     fd: BorrowedFd<'a>,
 }
 
 impl Restoration<'_> {
-    /// What can be known before anything is made.
+    /// Checks what is known before anything is made.
     fn check(&self) -> Result<()> {
         let plan = &self.creation.plan;
         if plan.rootfs().is_none_or(|rootfs| rootfs.switch == Switch::Chroot) {
@@ -154,7 +156,7 @@ impl Restoration<'_> {
         std::fs::create_dir(&root).call(|| format!("mkdir({root:?})"))?;
         let entry = placement.entry(&locked.record.cgroup)?;
         let Prepared { mut criu, mounts, work } = self.spawn(locked.dir.path(), entry, &root, &inherited)?;
-        // It has the container's streams, and what it forks is to be in the container's cgroup.
+        // CRIU has the container's streams, and the processes that it forks belong into the container's cgroup.
         self.creation.enter_cgroup(placement, locked, criu.pid(), true)?;
         criu.check_version()?;
         self.check_version(&criu)?;
@@ -177,7 +179,7 @@ impl Restoration<'_> {
             return Err(Error::new("CRIU has not told when the processes were restored"));
         }
         if !checked {
-            // An older CRIU has no word before they go on.
+            // An older CRIU does not report before the processes go on.
             restored::check(&self.creation.plan.init, &outside, pid)?;
         }
         let pidfd = Pid::from_raw(pid).map(|pid| pidfd_open(pid, PidfdFlags::empty()));
@@ -186,14 +188,15 @@ impl Restoration<'_> {
         Ok(Restored { pid, pidfd, master })
     }
 
-    /// CRIU is our child, but a thread in a mount namespace and keyring of its own forks it.
+    /// A thread with a mount namespace and keyring of its own forks CRIU, which is nevertheless a child of this
+    /// process.
     fn spawn(&self, dir: &Path, entry: Entry, root: &Path, inherited: &[Inherited]) -> Result<Prepared> {
         let init = &self.creation.plan.init;
         let plan = self.creation.plan.rootfs().ok_or_else(|| Error::new("not a container's plan"))?;
         let streams = Streams::Ours(self.stdio);
         let begin = || {
             let mounts = rootfs::show_to_criu(plan, root)?;
-            // Who lets pages come later has a socket with the images, if nothing else is said.
+            // A server of lazy pages has its socket beside the images, unless the caller names another directory.
             let own = (!self.options.criu.lazy_pages).then(|| dir.join(WORK));
             let work = Work::open(&self.options.criu, LOG, false, own.as_deref())?;
             if let Some(name) = &init.keyring {
@@ -258,7 +261,7 @@ impl Restoration<'_> {
         let namespaces = inherited.iter().map(|namespace| (namespace.key.to_owned(), namespace.fd.as_raw_fd()));
         request.inherit_fds.extend(namespaces);
         let external = |kind| EXTERNAL_NAMESPACES.iter().any(|(external, ..)| *external == kind);
-        // CRIU wants paths: those of the descriptors that we hold.
+        // CRIU wants paths, so it gets those of the descriptors that this process holds.
         let own = std::process::id();
         let joined = self.creation.joined().into_iter().filter(|(join, _)| !external(join.kind));
         let joined =
@@ -267,7 +270,7 @@ impl Restoration<'_> {
         Ok(())
     }
 
-    /// That of the configuration, whatever the image says.
+    /// The profile of the configuration, whatever the images say.
     fn lsm_profile(&self) -> Option<String> {
         let process = &self.creation.plan.init.process;
         let apparmor = || process.apparmor_profile.as_ref().map(|profile| format!("apparmor:{profile}"));
@@ -296,14 +299,14 @@ impl Restoration<'_> {
                 progress.init = Some(pid);
                 self.adopt(locked, pid)
             }
-            // They have their credentials, and go on once this has returned.
+            // The processes have their credentials, and go on once this returns.
             ("pre-resume", ..) => {
                 let init =
                     progress.init.ok_or_else(|| Error::new("CRIU has not told when the processes were restored"))?;
                 progress.checked = true;
                 restored::check(&self.creation.plan.init, outside, init)
             }
-            // Others are those of `exec`s that nobody is joined to any more.
+            // Others belong to `exec`s whose command has ended.
             ("orphan-pts-master", _, Some(master))
                 if self.creation.plan.init.process.terminal && progress.master.is_none() =>
             {
@@ -314,9 +317,9 @@ impl Restoration<'_> {
         }
     }
 
-    /// The processes are there, and go on once this has returned.
+    /// The processes exist, and go on once this returns.
     fn adopt(&self, locked: &mut Locked, pid: i32) -> Result<()> {
-        // CRIU makes one, so that the clocks of those that it restores go on.
+        // CRIU makes a time namespace, so that the clocks of the restored processes go on.
         let time = |of: &str| rustix::fs::stat(format!("/proc/{of}/ns/time")).map(|stat| stat.st_ino);
         if let (Ok(own), Ok(theirs)) = (time("self"), time(&pid.to_string()))
             && own != theirs
@@ -329,7 +332,7 @@ impl Restoration<'_> {
     }
 }
 
-/// The restored processes would have ours else.
+/// Otherwise the restored processes would have the runtime's keyring.
 fn join_keyring(name: &str) -> Result<()> {
     let c_name = std::ffi::CString::new(name).map_err(|_| Error::new("the container's id contains NUL"))?;
     match sys::keyring::join_session(&c_name) {

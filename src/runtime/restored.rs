@@ -1,7 +1,7 @@
-//! What images may not give: more privileges than the configuration of the bundle.
+//! Restored processes have no more privileges than the configuration of the bundle gives.
 //!
-//! CRIU restores whatever credentials and namespaces the images name, and those may come from anywhere. So every process
-//! is looked at once it has them and before it goes on.
+//! CRIU restores whatever credentials and namespaces the images name, and images may come from anywhere. So every
+//! process is checked once it has them, and before it goes on.
 
 use std::fs;
 
@@ -17,7 +17,7 @@ use crate::sys::tree::{descendants, threads};
 const CAP_SETGID: u32 = 6;
 const CAP_SETUID: u32 = 7;
 
-/// Looks at `init` and all that descend from it, with each of their threads. `outside`: the namespaces that are not the
+/// Checks `init` and all its descendants, with each of their threads. `outside`: the namespaces that are not the
 /// container's.
 pub fn check(plan: &InitPlan, outside: &Outside, init: i32) -> Result<()> {
     check_joined(&plan.namespaces, init)?;
@@ -25,10 +25,10 @@ pub fn check(plan: &InitPlan, outside: &Outside, init: i32) -> Result<()> {
     for pid in descendants(init) {
         outside.check(pid)?;
         for thread in threads(pid) {
-            // One that has just ended has no privileges.
+            // A process that has just ended has no privileges.
             let Ok(status) = fs::read(format!("/proc/{pid}/task/{thread}/status")) else { continue };
             let status = String::from_utf8_lossy(&status);
-            // What CRIU restores as a zombie ends before it would be given any.
+            // A process that CRIU restores as a zombie ends before it gets any.
             if matches!(field(&status, "State").trim().chars().next(), Some('Z' | 'X')) {
                 continue;
             }
@@ -43,13 +43,13 @@ pub fn check(plan: &InitPlan, outside: &Outside, init: i32) -> Result<()> {
     Ok(())
 }
 
-/// What may be found in /proc/PID/status. An id or a group may be any where a process may become any.
+/// What /proc/PID/status may show. A process that may become any user may have any ids.
 struct Allowed {
     bounding: u64,
     capabilities: u64,
     no_new_privileges: bool,
     seccomp: bool,
-    /// As the host has them.
+    /// As the host numbers them.
     uids: Option<Vec<u32>>,
     gids: Option<Vec<u32>>,
 }
@@ -58,9 +58,9 @@ impl Allowed {
     fn of(plan: &InitPlan) -> Self {
         let (process, namespaces) = (&plan.process, &plan.namespaces);
         let sets = &process.capabilities;
-        // What is bounding can become permitted by executing a file, and inheritable from there.
+        // A bounding capability can become permitted, and then inheritable, by executing a file.
         let capabilities = sets.bounding | sets.permitted | sets.inheritable | sets.ambient;
-        // Whoever can gain no privileges, and has not this one, is who he was.
+        // A process that can gain no privileges, and lacks this capability, is still the user that it was.
         let fixed = |capability: u32| {
             process.no_new_privileges && capabilities & 1 << capability == 0 && !namespaces.joins(Kind::User)
         };
@@ -78,7 +78,7 @@ impl Allowed {
         }
     }
 
-    /// The setting that is violated, and by what.
+    /// The violated setting, and how it is violated.
     fn check(&self, status: &str) -> Result<(), (&'static str, String)> {
         for (name, allowed, pointer) in [
             ("CapBnd", self.bounding, "/process/capabilities/bounding"),
@@ -116,7 +116,7 @@ impl Allowed {
 
 fn on_host(maps: &[IdMapping], id: u32) -> u32 {
     let map = maps.iter().find(|map| id.checked_sub(map.container_id).is_some_and(|offset| offset < map.size));
-    // The kernel shows what is not mapped so.
+    // The kernel shows an id that is not mapped as this one.
     map.map_or(u32::MAX, |map| map.host_id + (id - map.container_id))
 }
 
@@ -132,7 +132,7 @@ fn in_namespace(pid: i32, kind: Kind) -> String {
     format!("/proc/{pid}/ns/{}", kind.proc_name())
 }
 
-/// Init is where the configuration says; others may have left for new ones.
+/// Init is in the namespaces that the configuration names. Its descendants may have made new ones.
 fn check_joined(namespaces: &Namespaces, init: i32) -> Result<()> {
     for join in &namespaces.join {
         let path = join.path.to_string_lossy();
@@ -163,14 +163,14 @@ fn numbers(line: &str) -> Vec<u32> {
     line.split_whitespace().filter_map(|number| number.parse().ok()).collect()
 }
 
-/// Where no process may be: in our namespaces, and in those of the CRIU that restores it, of the kinds of which the
-/// configuration says that the container has one of its own.
+/// The namespaces that no process may be in: those of the runtime, and of the CRIU that restores the container. Only
+/// the kinds count of which the container has one of its own.
 pub struct Outside(Vec<(Kind, (u64, u64))>);
 
 impl Outside {
     pub fn of(namespaces: &Namespaces, criu: i32) -> Result<Self> {
         let mut found = Vec::new();
-        // CRIU makes a time namespace where it needs one; who has none sees our clocks, no more.
+        // CRIU makes a time namespace if it needs one. A process without one sees the host's clocks, and no more.
         for kind in namespaces.new.iter().copied().filter(|kind| *kind != Kind::Time) {
             for pid in [std::process::id().cast_signed(), criu] {
                 found.push((kind, identity(&in_namespace(pid, kind))?));

@@ -1,8 +1,8 @@
-//! The state root: the directory of all containers' state.
+//! The state root: the directory that holds the state of all containers.
 //!
-//! What lies in it says what is killed, what is removed, and which hooks run. So nobody but root and the caller may be
-//! able to put anything there, or to exchange it for another: each directory on the way is opened below the one before
-//! and looked at, and all that follows goes by the descriptor.
+//! Its files say which processes are killed, what is removed, and which hooks run. So nobody but root and the caller
+//! may be able to put anything there or to replace it. Each directory on the way is opened below the one before and
+//! checked, and everything after that uses descriptors.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,10 +15,10 @@ use rustix::io::Errno;
 use crate::error::{Call, Context, Error, Result};
 use crate::files;
 
-/// What cannot be written (any more) as an errno, and belongs to the walk alone.
+/// How each name on the way is opened: without following a link.
 const PATH: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// As many as the kernel follows.
+/// The kernel follows as many.
 const MAX_LINKS: usize = 40;
 
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl Root {
         Ok(fd.map(|fd| Self { path: path.to_owned(), fd }))
     }
 
-    /// Makes what is missing of it.
+    /// Makes the directories that are missing.
     pub fn create(path: &Path) -> Result<Self> {
         let fd = Walk::begin(path)?.finish(true).with_context(|| format!("state root {path:?}"))?;
         let fd = fd.ok_or_else(|| Error::sys(format_args!("open({path:?})"), Errno::NOENT))?;
@@ -69,7 +69,7 @@ impl AsFd for Root {
 struct Walk {
     here: OwnedFd,
     shown: PathBuf,
-    /// What is still to be walked, the next name last.
+    /// The names still to be walked, the next one last.
     left: Vec<OsString>,
     links: usize,
     euid: u32,
@@ -104,11 +104,11 @@ impl Walk {
         Ok(Some(self.here))
     }
 
-    /// For nobody else, as each is the way to a state root; sticky, as the XDG base directory specification wants it of
-    /// what is not to be cleared away after six hours.
+    /// Closed to other users, as every new directory leads to the state root. Sticky, which the XDG base directory
+    /// specification demands of files that must not be cleared away after six hours.
     fn make(&self, name: &OsString) -> Result<OwnedFd, Errno> {
         match mkdirat(&self.here, name, Mode::from_raw_mode(0o1700)) {
-            // By another command, or by somebody else, who is judged by what is there.
+            // Another command may have made it, or somebody else. What is there now is checked.
             Ok(()) | Err(Errno::EXIST) => openat(&self.here, name, PATH, Mode::empty()),
             Err(errno) => Err(errno),
         }
@@ -134,8 +134,8 @@ impl Walk {
         Ok(())
     }
 
-    /// In a sticky directory others can make names, but not exchange those of root or of the caller, and a name that
-    /// they made first is theirs. In the state root itself they are to make none.
+    /// In a sticky directory other users can make names, but they cannot replace those of root or of the caller. A name
+    /// that they made first is theirs. In the state root itself they must not be able to make any.
     fn judge(&self, stat: &Stat, path: &Path, is_root: bool) -> Result<()> {
         if !self.trusts(stat.st_uid, !is_root) {
             return Err(untrusted(format_args!(
@@ -153,8 +153,8 @@ impl Walk {
         }
     }
 
-    /// In a user namespace the host's root, to whom the directories above belong, is one of those that have no number:
-    /// it cannot be told from other users there.
+    /// In a user namespace the host's root, who owns the directories above, has no number of its own, and cannot be
+    /// told from other users.
     fn trusts(&self, owner: u32, above: bool) -> bool {
         const OVERFLOW: u32 = 65534;
         owner == 0 || owner == self.euid || above && owner == OVERFLOW && crate::sys::namespace::in_user_namespace()
@@ -172,7 +172,7 @@ fn untrusted(why: impl std::fmt::Display) -> Error {
     )
 }
 
-/// What a user without `XDG_RUNTIME_DIR` meets.
+/// The hint for a user without `XDG_RUNTIME_DIR`.
 pub fn hint(error: Error) -> Error {
     let is_user = !rustix::process::geteuid().is_root();
     match error.errno() {

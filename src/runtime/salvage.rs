@@ -1,4 +1,4 @@
-//! `delete --force` of a container whose record is damaged or gone: by what else the directory tells.
+//! `delete --force` of a container whose record is damaged or missing: what else the directory tells about it.
 
 use std::path::{Path, PathBuf};
 
@@ -17,8 +17,9 @@ use super::record::Record;
 
 /// The directory is locked. `why` is what is wrong with the record.
 ///
-/// The traces name init and its cgroup. Where they are missing there was no init yet, or an early version of berth has
-/// made the container: its configuration then names the cgroup, which is the container's once that was published.
+/// The traces name init and its cgroup. If they are missing, there was no init yet, or an early version of berth made
+/// the container. Then the configuration names the cgroup, which is the container's once the configuration was
+/// published.
 pub(super) fn salvage(runtime: &Runtime, dir: StateDir, why: &Error) -> Result<()> {
     let traces = dir.traces();
     let spec = read_config(&dir);
@@ -45,12 +46,12 @@ pub(super) fn salvage(runtime: &Runtime, dir: StateDir, why: &Error) -> Result<(
     }
 }
 
-/// No process has been made yet, or it has not outlived the runtime that made it.
+/// Either no process was made yet, or it ended with the runtime that made it.
 fn is_beginning(dir: &StateDir) -> Result<bool> {
     Ok(dir.traces().is_none() && !dir.has(CONFIG)? && !dir.has(START)?)
 }
 
-/// `None` if none was kept.
+/// `None` if none was stored.
 fn read_config(dir: &StateDir) -> Result<Option<Spec>> {
     match dir.read_or_draft(CONFIG) {
         Err(e) if e.errno() == Some(Errno::NOENT) => Ok(None),
@@ -58,7 +59,7 @@ fn read_config(dir: &StateDir) -> Result<Option<Spec>> {
     }
 }
 
-/// Others depend on who the runtime was that made the container.
+/// The meaning of a relative path depends on the runtime that made the container.
 fn absolute(path: &str) -> Option<PathBuf> {
     path.strip_prefix('/').map(|path| Path::new(path).to_owned())
 }

@@ -1,4 +1,4 @@
-//! Letting the user's process run.
+//! Starting the user's process.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -14,8 +14,8 @@ use super::locked::Locked;
 use super::process::ProcessId;
 
 impl<'a> Locked<'a> {
-    /// Lets the created container's init execute the user's process; returns once it has or, where `notify` names who
-    /// is to be told (sd_notify(3)) and the container was created for it, once the process is ready.
+    /// Has the init of the created container execute the user's process. Returns once that is done or, if `notify`
+    /// names a socket (sd_notify(3)) and the container was created for one, once the process is ready.
     pub fn start(self, notify: Option<&Path>) -> Result<()> {
         match self.status()? {
             Status::Created => {}
@@ -27,7 +27,8 @@ impl<'a> Locked<'a> {
         let socket = self.connect()?.ok_or_else(|| Error::new("cannot start an already running container"))?;
         let spec = self.spec()?;
         if spec.process.is_none() {
-            // "This operation MUST generate an error if `process` was not set." Nothing can ever start it: it has ended.
+            // "This operation MUST generate an error if `process` was not set." Such a container can never be started:
+            // it has ended.
             self.kill(libc::SIGKILL, false)?;
             return Err(Error::config("/process", "is missing, and start needs it").context(CONFIG));
         }
@@ -46,8 +47,8 @@ impl<'a> Locked<'a> {
         Ok(())
     }
 
-    /// The end of `start`, common to `run`: a container that failed to start is destroyed, as the lifecycle has it. The
-    /// lock goes before the hooks, which may take long, and may be commands of ours.
+    /// The end of `start` and `run`: a container that failed to start is destroyed, as the lifecycle demands. The lock
+    /// is released before the hooks, which may take long, and may call commands of the runtime.
     pub(super) fn after_start(
         self,
         started: Result<()>,

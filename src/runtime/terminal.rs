@@ -1,4 +1,4 @@
-//! The terminal of a process in the foreground, joined to the one that its user sits at.
+//! The terminal of a process in the foreground, joined to the caller's terminal.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -11,7 +11,7 @@ use rustix::termios::{
 use super::buffer::{Buffer, Stream, ready};
 use crate::error::{Call, Result};
 
-/// The terminal that our user sits at.
+/// The caller's terminal.
 pub struct CallerTerminal {
     fd: OwnedFd,
 }
@@ -19,7 +19,7 @@ pub struct CallerTerminal {
 impl CallerTerminal {
     pub fn find() -> Result<Self> {
         let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-        // Any of the three may be redirected; the controlling terminal is there even if all are.
+        // Any of the three may be redirected. The controlling terminal is there even if all of them are.
         let terminal = [stderr.as_fd(), stdout.as_fd(), stdin.as_fd()].into_iter().find(|fd| isatty(fd));
         let fd = match terminal {
             Some(fd) => fd.try_clone_to_owned().call(|| "dup(terminal)")?,
@@ -46,7 +46,7 @@ impl<'a> RawMode<'a> {
         let before = tcgetattr(terminal).call(|| "tcgetattr(terminal)")?;
         let mut raw = before.clone();
         raw.make_raw();
-        // The container's terminal adds no carriage returns (see clear_onlcr), so this one still has to.
+        // The container's terminal adds no carriage returns (see clear_onlcr), so this one has to.
         raw.output_modes.insert(OutputModes::OPOST);
         tcsetattr(terminal, OptionalActions::Now, &raw).call(|| "tcsetattr(terminal)")?;
         Ok(Self { terminal, before })
@@ -55,7 +55,7 @@ impl<'a> RawMode<'a> {
 
 impl Drop for RawMode<'_> {
     fn drop(&mut self) {
-        // The terminal may be gone by now, and then has no modes.
+        // If the terminal is gone by now, it has no modes to restore.
         let _ = tcsetattr(self.terminal, OptionalActions::Now, &self.before);
     }
 }
@@ -68,7 +68,7 @@ pub struct Relay<'a> {
     output: Stream,
     to_container: Buffer,
     pub to_caller: Buffer,
-    /// Nobody reads our output any more.
+    /// Nobody reads the output any more.
     pub output_lost: bool,
     _raw: RawMode<'a>,
 }
@@ -85,14 +85,15 @@ impl<'a> Relay<'a> {
         Ok(relay)
     }
 
-    /// A terminal that has just gone away has no size to follow.
+    /// A terminal that has just gone has no size to follow.
     pub fn resize(&self) {
         if let Ok(size) = tcgetwinsize(&self.caller.fd) {
             let _ = tcsetwinsize(&self.master, size);
         }
     }
 
-    /// Adds what is to be waited for. Readiness is found out again by [`Self::pump`], as nothing there blocks.
+    /// Adds the descriptors to wait for. [`Self::pump`] finds out again which of them are ready, as nothing there
+    /// blocks.
     pub fn wanted<'b>(&'b self, fds: &mut Vec<PollFd<'b>>) {
         let mut master = PollFlags::empty();
         master.set(PollFlags::IN, self.to_caller.wants_input());
@@ -125,7 +126,7 @@ impl<'a> Relay<'a> {
             self.to_container.empty(&self.master);
         }
         if self.to_caller.is_closed() {
-            // A terminal that nobody has open takes nothing, and poll(2) calls it ready all the time.
+            // A terminal that nobody has open accepts nothing, and poll(2) calls it ready all the time.
             self.to_container.close();
         }
     }
@@ -136,7 +137,8 @@ impl<'a> Relay<'a> {
     }
 }
 
-/// As runc does: our own terminal is to add the carriage returns, and a pipe is to get none. Before the process writes.
+/// As runc does: the caller's terminal adds the carriage returns, and a pipe gets none. To be called before the process
+/// writes.
 pub fn clear_onlcr(master: &OwnedFd) -> Result<()> {
     let mut modes = tcgetattr(master).call(|| "tcgetattr(master)")?;
     modes.output_modes.remove(OutputModes::ONLCR);

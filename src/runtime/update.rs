@@ -17,15 +17,15 @@ use super::record::Record;
 
 #[derive(Debug, Default)]
 pub struct UpdateOptions {
-    /// What is absent, empty or 0 stays as it is. Device rules do so always.
+    /// Settings that are absent, empty or 0 stay as they are. So do device rules, always.
     pub resources: Resources,
-    /// Of the container's class of resctrl.
+    /// For the container's class of resctrl.
     pub l3_cache_schema: String,
     pub mem_bw_schema: String,
 }
 
 impl Locked<'_> {
-    /// Changes all that is named, or nothing. The processes are not stopped meanwhile.
+    /// Changes all settings that are named, or none. The processes go on meanwhile.
     pub fn update(mut self, options: &UpdateOptions) -> Result<()> {
         let status = self.status()?;
         if matches!(status, Status::Creating | Status::Stopped) {
@@ -64,7 +64,7 @@ impl Locked<'_> {
 }
 
 impl Container<'_> {
-    /// What systemd is to know of it.
+    /// The same limits as properties of the unit, for systemd.
     fn properties(&self, plan: &mut Update, directories: &[Directory]) -> Vec<Property> {
         let mut warnings = Vec::new();
         let properties = systemd::properties(&mut plan.writes, directories, &mut warnings);
@@ -73,7 +73,7 @@ impl Container<'_> {
     }
 }
 
-/// The lines for the container's class, after the questions that runc asks first, in its words.
+/// The lines for the container's class. First come the checks that runc makes, in its words.
 fn check_schemata(options: &UpdateOptions, record: &Record) -> Result<Vec<String>> {
     let UpdateOptions { l3_cache_schema, mem_bw_schema, .. } = options;
     for (schema, resource, complaint) in [

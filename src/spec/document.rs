@@ -1,10 +1,10 @@
-//! JSON documents as Go's decoder reads them, for whose habits they are written, and no laxer.
+//! JSON documents as Go's decoder reads them, since they are written for it, and no less strictly.
 //!
-//! serde's derived code would take an array for an object, its elements for the fields in the order of our source. It
-//! knows the name of a field in one case only, where Go's decoder takes any. Both are put right here, for all types at
-//! once, by a layer between the parser and the derived code.
+//! serde's derived code accepts an array in place of an object, with its elements for the fields in the order of the
+//! Rust source. And it knows a field by one spelling only, while Go's decoder ignores upper and lower case. A layer
+//! between the parser and the derived code changes both, for all types at once.
 //!
-//! A NUL byte is refused in every text: names, paths and lines go to the kernel, which would take it for their end.
+//! A NUL byte is refused in every text. Names, paths and lines go to the kernel, for which it would be the end.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -14,10 +14,10 @@ use serde::de::{
 };
 use serde_json::Value;
 
-/// What the parser gives, for what derives `Deserialize`.
+/// The parser's result, for types that derive `Deserialize`.
 pub struct Document<D>(pub D);
 
-/// Forwards to the visitor of the derived code. `fields`: it wants an object with these.
+/// Forwards to the visitor of the derived code. `fields`: the visitor wants an object with these fields.
 struct Strict<V> {
     visitor: V,
     fields: &'static [&'static str],
@@ -51,7 +51,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Document<D> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        // Not `deserialize_struct`, which takes arrays.
+        // Not `deserialize_struct`, which accepts arrays.
         self.0.deserialize_map(Strict { visitor, fields })
     }
 
@@ -133,7 +133,7 @@ fn without_nul<E: Error>(text: &str) -> Result<&str, E> {
     }
 }
 
-/// The parts of an array, an object or an enum, each of which is a document.
+/// The parts of an array, an object or an enum, each of which is a document again.
 struct Access<A> {
     access: A,
     fields: &'static [&'static str],
@@ -213,7 +213,7 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Access<A> {
     }
 }
 
-/// A name in an object that stands for a struct.
+/// A name in an object for a struct.
 struct Key<D> {
     deserializer: D,
     fields: &'static [&'static str],
@@ -254,15 +254,15 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Field<V> {
     }
 }
 
-/// A document in which an object has names twice, as `cpu` and `CPU`, with each of them once: of two objects what is in
-/// either counts, else the last.
+/// Merges names of one object that differ only in case, such as `cpu` and `CPU`. Two objects are merged; otherwise the
+/// last value counts.
 pub fn merged(text: &[u8]) -> Option<Vec<u8>> {
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     let value = Merged { any_case: true }.deserialize(&mut deserializer).ok()?;
     serde_json::to_vec(&value).ok()
 }
 
-/// The case of their names matters: they are no fields.
+/// These names are no fields, so their case matters.
 const MAPS: [&str; 6] = ["annotations", "netDevices", "rdma", "sysctl", "timeOffsets", "unified"];
 
 #[derive(Clone, Copy)]
@@ -347,7 +347,7 @@ mod tests {
     use super::super::{Process, Resources, Spec, parse};
     use super::*;
 
-    /// One of everything that a document may hold, by the types' own names of fields.
+    /// Everything that a document may contain, by the types' own field names.
     const EVERYTHING: &str = r#"{
         "devices": [{"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rwm"}],
         "memory": {"limit": 1, "reservation": 2, "swap": 3, "kernel": 4, "kernelTCP": 5, "swappiness": 6,
@@ -388,7 +388,7 @@ mod tests {
         assert_eq!((spec.oci_version.as_str(), spec.annotations.len()), ("1", 2));
     }
 
-    /// Every object of `value` with an array in its place.
+    /// Replaces every object of `value` by an array.
     fn with_arrays(value: &Value, wrong: &mut Vec<(String, Value)>, at: &str, whole: &Value) {
         let children: Vec<(String, &Value)> = match value {
             Value::Object(map) => map.iter().map(|(name, value)| (format!("{at}/{name}"), value)).collect(),

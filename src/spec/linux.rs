@@ -1,4 +1,4 @@
-//! `linux` in `config.json` (runtime-spec, config-linux.md), but for seccomp.
+//! `linux` in `config.json` (runtime-spec, config-linux.md), without seccomp.
 
 use std::collections::BTreeMap;
 

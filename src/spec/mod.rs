@@ -1,8 +1,8 @@
-//! The documents that cross berth's border: `config.json` and `process.json` coming in, `state` going out.
+//! The documents that berth reads and writes: `config.json`, `process.json`, `state`.
 //!
-//! The types follow runtime-spec 1.3.0, field by field. Closed vocabularies (capabilities, namespaces, seccomp
-//! actions ...) stay strings here: the spec asks for a warning about some unknown words and an error about
-//! others, so [`crate::plan`] judges them, with the JSON pointer at hand.
+//! The types follow runtime-spec 1.3.0, field by field. Closed vocabularies (capabilities, namespaces, seccomp actions
+//! ...) are strings here: for some unknown words the specification asks for a warning, for others for an error. So
+//! [`crate::plan`] decides, with the JSON pointer at hand.
 
 mod config;
 mod document;
@@ -37,7 +37,7 @@ impl Spec {
     }
 }
 
-/// Parses a JSON document; a complaint names the place by its JSON pointer.
+/// Parses a JSON document. An error has the JSON pointer of the value at fault.
 pub fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T> {
     match read(text) {
         Err(e) if e.to_string().starts_with("duplicate field") => match document::merged(text) {
@@ -63,7 +63,7 @@ fn complain(text: &[u8], e: &serde_json::Error) -> Error {
     if pointer.is_empty() { Error::new(message) } else { Error::config(pointer, message) }
 }
 
-/// `invalid type: string "1000", expected u32 at line 1 column 9`: what is expected is said in terms of our source.
+/// `invalid type: string "1000", expected u32 at line 1 column 9`: this names types of the Rust source.
 fn in_words_of_json(message: &str) -> String {
     let Some((found, expected)) = message.rsplit_once(", expected ") else { return message.to_owned() };
     let (expected, place) = expected.rsplit_once(" at line ").unwrap_or((expected, ""));

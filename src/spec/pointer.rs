@@ -1,17 +1,17 @@
-//! Where in a JSON document a parser stopped.
+//! The place in a JSON document where a parser stopped.
 //!
-//! `serde_json` says line and column. A person wants the place in the document, and a deserializer that keeps track of
-//! it would double the code for every type, and cost time on every field of every document that is right. So the way
-//! is found only afterwards, by one more look at the text.
+//! `serde_json` reports line and column. A person wants to know the place in the document. A deserializer that keeps
+//! track of it would double the code for every type, and take time for every field of every correct document. So the
+//! place is found afterwards, by a second look at the text.
 
 use crate::error::push_pointer;
 
-/// The JSON pointer (RFC 6901) of the value at, or just before, the end of `text`, the part of a document that a parser
-/// has read; empty for the document itself.
+/// The JSON pointer (RFC 6901) of the value at the end of `text`, or just before it. `text` is the part of a document
+/// that a parser has read. Empty for the document itself.
 pub fn of_end(text: &[u8]) -> String {
     let mut open: Vec<Container> = Vec::new();
     let mut bytes = text.iter().enumerate();
-    // Of the last value that was closed: a complaint about it comes after its end.
+    // The last value that was closed: an error about it comes after its end.
     let mut last = Vec::new();
     while let Some((at, byte)) = bytes.next() {
         match byte {
@@ -55,7 +55,7 @@ pub fn of_end(text: &[u8]) -> String {
     pointer
 }
 
-/// What is open at a place, and where in it that is.
+/// An open object or array, and the position in it.
 #[derive(Clone)]
 enum Container {
     Array(usize),

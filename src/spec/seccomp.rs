@@ -11,7 +11,7 @@ pub struct Seccomp {
     pub default_errno_ret: Option<u32>,
     #[serde(deserialize_with = "nullable")]
     pub architectures: Vec<String>,
-    /// Absent and empty differ: runc applies its default flags only where the field is absent.
+    /// Absent and empty differ: runc applies its default flags only if the field is absent.
     pub flags: Option<Vec<String>>,
     #[serde(deserialize_with = "nullable")]
     pub listener_path: String,

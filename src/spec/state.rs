@@ -1,4 +1,4 @@
-//! The state of a container as hooks, seccomp agents and `berth state` tell it (runtime-spec, runtime.md#state).
+//! The state of a container for hooks, seccomp agents and `berth state` (runtime-spec, runtime.md#state).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -53,7 +53,7 @@ impl State {
     }
 }
 
-/// What a seccomp agent receives together with the listener (config-linux.md#containerprocessstate).
+/// What a seccomp agent receives with the listener (config-linux.md#containerprocessstate).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ContainerProcessState {

@@ -36,7 +36,7 @@ const BPF_CGROUP_DEVICE: u32 = 6;
 const BPF_F_ALLOW_MULTI: u32 = 2;
 const BPF_F_REPLACE: u32 = 4;
 
-/// The kernel attaches no more programs than this to one cgroup.
+/// The kernel attaches at most this many programs to one cgroup.
 const MAX_PROGRAMS: usize = 64;
 
 /// The beginning of `union bpf_attr` for BPF_PROG_LOAD.
@@ -62,7 +62,7 @@ struct Attach {
     replace_bpf_fd: u32,
 }
 
-/// In full: some kernels write `revision` whatever size they are told.
+/// The complete structure: some kernels write `revision` whatever size they are told.
 #[repr(C)]
 #[derive(Default)]
 struct Query {
@@ -117,7 +117,7 @@ pub fn bpf_prog_load(program: &[Instruction]) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// BPF_PROG_ATTACH beside other programs, or in the place of `replace`.
+/// BPF_PROG_ATTACH beside other programs, or in place of `replace`.
 pub fn bpf_prog_attach(
     cgroup: BorrowedFd<'_>,
     program: BorrowedFd<'_>,

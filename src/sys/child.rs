@@ -1,4 +1,4 @@
-//! What a child does between fork and exec.
+//! The steps of a child between fork and exec.
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
@@ -6,8 +6,8 @@ use std::process::Command;
 
 use super::signal::{SignalSet, sigmask};
 
-/// Makes the child of `command` begin in the directory `cwd`, with no signal blocked, and pass on no descriptor beyond
-/// its standard streams, not even one that our caller left open without `O_CLOEXEC`.
+/// Makes the child of `command` begin in the directory `cwd`, with no signal blocked, and with no descriptors but its
+/// standard streams. Even descriptors that the caller left open without `O_CLOEXEC` are closed.
 pub fn confine(command: &mut Command, cwd: Option<OwnedFd>) {
     let unblocked = SignalSet::empty();
     let setup = move || {
@@ -26,24 +26,24 @@ pub fn confine(command: &mut Command, cwd: Option<OwnedFd>) {
         }
         let error = std::io::Error::last_os_error();
         match error.raw_os_error() {
-            // Linux 5.11 and later know the call, so this is a seccomp filter's answer, and ours is the child of an
-            // init that marked all its descriptors before it loaded the filter.
+            // Linux 5.11 and later know the call, so a seccomp filter has answered. Then the parent is an init that
+            // marked all its descriptors before it loaded the filter.
             Some(libc::ENOSYS | libc::EPERM) => Ok(()),
             _ => Err(error),
         }
     };
-    // SAFETY: the closure makes syscalls only: it neither allocates nor takes a lock that a thread of ours may have
+    // SAFETY: the closure makes syscalls only: it neither allocates nor takes a lock that another thread may have
     // held at the time of the fork.
     unsafe { command.pre_exec(setup) };
 }
 
-/// Has the child of a confined `command` do this as the last thing before exec. The caller must be a process of one thread.
+/// Makes the child of a confined `command` call this right before exec. The caller must have only one thread.
 pub fn last(command: &mut Command, setup: impl FnMut() -> std::io::Result<()> + Send + Sync + 'static) {
     // SAFETY: there is no other thread that could have held a lock at the time of the fork.
     unsafe { command.pre_exec(setup) };
 }
 
-/// Has the child of a confined `command` keep these descriptors, which must stay open until it is spawned.
+/// Makes the child of a confined `command` keep these descriptors, which must stay open until it is spawned.
 pub fn keep(command: &mut Command, fds: Vec<RawFd>) {
     let setup = move || {
         // SAFETY: fcntl takes no pointer here.
@@ -56,7 +56,7 @@ pub fn keep(command: &mut Command, fds: Vec<RawFd>) {
     unsafe { command.pre_exec(setup) };
 }
 
-/// Has the child of `command` bring itself in by these files of cgroups: `tasks` of v1, which take a thread.
+/// Makes the child of `command` enter cgroups by these files: `tasks` of v1, which take one thread.
 pub fn enter(command: &mut Command, cgroups: Vec<OwnedFd>) {
     let setup = move || {
         // SAFETY: the byte is there.

@@ -1,4 +1,4 @@
-//! clone3(2), and a child that goes straight on to a program.
+//! clone3(2), and children that execute a program at once.
 
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -11,7 +11,7 @@ use super::check;
 /// linux/sched.h; the constant of `libc` is too narrow for it.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// A child of this process: its pid in our PID namespace, and a descriptor that cannot come to mean another process.
+/// A child: its pid in the caller's PID namespace, and a descriptor, which cannot come to mean another process.
 #[derive(Debug)]
 pub struct Process {
     pub pid: i32,
@@ -22,17 +22,17 @@ pub struct Process {
 pub struct CloneOptions<'a> {
     /// `CLONE_NEW*` and `CLONE_PARENT`.
     pub flags: u64,
-    /// The cgroup v2 directory to be born in (`CLONE_INTO_CGROUP`).
+    /// The cgroup v2 directory in which the child is made (`CLONE_INTO_CGROUP`).
     pub cgroup: Option<BorrowedFd<'a>>,
-    /// No signal tells the parent of the child's end, and only `__WALL` waits for it.
+    /// The parent gets no signal when the child ends, and only `__WALL` waits for it.
     pub silent: bool,
 }
 
 /// Returns `None` in the child.
 ///
 /// # Safety
-/// The child of a process with several threads may only make syscalls until it execs: it shares none of the other
-/// threads but all the locks that they held.
+/// The child of a process with several threads may only make system calls until it execs: it has none of the other
+/// threads, but all the locks that they held.
 pub unsafe fn clone3(options: CloneOptions) -> Result<Option<Process>> {
     let mut pidfd: RawFd = -1;
     // clone3 refuses an exit signal together with CLONE_PARENT: the sibling gets its parent's.
@@ -63,7 +63,7 @@ pub unsafe fn clone3(options: CloneOptions) -> Result<Option<Process>> {
     Ok(Some(Process { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }))
 }
 
-/// Forks a single-threaded process, which may go on as it likes; `None` in the child.
+/// Forks a process with a single thread. The child may go on in any way; it gets `None`.
 pub fn fork(options: CloneOptions) -> Result<Option<Process>> {
     debug_assert!(single_threaded());
     // SAFETY: with one thread there is no lock that another one could hold.
@@ -74,37 +74,38 @@ fn single_threaded() -> bool {
     std::fs::read_dir("/proc/self/task").map_or(true, |tasks| tasks.count() == 1)
 }
 
-/// Ends a forked child at once, without running what its parent has registered for its own end.
+/// Ends a forked child at once, without the parent's exit handlers.
 pub fn exit(status: i32) -> ! {
     // SAFETY: _exit(2) takes a number and does not return.
     unsafe { libc::_exit(status) }
 }
 
-/// What a child has for standard streams, by number; ours where there is none.
+/// The standard streams of a child, by number; the caller's where there is none.
 pub type Stdio<'a> = [Option<BorrowedFd<'a>>; 3];
 
 /// What [`spawn`] runs.
 pub struct Spawn<'a> {
     pub executable: BorrowedFd<'a>,
     pub argv: &'a [&'a CStr],
-    /// A child that does not get to exec says so here: see [`Stillborn`].
+    /// A child that fails before its exec reports here: see [`Stillborn`].
     pub report: BorrowedFd<'a>,
-    /// Survive the exec, under the same numbers.
+    /// Kept by exec, with the same numbers.
     pub keep: &'a [BorrowedFd<'a>],
     pub stdio: Stdio<'a>,
-    /// Files of cgroups, `tasks` in v1, by which a process brings itself in.
+    /// Files of cgroups, `tasks` in v1, by which the child enters them.
     pub cgroups: &'a [BorrowedFd<'a>],
-    /// `CLONE_NEW*` that the child makes for itself, while we do other things.
+    /// `CLONE_NEW*` namespaces that the child makes by itself, while the parent goes on.
     pub unshare: u64,
-    /// Both ends of a pipe: the child waits for a byte before it execs, or for the end of whoever was to write it.
+    /// Both ends of a pipe. The child waits for a byte before it execs, or for the end of the file if the writer has
+    /// ended.
     pub gate: (BorrowedFd<'a>, BorrowedFd<'a>),
-    /// The uid and gid that it then takes in its new user namespace: without ids there, files would be made in nobody's
-    /// name, and exec would take the capabilities that clone gave it.
+    /// The uid and gid that the child then takes in its new user namespace. Without ids there, new files would have an
+    /// owner that is not mapped, and exec would remove the capabilities that clone gave the child.
     pub ids: Option<(u32, u32)>,
     pub clone: CloneOptions<'a>,
 }
 
-/// Where a child failed before it could exec.
+/// The step at which a child failed before its exec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Step {
@@ -113,14 +114,14 @@ pub enum Step {
     Gate,
     Identity,
     Exec,
-    /// Of the stage, to make the process that goes on.
+    /// In the stage: making the process that goes on.
     Clone,
 }
 
-/// What such a child writes: a byte that is always 0, the [`Step`], which of the cgroups, and the errno.
+/// The report of such a child: a byte that is always 0, the [`Step`], which of the cgroups, and the errno.
 pub type Stillborn = [u8; 4];
 
-/// Clones a child that execs at once, so that it is safe whatever other threads do.
+/// Clones a child that execs at once, which is safe whatever other threads do.
 pub fn spawn(spawn: &Spawn) -> Result<Process> {
     const MAX_ARGS: usize = 4;
     let mut argv = [std::ptr::null(); MAX_ARGS + 1];
@@ -140,7 +141,7 @@ pub fn spawn(spawn: &Spawn) -> Result<Process> {
     }
 }
 
-/// Returns only if it failed. Makes nothing but syscalls.
+/// Returns only if it failed. Makes only system calls.
 fn exec_child(spawn: &Spawn, argv: &[*const libc::c_char]) -> (Step, u8, Errno) {
     let envp = [std::ptr::null::<libc::c_char>()];
     // SAFETY: every pointer is to live memory of this frame or the caller's, with a NUL or a null pointer at its end.
@@ -186,8 +187,8 @@ fn exec_child(spawn: &Spawn, argv: &[*const libc::c_char]) -> (Step, u8, Errno) 
     (Step::Exec, 0, super::last_errno())
 }
 
-/// Only root keeps its capabilities at exec; others keep what is in the ambient set (capabilities(7)). Makes nothing but
-/// syscalls.
+/// Only root keeps its capabilities at exec. Others keep those in the ambient set (capabilities(7)). Makes only system
+/// calls.
 fn keep_capabilities() -> Result<()> {
     let own = thread::capabilities(None)?;
     thread::set_capabilities(None, CapabilitySets { inheritable: own.permitted, ..own })?;

@@ -1,4 +1,4 @@
-//! Descriptors that come by number: from the caller of the runtime, or across exec.
+//! Descriptors that are given by number: from the caller of the runtime, or across exec.
 
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -6,9 +6,9 @@ use rustix::io::Result;
 
 use super::check;
 
-/// Takes over a descriptor that exec handed to us, and sees to it that it goes no further.
+/// Takes over a descriptor that this process has got across exec, and marks it to be closed by the next one.
 ///
-/// Fails with `EBADF` if there is none. May be called once for a number.
+/// Fails with `EBADF` if there is none. May be called once for each number.
 pub fn inherit(fd: RawFd) -> Result<OwnedFd> {
     // SAFETY: fcntl proves that the descriptor is open; nothing else in this process owns it, as it came through exec.
     unsafe {
@@ -17,7 +17,7 @@ pub fn inherit(fd: RawFd) -> Result<OwnedFd> {
     }
 }
 
-/// Standard input, output and error, which [`super::start::prepare`] has seen to be open.
+/// Standard input, output and error. [`super::start::prepare`] has made sure that they are open.
 pub fn standard() -> [BorrowedFd<'static>; 3] {
     // SAFETY: nobody owns these, so nobody closes them.
     [0, 1, 2].map(|number| unsafe { BorrowedFd::borrow_raw(number) })

@@ -1,6 +1,6 @@
-//! Children that live for a moment, to hold a user namespace or to be in a mount namespace that their parent is not in.
+//! Short-lived children that hold a user namespace, or act in a mount namespace that their parent is not in.
 //!
-//! The parent may have other threads, so the child only makes syscalls: it has its own memory but everybody's locks.
+//! The parent may have other threads, so the child makes only system calls: it has its own memory, but all their locks.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -11,7 +11,7 @@ use super::clone::{self, CloneOptions, Process};
 use super::last_errno;
 use super::signal::{SignalSet, pidfd_send_signal, sigmask};
 
-/// A child that is killed and reaped when dropped. It sends no signal when it ends.
+/// A child that is killed and reaped when this is dropped. Its end sends no signal.
 pub struct Helper(Process);
 
 impl Helper {
@@ -20,7 +20,7 @@ impl Helper {
         self.0.pid
     }
 
-    /// Until it ends by itself.
+    /// Waits until it ends by itself.
     fn wait(&self) {
         // SAFETY: the descriptor is ours, and the kernel writes the information into a buffer of its type.
         unsafe {
@@ -35,16 +35,16 @@ impl Helper {
 
 impl Drop for Helper {
     fn drop(&mut self) {
-        // Failure means that the child is gone.
+        // This fails only if the child has ended.
         let _ = pidfd_send_signal(self.0.pidfd.as_fd(), libc::SIGKILL);
         self.wait();
     }
 }
 
 /// # Safety
-/// `child` may make syscalls only. When it returns, the child ends.
+/// `child` may make only system calls. When it returns, the child ends.
 unsafe fn run(flags: libc::c_int, child: impl FnOnce()) -> Result<Helper, Errno> {
-    // No handler of the embedder's may run in the child.
+    // No signal handler of the program may run in the child.
     let before = sigmask(&SignalSet::full());
     // SAFETY: the child makes syscalls only, as the caller promises for `child`.
     let cloned =
@@ -74,7 +74,7 @@ pub fn user_namespace() -> Result<Helper, Errno> {
 /// Why [`open_tree_in`] failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// There is no child.
+    /// The child could not be made.
     Spawn(Errno),
     /// The caller may not enter the namespace.
     Setns(Errno),
@@ -83,7 +83,7 @@ pub enum Refused {
 
 /// open_tree(2) inside the mount namespace `namespace`, with the caller's own privileges.
 pub fn open_tree_in(namespace: BorrowedFd<'_>, path: &CStr, flags: u32) -> Result<OwnedFd, Refused> {
-    /// More than every errno.
+    /// Greater than every errno.
     const SETNS: i32 = 1 << 16;
     const BEYOND: i32 = -SETNS;
     let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK);
@@ -101,8 +101,8 @@ pub fn open_tree_in(namespace: BorrowedFd<'_>, path: &CStr, flags: u32) -> Resul
         })
     }
     .map_err(Refused::Spawn)?;
-    // With the table of descriptors shared, the end of the child closes nothing: it shows on its pidfd only. The
-    // pipe holds the answer meanwhile, and does not block if there is none.
+    // The table of descriptors is shared, so the end of the child closes nothing, and only its pidfd shows the end. The
+    // pipe keeps the answer, and reading it does not block if there is none.
     helper.wait();
     let mut answer = [0; 4];
     let length = rustix::io::read(&reader, &mut answer).map_err(Refused::Spawn)?;

@@ -6,11 +6,12 @@ use rustix::io::{Errno, Result};
 
 use super::check;
 
-/// All for who possesses it, and for other processes of the user who made it nothing but to find it by its name. They
-/// can neither see that name nor what is in the keyring (keyrings(7), "Key access rights").
+/// All rights for the possessor. Other processes of the user who made it may only search for it: they see neither its
+/// name nor its content (keyrings(7), "Key access rights").
 const RIGHTS: u32 = 0x3f08_0000;
 
-/// How the container's session keyring is called: whoever knows the name can join the keyring, if the same user has made
+/// Makes a name for the container's session keyring. A process that knows the name can join the keyring from any
+/// container without a user namespace, if the same user made it, or make it in advance. So the name cannot be guessed.
 /// it, from any container without a user namespace, or before it has been made. So nobody can guess it.
 pub fn name(id: &str) -> Result<String> {
     let mut secret = [0_u8; 16];
@@ -21,13 +22,13 @@ pub fn name(id: &str) -> Result<String> {
     }
 }
 
-/// Leaves the caller's session keyring for the one of this name, which is made where there is none.
+/// Leaves the caller's session keyring and joins the one of this name. Makes it if it is missing.
 ///
-/// `EEXIST`: another user has made it.
+/// `EEXIST`: another user made it.
 pub fn join_session(name: &CStr) -> Result<()> {
     join(name)?;
     let (owner, rights) = owner_and_rights(SESSION)?;
-    // Which is the real one's.
+    // The real user is the owner.
     if owner != rustix::process::getuid().as_raw() {
         return Err(Errno::EXIST);
     }
@@ -77,7 +78,7 @@ mod tests {
             join_session(&name).unwrap();
             let first = serial();
             join(c"other").unwrap();
-            // Not possessed any more, and of the same user.
+            // By the same user, who does not possess it any more.
             let described = owner_and_rights(first).unwrap_err();
             join_session(&name).unwrap();
             join_session(&name).unwrap();
@@ -96,7 +97,7 @@ mod tests {
     fn a_keyring_of_somebody_else_is_not_taken() {
         let name = std::ffi::CString::new(name("berth-test").unwrap()).unwrap();
         let (output, _) = in_child(|| {
-            // For everybody to find, as a user would plant it.
+            // For everybody to find, as a malicious user would make it.
             let become_user = |uid| {
                 rustix::thread::set_thread_res_uid(Uid::from_raw(uid), Uid::from_raw(uid), Uid::ROOT).unwrap();
             };

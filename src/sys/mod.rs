@@ -1,8 +1,8 @@
 //! Thin typed wrappers over the syscalls that `rustix` lacks, and readers of the kernel's texts: the only place for
 //! `unsafe`.
 //!
-//! A wrapper bears its syscall's name and returns the bare [`rustix::io::Errno`]; whoever calls it knows why, and
-//! says so with [`crate::error::Call`].
+//! A wrapper has its system call's name, and returns the bare [`rustix::io::Errno`]. The caller knows the purpose, and
+//! adds it with [`crate::error::Call`].
 #![allow(unsafe_code)]
 
 pub mod bpf;
@@ -30,7 +30,7 @@ fn last_errno() -> Errno {
     Errno::from_raw_os_error(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
 }
 
-/// The raw syscall convention of `libc`: -1 and errno, or a value.
+/// The raw convention of `libc` for system calls: -1 and errno, or a value.
 fn check(result: libc::c_long) -> rustix::io::Result<libc::c_long> {
     if result == -1 { Err(last_errno()) } else { Ok(result) }
 }

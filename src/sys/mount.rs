@@ -19,7 +19,7 @@ pub struct MountAttr {
 
 pub const MOUNT_ATTR_IDMAP: u64 = 0x10_0000;
 
-/// Changes the mount that `mount` is the root of, and with `recursive` all below it, at once or not at all.
+/// Changes the mount whose root `mount` is. With `recursive`, changes all mounts below it too: all of them, or none.
 pub fn mount_setattr(mount: BorrowedFd<'_>, recursive: bool, attr: &MountAttr) -> Result<(), Errno> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty NUL-terminated string, `attr` is a valid `struct mount_attr` of the size given,

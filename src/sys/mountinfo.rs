@@ -1,4 +1,4 @@
-//! proc_pid_mountinfo(5): for what the kernel tells of a mount by no other way.
+//! proc_pid_mountinfo(5), for properties of mounts that no system call tells.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 /// One mount.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Entry<'a> {
+pub struct MountInfo<'a> {
     pub id: u64,
     pub parent: u64,
     /// The directory of the filesystem that is mounted.
@@ -23,16 +23,16 @@ pub struct Entry<'a> {
     pub options: &'a [u8],
 }
 
-/// A line that is none of the kernel's is left out.
-pub fn entries(text: &[u8]) -> impl Iterator<Item = Entry<'_>> {
+/// Lines that the kernel would not write are skipped.
+pub fn entries(text: &[u8]) -> impl Iterator<Item = MountInfo<'_>> {
     text.split(|&byte| byte == b'\n').filter_map(entry)
 }
 
-fn entry(line: &[u8]) -> Option<Entry<'_>> {
+fn entry(line: &[u8]) -> Option<MountInfo<'_>> {
     let fields: Vec<&[u8]> = line.split(|&byte| byte == b' ').collect();
     let dash = fields.iter().position(|&field| field == b"-")?;
     let optional = |name: &[u8]| fields.get(6..dash)?.iter().find_map(|field| number(field.strip_prefix(name)?));
-    Some(Entry {
+    Some(MountInfo {
         id: number(fields[0])?,
         parent: number(fields.get(1)?)?,
         root: unescape(fields.get(3)?),
@@ -67,7 +67,7 @@ fn unescape(field: &[u8]) -> PathBuf {
     OsString::from_vec(plain).into()
 }
 
-/// The peer groups whose mounts pass on to one of these what is mounted in them, and what is unmounted.
+/// The peer groups that propagate to one of these mounts: mounting in them, or unmounting, also happens here.
 pub fn groups_that_reach(text: &[u8]) -> BTreeSet<u64> {
     entries(text).flat_map(|entry| [entry.shared, entry.master]).flatten().collect()
 }
@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn the_kernels_lines() {
         let found: Vec<_> = entries(TABLE).collect();
-        let proc = Entry {
+        let proc = MountInfo {
             id: 22,
             parent: 1,
             root: "/".into(),

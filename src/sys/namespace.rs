@@ -1,4 +1,4 @@
-//! Questions about namespaces that rustix does not ask.
+//! Operations on namespaces that rustix lacks.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -15,13 +15,13 @@ pub fn ns_get_nstype(fd: BorrowedFd) -> Result<u64> {
     check(unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_NSTYPE as libc::Ioctl) }.into()).map(|flag| flag as u64)
 }
 
-/// Makes new namespaces for the calling thread: others of the process stay where they are.
+/// Makes new namespaces for the calling thread. Other threads of the process stay in theirs.
 pub fn unshare(flags: u64) -> Result<()> {
     // SAFETY: no flag given here (`CLONE_NEW*`) takes anything away that other code of this process relies on.
     check(unsafe { libc::syscall(libc::SYS_unshare, flags) }).map(drop)
 }
 
-/// Whether we are in another user namespace than the host's.
+/// Whether the caller is in another user namespace than the host's.
 pub fn in_user_namespace() -> bool {
     /// PROC_USER_INIT_INO of linux/proc_ns.h.
     const INITIAL: u64 = 0xefff_fffd;

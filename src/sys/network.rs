@@ -6,7 +6,7 @@ use rustix::io::Errno;
 
 use super::check;
 
-/// `ioctl(SIOCSIFFLAGS)` with `IFF_UP` alone, on any socket of the namespace: the kernel keeps the flags that describe
+/// `ioctl(SIOCSIFFLAGS)` with only `IFF_UP`, on any socket of the namespace. The kernel keeps the flags that describe
 /// the device.
 pub fn siocsifflags_up(socket: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
     // SAFETY: an all-zero ifreq is a valid value.

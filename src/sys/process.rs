@@ -1,4 +1,4 @@
-//! What a process does to itself, where rustix has no word for it.
+//! Changes of the calling process that rustix lacks.
 
 use std::ffi::{CStr, CString, c_char};
 
@@ -30,13 +30,13 @@ pub fn sched_setattr(pid: i32, attr: &SchedAttr) -> Result<()> {
     check(unsafe { libc::syscall(libc::SYS_sched_setattr, pid, attr, 0) }).map(drop)
 }
 
-/// `pid` 0 is the caller. Bits beyond the CPUs that the kernel can have are ignored by it.
+/// `pid` 0 is the caller. The kernel ignores bits for CPUs that it cannot have.
 pub fn sched_setaffinity(pid: i32, mask: &[u64]) -> Result<()> {
     // SAFETY: the kernel reads as many bytes from `mask` as the slice has.
     check(unsafe { libc::syscall(libc::SYS_sched_setaffinity, pid, size_of_val(mask), mask.as_ptr()) }).map(drop)
 }
 
-/// Of the calling thread.
+/// For the calling thread.
 pub fn ioprio_set(priority: i32) -> Result<()> {
     const IOPRIO_WHO_PROCESS: i32 = 1;
     // SAFETY: no memory is passed.
@@ -58,13 +58,13 @@ pub fn personality(domain: u32) -> Result<()> {
     check(unsafe { libc::syscall(libc::SYS_personality, libc::c_ulong::from(domain)) }).map(drop)
 }
 
-/// Closes the descriptors `first` to `last`, both included. Whoever owns one of them must not use it again.
+/// Closes the descriptors `first` to `last`, both included. Their owners must not use them again.
 pub fn close_range(first: u32, last: u32) -> Result<()> {
     // SAFETY: no memory is passed. The caller is about to exec and uses none of the descriptors again.
     check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
 }
 
-/// Gives every signal, the two that the C library keeps to itself included, its default action, and unblocks all.
+/// Gives every signal its default action, also the two that the C library keeps for itself, and unblocks all.
 pub fn reset_signals() -> Result<()> {
     /// The kernel's `struct sigaction`, which on every architecture is no longer than this. All zeroes: SIG_DFL.
     const DEFAULT: [u64; 8] = [0; 8];
@@ -81,12 +81,12 @@ pub fn reset_signals() -> Result<()> {
     check(unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, set, none, SIGSET) }).map(drop)
 }
 
-/// A call of execve(2) with all that it needs in place, so that nothing is left to do but the call.
+/// A complete call of execve(2): nothing is left to do but the call.
 pub struct Execve {
     path: CString,
     argv: Vec<*const c_char>,
     envp: Vec<*const c_char>,
-    /// What the pointers point to.
+    /// The memory that the pointers point to.
     strings: (Vec<CString>, Vec<CString>),
 }
 
@@ -106,7 +106,7 @@ impl Execve {
         self.strings.1.iter().map(CString::as_c_str)
     }
 
-    /// Returns only if it failed. Makes no other syscall and allocates nothing.
+    /// Returns only if it failed. Makes no other system call, and allocates nothing.
     pub fn execve(&self) -> Errno {
         // SAFETY: the path is a C string; both arrays end with a null pointer, and what they point to on the heap is
         // owned by `self`, which nothing changes.
@@ -122,7 +122,7 @@ pub mod testing {
     use std::io::{Read, Write};
     use std::os::fd::AsRawFd;
 
-    /// Runs `f` in a forked child and returns what it returned, and how the child ended as waitpid(2) has it.
+    /// Runs `f` in a forked child. Returns the value of `f`, and how the child ended, as waitpid(2) reports it.
     pub fn in_child(f: impl FnOnce() -> String) -> (String, i32) {
         let (mut reader, mut writer) = std::io::pipe().unwrap();
         // SAFETY: the child runs on in a copy of this thread alone and ends in _exit. The C library's allocator is
@@ -146,7 +146,7 @@ pub mod testing {
         (output, status)
     }
 
-    /// Makes the child's standard output the file's, and every signal but SIGKILL and SIGSTOP ignored and blocked.
+    /// Replaces the child's standard output by the file. Ignores and blocks every signal but SIGKILL and SIGSTOP.
     pub fn spoil(stdout: &impl AsRawFd) {
         // SAFETY: no handler is installed; `set` is a live signal set; the descriptors are open.
         unsafe {

@@ -1,8 +1,8 @@
-//! A procfs that nothing can be mounted over.
+//! A procfs over which nothing can be mounted.
 //!
-//! A container can share mounts with a running one, which may cover files below `/proc` or make `/proc` something
-//! else, so that what init writes (labels, sysctls) goes astray: CVE-2019-16884, CVE-2025-52881. A detached mount is
-//! in nobody's reach.
+//! A container can share mounts with a running one, which may cover files below `/proc` or replace `/proc`, so that
+//! init would write labels and sysctls to the wrong files: CVE-2019-16884, CVE-2025-52881. A detached mount is out of
+//! reach for others.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -12,7 +12,7 @@ use rustix::mount::{self, FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFla
 
 use crate::error::{Call, Error, Result};
 
-/// The inode number of the root of every procfs, and of nothing else in it (`<linux/proc_ns.h>`).
+/// The inode number of every procfs's root, and of nothing else in a procfs (`<linux/proc_ns.h>`).
 const ROOT_INODE: u64 = 1;
 
 pub struct ProcFs {
@@ -21,19 +21,19 @@ pub struct ProcFs {
 }
 
 impl ProcFs {
-    /// Of the caller's PID namespace.
+    /// For the caller's PID namespace.
     pub fn private() -> Result<Self> {
         match detached() {
             Ok(root) => Ok(Self { root, detached: true }),
-            // A user namespace may mount a procfs only where it sees one without anything mounted over parts of it.
+            // A user namespace may mount a procfs only if it sees one that is not partly covered.
             Err(Errno::PERM) => Self::inherited(),
             Err(errno) => Err(Error::sys("fsmount(\"proc\")", errno)),
         }
     }
 
-    /// For a process that has joined a container: what is mounted on its `/proc`, if that is the root of a procfs which
-    /// knows us, else a private one. The first costs no RCU grace period when it is closed, which would delay the exec;
-    /// and [`ProcFs::open`] crosses nothing that the container has mounted over files of it.
+    /// For a process that has joined a container: the mount on its `/proc`, if that is the root of a procfs that knows
+    /// this process; otherwise a private one. Closing the former costs no RCU grace period, which would delay the exec.
+    /// [`ProcFs::open`] does not enter mounts of the container over files in it.
     pub fn joined() -> Result<Self> {
         match Self::mounted() {
             Ok(proc) if proc.has("self/stat") => Ok(proc),
@@ -50,8 +50,8 @@ impl ProcFs {
     fn inherited() -> Result<Self> {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         match mount::open_tree(CWD, c"/proc", flags) {
-            // What covers parts of it is locked to it: it cannot be copied without. Then the crossing of mounts,
-            // which `open` forbids, is what shows that something is covered.
+            // Its covers are locked to it, so that it cannot be copied without them. Then `open`, which does not enter
+            // mounts, notices a covered file.
             Err(Errno::INVAL) => Self::mounted(),
             copy => Self::verified(copy.call(|| "open_tree(\"/proc\")")?, true),
         }
@@ -65,8 +65,8 @@ impl ProcFs {
         }
     }
 
-    /// The mount, if it is one of our own. When its last descriptor is closed before it is attached anywhere, the
-    /// kernel waits for an RCU grace period, also when that is by an exec.
+    /// The mount, if it is a private one. When its last descriptor is closed before it is attached anywhere, the kernel
+    /// waits for an RCU grace period, also if an exec closes it.
     pub fn detached(&self) -> Option<BorrowedFd<'_>> {
         self.detached.then(|| self.root.as_fd())
     }
@@ -80,12 +80,12 @@ impl ProcFs {
         Ok(file)
     }
 
-    /// Opens again what `file`, which may be an `O_PATH` descriptor, refers to.
+    /// Opens again the file that `file` refers to, which may be an `O_PATH` descriptor.
     pub fn reopen(&self, file: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd> {
         let number = std::os::fd::AsRawFd::as_raw_fd(&file).to_string();
         let dir = self.open("thread-self/fd", OFlags::PATH | OFlags::DIRECTORY)?;
         let call = || format!("open(\"/proc/thread-self/fd/{number}\")");
-        // The one link that is to be followed: it leads to our own descriptor, whatever its path has become.
+        // Only this link is followed: it leads to the descriptor's own file, whatever has become of its path.
         let again = fs::openat(&dir, &number, flags | OFlags::CLOEXEC, Mode::empty()).call(call)?;
         let (meant, found) = (fs::fstat(file).call(call)?, fs::fstat(&again).call(call)?);
         if (meant.st_dev, meant.st_ino) != (found.st_dev, found.st_ino) {
@@ -101,8 +101,8 @@ impl ProcFs {
             .call(|| format!("open(\"/proc/thread-self/ns/{kind}\")"))
     }
 
-    /// Takes the mount whose root `mount` is out of its place. umount2(2) takes no descriptor, so it goes by the link
-    /// to ours, which leads to that mount whatever has become of its names.
+    /// Unmounts the mount whose root is `mount`. umount2(2) takes no descriptor, so this uses the descriptor's link in
+    /// procfs, which leads to that mount whatever has become of its paths.
     pub fn unmount(&self, mount: BorrowedFd<'_>) -> Result<()> {
         let dir = self.open("thread-self/fd", OFlags::PATH | OFlags::DIRECTORY)?;
         rustix::process::fchdir(&dir).call(|| "fchdir(\"/proc/thread-self/fd\")")?;
@@ -116,7 +116,7 @@ impl ProcFs {
         fs::accessat(&self.root, path, fs::Access::EXISTS, fs::AtFlags::SYMLINK_NOFOLLOW).is_ok()
     }
 
-    /// In one write, as the files of procfs want it.
+    /// In one write, which the files of procfs require.
     pub fn write(&self, path: &str, bytes: &[u8]) -> Result<()> {
         let file = self.open(path, OFlags::WRONLY)?;
         let shown = || format!("write(\"/proc/{path}\", {:?})", String::from_utf8_lossy(bytes));

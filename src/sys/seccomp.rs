@@ -9,8 +9,8 @@ use super::check;
 /// `SECCOMP_SET_MODE_FILTER` for the calling thread. `program` is an array of `struct sock_filter`, `flags` are
 /// SECCOMP_FILTER_FLAG_*. Returns the listener if `flags` ask for one; it is closed on exec.
 ///
-/// From here on the filter decides on every call of the thread, those that report an error or close the listener
-/// included. Needs CAP_SYS_ADMIN in the thread's user namespace or no_new_privs.
+/// From here on the filter decides about every system call of the thread, also about calls that report an error or
+/// close the listener. Needs CAP_SYS_ADMIN in the thread's user namespace, or no_new_privs.
 pub fn set_mode_filter(flags: u32, program: &[u8]) -> Result<Option<OwnedFd>, Errno> {
     let instructions = program.len() / size_of::<libc::sock_filter>();
     let program = libc::sock_fprog {
@@ -31,7 +31,7 @@ pub fn knows_flags(mut flags: u32) -> bool {
     if flags & RECEIVER != 0 {
         flags |= libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32;
     }
-    // The kernel looks at the flags first, then at the program, which nobody has at address 0.
+    // The kernel checks the flags first, and then the program, which cannot be at address 0.
     seccomp(libc::SECCOMP_SET_MODE_FILTER, flags, std::ptr::null()) == Err(Errno::FAULT)
 }
 

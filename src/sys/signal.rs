@@ -76,7 +76,7 @@ pub fn sigaction(signal: i32, action: &Disposition) -> Result<Disposition, Errno
     Ok(before)
 }
 
-/// Has `signal` end the process as if it had its default action: also where the kernel would hold it back.
+/// Ends the process by `signal`, as its default action would, even if the kernel would hold the signal back.
 pub fn die_of(signal: i32) -> Result<(), Errno> {
     extern "C" fn exit(signal: i32) {
         // SAFETY: _exit(2) is async-signal-safe.
@@ -90,14 +90,14 @@ pub fn die_of(signal: i32) -> Result<(), Errno> {
     sigaction(signal, &action).map(drop)
 }
 
-/// As pidfd_send_signal(2) with no siginfo. 0 only asks whether the process is there.
+/// pidfd_send_signal(2) without siginfo. Signal 0 only checks whether the process exists.
 pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
     let info = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: a null siginfo asks for the one kill(2) would send.
     check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, info, 0) }).map(drop)
 }
 
-/// kill(2) of a single process: `pid` is greater than zero. Also with real-time signals, and with 0, which only asks.
+/// kill(2) for a single process: `pid` is greater than zero. Takes also real-time signals, and 0, which only checks.
 pub fn kill(pid: u32, signal: i32) -> Result<(), Errno> {
     let Some(pid) = i32::try_from(pid).ok().filter(|pid| *pid > 0) else { return Err(Errno::SRCH) };
     // SAFETY: no addresses.

@@ -1,4 +1,4 @@
-//! What must hold before anything else of the program runs.
+//! Preparations before anything else of the program runs.
 
 use std::ffi::{CStr, OsString, c_char};
 use std::os::unix::ffi::OsStringExt;
@@ -9,24 +9,24 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::check;
 
-/// Opens what is missing of the standard streams, lest a file of ours take the place of one and be written to as such;
-/// makes us independent of the signals that our caller ignores or does not, and of a stack that it has limited.
-/// [`NO_STACK`] where that is not possible.
+/// Opens missing standard streams, so that no other file gets their numbers and is then written to. Makes the process
+/// independent of the signals that its caller ignores, and of a limited stack. [`NO_STACK`] if the stack cannot be made
+/// large enough.
 pub fn prepare() -> Result<()> {
     grow_stack()?;
     for number in 0..3 {
         // SAFETY: asks for the flags of a descriptor, whatever it is.
         if check(unsafe { libc::fcntl(number, libc::F_GETFD) }.into()) == Err(Errno::BADF) {
-            // The lowest free number, which is this one.
+            // It gets the lowest free number, which is this one.
             let null = rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty())?;
             std::mem::forget(null);
         }
     }
     for (number, action) in [
-        // Writing to a pipe that nobody reads is answered with EPIPE, past RLIMIT_FSIZE with EFBIG.
+        // With these ignored, writing to a pipe without a reader gives EPIPE, and beyond RLIMIT_FSIZE EFBIG.
         (libc::SIGPIPE, libc::SIG_IGN),
         (libc::SIGXFSZ, libc::SIG_IGN),
-        // Children of whoever ignores it leave nothing to wait for (wait(2)).
+        // If it is ignored, the kernel discards the status of children (wait(2)).
         (libc::SIGCHLD, libc::SIG_DFL),
     ] {
         // SAFETY: no handler is installed.
@@ -37,14 +37,14 @@ pub fn prepare() -> Result<()> {
     Ok(())
 }
 
-/// What [`prepare`] fails with where RLIMIT_STACK leaves too little, and may not be raised.
+/// The error of [`prepare`] if RLIMIT_STACK is too small and may not be raised.
 pub const NO_STACK: Errno = Errno::OVERFLOW;
 
-/// Has the stack grow now to what we need: the kernel looks at the limit only when it grows. The limit itself stays, as
-/// what we start inherits it.
+/// Lets the stack grow now to the size that is needed: the kernel checks the limit only when it grows. The limit itself
+/// is kept, since children inherit it.
 fn grow_stack() -> Result<()> {
     const ENOUGH: u64 = 2 << 20;
-    /// With less than this we do not try.
+    /// The smallest stack with which it is tried.
     const LEAST: u64 = 256 << 10;
     let own = getrlimit(Resource::Stack);
     if own.current.is_none_or(|current| current >= ENOUGH) {
@@ -53,11 +53,11 @@ fn grow_stack() -> Result<()> {
     let wanted = |size| Rlimit { current: Some(size), maximum: own.maximum.map(|maximum| maximum.max(size)) };
     let mut size = ENOUGH;
     if setrlimit(Resource::Stack, wanted(size)).is_err() {
-        // It takes CAP_SYS_RESOURCE to go past the hard limit.
+        // Exceeding the hard limit needs CAP_SYS_RESOURCE.
         size = own.maximum.filter(|&maximum| maximum >= LEAST).ok_or(NO_STACK)?;
         setrlimit(Resource::Stack, wanted(size)).map_err(|_| NO_STACK)?;
     }
-    // The other half is for the arguments and the environment, which lie above and count (execve(2)).
+    // The other half is for the arguments and the environment, which are above it and count as well (execve(2)).
     let here = 0_u8;
     let below = (&raw const here).wrapping_sub((size / 2) as usize);
     // SAFETY: the kernel lets the stack grow down to there, as it is within the limit and nothing is mapped that close.
@@ -65,7 +65,8 @@ fn grow_stack() -> Result<()> {
     setrlimit(Resource::Stack, own)
 }
 
-/// The second parameter of C's `main`. The standard library knows the arguments of a program that has a `main` of its
+/// The second parameter of C's `main`. In a program with a `main` of its own, the standard library knows the arguments
+/// only with glibc.
 /// own with glibc only.
 #[repr(transparent)]
 pub struct Argv(*const *const c_char);

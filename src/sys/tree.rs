@@ -2,7 +2,7 @@
 
 use std::fs;
 
-/// The process and all that descend from it, parents first. One that is gone has none.
+/// The process and all its descendants, parents first. None for a process that is gone.
 pub fn descendants(pid: i32) -> Vec<i32> {
     let mut found = vec![pid];
     let mut next = 0;
@@ -13,7 +13,7 @@ pub fn descendants(pid: i32) -> Vec<i32> {
     found
 }
 
-/// Of all threads that the process has: each lists the children that it made.
+/// The children of all threads of the process: each thread lists those that it made.
 pub fn children(pid: i32) -> Vec<i32> {
     let list = |thread| fs::read_to_string(format!("/proc/{pid}/task/{thread}/children")).unwrap_or_default();
     let parse = |text: String| text.split_whitespace().filter_map(|child| child.parse().ok()).collect::<Vec<_>>();
@@ -26,12 +26,12 @@ pub fn threads(pid: i32) -> Vec<i32> {
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// Whether a process has ended or is about to: the first of a PID namespace first waits for the others in there.
+/// Whether a process has ended or is about to. (The first process of a PID namespace first waits for the others in it.)
 pub fn is_ending(pid: i32) -> bool {
     /// linux/sched.h
     const PF_EXITING: u64 = 4;
     let Ok(stat) = fs::read(format!("/proc/{pid}/stat")) else { return true };
-    // The name in parentheses may hold anything.
+    // The name in parentheses may contain anything.
     let Some(end) = stat.iter().rposition(|byte| *byte == b')') else { return true };
     let mut fields = String::from_utf8_lossy(&stat[end + 1..]).into_owned();
     fields.retain(|c| c != '\n');

@@ -1,8 +1,8 @@
-//! What a container uses.
+//! The resource usage of a container.
 //!
-//! The types are the JSON that `runc events` prints, which engines and collectors parse: names, order and which numbers
-//! are left out when they are zero are runc's (its types/events.go, as released: objects are always there). [`v1`] and [`v2`] fill them in from the text of files, wherever
-//! that comes from.
+//! The types are the JSON that `runc events` prints, which engines and collectors parse. The names, the order, and
+//! which numbers are left out when they are zero, are runc's (its types/events.go, as released: objects are always
+//! there). [`v1`] and [`v2`] fill them in from the texts of files, wherever those come from.
 
 mod v1;
 mod v2;
@@ -78,7 +78,7 @@ pub struct PsiData {
     pub total: u64,
 }
 
-/// Of v1 only.
+/// v1 only.
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub struct Cpuset {
     #[serde(skip_serializing_if = "is_zero")]
@@ -96,7 +96,7 @@ pub struct Cpuset {
     pub sched_relax_domain_level: i64,
 }
 
-/// Bytes. `swap` is memory and swap together.
+/// Bytes. `swap` is the sum of memory and swap.
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub struct Memory {
     #[serde(skip_serializing_if = "is_zero")]
@@ -123,7 +123,7 @@ pub struct MemoryEntry {
     pub failcnt: u64,
 }
 
-/// `limit`: 0 is none.
+/// `limit`: 0 means none.
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub struct Pids {
     #[serde(skip_serializing_if = "is_zero")]
@@ -181,13 +181,13 @@ fn is_zero<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// Go prints no `.0`.
+/// Go prints no `.0`: a whole number is written as an integer.
 fn as_go<S: Serializer>(value: &f64, serializer: S) -> std::result::Result<S::Ok, S::Error> {
     if value.fract() == 0.0 { serializer.serialize_u64(*value as u64) } else { serializer.serialize_f64(*value) }
 }
 
 impl Cgroup {
-    /// Each controller is asked in v1 where it is there, else in v2. What a kernel does not count is 0.
+    /// Each controller is read in v1 if it is there, else in v2. Values that the kernel does not count are 0.
     pub fn stats(&self) -> Result<Stats> {
         let ask = |controller: &str| match self.v1(controller) {
             Some(slot) => Some((true, slot)),
@@ -227,14 +227,15 @@ impl Slot {
     fn ask<T>(&self, parse: &dyn Fn(&Files) -> Result<T>) -> Result<T> {
         parse(&Files(&|file| match self.read(file) {
             Err(e) if e.errno().is_some_and(is_gone) => Ok(None),
-            // Pressure that nobody counts, for want of the boot parameter psi=1; a threaded cgroup's processes.
+            // The kernel counts no pressure without the boot parameter psi=1, and none for the processes of a threaded
+            // cgroup.
             Err(e) if e.errno() == Some(rustix::io::Errno::OPNOTSUPP) => Ok(None),
             text => text.map(Some),
         }))
     }
 }
 
-/// The texts of a cgroup's files; `None` where there is no such file.
+/// The texts of a cgroup's files; `None` if there is no such file.
 struct Files<'a>(&'a dyn Fn(&str) -> Result<Option<String>>);
 
 impl Files<'_> {
@@ -242,7 +243,7 @@ impl Files<'_> {
         (self.0)(file)
     }
 
-    /// A number, `max` being the highest.
+    /// A number; `max` is the highest.
     fn number(&self, file: &str) -> Result<Option<u64>> {
         let Some(text) = self.text(file)? else { return Ok(None) };
         match text.trim() {
@@ -251,7 +252,7 @@ impl Files<'_> {
         }
     }
 
-    /// A number, 0 where there is no such file.
+    /// A number; 0 if there is no such file.
     fn count(&self, file: &str) -> Result<u64> {
         Ok(self.number(file)?.unwrap_or(0))
     }
@@ -275,7 +276,7 @@ fn malformed(file: &str, text: &str) -> Error {
     Error::new(format_args!("{file}: {text:?} is not understood"))
 }
 
-/// The page sizes of this machine, as files of cgroups are named after them: `2MB`, `1GB`.
+/// The page sizes of this machine, as they occur in names of cgroup files: `2MB`, `1GB`.
 fn page_sizes() -> Vec<String> {
     let Ok(entries) = std::fs::read_dir("/sys/kernel/mm/hugepages") else { return Vec::new() };
     let mut sizes: Vec<_> =
@@ -308,7 +309,7 @@ pub fn fuzz(text: &str) {
 mod tests {
     use super::*;
 
-    /// Asks `parse` of these files, the errors' text in the place of errors.
+    /// Calls `parse` with these files, and with the text of an error in place of the error.
     pub(super) fn ask<T>(files: &[(&str, &str)], parse: impl Fn(&Files) -> Result<T>) -> Result<T, String> {
         let read =
             |wanted: &str| Ok(files.iter().find(|(file, _)| *file == wanted).map(|(_, text)| (*text).to_owned()));

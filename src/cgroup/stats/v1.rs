@@ -100,8 +100,8 @@ const COUNTED: [&str; 2] = ["io_serviced", "io_service_bytes"];
 const ALL: [&str; 8] =
     ["sectors", "io_service_time", "io_wait_time", "io_merged", "io_queued", "time", "io_serviced", "io_service_bytes"];
 
-/// The files differ by I/O scheduler and by what the kernel was built to debug. The first set that has anything counts,
-/// and of it all up to the first that has nothing.
+/// The files differ by I/O scheduler and by the kernel's debug options. The first set with any entries counts, up to
+/// its first file without entries.
 const SETS: [(&str, &[&str], &str); 5] = [
     ("blkio.bfq.", &ALL, "_recursive"),
     ("blkio.bfq.", &COUNTED, "_recursive"),
@@ -165,7 +165,7 @@ fn entries(file: &str, text: &str) -> Result<Vec<BlkioEntry>> {
 pub fn hugetlb(files: &Files, sizes: &[String]) -> Result<BTreeMap<String, Hugetlb>> {
     let mut all = BTreeMap::new();
     for size in sizes {
-        // Reservations (mmap) are counted apart from faults, where the kernel counts them.
+        // Some kernels count reservations (mmap) apart from faults.
         let mut prefix = format!("hugetlb.{size}.rsvd");
         if files.number(&format!("{prefix}.usage_in_bytes"))?.is_none() {
             prefix = format!("hugetlb.{size}");

@@ -1,4 +1,4 @@
-//! The files of cgroup v2 (Documentation/admin-guide/cgroup-v2.rst), told in the terms of v1.
+//! The files of cgroup v2 (Documentation/admin-guide/cgroup-v2.rst), in the terms of v1.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use super::{malformed, parse};
 use crate::error::Result;
 
 pub fn cpu(files: &Files) -> Result<Cpu> {
-    // There even without the controller.
+    // This file exists even without the controller.
     let counts = files.pairs("cpu.stat")?.unwrap_or_default();
     let get = |key: &str| counts.get(key).copied().unwrap_or(0);
     let nanoseconds = |key: &str| get(key).saturating_mul(1000);
@@ -66,7 +66,7 @@ pub fn memory(files: &Files) -> Result<Memory> {
     };
     let usage = entry("memory")?;
     let swap = entry("memory.swap")?;
-    // v1 counts both together, and nobody can tell how high that ever was.
+    // v1 counts both together. The highest sum is not known.
     let swap = MemoryEntry {
         limit: swap.limit.saturating_add(usage.limit),
         usage: swap.usage + usage.usage,
@@ -77,7 +77,7 @@ pub fn memory(files: &Files) -> Result<Memory> {
 
 pub fn pids(files: &Files) -> Result<Pids> {
     let Some(current) = files.number("pids.current")? else {
-        // Without the controller, what is in the cgroup itself.
+        // Without the controller, the processes in the cgroup itself.
         let procs = match files.text("cgroup.procs")? {
             None => files.text("cgroup.threads")?,
             procs => procs,
@@ -94,7 +94,7 @@ pub fn blkio(files: &Files) -> Result<Blkio> {
     let mut blkio = Blkio { psi: pressure(files, "io.pressure")?, ..Blkio::default() };
     for line in files.text(FILE)?.unwrap_or_default().lines() {
         let mut words = line.split_whitespace();
-        // A device without a number is none whose numbers could be told.
+        // The statistics of a device without a number cannot be reported.
         let Some((major, minor)) = words.next().and_then(|device| device.split_once(':')) else { continue };
         let (major, minor) = (parse(FILE, major)?, parse(FILE, minor)?);
         for (key, value) in words.filter_map(|word| word.split_once('=')) {
@@ -114,7 +114,7 @@ pub fn blkio(files: &Files) -> Result<Blkio> {
 pub fn hugetlb(files: &Files, sizes: &[String]) -> Result<BTreeMap<String, Hugetlb>> {
     let mut all = BTreeMap::new();
     for size in sizes {
-        // Reservations (mmap) are counted apart from faults, where the kernel counts them.
+        // Some kernels count reservations (mmap) apart from faults.
         let usage = match files.number(&format!("hugetlb.{size}.rsvd.current"))? {
             None => files.number(&format!("hugetlb.{size}.current"))?,
             usage => usage,

@@ -1,4 +1,4 @@
-//! A connection to systemd, by a bus or, faster, by the socket of its own.
+//! A connection to systemd, through a bus or, faster, through systemd's own socket.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,13 +15,13 @@ use crate::error::{Call, Error, Result};
 use crate::files;
 use crate::plan::systemd::value::Value;
 
-/// Where systemd listens.
+/// An address at which systemd can be reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     path: Vec<u8>,
-    /// In the abstract namespace instead of the file system.
+    /// In the abstract namespace, not in the file system.
     is_abstract: bool,
-    /// systemd itself, not a bus on which it is one of many.
+    /// systemd itself, not a bus.
     direct: bool,
 }
 
@@ -34,7 +34,7 @@ impl Address {
         Self { direct: false, ..Self::direct(path) }
     }
 
-    /// Of the environment's variable: "Server Addresses" of the specification, of which Unix sockets are taken.
+    /// Parses the environment's variable ("Server Addresses" of the D-Bus specification). Only Unix sockets count.
     fn parse(list: &[u8]) -> Vec<Self> {
         let parse = |address: &[u8]| {
             let mut keys = address.strip_prefix(b"unix:")?.split(|byte| *byte == b',');
@@ -57,7 +57,7 @@ impl Address {
                 false => SocketAddrUnix::new(Path::new(OsStr::from_bytes(&self.path)))?,
             };
             let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-            // Also of connect(2), which waits while too many others do.
+            // Also limits connect(2), which waits while too many others do.
             set_socket_timeout(&socket, Timeout::Send, Some(left(deadline)))?;
             rustix::net::connect(&socket, &address)?;
             Ok(socket)
@@ -67,9 +67,9 @@ impl Address {
         Ok(socket)
     }
 
-    /// The address may come from an environment that was taken over from another user, and who listens there would be
-    /// believed: that the limits are set, and in which cgroup the container is. It must be root or ourselves (unix(7):
-    /// it is whoever called listen(2), and a bus does so before it becomes another user).
+    /// Only root or the caller may listen at the address. It may come from an environment that was taken over from
+    /// another user, and whoever listens there is believed about the limits and the cgroup of the container. The kernel
+    /// reports the user who called listen(2) (unix(7)), and a bus does that before it becomes another user.
     fn check_peer(&self, socket: &OwnedFd) -> Result<()> {
         let peer = socket_peercred(socket).call(|| format!("getsockopt({self}, SO_PEERCRED)"))?.uid.as_raw();
         if files::trusts(peer) {
@@ -102,12 +102,12 @@ fn unescape(text: &[u8]) -> Option<Vec<u8>> {
     Some(plain)
 }
 
-/// Zero would mean to wait for ever.
+/// Zero would mean waiting for ever.
 fn left(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now()).max(Duration::from_micros(1))
 }
 
-/// Where to look for the system's or the user's service manager, the surest first.
+/// The addresses of the system's or the user's service manager, the most reliable first.
 pub fn addresses(user: bool, variable: impl Fn(&str) -> Option<std::ffi::OsString>) -> Vec<Address> {
     let variable = |name| variable(name).filter(|value| !value.is_empty());
     let named = variable(if user { "DBUS_SESSION_BUS_ADDRESS" } else { "DBUS_SYSTEM_BUS_ADDRESS" });
@@ -131,36 +131,36 @@ pub struct Bus {
     socket: OwnedFd,
     address: Address,
     serial: u32,
-    /// Goes out with the first call: one write(2) less for each.
+    /// Sent together with the first call, which saves a write(2) for each line.
     greeting: Vec<u8>,
     authenticated: bool,
     received: Vec<u8>,
-    /// Of all that was ever received: [`ENOUGH`] is the limit.
+    /// Counts all bytes that were ever received. [`ENOUGH`] is the limit.
     total: usize,
-    /// Those that came before the answer to a call, and may be what is waited for next.
+    /// Signals that came before the answer to a call. The one that is waited for next may be among them.
     signals: Vec<Message>,
-    /// Who answered the last call.
+    /// The sender of the last answer.
     sender: String,
 }
 
-/// What the other side has to say against a call.
+/// An error with which the other side answers a call.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub name: String,
     pub message: String,
 }
 
-/// What systemd reads in one go while it authenticates. A message that it gets together with the end of that it does
-/// not look at until more comes; one of which a part is still to be read it does.
+/// systemd reads this many bytes at once while it authenticates. If a whole message arrives together with the end of
+/// the greeting, systemd does not look at it until more comes. If a part of it is still to be read, it does.
 const AT_ONCE: usize = 256;
 
-/// Far more than systemd says within any of our deadlines. Who says more wants to keep us busy.
+/// Far more than systemd sends within any of the deadlines here. A peer that sends more wants to keep the runtime busy.
 const ENOUGH: usize = 64 << 20;
 
 /// The one signal of interest: `JobRemoved(id, job, unit, result)`.
 pub const JOB_REMOVED: &str = "JobRemoved";
 
-/// Its values take no more room than they had in the message, so what is kept is bounded by [`ENOUGH`].
+/// The values take no more room than in the message, so [`ENOUGH`] limits what is kept.
 fn is_job_removed(signal: &Message) -> bool {
     let has_its_types =
         matches!(signal.body[..], [Value::U32(_), Value::ObjectPath(_), Value::String(_), Value::String(_)]);
@@ -171,7 +171,7 @@ pub const SYSTEMD: &str = "org.freedesktop.systemd1";
 const DBUS: &str = "org.freedesktop.DBus";
 
 impl Bus {
-    /// Connects to the first address where somebody listens who may; else tells why not, of each.
+    /// Connects to the first address at which a trusted user listens. The error gives the reason for each address.
     pub fn connect(addresses: &[Address], deadline: Instant) -> Result<Self, Vec<Error>> {
         let mut failures = Vec::new();
         for address in addresses {
@@ -184,15 +184,16 @@ impl Bus {
     }
 
     fn over(socket: OwnedFd, address: Address) -> Self {
-        // The identity is left for the other side to find out: the one that a user namespace shows is not the one that
-        // is seen from outside. To wait for an answer to each of these lines is not asked for.
+        // The other side finds out the identity by itself, since a user namespace shows another one than is seen from
+        // outside. The protocol does not require waiting for the answer to each of these lines.
         let greeting = b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n".to_vec();
         let (received, signals, sender) = (Vec::new(), Vec::new(), String::new());
         let (serial, authenticated, total) = (0, false, 0);
         let mut bus = Self { socket, address, serial, greeting, authenticated, received, total, signals, sender };
         if !bus.address.direct {
             bus.greet("Hello", Vec::new());
-            // Systemd tells the end of a job to whom it began it for; the bus passes on what it is asked to.
+            // systemd reports the end of a job to the client that started it. A bus passes on only signals that were
+            // asked for.
             let rule = "type='signal',interface='org.freedesktop.systemd1.Manager',member='JobRemoved'";
             bus.greet("AddMatch", vec![Value::string(rule)]);
         }
@@ -217,7 +218,7 @@ impl Bus {
         }
     }
 
-    /// Calls a method of systemd's and waits for its answer.
+    /// Calls a method of systemd, and waits for the answer.
     pub fn call(
         &mut self,
         interface: &str,
@@ -225,7 +226,7 @@ impl Bus {
         body: Vec<Value>,
         deadline: Instant,
     ) -> Result<Result<Vec<Value>, Refusal>> {
-        // What has ended by now is not what this call begins.
+        // Jobs that have ended by now were not started by this call.
         self.signals.clear();
         let call = self.message(SYSTEMD, "/org/freedesktop/systemd1", interface, member, body);
         let mut bytes = std::mem::take(&mut self.greeting);
@@ -244,7 +245,7 @@ impl Bus {
                     self.sender = message.sender;
                     return Ok(Ok(message.body));
                 }
-                // To one of the greeting, too: without that there is no answer to the call.
+                // An error of the greeting counts as well, since no answer to the call follows then.
                 Kind::Error => {
                     let text = match message.body.into_iter().next() {
                         Some(Value::String(text)) => text,
@@ -252,7 +253,7 @@ impl Bus {
                     };
                     return Ok(Err(Refusal { name: message.error_name, message: text }));
                 }
-                // Nobody waits for any other.
+                // No other signal is waited for.
                 Kind::Signal if is_job_removed(&message) => self.signals.push(message),
                 Kind::Signal => {}
                 Kind::Return | Kind::Call => {}
@@ -260,8 +261,8 @@ impl Bus {
         }
     }
 
-    /// Waits for a signal of which `wanted` makes something: one that came meanwhile, or one to come. It must be from
-    /// who answered the last call: everybody may send signals to everybody on a bus.
+    /// Waits for a signal for which `wanted` returns a value: one that was received before, or a new one. It must come
+    /// from the sender of the last answer, since anyone on a bus may send signals to anyone.
     pub fn signal<T>(
         &mut self,
         what: &str,
@@ -293,7 +294,7 @@ impl Bus {
                 Ok(sent) => bytes = &bytes[sent..],
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Err(self.silent(what)),
-                // It has said why it hung up.
+                // The last message says why it hung up.
                 Err(Errno::PIPE | Errno::CONNRESET) => return self.fill(deadline, what),
                 Err(errno) => return Err(Error::sys(format_args!("send({})", self.address), errno)),
             }
@@ -412,7 +413,7 @@ mod tests {
         Instant::now() + Duration::from_secs(5)
     }
 
-    /// A bus over a socket pair, and a peer that answers to what it is sent with these bytes.
+    /// A bus over a socket pair, whose peer answers with these bytes.
     fn peer(direct: bool, answer: Vec<u8>) -> (Bus, std::thread::JoinHandle<Vec<u8>>) {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let address = if direct { Address::direct("/systemd") } else { Address::bus("/bus") };
@@ -512,7 +513,7 @@ mod tests {
         let deadline = Instant::now() + Duration::from_millis(20);
         let error = bus.call("a.b", "StartTransientUnit", vec![], deadline).unwrap_err();
         assert_eq!(error.to_string(), "systemd did not answer in time (StartTransientUnit, by way of /systemd)");
-        // Nor if it never stops talking.
+        // The same if it never stops talking.
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let talker = std::thread::spawn(move || {
             let signal = Message { member: "JobNew".into(), ..Message::new(Kind::Signal) }.encode();
@@ -527,7 +528,7 @@ mod tests {
         talker.join().unwrap();
     }
 
-    /// A peer that answers as it should in the end, after `count` times this signal.
+    /// A peer that gives the right answer in the end, after `count` copies of this signal.
     fn talker(signal: Message, count: usize) -> (Bus, std::thread::JoinHandle<UnixStream>) {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let thread = std::thread::spawn(move || {

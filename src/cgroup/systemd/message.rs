@@ -1,14 +1,14 @@
 //! Messages of D-Bus as bytes (D-Bus specification, "Message Protocol").
 //!
-//! We write little-endian, and read both. Whatever comes in may be wrong in any way: it is an error then, no more.
+//! Messages are written in little-endian order, and read in both orders. A wrong message only causes an error.
 
 use crate::error::{Error, Result};
 use crate::plan::systemd::value::{Value, first_type};
 
-/// A fraction of what the specification allows, and far more than any message that matters here.
+/// A fraction of what the specification allows, but far more than any message needed here.
 const MAX_MESSAGE: usize = 1 << 20;
 const MAX_DEPTH: usize = 64;
-/// What comes before the fields of the header: up to their length, and with it.
+/// The bytes before the header's fields, with the length of the fields.
 const FIXED: usize = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct Message {
     pub error_name: String,
     pub reply_serial: u32,
     pub destination: String,
-    /// On a bus: the name that it vouches for.
+    /// The sender's name, which a bus vouches for.
     pub sender: String,
     pub body: Vec<Value>,
 }
@@ -100,7 +100,7 @@ impl Message {
         header.0
     }
 
-    /// How long the message is that begins so; `None` as long as that cannot be told.
+    /// The length of a message that begins with these bytes; `None` if they are too few to tell.
     pub fn length(bytes: &[u8]) -> Result<Option<usize>> {
         if bytes.len() < FIXED {
             return Ok(None);
@@ -111,7 +111,7 @@ impl Message {
         if total > MAX_MESSAGE { Err(malformed("longer than any may be")) } else { Ok(Some(total)) }
     }
 
-    /// Takes a message of just this length.
+    /// Parses a message of exactly this length.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         if Self::length(bytes)? != Some(bytes.len()) {
             return Err(malformed("of another length than it says"));
@@ -222,7 +222,7 @@ impl Writer {
             Value::Array(element, values) => {
                 self.number([0; 4]);
                 let length = self.0.len() - 4;
-                // The padding before the first element does not count as part of the array.
+                // The padding before the first element does not belong to the array's length.
                 self.align(alignment(element));
                 let start = self.0.len();
                 values.iter().for_each(|value| self.value(value));
@@ -415,7 +415,7 @@ mod tests {
         }
     }
 
-    /// Byte by byte, as the specification lays it out.
+    /// Byte by byte, in the layout of the specification.
     #[test]
     fn a_message_in_bytes() {
         let message = Message {
@@ -468,7 +468,7 @@ mod tests {
         assert!(Message::decode(&[&bytes[..], b"\0"].concat()).is_err());
     }
 
-    /// Whatever byte is wrong, and however: an error or another message, but an end.
+    /// One wrong byte, in any position and with any value, causes an error or another message, and always ends.
     #[test]
     fn a_message_that_is_wrong_does_no_harm() {
         let bytes = message().encode();
@@ -483,7 +483,7 @@ mod tests {
         }
     }
 
-    /// Many bytes at once, lengths and types among them.
+    /// Many wrong bytes at once, also in lengths and types.
     #[test]
     fn whatever_comes_is_read_to_an_end() {
         // xorshift64: the same numbers each time.
@@ -499,7 +499,7 @@ mod tests {
         for _ in 0..20_000 {
             let mut wrong = bytes.clone();
             for _ in 0..=random(6) {
-                // The lengths of the whole stay, so that more than these are looked at.
+                // The lengths of the whole are kept, so that the rest is looked at as well.
                 let at = FIXED + random(wrong.len() - FIXED);
                 wrong[at] = random(256) as u8;
             }

@@ -1,7 +1,7 @@
-//! systemd as the maker of cgroups: the unit of a container, started, changed and stopped by way of D-Bus.
+//! Cgroups made by systemd: starting, changing and stopping the unit of a container by D-Bus.
 //!
-//! Only `create` and `update` always speak to systemd; `delete` if the unit is still there, and `exec` where the kernel
-//! lets a user not move a process.
+//! Only `create` and `update` always talk to systemd. `delete` does if the unit still exists, and `exec` if the kernel
+//! does not let a user move a process.
 
 mod bus;
 mod message;
@@ -17,12 +17,12 @@ use bus::{Bus, JOB_REMOVED, Refusal, SYSTEMD};
 #[cfg(fuzzing)]
 pub use message::Message;
 
-/// How long systemd may take for what it is asked to do: it is pid 1, and the whole host asks it.
+/// How long systemd may take for a request. It is pid 1, and serves the whole host.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 
-/// Whether a unit that was started by [`Systemd::start`] is still known: what it was started with is in a file.
+/// Whether systemd still knows a unit that [`Systemd::start`] started: its properties are in a file.
 pub fn keeps(unit: &str, user: bool) -> bool {
     let run = if user { std::env::var_os("XDG_RUNTIME_DIR") } else { Some("/run".into()) };
     run.is_some_and(|run| Path::new(&run).join("systemd/transient").join(unit).exists())
@@ -51,7 +51,7 @@ impl Systemd {
         })
     }
 
-    /// Where in the hierarchies the service manager has its units.
+    /// The cgroup below which the service manager has its units.
     pub fn control_group(&mut self) -> Result<PathBuf> {
         let body = vec![Value::string(MANAGER), Value::string("ControlGroup")];
         let answer = self.bus.call("org.freedesktop.DBus.Properties", "Get", body, Instant::now() + PATIENCE)?;
@@ -64,7 +64,7 @@ impl Systemd {
         }
     }
 
-    /// Starts a unit that exists as long as its processes, of which `pid` is the first, and waits until it is there.
+    /// Starts a unit that exists as long as its processes, and waits until it exists. `pid` is its first process.
     pub fn start(&mut self, unit: &str, properties: &[Property], pid: i32) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         let pids = Property::new("PIDs", Value::Array("u".to_owned(), vec![Value::U32(pid.cast_unsigned())]));
@@ -80,14 +80,14 @@ impl Systemd {
             };
             let exists = refusal.name == "org.freedesktop.systemd1.UnitExists";
             if exists && !failed {
-                // What is left of one that failed only bears its name.
+                // A failed unit that was not reset blocks only the name.
                 failed = true;
                 let reset = vec![Value::string(unit)];
                 if self.bus.call(MANAGER, "ResetFailedUnit", reset, deadline)?.is_ok() {
                     continue;
                 }
             } else if !exists && all.iter().any(|p| p.optional) {
-                // An older systemd does not know them; the cgroup gets them all the same.
+                // An older systemd does not know these. The runtime writes them to the cgroup in any case.
                 all.retain(|p| !p.optional);
                 continue;
             }
@@ -99,7 +99,7 @@ impl Systemd {
         }
     }
 
-    /// Stops a unit and waits until it is gone; one that is gone already is no error.
+    /// Stops a unit and waits until it has gone. It is no error if it has gone already.
     pub fn stop(&mut self, unit: &str) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         let body = vec![Value::string(unit), Value::string("replace")];
@@ -111,13 +111,13 @@ impl Systemd {
         self.forget(unit)
     }
 
-    /// One that failed stays until then; one that did not is not there any more.
+    /// A failed unit stays until this is called. Others have gone by themselves.
     pub fn forget(&mut self, unit: &str) -> Result<()> {
         let body = vec![Value::string(unit)];
         self.bus.call(MANAGER, "ResetFailedUnit", body, Instant::now() + PATIENCE).map(drop)
     }
 
-    /// Moves a process of the caller's into a unit's cgroup, or into `below` in it.
+    /// Moves a process of the caller into a unit's cgroup, or into the cgroup `below` in it.
     pub fn attach(&mut self, unit: &str, below: &Path, pid: i32) -> Result<()> {
         let below = format!("/{}", below.display());
         let pids = Value::Array("u".to_owned(), vec![Value::U32(pid.cast_unsigned())]);
@@ -126,7 +126,7 @@ impl Systemd {
         answer.map(drop).map_err(|refusal| explain(&format!("add pid {pid} to {below} of {unit}"), refusal))
     }
 
-    /// Changes properties of a unit, for as long as it runs.
+    /// Changes properties of a unit until the unit ends.
     pub fn set_properties(&mut self, unit: &str, properties: &[Property]) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         let mut all: Vec<_> = properties.iter().collect();
@@ -134,7 +134,7 @@ impl Systemd {
             let list = Value::Array("(sv)".to_owned(), all.iter().map(|p| pair(p)).collect());
             let body = vec![Value::string(unit), Value::Bool(true), list];
             match self.bus.call(MANAGER, "SetUnitProperties", body, deadline)? {
-                // systemd writes to the cgroup before it reads another request, which any will do for.
+                // systemd writes to the cgroup before it reads the next request, so any request will do.
                 Ok(_) => return self.control_group().map(drop),
                 Err(_) if all.iter().any(|p| p.optional) => all.retain(|p| !p.optional),
                 Err(refusal) => {
@@ -145,7 +145,7 @@ impl Systemd {
         }
     }
 
-    /// Waits for the end of the job that a method has answered with.
+    /// Waits for the end of the job that a method has returned.
     fn await_job(&mut self, answer: Vec<Value>, what: &str, deadline: Instant) -> Result<()> {
         let Some(Value::ObjectPath(job)) = answer.into_iter().next() else {
             return Err(Error::new(format_args!("unable to {what}: systemd names no job")));
@@ -188,7 +188,7 @@ fn explain(what: &str, refusal: Refusal) -> Error {
     }
 }
 
-/// Where a process is, in the hierarchy of `controllers` (none: v2), by `/proc/PID/cgroup`.
+/// The cgroup of a process in the hierarchy of `controllers`, or in v2, by the text of `/proc/PID/cgroup`.
 pub(super) fn path_in(cgroups: &[u8], controllers: &[String], unified: bool) -> Option<PathBuf> {
     let is_one = |name: &[u8]| controllers.iter().any(|known| known.as_bytes() == name);
     let found =
@@ -196,7 +196,7 @@ pub(super) fn path_in(cgroups: &[u8], controllers: &[String], unified: bool) -> 
     Some(found.path.strip_prefix("/").unwrap_or(found.path).to_owned())
 }
 
-/// Whether that is the cgroup of the unit. A name that the kernel could take for a file of its own is escaped.
+/// Whether this is the cgroup of the unit. systemd escapes a name that could be a file of the kernel's.
 pub(super) fn is_of(path: &Path, unit: &Unit) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     name == unit.name || name.strip_prefix('_') == Some(&unit.name)

@@ -1,4 +1,4 @@
-//! Where records go: a file, systemd's journal, or the system log.
+//! Destinations of records: a file, systemd's journal, or the system log.
 
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
@@ -70,7 +70,7 @@ impl Sink {
 fn connect(path: &str) -> Result<UnixDatagram> {
     let socket = UnixDatagram::unbound().call(|| "socket(AF_UNIX, SOCK_DGRAM)")?;
     socket.connect(path).call(|| format!("connect({path:?})"))?;
-    // Nobody shall wait for a log.
+    // A log must not make the runtime wait.
     socket.set_nonblocking(true).call(|| "ioctl(FIONBIO)")?;
     Ok(socket)
 }

@@ -27,7 +27,7 @@ pub fn root() -> Result<OwnedFd> {
     rustix::fs::open(&path, DIRECTORY, Mode::empty()).call(|| format!("open({path:?})"))
 }
 
-/// Only those who mount it at an unusual place have this list read.
+/// The list is read only if it is not mounted at the usual place.
 fn mounted_elsewhere() -> Option<PathBuf> {
     let text = std::fs::read("/proc/thread-self/mountinfo").ok()?;
     mountinfo::entries(&text).find(|entry| entry.kind == b"resctrl").map(|entry| entry.point)
@@ -43,12 +43,12 @@ fn absent() -> Error {
     Error::config("/linux/intelRdt", "no resctrl filesystem is mounted").with_hint(hint)
 }
 
-/// Puts the process `pid` into its class. Returns whether the class was made, for [`remove`] to be told.
+/// Puts the process `pid` into its class. Returns whether the class was made, which [`remove`] has to know.
 pub fn apply(root: BorrowedFd<'_>, plan: &IntelRdt, pid: i32) -> Result<bool> {
     let (group, created) = open_group(root, plan)?;
     let entered = enter(root, group.as_fd(), plan, created, pid);
     if entered.is_err() {
-        // What went wrong is worth more than what goes wrong now.
+        // The first error is the one to report.
         let _ = remove(root, plan, created);
         if created {
             let _ = unlinkat(root, plan.group.name(), AtFlags::REMOVEDIR);
@@ -68,10 +68,10 @@ pub fn update(root: BorrowedFd<'_>, plan: &IntelRdt, lines: &[String]) -> Result
     write(root, root, &path, &(lines.join("\n") + "\n"))
 }
 
-/// Removes what [`apply`] has made and nobody else is to keep.
+/// Removes what [`apply`] has made, unless others may use it.
 pub fn remove(root: BorrowedFd<'_>, plan: &IntelRdt, created: bool) -> Result<()> {
     let path = match (&plan.group, &plan.monitoring) {
-        // Its monitoring groups go with it.
+        // Its monitoring groups are removed with it.
         (Group::Own(name), _) if created => name.clone(),
         (group, Some(monitoring)) => monitoring_path(group, monitoring),
         _ => return Ok(()),
@@ -128,7 +128,7 @@ fn enter(root: BorrowedFd<'_>, group: BorrowedFd<'_>, plan: &IntelRdt, created: 
     Ok(())
 }
 
-/// A class that others also use must not change under them.
+/// A class that others use as well must not change for them.
 fn compare(root: BorrowedFd<'_>, group: BorrowedFd<'_>, plan: &IntelRdt) -> Result<()> {
     let current = read(group, "schemata").context("class of service")?;
     let step = read(root, "info/MB/bandwidth_gran").ok().and_then(|step| step.trim().parse().ok()).unwrap_or(1);
@@ -150,12 +150,12 @@ fn read(dir: BorrowedFd<'_>, path: &str) -> Result<String> {
 fn write(root: BorrowedFd<'_>, dir: BorrowedFd<'_>, path: &str, text: &str) -> Result<()> {
     let file = openat(dir, path, OFlags::WRONLY | OFlags::TRUNC | OFlags::CLOEXEC, Mode::empty())
         .call(|| format!("open(resctrl {path:?})"))?;
-    // One write: the kernel applies the lines of one together.
+    // One write: the kernel applies the lines of one write together.
     let written = rustix::io::write(&file, text.as_bytes()).call(|| format!("write(resctrl {path:?}, {text:?})"));
     written.map(drop).map_err(|e| explain(root, e))
 }
 
-/// The kernel says in a file of its own what it did not like.
+/// The kernel explains its refusal in a file of its own.
 fn explain(root: BorrowedFd<'_>, e: Error) -> Error {
     match read(root, "info/last_cmd_status") {
         Ok(status) if !matches!(status.trim(), "" | "ok") => e.context(format_args!("resctrl: {}", status.trim())),
@@ -169,7 +169,7 @@ mod tests {
     use crate::plan::intel_rdt::plan;
     use crate::spec;
 
-    /// A directory that looks like resctrl, but for the files that the kernel makes in a new group.
+    /// A directory that looks like resctrl, without the files that the kernel makes in a new group.
     struct Fake {
         path: PathBuf,
         root: OwnedFd,

@@ -1,4 +1,4 @@
-//! What resctrl tells about a container's class, in the JSON of `runc events` (its types/events.go).
+//! Statistics of a container's class of resctrl, in the JSON of `runc events` (its types/events.go).
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -98,7 +98,7 @@ pub fn stats(root: BorrowedFd<'_>, plan: &IntelRdt) -> Result<Stats> {
     Ok(stats)
 }
 
-/// Without a monitoring group of its own, the container has the numbers of all in its class.
+/// Without a monitoring group of its own, the container gets the numbers of its whole class.
 fn monitor(root: BorrowedFd<'_>, plan: &IntelRdt, stats: &mut Stats) -> Result<()> {
     let features = read(root, "info/L3_MON/mon_features")?;
     let counts = |feature: &str| features.lines().any(|line| line == feature);

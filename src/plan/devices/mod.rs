@@ -1,8 +1,8 @@
 //! Which devices a container may use: `linux.resources.devices`, in order, then the ones that every container has.
 //!
-//! Each of the three kinds of access (read, write, make a node) is decided by the last rule that speaks of it and of
-//! the device; nothing is allowed where no rule speaks. v2 evaluates exactly this in an eBPF program. v1 keeps a
-//! default and a set of exceptions to it, so the list is brought to that form, or refused where the form cannot say it.
+//! Each of the three kinds of access (read, write, make a node) is decided by the last rule for it and for the device.
+//! Without such a rule, it is denied. v2 evaluates exactly this in an eBPF program. v1 keeps a default and a set of
+//! exceptions, so the list is converted to that form, or refused if that is impossible.
 
 mod program;
 
@@ -54,7 +54,7 @@ impl Access {
     }
 }
 
-/// The devices that a rule speaks of; `None` is all.
+/// The devices that a rule is for; `None` means all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Devices {
     pub kind: Type,
@@ -91,19 +91,19 @@ pub struct Rule {
     pub access: Access,
 }
 
-/// An ordered list of rules over a default: what comes before a rule about everything does not matter.
+/// An ordered list of rules over a default. Rules before one for all devices do not matter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
     pub default_allow: bool,
     pub rules: Vec<Rule>,
 }
 
-/// What is done to the container's cgroup to make the rules hold.
+/// The writes to the container's cgroup that put the rules in force.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DeviceWrites {
     /// v1: lines for `devices.deny` (true) and `devices.allow` (false), in this order.
     Lines { directory: usize, lines: Vec<(bool, String)> },
-    /// v2: a program to attach; none is needed where everything is allowed.
+    /// v2: a program to attach. None is needed if everything is allowed.
     Program { directory: usize, program: Option<Vec<Instruction>> },
 }
 
@@ -112,7 +112,7 @@ fn defaults() -> impl Iterator<Item = Rule> {
     let all = |kind, access| (kind, None, None, access);
     let char = |major, minor| (Type::Char, Some(major), minor, Access::ALL);
     [
-        // Making a node gives no access to what is behind it.
+        // The right to make a node is no right to open it.
         all(Type::Char, Access::MKNOD),
         all(Type::Block, Access::MKNOD),
         char(1, Some(3)),    // null
@@ -129,7 +129,7 @@ fn defaults() -> impl Iterator<Item = Rule> {
     .map(|(kind, major, minor, access)| Rule { allow: true, devices: Devices { kind, major, minor }, access })
 }
 
-/// The rules of the configuration and then the default devices.
+/// The rules of the configuration, followed by the default devices.
 pub fn rules(list: &[DeviceRule]) -> Result<Rules> {
     let mut rules = Rules::default();
     for (index, rule) in list.iter().enumerate() {
@@ -137,7 +137,7 @@ pub fn rules(list: &[DeviceRule]) -> Result<Rules> {
             Error::config(format_args!("/linux/resources/devices/{index}/{field}"), message)
         };
         let access = match Access::parse(&rule.access) {
-            // Not in the specification, but met in rules that forbid, where nothing is lost by taking it for "all".
+            // The specification lacks this word, but it occurs in rules that forbid. Taking it for "all" is safe there.
             Some(_) if rule.allow && rule.access.contains('a') => {
                 return Err(at("access", format!("{:?} is not made of r, w and m", rule.access)));
             }
@@ -178,7 +178,7 @@ pub fn plan(list: &[DeviceRule], directories: &[Directory]) -> Result<Option<Dev
         return Ok(Some(DeviceWrites::Program { directory, program }));
     }
     if directories.is_empty() {
-        // No cgroups at all: whoever creates the cgroup decides whether the container may do without.
+        // Without any cgroup, the code that makes the cgroup decides whether the container may go on.
         return Ok(None);
     }
     Err(Error::config("/linux/resources/devices", "the host has no devices controller")
@@ -186,10 +186,10 @@ pub fn plan(list: &[DeviceRule], directories: &[Directory]) -> Result<Option<Dev
 }
 
 impl Rules {
-    /// The exceptions to the default in v1's form.
+    /// The exceptions to the default, in v1's form.
     ///
-    /// The kernel compares an exception to remove only with equal ones and silently keeps the rest, so a hole in a
-    /// wider exception would stay open (or shut) unnoticed: it is refused.
+    /// To remove an exception, the kernel looks only for an equal one, and silently keeps others. A hole in a wider
+    /// exception would stay open (or shut) unnoticed, so it is refused.
     pub(super) fn exceptions(&self) -> Result<Vec<(Devices, Access)>> {
         let mut exceptions: Vec<(Devices, Access)> = Vec::new();
         for rule in &self.rules {
@@ -215,7 +215,7 @@ impl Rules {
             }
             exceptions.retain(|(_, access)| access.0 != 0);
         }
-        // A wider exception makes a narrower one superfluous; each write costs.
+        // A wider exception makes a narrower one superfluous, and each write takes time.
         let all = exceptions.clone();
         exceptions.retain(|(devices, access)| {
             !all.iter().any(|(wider, more)| wider != devices && wider.covers(devices) && access.0 & !more.0 == 0)

@@ -1,9 +1,9 @@
 //! Device rules as an eBPF program, for cgroup v2.
 //!
-//! The rules are first brought to what they mean: for each kind of device and each number the set of what may be done.
-//! The program looks a device up in that by bisection, so it takes a few steps however many rules there are, and no two
-//! of its paths meet: the kernel's verifier goes through each instruction once, where it would go through all ways to
-//! pass by one rule after the other.
+//! First the rules are converted: each kind of device and each number gets the set of accesses that are allowed. The
+//! program finds a device in that by bisection, so it takes a few steps however many rules there are. No two of its
+//! paths meet, so the kernel's verifier goes through each instruction once; with one rule after the other, it would go
+//! through all combinations.
 
 use std::collections::BTreeMap;
 
@@ -43,13 +43,13 @@ pub(super) mod register {
     /// The context on entry.
     pub const CONTEXT: u8 = 1;
     pub const KIND: u8 = 2;
-    /// What is asked for.
+    /// The wanted access.
     pub const WANTED: u8 = 3;
     pub const MAJOR: u8 = 4;
     pub const MINOR: u8 = 5;
 }
 
-/// A value for each range of numbers that is spoken of, in their order, and one for all others.
+/// A value for each range of numbers, in order, and one for all other numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Ranges<T> {
     named: Vec<(u32, u32, T)>,
@@ -69,10 +69,10 @@ impl<T: PartialEq> Ranges<T> {
     }
 }
 
-/// What may be done with the devices of one major number, by their minor.
+/// The allowed accesses to the devices of one major number, by their minor number.
 type Minors = Ranges<u8>;
 
-/// Beyond, no jump of the program could reach its end.
+/// With more, jumps of the program could not reach its end.
 const MAX_RANGES: usize = 20_000;
 
 impl Rules {
@@ -94,7 +94,7 @@ impl Rules {
         ];
         let of = |kind| search(MAJOR, &self.meaning(kind)?, &|minors| search(MINOR, minors, &|mask| Ok(answer(*mask))));
         let (block, char) = (of(Type::Block)?, of(Type::Char)?);
-        // BPF_DEVCG_DEV_BLOCK; there is but one other.
+        // BPF_DEVCG_DEV_BLOCK. There is only one other kind.
         program.push(jump(op::JUMP_NOT_EQUAL, KIND, 1, block.len())?);
         program.extend(block);
         program.extend(char);
@@ -122,7 +122,7 @@ impl Rules {
         Ok(Ranges::new(named, other))
     }
 
-    /// The rules about devices of this kind, less what later rules about the very same devices override.
+    /// The rules for devices of this kind, without those that a later rule for the same devices overrides.
     fn effective(&self, kind: Type) -> Vec<Rule> {
         let mut later: BTreeMap<Devices, u8> = BTreeMap::new();
         let mut rules = Vec::new();
@@ -158,7 +158,7 @@ impl Rules {
     }
 }
 
-/// Ends in the body of the value that the number in `register` has.
+/// Goes on in `body` with the value for the number in `register`.
 fn search<T>(
     register: u8,
     ranges: &Ranges<T>,
@@ -173,7 +173,7 @@ fn bisect<T>(
     other: &[Instruction],
     body: &dyn Fn(&T) -> Result<Vec<Instruction>>,
 ) -> Result<Vec<Instruction>> {
-    /// So few are looked at one by one: each half would need its own way to all other numbers.
+    /// So few are compared one by one, since each half would need its own code for all other numbers.
     const FEW: usize = 6;
     let mut program = Vec::new();
     if named.len() > FEW {
@@ -198,7 +198,7 @@ fn bisect<T>(
     Ok(program)
 }
 
-/// Whether all that is wanted is in `mask`: the result is yes, so far.
+/// Whether all wanted accesses are in `mask`; the result so far is yes.
 fn answer(mask: u8) -> Vec<Instruction> {
     use register::{RESULT, WANTED};
     let no = immediate(op::MOVE_IMMEDIATE, RESULT, 0);

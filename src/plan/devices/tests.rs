@@ -9,7 +9,7 @@ fn deny_all() -> DeviceRule {
     rule(false, "", None, None, "rwm")
 }
 
-/// One access as the kernel asks about it.
+/// One access, as the kernel checks it.
 #[derive(Clone, Copy, Debug)]
 struct Request {
     kind: Type,
@@ -18,7 +18,7 @@ struct Request {
     access: Access,
 }
 
-/// What the program answers: an interpreter for the instructions that it uses.
+/// The program's answer, by an interpreter for the instructions that it uses.
 fn run(program: &[Instruction], request: Request) -> bool {
     let kind = if request.kind == Type::Block { 1 } else { 2 };
     let context = [u32::from(request.access.0) << 16 | kind, request.major, request.minor];
@@ -69,7 +69,7 @@ fn spelled_out(list: &[DeviceRule]) -> Vec<Rule> {
     all
 }
 
-/// What the list means: for each kind of access the last rule that speaks of it decides.
+/// The meaning of the list: for each kind of access the last rule for it decides.
 fn meant(all: &[Rule], request: Request) -> bool {
     [1, 2, 4].into_iter().filter(|bit| request.access.0 & bit != 0).all(|bit| {
         let speaks = |rule: &&Rule| {
@@ -82,7 +82,7 @@ fn meant(all: &[Rule], request: Request) -> bool {
     })
 }
 
-/// What the v1 kernel answers after the lines were written (security/device_cgroup.c).
+/// The answer of the v1 kernel after these lines were written (security/device_cgroup.c).
 fn v1(lines: &[(bool, String)], request: Request) -> bool {
     let mut default_allow = true;
     let mut exceptions: Vec<(char, String, String, Access)> = Vec::new();
@@ -121,7 +121,7 @@ fn requests() -> Vec<Request> {
     all
 }
 
-/// Few words, so that rules meet each other; drawn by a generator that always gives the same.
+/// Few different words, so that rules overlap; from a generator that always gives the same.
 fn lists() -> Vec<Vec<DeviceRule>> {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut draw = move |n: usize| {
@@ -250,7 +250,7 @@ fn no_devices_controller_is_an_error() {
     assert_eq!(plan(&[], &[]).unwrap(), None);
 }
 
-/// As a node with many devices has them, or who hands out single partitions.
+/// As on a node with many devices, or where single partitions are handed out.
 #[test]
 fn thousands_of_rules_fit_and_mean_what_the_list_means() {
     let many = |number: fn(i64) -> (i64, i64), access: fn(i64) -> &'static str| -> Vec<DeviceRule> {

@@ -1,4 +1,4 @@
-//! What a mount allows, and where changes of it are seen.
+//! The attributes of mounts, and their propagation.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +14,8 @@ pub mod attr {
     pub const STRICTATIME: u64 = 0x20;
     pub const NODIRATIME: u64 = 0x80;
     pub const NOSYMFOLLOW: u64 = 0x20_0000;
-    /// What a bind mount with options has only if they ask for it. Access times are kept unless they are named.
+    /// Attributes that a bind mount with options has only if the options name them. Access times are kept unless they
+    /// are named.
     pub const CLEARABLE: u64 = RDONLY | NOSUID | NODEV | NOEXEC | NOSYMFOLLOW;
 }
 
@@ -57,5 +58,5 @@ impl PropagationChange {
     }
 }
 
-/// In a file system of the kernel, nothing may be executed, be set-user-ID or be a device.
+/// In a file system of the kernel, nothing may be executed, set the user id, or be a device.
 pub const HARMLESS: u64 = attr::NOSUID | attr::NODEV | attr::NOEXEC;

@@ -9,14 +9,14 @@ use crate::error::Result;
 use crate::plan::hierarchy::{Hierarchy, Layout};
 use crate::spec::Mount;
 
-/// What the plan must know of the host and of the other plans.
+/// The facts about the host, and the results of other plans.
 pub struct Facts<'a> {
     pub layout: &'a Layout,
     /// The container has a cgroup namespace.
     pub namespaced: bool,
-    /// The container's directory in a hierarchy, absolute, on the host; `None` where it has no cgroup of its own.
+    /// The container's directory in a hierarchy, absolute, on the host. `None` if it has no cgroup of its own there.
     pub directory: &'a dyn Fn(&Hierarchy) -> Option<PathBuf>,
-    /// Permission on cgroups may be missing, so the container's may be out of reach.
+    /// Permission on cgroups may be missing, so that the container's cannot be reached.
     pub rootless: bool,
 }
 
@@ -25,11 +25,11 @@ pub struct Facts<'a> {
 pub enum CgroupMount {
     Unified {
         data: Vec<(String, Option<String>)>,
-        /// Bound where the kernel refuses a new mount: the container's own cgroup if it sees itself as the root,
+        /// Bound if the kernel refuses a new mount: the container's own cgroup if the container sees that as the root,
         /// else the whole hierarchy.
         fallback: String,
         fallback_attrs: Attrs,
-        /// Without privileges the fallback may be out of reach: then nothing of it is shown.
+        /// Without privileges the fallback may not be reachable. Then the container sees none of it.
         hide_if_missing: bool,
     },
     Legacy {
@@ -42,7 +42,7 @@ pub enum CgroupMount {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LegacyHierarchy {
-    /// Of its directory.
+    /// The name of its directory.
     pub name: String,
     pub content: LegacyContent,
 }
@@ -51,8 +51,8 @@ pub struct LegacyHierarchy {
 pub enum LegacyContent {
     /// In a cgroup namespace: a new mount of these controllers, whose root is the container's cgroup.
     Controllers(Vec<String>),
-    /// Else: the container's cgroup on the host or, where it may do without one and has none, the runtime's own, which
-    /// is then what the container is in.
+    /// Otherwise the container's cgroup on the host. If the container runs without one, the runtime's own, because the
+    /// container is in that one then.
     Bind { cgroup: String, own: Option<String> },
 }
 
@@ -60,7 +60,8 @@ pub enum LegacyContent {
 pub fn plan(index: usize, mount: &Mount, context: &Context, facts: &Facts) -> Result<MountPlan> {
     let mut plan = super::plan(index, mount, context, &mut Vec::new())?;
     let MountKind::Filesystem(filesystem) = plan.kind else { return Ok(plan) };
-    // The same options on a bind mount, which is what the fallbacks and the hierarchies without a namespace are.
+    // The same options for a bind mount. The fallbacks are bind mounts, and so are all hierarchies without a cgroup
+    // namespace.
     let bound = super::plan(
         index,
         &Mount { options: bind_options(&mount.options), ..mount.clone() },

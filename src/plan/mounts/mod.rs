@@ -17,24 +17,24 @@ use super::path::leads_up;
 use crate::error::{Error, Result};
 use crate::spec::Mount;
 
-/// Where the source of a bind mount is opened.
+/// Where the path of a bind mount's source begins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BindSource {
     /// On the host's side of the mount namespace.
     Host(String),
-    /// Below the root filesystem, so among the mounts made before this one: resolved inside the container's root,
-    /// for what is in there belongs to the image.
+    /// Below the root filesystem, among the mounts made before this one. The image controls it, so it is resolved
+    /// inside the container's root.
     Rootfs(String),
 }
 
-/// Symbolic links that a bind mount does not follow, as crun has it.
+/// Symbolic links that a bind mount does not follow, as in crun.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Links {
-    /// A source that is a link is made again at the destination, and nothing is mounted.
+    /// If the source is a link, the same link is made at the destination, and nothing is mounted.
     pub copy: bool,
-    /// A source that is a link is itself what is mounted.
+    /// If the source is a link, the link itself is mounted.
     pub source: bool,
-    /// A destination that is a link is itself covered.
+    /// If the destination is a link, the link itself is covered.
     pub destination: bool,
 }
 
@@ -45,12 +45,12 @@ pub struct Filesystem {
     pub source: String,
     /// Parameters of the superblock: `size=64k` or a bare word.
     pub data: Vec<(String, Option<String>)>,
-    /// Copy into the new tmpfs what it covers.
+    /// Copy the covered files into the new tmpfs.
     pub copy_up: bool,
-    /// A tmpfs takes the mode of the directory that it covers, unless `mode=` was given.
+    /// A tmpfs gets the mode of the directory that it covers, unless `mode=` was given.
     pub inherit_mode: bool,
-    /// Idmapped: the runtime makes it, as it gives the owners of nothing that comes from init. In a user namespace it
-    /// would have its owners already.
+    /// Idmapped: the runtime makes the mount, as it gives other owners to nothing that comes from init. A mount made in
+    /// a user namespace would have its owners already.
     pub by_runtime: bool,
 }
 
@@ -61,11 +61,11 @@ pub enum MountKind {
         recursive: bool,
     },
     Filesystem(Filesystem),
-    /// `remount`: changes the mount that is there already.
+    /// `remount`: changes an existing mount.
     Remount {
         bind: bool,
         data: Vec<(String, Option<String>)>,
-        /// In a running container: the id of the mount that is meant, unless it is made before in the same list.
+        /// In a running container: the id of the mount, unless an earlier entry of the same list makes it.
         target: Option<u64>,
     },
     Cgroup(CgroupMount),
@@ -73,32 +73,32 @@ pub enum MountKind {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountPlan {
-    /// The place in `mounts`, for messages.
+    /// The index in `mounts`, for messages.
     pub index: u32,
     /// As configured, for messages.
     pub source: String,
     /// As configured; resolved inside the container's root.
     pub destination: String,
     pub kind: MountKind,
-    /// For a filesystem what it is made with; for a bind mount what is changed on it.
+    /// The attributes of a new filesystem, or the change of those of a bind mount.
     pub attrs: Attrs,
-    /// The attributes that options name: where a source's flags are locked, these may not be dropped silently.
+    /// The attributes that options name. If the flags of a source are locked, these must not be lost silently.
     pub cleared: u64,
     /// The options name an access-time mode.
     pub atime: bool,
-    /// Applied to the mount and to all below it.
+    /// Applied to the mount and to all mounts below it.
     pub recursive: Attrs,
     pub propagation: Vec<PropagationChange>,
     pub idmap: Option<IdMap>,
     pub links: Links,
-    /// Made read-only only when all is in place: `tmpfs` and `/dev` are filled first.
+    /// Made read-only only at the end: `tmpfs` and `/dev` are filled first.
     pub late_readonly: bool,
 }
 
 impl MountPlan {
-    /// For errors; the words are runc's, which tests and people look for.
+    /// For errors. The words are runc's, which tests and people look for.
     pub fn describe(&self) -> String {
-        /// Longer than any that somebody would read; the index must not be lost where the message is cut.
+        /// Longer than anyone would read. Cutting the message must not cut off the index.
         const ENOUGH: usize = 500;
         let shown = |name: &str| match name.len() > ENOUGH {
             true => format!("{:?}...", &name[..name.floor_char_boundary(ENOUGH)]),
@@ -108,12 +108,12 @@ impl MountPlan {
         format!("error mounting {source} to rootfs at {destination}: /mounts/{}", self.index)
     }
 
-    /// Whether a mount is made that has an id.
+    /// Whether this makes a mount, which has an id.
     pub fn is_made(&self) -> bool {
         matches!(self.kind, MountKind::Bind { .. } | MountKind::Filesystem(_))
     }
 
-    /// Whether init may have the runtime open what is mounted.
+    /// Whether init may ask the runtime to open this mount.
     pub fn may_be_asked_for(&self) -> bool {
         match &self.kind {
             MountKind::Bind { source: BindSource::Host(_), .. } => true,
@@ -131,7 +131,7 @@ pub struct Context<'a> {
     pub rootfs: &'a Path,
     pub userns: UserNamespace<'a>,
     pub label: &'a str,
-    /// The mount option that takes the label.
+    /// The mount option for the label.
     pub label_option: &'a str,
 }
 
@@ -176,8 +176,8 @@ pub fn plan(index: usize, mount: &Mount, context: &Context, warnings: &mut Vec<S
     Ok(plan)
 }
 
-/// What is bound keeps the options it has. Parameters are ignored, as by mount(8); a word may be a misspelt flag, and
-/// a protection that has no effect must not go unnoticed.
+/// A bind mount keeps the options of its filesystem. Parameters are ignored, as by mount(8). But a single word may be a
+/// misspelt flag, and a protection without effect must not go unnoticed.
 fn check_bind_data(
     pointer: &str,
     mount: &Mount,
@@ -210,8 +210,8 @@ fn refuse_nul(pointer: &str, mount: &Mount) -> Result<()> {
     Ok(())
 }
 
-/// With no option at all, a bind mount keeps the flags of its source; with any, it has those that are named.
-/// Access times are kept unless a mode of them is named.
+/// Without options, a bind mount keeps the flags of its source. With options, it has the flags that they name. Access
+/// times are kept unless their mode is named.
 fn changed_attrs(options: &Options) -> Attrs {
     if !options.any_flag {
         return Attrs::default();
@@ -234,7 +234,7 @@ fn bind_source(mount: &Mount, context: &Context) -> BindSource {
     }
 }
 
-/// Some engines write destinations as paths of the host, with the root filesystem's path in front.
+/// Some engines write destinations as paths of the host, with the path of the root filesystem in front.
 fn strip_rootfs(destination: &str, rootfs: &Path) -> String {
     match Path::new(destination).strip_prefix(rootfs) {
         Ok(inside) if rootfs != Path::new("/") => format!("/{}", inside.display()),
@@ -252,8 +252,8 @@ fn superblock_data(
     // `silent` only keeps the kernel's log quiet, and has no parameter.
     let flags = options.superblock.iter().filter(|&&flag| flag != "silent").map(|&flag| (flag.to_owned(), None));
     let mut data: Vec<_> = flags.chain(options.data.iter().cloned()).collect();
-    // The superblock is read-only too, as a device may demand. Not where files are made first, nor that of control
-    // groups, which the host may come to share.
+    // The superblock is read-only too, as some devices demand. Exceptions: filesystems in which files are made first,
+    // and control groups, whose superblock the host may share later.
     if readonly && !["cgroup", "cgroup2"].contains(&&*mount.kind) {
         data.insert(0, ("ro".to_owned(), None));
     }
@@ -275,7 +275,7 @@ fn filesystem(
             .with_hint("a bind mount has \"bind\" or \"rbind\" among its options"));
     }
     if plan.attrs.set & attr::RDONLY != 0 && ["tmpfs", "ramfs"].contains(&&*mount.kind) {
-        // Empty: it is filled first.
+        // Empty, since it is filled first.
         plan.attrs.set &= !attr::RDONLY;
         plan.late_readonly = true;
     }
@@ -299,7 +299,7 @@ fn filesystem(
 pub mod testing {
     use super::*;
 
-    /// A bind mount of a directory of the host's.
+    /// A bind mount of a directory of the host.
     pub fn bind(source: &str) -> MountPlan {
         let mount =
             Mount { destination: "/x".into(), source: source.into(), options: vec!["bind".into()], ..Mount::default() };
@@ -361,7 +361,7 @@ mod tests {
             (&["bind", "dev"], 0, all),
             (&["bind", "nosuid", "nodev", "rprivate"], NOSUID | NODEV, all & !(NOSUID | NODEV)),
             (&["bind", "silent"], 0, all),
-            // Words that only take an access-time mode back leave access times as they are.
+            // Words that only undo an access-time mode leave access times as they are.
             (&["bind", "atime"], 0, all),
             (&["bind", "norelatime"], 0, all),
             (&["bind", "nostrictatime"], 0, all),

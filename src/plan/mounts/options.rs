@@ -1,9 +1,9 @@
-//! The options of a mount, one by one: mount(8) and the runtime-spec give them their meaning.
+//! The options of a mount, one by one, with their meaning by mount(8) and the runtime-spec.
 
 use super::{Attrs, Links, PropagationChange, attr};
 use crate::plan::idmap;
 
-/// What the options of one mount ask for.
+/// The meaning of one mount's options.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Options {
     pub(super) bind: Option<bool>,
@@ -12,7 +12,7 @@ pub(super) struct Options {
     pub(super) set: u64,
     pub(super) cleared: u64,
     pub(super) atime: Atime,
-    /// Any option that counts as a mount flag was given: a bind mount then drops what is not named.
+    /// An option that counts as a mount flag was given. Then a bind mount drops the flags that are not named.
     pub(super) any_flag: bool,
     pub(super) superblock: Vec<&'static str>,
     pub(super) recursive: Attrs,
@@ -116,7 +116,7 @@ impl Options {
         true
     }
 
-    /// Flags of the superblock; a bind mount has none of its own, so there they have no effect.
+    /// Flags of the superblock. They have no effect on a bind mount, which has no superblock of its own.
     fn superblock(&mut self, word: &str) -> bool {
         let (name, set) = match word {
             "sync" => ("sync", true),
@@ -168,7 +168,7 @@ impl Options {
             self.recursive.set &= !bits;
             self.recursive.clear |= bits;
         }
-        // mount_setattr(2): the access-time field is an enumeration; to change it, all of it must be cleared.
+        // mount_setattr(2): the access-time field is an enumeration. To change it, the whole field must be cleared.
         if bits & !attr::ATIME == 0 {
             self.recursive.clear |= attr::ATIME;
         }
@@ -177,7 +177,7 @@ impl Options {
 
     fn special(&mut self, word: &str) -> bool {
         match word {
-            // A later `bind` does not take back an earlier `rbind`: both set a flag.
+            // A later `bind` does not undo an earlier `rbind`, since both set a flag.
             "bind" => self.bind = Some(self.bind.unwrap_or(false)),
             "rbind" => self.bind = Some(true),
             "remount" => self.remount = true,
@@ -198,8 +198,8 @@ impl Options {
         true
     }
 
-    /// Parameters for the filesystem. One string may hold several; a comma within double quotes (SELinux
-    /// categories) or after a backslash (overlayfs paths) does not part them.
+    /// Parameters for the filesystem. One string may hold several. A comma within double quotes (SELinux categories) or
+    /// after a backslash (overlayfs paths) does not separate them.
     fn data(&mut self, option: &str) {
         for part in split_data(option) {
             let (key, value) = match part.split_once('=') {

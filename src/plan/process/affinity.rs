@@ -56,12 +56,12 @@ fn number(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Where `exec` runs.
+/// The CPUs on which `exec` runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Affinity {
-    /// Until it is in the container's cgroup, whose cpuset need not have these CPUs.
+    /// Until the process is in the container's cgroup, whose cpuset may lack these CPUs.
     pub initial: Option<CpuMask>,
-    /// After.
+    /// After that.
     pub last: Option<CpuMask>,
 }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::spec;
 
-/// With their numbers, ascending and without `CAP_`, as rustix has them from the kernel's headers.
+/// With their numbers, ascending, and without `CAP_`. rustix has them from the kernel's headers.
 fn known() -> impl Iterator<Item = (&'static str, u8)> {
     CapabilitySet::all().iter_names().map(|(name, set)| (name, set.bits().trailing_zeros() as u8))
 }
@@ -36,7 +36,7 @@ impl Capability {
         known().find(|(_, number)| *number == self.0).map(|(name, _)| name)
     }
 
-    /// Those in `mask`, ascending.
+    /// The capabilities in `mask`, ascending.
     pub fn in_mask(mask: u64) -> impl Iterator<Item = Self> {
         (0..64).map(Self).filter(move |cap| mask & cap.bit() != 0)
     }
@@ -51,8 +51,8 @@ impl std::fmt::Display for Capability {
     }
 }
 
-/// One bit for each capability. A config without `capabilities` has five empty sets, as one without any of the five
-/// has that set empty: nothing is granted that was not asked for.
+/// One bit for each capability. Without `capabilities` all five sets are empty, and without one of the five that set is
+/// empty: nothing is granted that was not asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capabilities {
     pub bounding: u64,
@@ -66,7 +66,7 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// Whether the process, or what it executes, can come to have it.
+    /// Whether the process, or a program that it executes, can get the capability.
     pub fn may_have(&self, capability: Capability) -> bool {
         (self.bounding | self.permitted | self.inheritable) & capability.bit() != 0
     }
@@ -94,7 +94,7 @@ impl Capabilities {
         sets
     }
 
-    /// Takes away what cannot be granted, either by what the caller has or by the kernel's rules.
+    /// Removes the capabilities that the caller lacks, or that the kernel's rules forbid.
     pub fn restrict(&mut self, permitted: u64, bounding: u64, warnings: &mut Vec<String>) {
         let ungranted = Capability::in_mask(self.permitted & !permitted).map(|cap| cap.to_string());
         let ungranted = ungranted.collect::<Vec<_>>();

@@ -6,7 +6,7 @@ use super::CpuMask;
 use crate::error::{Error, Result};
 use crate::spec;
 
-/// By number (`<linux/mempolicy.h>`), with how many nodes it takes.
+/// By number (`<linux/mempolicy.h>`), with the number of nodes that it takes.
 const MODES: [(&str, Nodes); 7] = [
     ("MPOL_DEFAULT", Nodes::None),
     ("MPOL_PREFERRED", Nodes::Any),

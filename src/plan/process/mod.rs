@@ -23,11 +23,11 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::spec;
 
-/// What of the host a process depends on.
+/// The facts about the host that a process depends on.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Facts<'a> {
-    /// The maps of the container's user namespace; empty where there is none, or where a namespace that is joined
-    /// has maps that only the kernel knows.
+    /// The maps of the container's user namespace. Empty if there is none, or if a joined namespace has maps that only
+    /// the kernel knows.
     pub uid_mappings: &'a [spec::IdMapping],
     pub gid_mappings: &'a [spec::IdMapping],
     /// AppArmor is enabled on the host.
@@ -38,7 +38,7 @@ pub struct Facts<'a> {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessPlan {
-    /// None only where the configuration has no process: then nothing is ever executed.
+    /// None only if the configuration has no process. Then nothing is ever executed.
     pub args: Vec<CString>,
     pub env: Env,
     /// Absolute.
@@ -52,7 +52,7 @@ pub struct ProcessPlan {
     pub io_priority: Option<IoPriority>,
     /// For `exec` only: "This setting is not applicable to the container's init process."
     pub exec_affinity: Option<Affinity>,
-    /// The execution domain, as personality(2) takes it.
+    /// The execution domain, for personality(2).
     pub personality: Option<u32>,
     pub memory_policy: Option<MemoryPolicy>,
     pub apparmor_profile: Option<String>,
@@ -62,8 +62,8 @@ pub struct ProcessPlan {
     pub console_size: Option<(u16, u16)>,
 }
 
-/// `process`, read by `exec --process`, with what it leaves unsaid taken from the container's own, as runc does it.
-/// Its identity, environment and directory, and whether it may gain privileges, are always its own.
+/// The `process` that `exec --process` reads. Missing fields are taken from the container's own process, as runc does.
+/// Identity, environment, directory, and whether it may gain privileges are always those of the document.
 pub fn inherit(process: &spec::Process, container: &spec::Process) -> spec::Process {
     let mut merged = process.clone();
     let or = |own: &str, other: &str| if own.is_empty() { other.to_owned() } else { own.to_owned() };
@@ -81,10 +81,10 @@ pub fn inherit(process: &spec::Process, container: &spec::Process) -> spec::Proc
     merged
 }
 
-/// Plans `process`, which is at `pointer` in its document: `/process` in `config.json`, nothing in the document that
-/// `exec --process` reads. `linux` is the container's, whichever process this is.
+/// Plans `process`, whose JSON pointer is `pointer`: `/process` in `config.json`, empty in the document that `exec
+/// --process` reads. `linux` is the container's in both cases.
 ///
-/// `warnings` takes what the spec asks to warn about where it forbids to fail.
+/// `warnings` gets what the specification forbids to fail for.
 pub fn plan(
     process: &spec::Process,
     pointer: &str,
@@ -115,7 +115,7 @@ pub fn plan(
     })
 }
 
-/// What the kernel would cut short at a NUL byte is refused.
+/// Refuses texts that the kernel would cut short at a NUL byte.
 fn c_string(text: &str, pointer: &str) -> Result<CString> {
     CString::new(text).map_err(|_| Error::config(pointer, format_args!("{text:?} contains a NUL byte")))
 }
@@ -145,7 +145,7 @@ fn oom_score_adj(adj: i32, pointer: &str) -> Result<i32> {
     Err(Error::config(pointer, format_args!("{adj} is not between -1000 and 1000")))
 }
 
-/// `linux.personality`; of its flags the spec says "at the current time there are no flag values supported".
+/// `linux.personality`. Of its flags the specification says "at the current time there are no flag values supported".
 fn personality(personality: &spec::Personality, warnings: &mut Vec<String>) -> Result<u32> {
     if !personality.flags.is_empty() {
         warnings.push(format!("ignoring unsupported personality flags: {}", personality.flags.join(", ")));
@@ -183,7 +183,7 @@ fn selinux_label(label: &str, pointer: &str, facts: &Facts) -> Result<Option<Str
     one_line(label, pointer).map(Some)
 }
 
-/// Both kinds of label go to the kernel as the line of a procfs file, AppArmor's as one of several commands.
+/// Both kinds of label are written to the kernel as a line of a procfs file; AppArmor's is one of several commands.
 fn one_line(label: &str, pointer: &str) -> Result<String> {
     if label.contains(['\0', '\n']) {
         return Err(Error::config(pointer, format_args!("{label:?} is not one line of text")));
@@ -191,7 +191,8 @@ fn one_line(label: &str, pointer: &str) -> Result<String> {
     Ok(label.to_owned())
 }
 
-/// "Runtimes MUST ignore `consoleSize` if `terminal` is `false` or unset." Without a height or width there is none.
+/// "Runtimes MUST ignore `consoleSize` if `terminal` is `false` or unset." If height or width is missing, there is no
+/// size.
 fn console_size(process: &spec::Process, pointer: &str) -> Result<Option<(u16, u16)>> {
     let Some(size) = process.console_size.filter(|size| process.terminal && size.height != 0 && size.width != 0) else {
         return Ok(None);
@@ -207,7 +208,7 @@ fn console_size(process: &spec::Process, pointer: &str) -> Result<Option<(u16, u
 pub mod testing {
     use super::*;
 
-    /// A process of root without capabilities.
+    /// A process that is root without capabilities.
     pub fn idle() -> ProcessPlan {
         let process = spec::Process { args: vec!["sh".into()], cwd: "/".into(), ..Default::default() };
         plan(&process, "/process", &spec::Linux::default(), &Facts::default(), &mut Vec::new()).unwrap()

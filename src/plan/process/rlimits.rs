@@ -46,7 +46,7 @@ const NAMES: [(&str, Resource); 16] = [
 ];
 
 impl Resource {
-    /// As prlimit(2) has it.
+    /// In the form of prlimit(2).
     pub fn kernel(self) -> rustix::process::Resource {
         use rustix::process::Resource as Kernel;
         match self {
@@ -83,7 +83,7 @@ pub struct Rlimit {
 }
 
 impl Rlimit {
-    /// As prlimit(2) has them: without a limit is `None`.
+    /// In the form of prlimit(2): `None` means no limit.
     pub fn values(&self) -> rustix::process::Rlimit {
         let value = |limit: u64| (limit != u64::MAX).then_some(limit);
         rustix::process::Rlimit { current: value(self.soft), maximum: value(self.hard) }

@@ -24,7 +24,7 @@ const FLAGS: [&str; 7] = [
     "SCHED_FLAG_UTIL_CLAMP_MAX",
 ];
 
-/// What sched_setattr(2) takes.
+/// The arguments of sched_setattr(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scheduler {
     pub policy: u32,
@@ -35,7 +35,7 @@ pub struct Scheduler {
     pub runtime: u64,
     pub deadline: u64,
     pub period: u64,
-    /// The container's cgroup may use some CPUs only: the kernel refuses SCHED_DEADLINE then.
+    /// The container's cgroup is limited to some CPUs, so that the kernel refuses SCHED_DEADLINE.
     pub cpus_limited: bool,
 }
 
@@ -112,7 +112,7 @@ fn check_deadline(policy: u32, s: &spec::Scheduler) -> Result<(), (&'static str,
     Ok(())
 }
 
-/// As ioprio_set(2) takes it: the class in the upper bits, the level in the lower thirteen.
+/// In the form of ioprio_set(2): the class in the upper bits, the level in the lower thirteen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IoPriority(pub i32);
 

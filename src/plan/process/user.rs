@@ -1,4 +1,4 @@
-//! Who the process is.
+//! The user, the groups and the umask of the process.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,8 +6,8 @@ use super::Facts;
 use crate::error::{Error, Result};
 use crate::spec::{self, IdMapping};
 
-/// "If unspecified, the umask should not be changed from the calling process'": engines call with any umask, down to
-/// none at all, and count on the usual one.
+/// "If unspecified, the umask should not be changed from the calling process'": engines call with any umask, even 0,
+/// and rely on the usual one.
 const DEFAULT_UMASK: u32 = 0o022;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,7 +16,7 @@ pub struct User {
     pub gid: u32,
     pub umask: u32,
     pub additional_gids: Vec<u32>,
-    /// The groups stay as they are, whatever `additional_gids` says.
+    /// The groups stay as they are, and `additional_gids` is ignored.
     pub keep_groups: bool,
 }
 
@@ -43,7 +43,7 @@ impl User {
 }
 
 fn check(id: u32, (name, mappings): (&str, &[IdMapping]), pointer: impl Fn() -> String) -> Result<()> {
-    // (uid_t)-1 tells setresuid(2) to leave an id as it is: root's.
+    // (uid_t)-1 makes setresuid(2) keep an id, which would be root's.
     if id == u32::MAX {
         return Err(Error::config(pointer(), format_args!("{id} is not a valid id")));
     }

@@ -1,11 +1,11 @@
-//! Limits that nothing stands behind any more: as with runc they are passed over, but not without a word.
+//! Limits that the kernel no longer has. As with runc they are ignored, with a warning.
 
 use crate::plan::hierarchy::Directory;
 use crate::spec::Resources;
 
 use super::pointer;
 
-/// A warning for each setting of `resources` that has no effect with the controllers where they are.
+/// A warning for each setting of `resources` that has no effect with these hierarchies.
 pub fn warnings(resources: &Resources, directories: &[Directory]) -> Vec<String> {
     let (memory, cpu) = (resources.memory.clone().unwrap_or_default(), resources.cpu.clone().unwrap_or_default());
     let (io, network) = (resources.block_io.clone().unwrap_or_default(), resources.network.clone().unwrap_or_default());
@@ -19,7 +19,7 @@ pub fn warnings(resources: &Resources, directories: &[Directory]) -> Vec<String>
         ("network/priorities", "", !network.priorities.is_empty()),
     ];
     let is_v2 = |controller: &str| match controller {
-        // The network has no controller in v2, so it is there that nothing is mounted of v1.
+        // v2 has no network controllers, so they are missing where v1 has none mounted.
         "" => !directories.is_empty() && directories.iter().all(|d| d.unified),
         name => directories.iter().any(|d| d.unified && d.has(name)),
     };

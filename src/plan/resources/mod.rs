@@ -1,8 +1,8 @@
 //! `linux.resources` as a list of writes to the files of the container's cgroup.
 //!
-//! The configuration speaks cgroup v1; where a controller is in the v2 hierarchy, its values are converted as the
-//! field agreed to (opencontainers/cgroups, crun). A controller that is asked for and missing is an error; an empty
-//! object asks for nothing.
+//! The configuration is written for cgroup v1. For a controller of the v2 hierarchy its values are converted as other
+//! runtimes do (opencontainers/cgroups, crun). A missing controller is an error if a setting needs it. An empty object
+//! needs none.
 
 mod ignored;
 mod update;
@@ -23,26 +23,26 @@ pub struct Write {
     pub directory: usize,
     pub file: String,
     pub value: String,
-    /// The JSON pointer of what asked for it.
+    /// The JSON pointer of the setting.
     pub field: String,
     pub missing: Missing,
-    /// Some values are refused (EINVAL) until another one in this list is written, and which one first depends on the
-    /// values that are there already: when refused it is written again after all the others.
+    /// The kernel may refuse the value (EINVAL) until another one in this list is written; which of the two comes first
+    /// depends on their present values. So a refused value is written again after all others.
     pub again: bool,
 }
 
-/// What it means that a file does not exist.
+/// The meaning of a missing file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Missing {
     #[default]
     Error,
-    /// The kernel has no such knob, and what was asked for is how it behaves without.
+    /// The kernel has no such file, and behaves as the setting asks without it.
     Ignore,
     /// Another file has the same meaning: its name and value.
     Instead(String, String),
 }
 
-/// Memory limits that `checkBeforeUpdate` wants refused while the cgroup uses as much: v2 would reclaim and kill.
+/// Memory limits that `checkBeforeUpdate` refuses while the cgroup uses as much. Otherwise v2 would reclaim and kill.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryCheck {
     pub directory: usize,
@@ -62,7 +62,7 @@ struct Writes<'a> {
     list: Vec<Write>,
 }
 
-/// The writes for `resources`, device rules aside, in the order in which they are to be made.
+/// The writes for `resources`, without device rules, in the order in which they are to be made.
 pub fn writes(resources: &Resources, directories: &[Directory]) -> Result<Vec<Write>> {
     let mut writes = Writes { directories, list: Vec::new() };
     if directories.iter().any(|d| !d.unified) && !resources.unified.is_empty() {
@@ -91,7 +91,7 @@ pub fn memory_check(resources: &Resources, directories: &[Directory]) -> Option<
 }
 
 impl Writes<'_> {
-    /// `field` is what asks for the controller.
+    /// `field` is the setting that needs the controller.
     fn find(&self, name: &str, field: &str) -> Result<Controller> {
         if let Some(v1) = self.directories.iter().position(|d| !d.unified && d.has(name)) {
             return Ok(Controller::V1(v1));
@@ -127,7 +127,7 @@ impl Writes<'_> {
         let controller = self.find("pids", "pids/limit")?;
         let value = match limit {
             ..0 => "max".to_owned(),
-            // As systemd has it, which cannot express 0; and with 0 no container could start anyway.
+            // As with systemd, which cannot express 0. With 0 no container could start anyway.
             0 => "1".to_owned(),
             _ => limit.to_string(),
         };
@@ -164,13 +164,13 @@ impl Writes<'_> {
 
     fn memory_v1(&mut self, controller: Controller, memory: &Memory, limit: i64, reservation: i64, swap: i64) {
         if limit != 0 {
-            // Refused while above the limit of memory and swap together, which comes next.
+            // The kernel refuses it while it exceeds the limit of memory and swap together, which is written next.
             self.push(controller, "memory/limit", "memory.limit_in_bytes", limit).again = true;
         }
         if swap != 0 {
             self.push(controller, "memory/swap", "memory.memsw.limit_in_bytes", swap).again = true;
         } else if limit == -1 {
-            // Unlimited memory implies unlimited swap, if swap is counted at all.
+            // Unlimited memory implies unlimited swap, if the kernel counts swap at all.
             self.push(controller, "memory/limit", "memory.memsw.limit_in_bytes", -1).missing = Missing::Ignore;
         }
         if reservation != 0 {
@@ -184,10 +184,10 @@ impl Writes<'_> {
         }
     }
 
-    /// v2 has neither a swappiness nor a switch for the OOM killer.
+    /// v2 has no swappiness and no switch for the OOM killer.
     fn memory_v2(&mut self, controller: Controller, limit: i64, reservation: i64, swap: i64) -> Result<()> {
         let refuse = |message: &str| Err(Error::config(pointer("memory/swap"), message));
-        // The configuration counts memory and swap together.
+        // In the configuration, `swap` is the sum of memory and swap.
         let swap_only = match (limit, swap) {
             (-1, 0) | (_, -1) => Some("max".to_owned()),
             (_, 0) => None,
@@ -237,7 +237,7 @@ impl Writes<'_> {
     fn cpu_v1(&mut self, controller: Controller, cpu: &Cpu) -> Result<()> {
         match cpu.shares.unwrap_or(0) {
             0 => {}
-            // The kernel clamps silently.
+            // The kernel adjusts a value out of range silently.
             1 => return Err(Error::config(pointer("cpu/shares"), "the minimum allowed cpu-shares is 2")),
             262_145.. => return Err(Error::config(pointer("cpu/shares"), "the maximum allowed cpu-shares is 262144")),
             shares => drop(self.push(controller, "cpu/shares", "cpu.shares", shares)),
@@ -265,7 +265,7 @@ impl Writes<'_> {
         Ok(())
     }
 
-    /// v2 has no share of real time.
+    /// v2 has no real-time share.
     fn cpu_v2(&mut self, controller: Controller, cpu: &Cpu) {
         if let Some(idle) = cpu.idle {
             self.push(controller, "cpu/idle", "cpu.idle", idle);
@@ -306,14 +306,14 @@ impl Writes<'_> {
             }
             let file = if matches!(controller, Controller::V1(_)) { "limit_in_bytes" } else { "max" };
             self.push(controller, &field, format!("hugetlb.{page_size}.{file}"), limit);
-            // Reservations (mmap) are counted apart from faults, where the kernel counts them.
+            // Some kernels count reservations (mmap) apart from faults.
             let reserved = self.push(controller, &field, format!("hugetlb.{page_size}.rsvd.{file}"), limit);
             reserved.missing = Missing::Ignore;
         }
         Ok(())
     }
 
-    /// v2 has no network controllers; what they did is left to eBPF, and the settings are not asked of it.
+    /// v2 has no network controllers. eBPF does their work there, and these settings are ignored.
     fn network(&mut self, network: Option<&Network>) -> Result<()> {
         let Some(network) = network else { return Ok(()) };
         if self.directories.iter().all(|d| d.unified) {
@@ -346,7 +346,7 @@ impl Writes<'_> {
         Ok(())
     }
 
-    /// Written last, so that they override what was converted.
+    /// Written last, so that these values override converted ones.
     fn unified(&mut self, resources: &Resources) -> Result<()> {
         for (file, value) in &resources.unified {
             let mut field = String::from("unified");
@@ -430,7 +430,7 @@ impl Writes<'_> {
             if let Some(weight) = device.weight.filter(|w| *w != 0) {
                 let value = format_args!("{}:{} {weight}", device.major, device.minor);
                 let write = self.push(controller, &format!("blockIO/weightDevice/{index}"), "io.bfq.weight", value);
-                // Only BFQ weighs by device; under another scheduler a weight is without effect.
+                // Only BFQ has weights by device. Under another scheduler a weight has no effect.
                 write.missing = Missing::Ignore;
             }
         }
@@ -445,7 +445,7 @@ impl Writes<'_> {
 
 type Throttle<'a> = (&'static str, &'a [ThrottleDevice], &'static str, &'static str);
 
-/// The field, its devices, v1's file below `blkio.throttle.`, v2's key in `io.max`.
+/// The field, its devices, the name of v1's file after `blkio.throttle.`, and v2's key in `io.max`.
 fn throttles(io: &BlockIo) -> [Throttle<'_>; 4] {
     [
         ("throttleReadBpsDevice", &io.throttle_read_bps_device, "read_bps_device", "rbps"),
@@ -468,8 +468,8 @@ fn first_block_io(io: &BlockIo) -> Option<String> {
     Some(format!("blockIO/{field}"))
 }
 
-/// What the core of cgroup v2 limits, and what it counts. Its other files do something to processes: by `cgroup.procs`
-/// any process of the host could be named, which would then end with the container.
+/// The limits of cgroup v2's core, and its statistics. The core's other files act on processes: with `cgroup.procs`,
+/// any process of the host could be named, and would end with the container.
 const CORE_LIMITS: [&str; 3] = ["cgroup.max.depth", "cgroup.max.descendants", "cgroup.pressure"];
 
 fn pointer(field: &str) -> String {
@@ -479,8 +479,8 @@ fn pointer(field: &str) -> String {
 /// The kernel's default `cpu.max` period (admin-guide/cgroup-v2.rst).
 const DEFAULT_CPU_PERIOD: u64 = 100_000;
 
-/// `cpu.weight` (1 to 10000, default 100) for `cpu.shares` (2 to 262144, default 1024): the quadratic curve in the
-/// logarithm that meets both ends and both defaults, as all runtimes agreed to.
+/// `cpu.weight` (1 to 10000, default 100) for `cpu.shares` (2 to 262144, default 1024): a curve, quadratic in the
+/// logarithm, through both ends and both defaults, as all runtimes have it.
 fn weight_of_shares(shares: u64) -> Option<u64> {
     match shares {
         0 => None,

@@ -27,8 +27,8 @@ fn resources(json: &str) -> Resources {
     crate::spec::parse(json.as_bytes()).unwrap()
 }
 
-/// `file=value`, then `?` where the file may be missing, `|` and what stands in for it, `~` where it is written
-/// again.
+/// `file=value`. `?` follows if the file may be missing, `|` and its replacement if there is one, and `~` if it is
+/// written again.
 fn lines(json: &str, directories: &[Directory]) -> Result<String> {
     let line = |write: &Write| {
         let missing = match &write.missing {
@@ -43,7 +43,7 @@ fn lines(json: &str, directories: &[Directory]) -> Result<String> {
 
 #[test]
 fn conversions() {
-    // What is asked, what v1 writes, what v2 writes.
+    // The setting, v1's writes, v2's writes.
     for (asked, on_v1, on_v2) in [
         (r#"{"pids":{"limit":9}}"#, "pids.max=9", "pids.max=9"),
         (r#"{"pids":{"limit":0}}"#, "pids.max=1", "pids.max=1"),

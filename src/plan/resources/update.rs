@@ -1,5 +1,5 @@
-//! Limits changed while the container runs: only what is named is written, completed where cgroup v2 has one file for
-//! two settings.
+//! Changing limits while the container runs: only named settings are written. If cgroup v2 has one file for two
+//! settings, the other half is completed.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::plan::hierarchy::Directory;
 use crate::spec::{Memory, Resources};
 
-/// In the words of the configuration: `swap` is memory and swap together, -1 is unlimited, 0 is not set.
+/// In the terms of the configuration: `swap` is the sum of memory and swap, -1 means unlimited, 0 means not set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryLimits {
     pub limit: i64,
@@ -21,7 +21,7 @@ impl MemoryLimits {
         Self { limit: get(|m| m.limit), swap: get(|m| m.swap) }
     }
 
-    /// With what `asked` names. An unlimited memory leaves no limit that an earlier one of both could be.
+    /// With the settings of `asked`. Unlimited memory also removes an earlier limit of the sum.
     fn updated(self, asked: Self) -> Self {
         let keep = |asked: i64, old: i64| if asked == 0 { old } else { asked };
         let swap = if asked.limit == -1 { asked.swap } else { keep(asked.swap, self.swap) };
@@ -33,13 +33,13 @@ impl MemoryLimits {
 pub struct Update {
     pub writes: Vec<Write>,
     pub memory_check: Option<MemoryCheck>,
-    /// What is in force afterwards.
+    /// The limits in force afterwards.
     pub memory: MemoryLimits,
 }
 
-/// `memory` is in force now; `cpu_max` is what the file of this name says, where there is one.
+/// `memory` holds the limits in force now; `cpu_max` is the content of that file, if it exists.
 ///
-/// Device rules stay as they are, as in all runtimes: agents that hand devices to containers changed them.
+/// Device rules are kept, as in all runtimes: agents that give devices to containers have changed them.
 pub fn update(
     asked: &Resources,
     memory: MemoryLimits,
@@ -54,7 +54,7 @@ pub fn update(
         !v1 && directories.iter().any(|d| d.unified && d.has(controller))
     };
     if let Some(asked) = resources.memory.as_mut().filter(|_| named != MemoryLimits::default() && unified("memory")) {
-        // v2 limits swap alone: one half changes what the other is converted to.
+        // v2 limits swap alone, so the converted value of one half depends on the other.
         (asked.limit, asked.swap) = (Some(memory.limit), Some(memory.swap));
     }
     if let Some(cpu) = resources.cpu.as_mut().filter(|_| unified("cpu")) {

@@ -1,10 +1,10 @@
-//! The architectures of the runtime-spec, what tells them apart in a filter, and their system calls.
+//! The architectures of the runtime-spec, how a filter recognizes them, and their system calls.
 
 use std::cmp::Ordering;
 
 use super::tables::{ABSENT, COUNT, Column, IPC, NAMES, NUMBERS, SOCKETCALL, STARTS, THROUGH};
 
-/// Calls that an x32 process makes carry this bit in their number.
+/// Calls of an x32 process have this bit set in their number.
 pub const X32_BIT: u32 = 0x4000_0000;
 
 /// An architecture (each sub-architecture is separate), as `linux.seccomp.architectures` names it.
@@ -19,8 +19,8 @@ pub struct Arch {
     base: u32,
     pub word: Word,
     pub endian: Endian,
-    /// The architecture has socketcall(2) and ipc(2), and libseccomp makes a rule for one of their calls one for
-    /// them too. (PA-RISC has neither.)
+    /// The architecture has socketcall(2) and ipc(2), and libseccomp turns a rule for one of their calls into one for
+    /// them as well. (PA-RISC has neither.)
     pub multiplexed: bool,
 }
 
@@ -97,7 +97,7 @@ impl Arch {
         ARCHES.iter().find(|arch| arch.name == name)
     }
 
-    /// The one that this program is built for.
+    /// The architecture that this program is built for.
     pub fn native() -> Option<&'static Arch> {
         let big = cfg!(target_endian = "big");
         Self::by_name(match std::env::consts::ARCH {
@@ -137,7 +137,7 @@ impl Arch {
         matches!(self.column, Column::S390 | Column::S390x)
     }
 
-    /// The call's number, if the architecture has the call.
+    /// The call's number, if the architecture has that call.
     pub fn number(&self, syscall: Syscall) -> Option<u32> {
         match NUMBERS[usize::from(syscall.0)][self.column as usize] {
             ABSENT => None,
@@ -166,7 +166,7 @@ impl Syscall {
         Self::by_name_after(None, name)
     }
 
-    /// Fast where `name` follows closely on `last` in alphabetical order, as it does in engines' profiles.
+    /// Fast if `name` follows soon after `last` in alphabetical order, as in engines' profiles.
     pub fn by_name_after(last: Option<Self>, name: &str) -> Option<Self> {
         let next = last.map_or(0, |last| last.index() + 1);
         let (mut low, mut high) = (0, COUNT);

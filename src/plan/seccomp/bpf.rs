@@ -1,4 +1,4 @@
-//! Classic BPF, written from its end to its beginning: all jumps go forward, so their distances are then known.
+//! Classic BPF, written from its end to its beginning: all jumps go forward, so their distances are known then.
 
 /// `struct sock_filter` of <linux/filter.h>.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,24 +22,24 @@ pub const JUMP_GE: u16 = 0x35;
 /// `ret #k`
 pub const RETURN: u16 = 0x06;
 
-/// The farthest that a conditional jump reaches.
+/// The longest distance of a conditional jump.
 const REACH: usize = u8::MAX as usize;
 
 /// Where a jump goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Label {
-    /// Ends the program with this value; there are as many such instructions as jumps need to reach one.
+    /// Ends the program with this value. There are as many such instructions as jumps need to reach one.
     Return(u32),
-    /// The instruction with so many behind it.
+    /// The instruction that is followed by this many others.
     At(usize),
 }
 
-/// A program in the making; what is emitted comes to stand before all that was emitted earlier.
+/// A program being written. Each new instruction comes before all earlier ones.
 #[derive(Default)]
 pub struct Assembler {
     /// Last instruction first.
     reversed: Vec<Instruction>,
-    /// For each value, the place of the `ret` emitted last.
+    /// For each value, the position of the `ret` that was written last.
     returns: Vec<(u32, usize)>,
 }
 
@@ -48,7 +48,7 @@ impl Assembler {
         Self { reversed: Vec::with_capacity(instructions), returns: Vec::new() }
     }
 
-    /// `ld` or `and` for the use of what is at `next`.
+    /// `ld` or `and`, for the instructions at `next`.
     pub fn step(&mut self, code: u16, k: u32, next: Label) -> Label {
         let place = self.reach(next, 0);
         debug_assert_eq!(place + 1, self.reversed.len());
@@ -88,7 +88,7 @@ impl Assembler {
         Label::At(self.reversed.len() - 1)
     }
 
-    /// A place at most `reach` away from the next instruction that does what `label` does.
+    /// A position at most `reach` away from the next instruction that does the same as `label`.
     fn reach(&mut self, label: Label, reach: usize) -> usize {
         let next = self.reversed.len();
         let near = |place: &usize| next - place - 1 <= reach;

@@ -13,20 +13,20 @@ const ARGUMENTS: u32 = 16;
 
 const ENOSYS: Target = Target::Return(ERRNO | libc::ENOSYS as u32);
 
-/// On s390 the kernel turns a number of more than eight bits into this one when it does not know the call (the number
-/// then still stands in a register): what was setup(2).
+/// If s390's kernel does not know a call whose number has more than eight bits, it replaces the number by this one,
+/// that of the former setup(2). The original number is still in a register.
 const S390_UNKNOWN: u32 = 0;
 
 /// One architecture's part of the profile.
 pub struct Section {
     pub arch: &'static Arch,
-    /// One for each [`Syscall`], be it on this architecture or not.
+    /// One for each [`Syscall`], whether this architecture has it or not.
     pub verdicts: Vec<Verdict>,
-    /// The highest number that the profile names, be it only to give it the default action.
+    /// The highest number that the profile names, even if only to give it the default action.
     pub newest: Option<u32>,
 }
 
-/// What a range of numbers leads to.
+/// The verdict for a range of numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Target {
     Return(u32),
@@ -36,13 +36,13 @@ enum Target {
 
 /// All call numbers.
 struct Ranges<'a> {
-    /// Each by its first number; it ends where the next begins, the last at the top.
+    /// Each range by its first number. It ends where the next begins, and the last one at the highest number.
     ranges: Vec<(u32, Target)>,
     conditional: Vec<(&'a Arch, &'a [Rule])>,
     default: u32,
 }
 
-/// `sections` holds each architecture once. `enosys`: a number beyond [`Section::newest`] is no call yet (see
+/// `sections` contains each architecture once. `enosys`: a number above [`Section::newest`] is not a call yet (see
 /// [`super::compile`]).
 pub fn program(sections: &[Section], default: u32, enosys: bool) -> Vec<Instruction> {
     let mut assembler = Assembler::with_capacity(1024);
@@ -52,7 +52,7 @@ pub fn program(sections: &[Section], default: u32, enosys: bool) -> Vec<Instruct
         if sections[..at].iter().any(|earlier| earlier.arch.audit == audit) {
             continue;
         }
-        // x32 is told from x86-64 by the number alone.
+        // Only the number distinguishes x32 from x86-64.
         let pair = sections[at..].iter().filter(|other| other.arch.audit == audit);
         let ranges = Ranges::of(&pair.collect::<Vec<_>>(), default, enosys);
         let search = ranges.search(&mut assembler, &ranges.ranges);
@@ -105,8 +105,8 @@ impl<'a> Ranges<'a> {
         }
     }
 
-    /// The calls of x32, or of x86-64, count as a foreign architecture's where only the other is wanted; but for -1,
-    /// which a tracer sets to skip a call.
+    /// If only x86-64 or only x32 is wanted, the other's calls count as those of a foreign architecture. The exception
+    /// is -1, which a tracer sets to skip a call.
     fn refuse_other_x86(&mut self, sections: &[&Section]) {
         let foreign = Target::Return(KILL_THREAD);
         match sections {
@@ -119,7 +119,7 @@ impl<'a> Ranges<'a> {
     fn mark_unknown(&mut self, section: &Section) {
         let Some(newest) = section.newest else { return };
         if section.arch.is_x86_64() || section.arch.is_x32() {
-            // Whether a call is x32's shows in one bit, whatever the bits above it.
+            // One bit shows whether a call is x32's, whatever the bits above it are.
             let top = X32_BIT << 1;
             let first = if section.arch.is_x32() { X32_BIT } else { 0 };
             let last = first + (X32_BIT - 1);
@@ -158,7 +158,7 @@ impl<'a> Ranges<'a> {
                 let (arch, rules) = self.conditional[at as usize];
                 first_match(assembler, arch, rules, self.default)
             }
-            // One number within a range.
+            // One number inside a range.
             [(_, around), (number, target), (end, after)] if around == after && number + 1 == end => {
                 let outside = self.search(assembler, &ranges[..1]);
                 let inside = self.search(assembler, &[(number, target)]);
@@ -195,7 +195,7 @@ fn first_match(assembler: &mut Assembler, arch: &Arch, rules: &[Rule], default: 
     next
 }
 
-/// Both rules want the same argument to be equal to something, with the same upper half, and have the same action.
+/// Both rules require the same argument to equal a value, with the same upper half, and have the same action.
 fn is_choice(rule: &Rule, other: &Rule) -> bool {
     match (&rule.conditions[..], &other.conditions[..]) {
         ([a], [b]) => {
@@ -208,7 +208,7 @@ fn is_choice(rule: &Rule, other: &Rule) -> bool {
     }
 }
 
-/// Rules of which any two are [`is_choice`].
+/// Rules of which every two are [`is_choice`].
 fn one_of(assembler: &mut Assembler, arch: &Arch, choices: &[Rule], then: Label, otherwise: Label) -> Label {
     let halves = Halves::of(arch, &choices[0].conditions[0]);
     let mut label = otherwise;
@@ -223,10 +223,10 @@ fn one_of(assembler: &mut Assembler, arch: &Arch, choices: &[Rule], then: Label,
     label
 }
 
-/// Where the halves of an argument lie.
+/// The offsets of an argument's halves.
 struct Halves {
     lower: u32,
-    /// None where registers have 32 bits.
+    /// None if registers have 32 bits.
     upper: Option<u32>,
 }
 
@@ -272,7 +272,7 @@ fn equal(assembler: &mut Assembler, halves: &Halves, condition: &Condition, then
     }
 }
 
-/// `jump` says whether the value itself counts as above.
+/// `jump` decides whether the value itself counts as above.
 fn above(assembler: &mut Assembler, halves: &Halves, value: u64, jump: u16, then: Label, otherwise: Label) -> Label {
     let label = assembler.branch(jump, value as u32, then, otherwise);
     let label = assembler.step(LOAD, halves.lower, label);

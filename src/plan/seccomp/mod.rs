@@ -1,8 +1,8 @@
 //! `linux.seccomp` becomes a filter for seccomp(2) (runtime-spec, config-linux.md#seccomp).
 //!
-//! The profile's language is libseccomp's, and engines test their profiles with runc, so the filter decides as the
-//! one that runc loads with libseccomp's help, for every architecture, call and argument ([`rules`] has the one
-//! exception). It is not the same program: a binary search over ranges of numbers in place of comparisons one by one.
+//! The language of profiles is libseccomp's, and engines test their profiles with runc. So the filter decides as the
+//! one that runc loads by libseccomp does, for every architecture, call and argument ([`rules`] has the one exception).
+//! But it is another program: a binary search over ranges of numbers, not one comparison after the other.
 
 mod arch;
 mod bpf;
@@ -29,7 +29,7 @@ pub const MAX_INSTRUCTIONS: usize = 4096;
 /// The size of a `struct sock_filter`.
 pub const INSTRUCTION: usize = 8;
 
-/// Values of a filter's `ret`, of <linux/seccomp.h>; the lower half of some is data.
+/// Return values of a filter (<linux/seccomp.h>). The lower half of some is data.
 const KILL_PROCESS: u32 = 0x8000_0000;
 const KILL_THREAD: u32 = 0;
 const TRAP: u32 = 0x0003_0000;
@@ -39,7 +39,7 @@ const TRACE: u32 = 0x7ff0_0000;
 const LOG: u32 = 0x7ffc_0000;
 const ALLOW: u32 = 0x7fff_0000;
 
-/// The kernel's MAX_ERRNO: it would silently lower a greater one to this.
+/// The kernel's MAX_ERRNO. The kernel would silently lower a greater one to this.
 const MAX_ERRNO: u32 = 4095;
 
 /// The actions that profiles may name, in alphabetical order, and their values.
@@ -63,8 +63,8 @@ const FLAG_NEW_LISTENER: u32 = 1 << 3;
 const FLAG_SPEC_ALLOW: u32 = 1 << 2;
 const FLAG_WAIT_KILLABLE_RECV: u32 = 1 << 5;
 
-/// The flags that profiles may name and their SECCOMP_FILTER_FLAG_* bits. TSYNC is known but sets none: init has one
-/// thread when it loads the filter.
+/// The flags that profiles may name, and their SECCOMP_FILTER_FLAG_* bits. TSYNC is known but sets none, since init has
+/// only one thread when it loads the filter.
 pub const FLAGS: [(&str, u32); 4] = [
     ("SECCOMP_FILTER_FLAG_TSYNC", 0),
     ("SECCOMP_FILTER_FLAG_SPEC_ALLOW", FLAG_SPEC_ALLOW),
@@ -77,19 +77,19 @@ pub fn architectures() -> impl Iterator<Item = String> {
     arch::ARCHES.iter().map(Arch::name)
 }
 
-/// What init hands to seccomp(2) (SECCOMP_SET_MODE_FILTER).
+/// The arguments of seccomp(2) (SECCOMP_SET_MODE_FILTER).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Filter {
     pub program: Program,
     /// SECCOMP_FILTER_FLAG_*
     pub flags: u32,
-    /// Some call ends its caller, or waits for an agent's word: under such a filter do only what must be done.
+    /// Some call ends its caller, or waits for an agent's answer. Under such a filter only necessary calls may be made.
     pub lethal: bool,
-    /// Set exactly if seccomp(2) will return a descriptor (SECCOMP_FILTER_FLAG_NEW_LISTENER is in `flags`).
+    /// Set if and only if seccomp(2) will return a descriptor (SECCOMP_FILTER_FLAG_NEW_LISTENER is in `flags`).
     pub listener: Option<Listener>,
 }
 
-/// Who is to get the descriptor on which the kernel asks about calls.
+/// The agent that gets the descriptor on which the kernel asks about calls.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listener {
     /// A Unix stream socket on the host.
@@ -106,7 +106,7 @@ impl Program {
         &self.0
     }
 
-    /// How many instructions there are: at most 4096.
+    /// The number of instructions, at most 4096.
     pub fn instructions(&self) -> usize {
         self.0.len() / INSTRUCTION
     }
@@ -155,13 +155,13 @@ impl<'de> Deserialize<'de> for Program {
     }
 }
 
-/// The filter for this machine; None where the profile is there but says nothing at all.
+/// The filter for this machine. None if the profile exists but has no rule at all.
 pub fn compile(seccomp: &spec::Seccomp) -> Result<Option<Filter>> {
     let native = Arch::native().ok_or_else(|| Error::config(ROOT, "not supported on this architecture"))?;
     compile_for(native, seccomp)
 }
 
-/// The filter for a machine of architecture `native`. Whatever the profile lists, that one is filtered too.
+/// The filter for a machine of architecture `native`. That architecture is filtered too, whatever the profile lists.
 pub fn compile_for(native: &'static Arch, seccomp: &spec::Seccomp) -> Result<Option<Filter>> {
     if seccomp.default_action.is_empty() && seccomp.syscalls.is_empty() {
         return Ok(None);
@@ -179,8 +179,8 @@ pub fn compile_for(native: &'static Arch, seccomp: &spec::Seccomp) -> Result<Opt
     let listener = listener(seccomp, notify)?;
     let sections = arches.iter().map(|arch| section(arch, &entries)).collect::<Result<Vec<_>>>()?;
 
-    // As runc does: a call that is newer than all that the profile names was unknown to its author, and programs take
-    // ENOSYS for the sign to try the older call, EPERM (or death) not. A default that lets calls through stands.
+    // As runc does: the author of the profile did not know a call that is newer than all calls in it. Programs take
+    // ENOSYS as the sign to try an older call, but not EPERM (or death). A default that allows calls stays as it is.
     let enosys = !matches!(default & !0xffff, ALLOW | LOG | TRACE);
     let program = emit::program(&sections, default, enosys);
     if program.len() > MAX_INSTRUCTIONS {
@@ -191,13 +191,13 @@ pub fn compile_for(native: &'static Arch, seccomp: &spec::Seccomp) -> Result<Opt
     Ok(Some(Filter { program: Program::new(&program), flags, lethal, listener }))
 }
 
-/// A filter from elsewhere, with the flags of the profile that it replaces. Its effect is unknown.
+/// A filter from an annotation, with the flags of the profile that it replaces. Its effect is unknown.
 pub fn ready_made(program: Vec<u8>, seccomp: Option<&spec::Seccomp>) -> Result<Filter> {
     let flags = seccomp.map_or(Ok(0), |seccomp| flags(seccomp, false))?;
     Ok(Filter { program: Program(program), flags, lethal: true, listener: None })
 }
 
-/// Whether some call waits for an agent's word.
+/// Whether some call waits for an agent's answer.
 pub fn notifies(seccomp: &spec::Seccomp) -> bool {
     seccomp.syscalls.iter().any(|entry| entry.action == "SCMP_ACT_NOTIFY" && !entry.names.is_empty())
 }
@@ -229,7 +229,7 @@ fn default_action(seccomp: &spec::Seccomp) -> Result<u32> {
     }
 }
 
-/// `fields` are the pointers of the action and of its errno.
+/// `fields` are the JSON pointers of the action and of its errno.
 fn action(name: &str, errno: Option<u32>, fields: (&str, &str)) -> Result<u32> {
     let Some((_, action)) = ACTIONS.iter().find(|(known, _)| *known == name) else {
         return Err(Error::config(fields.0, format_args!("{name:?} is not a valid action for seccomp")));
@@ -246,7 +246,7 @@ fn action(name: &str, errno: Option<u32>, fields: (&str, &str)) -> Result<u32> {
     }
 }
 
-/// The native one first.
+/// The native architecture comes first.
 fn arches(native: &'static Arch, names: &[String]) -> Result<Vec<&'static Arch>> {
     let mut arches = vec![native];
     for (at, name) in names.iter().enumerate() {
@@ -291,14 +291,14 @@ fn listener(seccomp: &spec::Seccomp, notify: bool) -> Result<Option<Listener>> {
     }
 }
 
-/// One entry of `syscalls`, valid.
+/// A valid entry of `syscalls`.
 struct Entry {
     at: usize,
-    /// None where it is the default action: nothing to be added then.
+    /// None if it is the default action. Then there is nothing to add.
     action: Option<u32>,
-    /// The calls that it names and that exist anywhere.
+    /// The calls that it names and that exist on some architecture.
     calls: Vec<Syscall>,
-    /// Each for a rule of its own.
+    /// Each one makes a rule of its own.
     conditions: Vec<Vec<Condition>>,
 }
 
@@ -319,7 +319,7 @@ impl Entry {
                 let message = "SCMP_ACT_NOTIFY cannot be used for the write syscall";
                 return Err(Error::config(pointer(&format!("names/{i}")), message));
             }
-            // Profiles name calls of all kernels, so one that is unknown here is no mistake.
+            // Profiles name calls of all kernels, so an unknown name is no error.
             calls.extend(Syscall::by_name_after(calls.last().copied(), name));
         }
         let conditions = entry
@@ -352,7 +352,7 @@ fn condition(arg: &spec::SyscallArg) -> Result<Condition, (&'static str, Cow<'st
     }
 }
 
-/// All conditions of an entry must hold, unless two are about the same argument: then, as in runc, any one will do.
+/// All conditions of an entry must hold. If two are about the same argument, one of them is enough, as in runc.
 fn alternatives(mut conditions: Vec<Condition>) -> Vec<Vec<Condition>> {
     let mut seen = [false; 6];
     let repeated = |condition: &Condition| std::mem::replace(&mut seen[usize::from(condition.argument)], true);
@@ -381,7 +381,7 @@ fn section(arch: &'static Arch, entries: &[Entry]) -> Result<Section> {
                 if let Some((multiplexer, number)) = through {
                     add(multiplexer, &multiplexed(conditions, number))?;
                 }
-                // Also where the call is missing, so that a contradiction does not show on some machines only.
+                // Also without the call, so that a contradiction does not show on some machines only.
                 add(syscall, conditions)?;
             }
         }
@@ -395,8 +395,8 @@ fn contradiction(found: Contradiction, syscall: Syscall, arch: &Arch) -> Error {
     Error::config(format_args!("{ROOT}/syscalls/{}", found.later), message)
 }
 
-/// The first argument of the multiplexer is the call; what an entry says of its own first argument is lost, which the
-/// kernel would have to fetch from memory.
+/// The first argument of the multiplexer is the call. A condition of the entry on its own first argument is lost,
+/// because the kernel would have to read that from memory.
 fn multiplexed(conditions: &[Condition], number: u32) -> Vec<Condition> {
     let call = Condition { argument: 0, op: Op::Eq, mask: u64::MAX, value: number.into() };
     let others = conditions.iter().filter(|condition| condition.argument != 0);

@@ -1,4 +1,4 @@
-//! What becomes of one system call when several rules of a profile name it, as libseccomp resolves it:
+//! The rules of a profile for one system call, combined as libseccomp does:
 //!
 //! - A rule without conditions covers every call. The first such rule stands and ends the matter: rules with
 //!   conditions, before it or after it, count no more.
@@ -27,7 +27,7 @@ pub enum Op {
     MaskedEq,
 }
 
-/// `argument & mask OP value`, unsigned; the mask is all ones but for [`Op::MaskedEq`].
+/// `argument & mask OP value`, unsigned. The mask is all ones except for [`Op::MaskedEq`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Condition {
     pub argument: u8,
@@ -41,11 +41,11 @@ pub struct Rule {
     /// At most one for each argument, ascending.
     pub conditions: Vec<Condition>,
     pub action: u32,
-    /// Which entry of `linux.seccomp.syscalls` asks for it.
+    /// The entry of `linux.seccomp.syscalls` that it comes from.
     pub entry: usize,
 }
 
-/// What happens to one system call.
+/// The decision about one system call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Verdict {
     #[default]
@@ -63,7 +63,7 @@ pub struct Contradiction {
 }
 
 impl Condition {
-    /// As an architecture with 32-bit arguments compares it: without the upper half.
+    /// As on an architecture with 32-bit arguments: without the upper half.
     fn narrowed(self, word: Word) -> Self {
         let width = match word {
             Word::Bits32 => u64::from(u32::MAX),
@@ -74,13 +74,13 @@ impl Condition {
 }
 
 impl Rule {
-    /// For one architecture: conditions that always hold there are gone.
+    /// For one architecture, without conditions that always hold there.
     pub fn for_arch(conditions: &[Condition], action: u32, entry: usize, arch: &Arch) -> Self {
         let narrowed = conditions.iter().map(|condition| condition.narrowed(arch.word));
         Self { conditions: narrowed.filter(|condition| condition.mask != 0).collect(), action, entry }
     }
 
-    /// Holds wherever the other does; it then comes first.
+    /// This rule holds whenever the other one does, and then it comes first.
     fn covers(&self, other: &Self) -> bool {
         self.conditions.iter().all(|condition| other.conditions.contains(condition))
     }
@@ -115,8 +115,8 @@ fn insert(rules: &mut Vec<Rule>, rule: Rule, word: Word) -> Result<(), Contradic
     Ok(())
 }
 
-/// Where libseccomp's order puts a rule: compared step by step, before the first rule that ranks lower, and within
-/// the rules that share its first steps if there are any.
+/// The rule's position in libseccomp's order. Rules are compared step by step: a rule goes before the first one that
+/// ranks lower, and among the rules that share its first steps, if there are any.
 fn position(rules: &[Rule], rule: &Rule, word: Word) -> usize {
     let (mut at, mut end, mut depth) = (0, rules.len(), 0);
     while at < end {

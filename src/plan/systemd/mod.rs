@@ -1,7 +1,7 @@
-//! The unit that systemd is asked to make for a container: its name, its place, its properties.
+//! The unit that systemd makes for a container: its name, its slice, its properties.
 //!
-//! systemd's properties say again what is written to the cgroup's files. Both are needed: it knows fewer settings
-//! than the kernel, and those that it knows it writes anew with its own values at each `systemctl daemon-reload`.
+//! systemd's properties repeat what is written to the cgroup's files. Both are needed: systemd knows fewer settings
+//! than the kernel, and at each `systemctl daemon-reload` it writes its own values of those that it knows.
 
 mod properties;
 pub mod text;
@@ -19,11 +19,11 @@ use value::Value;
 
 pub use properties::properties;
 
-/// A unit as the record of a container names it.
+/// A unit, as the record of a container names it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unit {
     pub name: String,
-    /// It is the user's service manager that has it.
+    /// The user's service manager has it.
     pub user: bool,
 }
 
@@ -31,7 +31,8 @@ pub struct Unit {
 pub struct Property {
     pub name: String,
     pub value: Value,
-    /// Younger than the oldest systemd that berth works with, and also written to the cgroup: may be done without.
+    /// It is newer than the oldest systemd that berth works with, and is also written to the cgroup, so it may be left
+    /// out.
     pub optional: bool,
 }
 
@@ -41,29 +42,29 @@ impl Property {
     }
 }
 
-/// All that is decided about a container's unit.
+/// Everything that is decided about a container's unit.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UnitPlan {
     pub unit: Unit,
-    /// But for the process, which does not exist yet.
+    /// Without the process, which does not exist yet.
     pub properties: Vec<Property>,
-    /// Below the unit's cgroup, which is then not the container's own.
+    /// Below the unit's cgroup, which is not the container's own then.
     pub subgroup: PathBuf,
 }
 
-/// Where `cgroupsPath` puts the unit.
+/// The slice and the name that `cgroupsPath` gives the unit.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct UnitPath {
     pub slice: String,
     /// `prefix-name.scope`
     pub scope: String,
-    /// Of the scope, below systemd's own cgroup.
+    /// The cgroup of the scope, below systemd's own cgroup.
     pub path: PathBuf,
 }
 
 const POINTER: &str = "/linux/cgroupsPath";
 
-/// `slice:prefix:name` (docs/systemd.md of runc), of which the slice may be empty, or nothing at all.
+/// `slice:prefix:name` (docs/systemd.md of runc), in which the slice may be empty; or an empty path.
 pub(super) fn unit_path(cgroups_path: &str, id: &str, user: bool) -> Result<UnitPath> {
     let parts: Vec<_> = cgroups_path.split(':').collect();
     let (slice, prefix, name) = match parts[..] {
@@ -105,7 +106,7 @@ fn check_unit_name(name: &str) -> Result<()> {
     Err(Error::config(POINTER, format_args!("invalid unit name {name:?}: it is {problem}")))
 }
 
-/// systemd.slice(5): a dash in the name of a slice separates it from the slice that it is in.
+/// systemd.slice(5): a dash in the name of a slice separates it from the name of its parent slice.
 fn expand_slice(slice: &str) -> Result<PathBuf> {
     let invalid = || {
         Error::config(POINTER, format_args!("invalid slice name: {slice}"))
@@ -134,7 +135,7 @@ pub(super) struct Facts<'a> {
     pub pure_v2: bool,
     pub annotations: &'a BTreeMap<String, String>,
     pub devices: &'a Rules,
-    /// What the limits are, from [`properties`].
+    /// The limits as properties, from [`properties`].
     pub limits: Vec<Property>,
 }
 
@@ -151,11 +152,11 @@ pub(super) fn plan(facts: Facts, warnings: &mut Vec<String>) -> Result<UnitPlan>
         flag("CPUAccounting", true),
         flag(block_accounting, true),
         flag("TasksAccounting", true),
-        // It would be stopped with the first units at shutdown, before what manages containers.
+        // Otherwise the unit would be stopped among the first at shutdown, before the engine.
         flag("DefaultDependencies", false),
     ];
     properties.extend(annotated(facts.annotations)?);
-    // A user's service manager has no say about devices.
+    // A user's service manager cannot control devices.
     if !facts.user {
         properties.extend(properties::devices(facts.devices, facts.pure_v2, warnings));
     }
@@ -164,14 +165,14 @@ pub(super) fn plan(facts: Facts, warnings: &mut Vec<String>) -> Result<UnitPlan>
     Ok(UnitPlan { unit, properties, subgroup: subgroup_of_unit(facts.annotations)? })
 }
 
-/// As with crun, but only where the annotation asks for it: a cgroup below the unit's is the container's.
+/// As with crun, but only if the annotation asks for it: the container has a cgroup below the unit's.
 pub(super) fn subgroup_of_unit(annotations: &BTreeMap<String, String>) -> Result<PathBuf> {
     subgroup(annotations, SUBGROUP).map(Option::unwrap_or_default)
 }
 
 const SUBGROUP: &str = "run.oci.systemd.subgroup";
 
-/// The path below a cgroup that an annotation names, if it does.
+/// The path below a cgroup that an annotation names, if there is one.
 pub(super) fn subgroup(annotations: &BTreeMap<String, String>, name: &str) -> Result<Option<PathBuf>> {
     let Some(path) = annotations.get(name).filter(|path| !path.is_empty()) else { return Ok(None) };
     let below = path::below(path)
@@ -185,8 +186,8 @@ fn annotation(name: &str) -> String {
     pointer
 }
 
-/// `org.systemd.property.NAME`: a property in the form of GVariant. What systemd's files call `NAMESec`, in seconds, it
-/// calls `NAMEUSec` on the bus.
+/// `org.systemd.property.NAME`: a property in the form of GVariant. A setting that is called `NAMESec` in systemd's
+/// files, in seconds, is called `NAMEUSec` on the bus.
 fn annotated(annotations: &BTreeMap<String, String>) -> Result<Vec<Property>> {
     const PREFIX: &str = "org.systemd.property.";
     let mut properties = Vec::new();

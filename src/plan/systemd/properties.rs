@@ -1,4 +1,4 @@
-//! systemd's words for what is written to the files of a cgroup (systemd.resource-control(5)).
+//! systemd's properties for the files of a cgroup (systemd.resource-control(5)).
 
 use super::Property;
 use super::value::Value;
@@ -7,17 +7,17 @@ use crate::plan::hierarchy::Directory;
 use crate::plan::process::CpuMask;
 use crate::plan::resources::{Missing, Write};
 
-/// What systemd calls infinity.
+/// systemd's value for infinity.
 const INFINITY: u64 = u64::MAX;
-/// The kernel's default, of v1 and v2 alike.
+/// The kernel's default in both v1 and v2.
 const DEFAULT_CPU_PERIOD: u64 = 100_000;
-/// systemd counts a quota in percent of a processor: in microseconds of each second.
+/// systemd counts a quota as percentage of a processor: in microseconds of each second.
 const PERCENT: u64 = 10_000;
 
-/// The properties that say the same as `writes`, as far as systemd knows the settings.
+/// The properties that correspond to `writes`, for the settings that systemd knows.
 ///
-/// The two must not differ. So a quota of processor time that is no whole percentage is rounded up in the write as
-/// well, and a weight is not written to a cgroup that is idle, for which systemd has no other word than a weight of 0.
+/// The two must not differ. So a quota of processor time is rounded up to a whole percentage in the write as well. And
+/// no weight is written to an idle cgroup, because systemd represents idleness as a weight of 0.
 pub fn properties(writes: &mut Vec<Write>, directories: &[Directory], warnings: &mut Vec<String>) -> Vec<Property> {
     if writes.iter().any(|w| w.file == "cpu.idle" && w.value.trim() == "1") && writes.iter().any(is_weight) {
         warnings.push("unable to apply both cpu.weight and cpu.idle to systemd, ignoring cpu.weight".to_owned());
@@ -28,7 +28,7 @@ pub fn properties(writes: &mut Vec<Write>, directories: &[Directory], warnings: 
     for write in &*writes {
         let unified = directories.get(write.directory).is_some_and(|d| d.unified);
         for property in if unified { of_v2(write) } else { of_v1(write, writes) } {
-            // The last word counts, as it does in the writes.
+            // The last value counts, as in the writes.
             properties.retain(|p| p.name != property.name);
             properties.push(property);
         }
@@ -60,7 +60,7 @@ fn of_v2(write: &Write) -> Vec<Property> {
             Missing::Instead(_, weight_) => return weight("IOWeight", weight_),
             _ => return Vec::new(),
         },
-        // Since systemd 253, and never after the start.
+        // Since systemd 253, and only at the start.
         "memory.oom.group" => match value {
             "0" => return vec![optional("OOMPolicy", Value::string("continue"))],
             "1" => return vec![optional("OOMPolicy", Value::string("kill"))],
@@ -112,7 +112,7 @@ fn tasks_max(value: &str) -> Vec<Property> {
     number(value).map(|n| Property::new("TasksMax", Value::U64(n.max(1)))).into_iter().collect()
 }
 
-/// A text that is not a list of numbers is left to the kernel to refuse.
+/// A text that is not a list of numbers is left for the kernel to refuse.
 fn mask(name: &str, list: &str) -> Vec<Property> {
     let Ok(mask) = CpuMask::parse(list) else { return Vec::new() };
     let words = mask.as_ref().map_or(&[][..], CpuMask::words);
@@ -121,7 +121,7 @@ fn mask(name: &str, list: &str) -> Vec<Property> {
     vec![Property::new(name, Value::Array("y".to_owned(), bytes.into_iter().map(Value::Byte).collect()))]
 }
 
-/// `max 100000`, `50000`: the quota, if there is one, and the period, if there is one.
+/// `max 100000`, `50000`: the quota and the period, where present.
 fn cpu_max(value: &str) -> Option<(Option<u64>, Option<u64>)> {
     let mut words = value.split_whitespace();
     let quota = match words.next()? {
@@ -137,13 +137,13 @@ fn quota_properties(quota: Option<u64>, period: Option<u64>) -> Vec<Property> {
     period.into_iter().chain([Property::new("CPUQuotaPerSecUSec", Value::U64(per_second))]).collect()
 }
 
-/// How much of each second, in whole percent.
+/// The share of each second, in whole percent.
 fn per_second(quota: u64, period: u64) -> u64 {
     let exact = u128::from(quota) * 1_000_000 / u128::from(period.max(1));
     u64::try_from(exact.next_multiple_of(PERCENT.into())).unwrap_or(INFINITY)
 }
 
-/// The quota that gives just that.
+/// The quota for exactly this percentage.
 fn rounded(quota: u64, period: u64) -> u64 {
     let exact = u128::from(quota) * 1_000_000 / u128::from(period.max(1));
     match per_second(quota, period) {
@@ -173,10 +173,11 @@ fn round_quotas(writes: &mut [Write]) {
     }
 }
 
-/// systemd allows only what it is told, by class, by class and major number, or by device; it knows no exceptions.
+/// systemd allows only devices that it is told, by class, by class and major number, or by device. It knows no
+/// exceptions.
 ///
-/// On v2 the container's own program says the rest, so that here more may be allowed than is meant. v1 has one list,
-/// which systemd may write anew at any time: there, what it cannot say is left out.
+/// On v2 the container's own program forbids the rest, so systemd may allow more than the rules do. v1 has only one
+/// list, which systemd may write again at any time, so rules that it cannot express are left out.
 pub(super) fn devices(rules: &Rules, pure_v2: bool, warnings: &mut Vec<String>) -> Vec<Property> {
     let exceptions = rules.exceptions();
     let unlimited = rules.default_allow && exceptions.as_ref().is_ok_and(Vec::is_empty);
@@ -217,7 +218,7 @@ fn with_policy(policy: &str, entries: Vec<(String, Access)>) -> Vec<Property> {
         |(path, access): (String, Access)| Value::Struct(vec![Value::String(path), Value::String(access.letters())]);
     let list = Value::Array(element.clone(), entries.into_iter().map(pair).collect());
     vec![
-        // An empty list takes away what the unit has; another is added to it.
+        // An empty list removes what the unit has. Another list is added to it.
         Property::new("DeviceAllow", Value::Array(element, Vec::new())),
         Property::new("DevicePolicy", Value::string(policy)),
         Property::new("DeviceAllow", list),
@@ -325,7 +326,7 @@ mod tests {
         }
     }
 
-    /// systemd takes a whole percentage, and what it is told is what the cgroup is to have.
+    /// systemd takes a whole percentage, and the cgroup must get the same quota.
     #[test]
     fn quotas_are_rounded_up() {
         for (quota, period, expected) in [
@@ -399,17 +400,17 @@ mod tests {
 
     #[test]
     fn what_systemd_cannot_say_about_devices() {
-        // A minor number of every major one.
+        // A minor number of all major numbers.
         let minor = r#"[{"allow":true,"type":"c","minor":7,"access":"r"}]"#;
         let (_, entries, warnings) = allowed(minor, true);
         assert!(entries.contains(&"char-* rm".to_owned()) && warnings == 0, "{entries:?}");
         let (_, entries, warnings) = allowed(minor, false);
         assert!(entries.contains(&"char-* m".to_owned()) && warnings == 1, "{entries:?}");
-        // All but some.
+        // All except some.
         let all_but = r#"[{"allow":true,"access":"rwm"},{"allow":false,"type":"b","major":8,"access":"rw"}]"#;
         assert_eq!(allowed(all_but, true), ("auto".to_owned(), vec![], 0));
         assert_eq!(allowed(all_but, false), ("strict".to_owned(), vec![], 1));
-        // A hole: v1's lines refuse it, v2's program has it.
+        // A hole: v1's lines refuse it, and v2's program contains it.
         let hole = r#"[{"allow":true,"type":"c","major":10,"access":"rw"},{"allow":false,"type":"c","major":10,"minor":5,"access":"rw"}]"#;
         let (_, entries, warnings) = allowed(hole, true);
         assert!(entries.contains(&"char-10 rw".to_owned()) && warnings == 0, "{entries:?}");

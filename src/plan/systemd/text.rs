@@ -1,14 +1,14 @@
-//! Values written as text: the form of GVariant ("GVariant Text Format"), which annotations have.
+//! Values as text, for annotations: the form of GVariant ("GVariant Text Format").
 //!
-//! A number without a decimal point is an int32 and one with it a double, unless a type stands before it (`uint64 5`,
-//! `@t 5`) or before an array around it (`@at [5]`). Maybe types, which D-Bus lacks, are not accepted.
+//! A number without a decimal point is an int32, and one with it a double, unless a type stands before it (`uint64 5`,
+//! `@t 5`) or before an array around it (`@at [5]`). Maybe types are not accepted, as D-Bus lacks them.
 
 use super::value::{Value, first_type};
 
-/// As deep as a value may be nested.
+/// The deepest nesting of a value.
 const MAX_DEPTH: usize = 32;
 
-/// The value that `text` writes, or what is wrong with it.
+/// The value of `text`, or what is wrong with it.
 pub fn parse(text: &str) -> Result<Value, String> {
     let mut parser = Parser { text, rest: text, depth: 0 };
     let node = parser.node()?;
@@ -19,7 +19,7 @@ pub fn parse(text: &str) -> Result<Value, String> {
     build(&node, &signature)
 }
 
-/// What is written, before its type is known.
+/// A parsed text whose type is not known yet.
 enum Node<'a> {
     Bool(bool),
     Number(&'a str),
@@ -158,7 +158,7 @@ impl<'a> Parser<'a> {
         Ok(list)
     }
 
-    /// What stands between quotation marks. Text knows escapes for characters, a byte string such for bytes.
+    /// The content of quotation marks. In text, escapes are for characters; in a byte string, for bytes.
     fn quoted(&mut self, bytes: bool) -> Result<Vec<u8>, String> {
         let mut chars = self.rest.chars();
         let quote = chars.next();
@@ -190,7 +190,7 @@ impl<'a> Parser<'a> {
                 c => c,
             };
             match u8::try_from(c) {
-                // A byte by its number is no character.
+                // A byte that is given by its number is no character.
                 Ok(byte) if bytes => out.push(byte),
                 _ => push(&mut out, c),
             }
@@ -216,7 +216,7 @@ fn text_of(bytes: Vec<u8>) -> Result<String, String> {
     }
 }
 
-/// As [`infer`], of what can be sent: a byte tells the length of a signature.
+/// As [`infer`], but only types that can be sent: the length of a signature is one byte.
 fn type_of(node: &Node) -> Result<Option<String>, String> {
     match infer(node) {
         Some(signature) if signature.len() > 255 => Err("its type is longer than D-Bus allows".to_owned()),
@@ -224,7 +224,8 @@ fn type_of(node: &Node) -> Result<Option<String>, String> {
     }
 }
 
-/// The type of what bears none. An array has that of its elements, of which any may name it.
+/// The type of a value without a given type. The type of an array is that of its elements, any of which may have a
+/// given one.
 fn infer(node: &Node) -> Option<String> {
     Some(match node {
         Node::Bool(_) => "b".to_owned(),
@@ -247,14 +248,14 @@ fn is_decimal(number: &str) -> bool {
     !number.contains("0x") && number.contains(['.', 'e', 'E'])
 }
 
-/// What elements of one type are: as one of them says, or double if one is.
+/// The type that all elements share: the given type of one of them, or double if one is a double.
 fn common<'a, 'b: 'a>(nodes: impl Iterator<Item = &'a Node<'b>> + Clone) -> Option<String> {
     let typed = nodes.clone().find(|node| matches!(node, Node::Typed(..)));
     let decimal = nodes.clone().find(|node| matches!(node, Node::Number(text) if is_decimal(text)));
     typed.or(decimal).map_or_else(|| nodes.clone().find_map(infer), infer)
 }
 
-/// The value of a type that `node` writes.
+/// The value of `node` as a given type.
 fn build(node: &Node, signature: &str) -> Result<Value, String> {
     let mismatch = |what: &str| Err(format!("{what} is not of the D-Bus type {signature:?}"));
     match (node, signature.as_bytes()) {

@@ -1,4 +1,4 @@
-//! Values of D-Bus types (D-Bus specification, "Type System"), as systemd's properties have them.
+//! Values of D-Bus types (D-Bus specification, "Type System"), for systemd's properties.
 
 use crate::error::Error;
 
@@ -16,7 +16,7 @@ pub enum Value {
     String(String),
     ObjectPath(String),
     Signature(String),
-    /// The signature of one element, which an empty array has as well, and the elements.
+    /// The signature of one element, which even an empty array has, and the elements.
     Array(String, Vec<Value>),
     Struct(Vec<Value>),
     /// An element of an array that is a dictionary.

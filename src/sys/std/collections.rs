@@ -1,6 +1,6 @@
 pub use allocated::collections::*;
 
-/// Sorted, for want of a source of randomness: nothing depends on an order that nobody promises.
+/// Sorted, as there is no source of randomness here. No code depends on the order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HashSet<T>(BTreeSet<T>);
 

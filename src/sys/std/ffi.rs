@@ -7,7 +7,7 @@ use allocated::borrow::{Cow, ToOwned};
 use allocated::string::String;
 use allocated::vec::Vec;
 
-/// Bytes that are most often text.
+/// Bytes that usually are text.
 #[derive(PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct OsStr([u8]);

@@ -1,4 +1,4 @@
-//! What `core` cannot do with floating point. Only the runtime does it, so that it is compiled here but not linked.
+//! Floating-point functions that `core` lacks. Only the runtime calls them, so they are compiled here but not linked.
 
 pub trait Float: Sized {
     fn log2(self) -> Self {

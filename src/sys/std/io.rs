@@ -1,4 +1,4 @@
-//! Errors are errnos here, and what the standard library has beyond them.
+//! Errors: errnos, and the kinds that the standard library has in addition.
 
 use core::fmt;
 
@@ -132,7 +132,7 @@ pub trait Write {
     }
 }
 
-/// A line for standard error; whether anybody reads it does not matter.
+/// Writes a line to standard error. A failure is ignored.
 pub fn complain(line: fmt::Arguments<'_>) {
     struct Stderr;
     impl fmt::Write for Stderr {

@@ -1,12 +1,12 @@
-//! The standard library of init's image (`src/image.rs`), as far as what runs in init uses it.
+//! The standard library of init's image (`src/image.rs`): the parts that init uses.
 //!
 //! Rust's own brings glibc's start, its locales and a reader of debug information into every program: 1.3 MB, of which
-//! each start of a container would get a copy. This one is a thin layer above `rustix`, which makes system calls itself:
-//! the image needs no C library. It bears the name `std`, so the same sources are compiled with either; what is missing
-//! here shows as an error of the compiler, and is added here or done by `rustix`.
+//! each start of a container would get a copy. This one is a thin layer above `rustix`, which makes system calls
+//! itself, so the image needs no C library. Its name is `std`, so the same sources are compiled with either. A missing
+//! function is an error of the compiler; then it is added here, or `rustix` is used.
 //!
-//! What is here does what Rust's standard library does, with these exceptions: there is one thread, a panic ends the
-//! process, and a process that has no memory left ends with `ENOMEM` as its status.
+//! Everything here behaves like Rust's standard library, with these exceptions: there is one thread, a panic ends the
+//! process, and a process that gets no more memory ends with the status `ENOMEM`.
 #![no_std]
 #![allow(unsafe_code)]
 

@@ -1,11 +1,11 @@
-//! The functions of the C library that `crate::sys` calls, by the `libc` crate's declarations.
+//! The functions of the C library that `crate::sys` calls, as the `libc` crate declares them.
 
 use core::ffi::{c_char, c_int, c_long, c_ulong, c_void};
 use core::sync::atomic::{AtomicI32, Ordering};
 
 use crate::syscall::syscall as call;
 
-/// Of the one thread.
+/// That of the only thread.
 static ERRNO: AtomicI32 = AtomicI32::new(0);
 
 pub fn errno() -> i32 {
@@ -21,7 +21,7 @@ fn answer(result: isize) -> c_long {
     result as c_long
 }
 
-/// C's is variadic: as many registers are set as the call has arguments, and the kernel looks at no more.
+/// C's function is variadic: callers set as many registers as the call has arguments, and the kernel reads no others.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn syscall(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long {
     // SAFETY: the caller's.
@@ -106,7 +106,7 @@ unsafe extern "C" fn pthread_sigmask(how: c_int, set: *const libc::sigset_t, bef
 struct Action {
     handler: usize,
     flags: usize,
-    /// aarch64 has it too, but needs it for programs of 32 bits only.
+    /// aarch64 has it too, but needs it only for 32-bit programs.
     restorer: usize,
     mask: u64,
 }
@@ -124,7 +124,7 @@ impl Action {
     }
 }
 
-/// Signals that are blocked meanwhile are not among what is asked for here.
+/// The callers here do not ask for signals that are blocked meanwhile.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn sigaction(signal: c_int, new: *const libc::sigaction, old: *mut libc::sigaction) -> c_int {
     let mut before = Action::default();

@@ -1,5 +1,5 @@
-//! The heap: powers of two from 16 bytes, each with a list of what is free, cut from chunks that are mapped as they are
-//! needed. A waiting init is to hold few pages, so nothing is taken in advance.
+//! The heap: blocks of powers of two from 16 bytes, with a list of free blocks for each size. They are cut from chunks,
+//! which are mapped when they are needed: a waiting init must use few pages.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::cell::UnsafeCell;
@@ -11,16 +11,16 @@ use crate::process;
 use crate::syscall::syscall;
 
 const SMALLEST: usize = 16;
-/// What is larger is mapped by itself.
+/// Larger blocks are mapped one by one.
 const LARGEST: usize = 16 << 10;
 const CLASSES: usize = (LARGEST / SMALLEST).ilog2() as usize + 1;
-/// Pages of it that are not touched are not there.
+/// Pages of it that are never touched use no memory.
 const CHUNK: usize = 32 << 10;
 
 struct Heap(UnsafeCell<State>);
 
 struct State {
-    /// What is left of the last chunk.
+    /// The unused end of the last chunk.
     next: usize,
     end: usize,
     /// The first free block of each class; each block begins with the address of the next.
@@ -65,7 +65,7 @@ unsafe impl GlobalAlloc for Heap {
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: the block is one of ours, of this layout, and nobody uses it any more.
+        // SAFETY: the block came from this allocator, with this layout, and nobody uses it any more.
         unsafe {
             match class(layout) {
                 Some(class) => {
@@ -95,7 +95,7 @@ unsafe impl GlobalAlloc for Heap {
     }
 }
 
-/// Zeroed pages. There is nothing that a program without memory could do but end.
+/// Zeroed pages. Without memory a program can only end.
 fn map(length: usize) -> *mut u8 {
     let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     // SAFETY: a new mapping touches no memory that is there.

@@ -18,7 +18,7 @@ pub struct Path(OsStr);
 #[derive(Clone, Default)]
 pub struct PathBuf(OsString);
 
-/// A part of a path. There is no `Prefix` on Linux; it is here to be matched.
+/// A part of a path. Linux has no `Prefix`, which exists only to be matched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Component<'a> {
     Prefix(core::convert::Infallible),
@@ -46,7 +46,7 @@ impl AsRef<Path> for Component<'_> {
     }
 }
 
-/// What is left of a path. Of names that are `.` only one at the beginning is a component.
+/// The rest of a path. A name `.` is a component only at the beginning.
 #[derive(Clone, Debug)]
 pub struct Components<'a> {
     rest: &'a [u8],
@@ -54,7 +54,8 @@ pub struct Components<'a> {
 }
 
 impl<'a> Components<'a> {
-    /// Without slashes and dots that are no components: at the end, and at the beginning if that has been read.
+    /// Without slashes and dots that are no components: those at the end, and those at the beginning once that has been
+    /// read.
     fn trimmed(&self) -> &'a [u8] {
         let mut rest = self.rest;
         if !self.begins {
@@ -119,7 +120,7 @@ impl<'a> DoubleEndedIterator for Components<'a> {
         let (before, name) = rest.split_at(begin);
         match (before, name, self.begins) {
             ([], [], _) => None,
-            // The root is left, or what stands for the current directory.
+            // The root is left, or the dot for the current directory.
             (_, [], _) | ([], b".", true) => Components { rest, begins: self.begins }.next().inspect(|_| {
                 self.rest = &[];
                 self.begins = false;
@@ -481,7 +482,7 @@ impl Arg for &PathBuf {
     }
 }
 
-/// For those who hold bytes.
+/// For callers that have bytes.
 impl From<Vec<u8>> for OsString {
     fn from(bytes: Vec<u8>) -> Self {
         Self::from_vec(bytes)

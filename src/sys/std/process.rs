@@ -1,4 +1,4 @@
-//! The end of a process, and children that execute a program.
+//! The end of the process, and children that execute a program.
 
 use core::ffi::{CStr, c_char};
 
@@ -24,7 +24,7 @@ pub fn exit(status: i32) -> ! {
     unsafe { _exit(status) }
 }
 
-/// By SIGABRT, or where that does nothing, as in a PID namespace's first process, by an instruction that ends anybody.
+/// By SIGABRT. Where that has no effect, as in the first process of a PID namespace, by an invalid instruction.
 pub fn abort() -> ! {
     let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::ABORT);
     // SAFETY: the instruction does not return.
@@ -67,7 +67,7 @@ impl From<OwnedFd> for Stdio {
 
 type Setup = Box<dyn FnMut() -> Result<()>>;
 
-/// Without an environment, unless it is given one: init has none that it could pass on.
+/// The environment is empty unless it is set: init has none to pass on.
 pub struct Command {
     program: Vec<u8>,
     args: Vec<Vec<u8>>,
@@ -101,7 +101,7 @@ impl Command {
     pub fn env(&mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> &mut Self {
         let mut variable = name.as_ref().as_bytes().to_vec();
         variable.push(b'=');
-        // One of a name.
+        // Only one variable of each name.
         self.env.retain(|other| !other.starts_with(&variable));
         variable.extend_from_slice(value.as_ref().as_bytes());
         self.env.push(variable);
@@ -134,7 +134,7 @@ impl Command {
         let texts = |texts: &[Vec<u8>]| texts.iter().map(|text| c_string(text)).collect::<Result<Vec<_>>>();
         let (program, args, env) = (c_string(&self.program)?, texts(&self.args)?, texts(&self.env)?);
         let (args, env) = (pointers(&args), pointers(&env));
-        // The ends of pipes: ours, and what the child has as a stream.
+        // Both ends of the pipes: the parent's, and the child's stream.
         let (mut ours, mut theirs) = ([None, None, None], [None, None, None]);
         for (number, stream) in self.streams.iter().enumerate() {
             match stream {
@@ -180,8 +180,8 @@ impl Command {
     ) -> Error {
         for (number, stream) in (0..).zip(streams) {
             let Some(stream) = stream else { continue };
-            // SAFETY: nothing of ours is among the standard streams, so the number is no descriptor of anybody's. A
-            // pipe's end may have it, and is then kept.
+            // SAFETY: no descriptor of this process's code is a standard stream, so nobody owns the number. If a pipe's
+            // end has it, that end is kept.
             let moved = unsafe {
                 if stream.as_raw_fd() == number {
                     syscall(libc::SYS_fcntl as usize, [number as usize, libc::F_SETFD as usize, 0, 0, 0, 0])
@@ -193,7 +193,7 @@ impl Command {
                 return Error::from_raw_os_error(-moved as i32);
             }
         }
-        // Rust's standard library leaves programs the default action of SIGPIPE.
+        // Like Rust's standard library, gives programs the default action of SIGPIPE.
         // SAFETY: no handler is installed.
         unsafe { crate::libc_functions::signal(libc::SIGPIPE, libc::SIG_DFL) };
         for setup in &mut self.setups {
@@ -217,7 +217,7 @@ fn pointers(texts: &[CString]) -> Vec<*const c_char> {
 
 pub trait CommandExt {
     /// # Safety
-    /// As the standard library's.
+    /// As in the standard library.
     unsafe fn pre_exec(&mut self, setup: impl FnMut() -> Result<()> + Send + Sync + 'static) -> &mut Command;
     fn arg0(&mut self, name: impl AsRef<OsStr>) -> &mut Command;
 }
@@ -248,7 +248,7 @@ impl Child {
         self.pid.as_raw_nonzero().get() as u32
     }
 
-    /// One that has been waited for is not killed: its number may be another's.
+    /// A process that has been waited for is not killed, because its pid may be another's.
     pub fn kill(&mut self) -> Result<()> {
         if self.status.is_none() {
             rustix::process::kill_process(self.pid, Signal::KILL)?;

@@ -1,4 +1,4 @@
-//! What C's start files and compiler support do: the entry point, copying of memory, the end.
+//! The work of C's start files and of compiler support: the entry point, copying memory, the end.
 
 use core::arch::global_asm;
 use core::ffi::{c_char, c_int};
@@ -7,11 +7,11 @@ use core::panic::PanicInfo;
 use crate::process;
 
 unsafe extern "C" {
-    /// The image's.
+    /// `main` of the image.
     fn main(argc: c_int, argv: *const *const c_char) -> c_int;
 }
 
-// The kernel leaves argc, argv and the rest on the stack, and no frame.
+// At the entry the stack holds argc, argv and the rest, and no frame.
 #[cfg(target_arch = "x86_64")]
 global_asm!(
     ".globl _start",
@@ -46,7 +46,7 @@ fn panicked(info: &PanicInfo) -> ! {
     process::abort()
 }
 
-/// Named by `core` and `alloc`, which are compiled for programs that unwind.
+/// `core` and `alloc` name it, as they are compiled for programs that unwind.
 #[unsafe(no_mangle)]
 extern "C" fn rust_eh_personality() {
     process::abort()
@@ -57,8 +57,8 @@ extern "C" fn _Unwind_Resume() {
     process::abort()
 }
 
-/// The functions that a compiler takes for granted. On x86-64 an instruction does it. Elsewhere bytes are volatile, lest
-/// the compiler see through a loop and call the function that it is in.
+/// The functions that a compiler takes for granted. On x86-64 they are one instruction. Elsewhere bytes are volatile,
+/// so that the compiler does not recognize the loop and replace it by a call of the same function.
 mod functions {
     #[cfg(target_arch = "x86_64")]
     use core::arch::asm;
@@ -82,7 +82,7 @@ mod functions {
 
     #[unsafe(no_mangle)]
     unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, length: usize) -> *mut u8 {
-        // Forwards unless that would overwrite what is still to be read.
+        // Forwards, unless that would overwrite bytes that are still to be read.
         if (to as usize).wrapping_sub(from as usize) >= length {
             // SAFETY: as the caller's.
             return unsafe { memcpy(to, from, length) };
@@ -139,9 +139,9 @@ mod functions {
     }
 }
 
-/// What Rust's compiler support on aarch64 is linked with: it has functions for atomic operations, which choose their
-/// instructions by the processor's features. Those are looked up by a constructor. Nothing here runs constructors, so the
-/// functions use the instructions that every processor has.
+/// Rust's compiler support on aarch64 is linked with this. Its functions for atomic operations choose their
+/// instructions by the processor's features, which a constructor looks up. No constructors run here, so the functions
+/// use the instructions that every processor has.
 #[cfg(target_arch = "aarch64")]
 mod support {
     #[unsafe(no_mangle)]
@@ -149,7 +149,7 @@ mod support {
         0
     }
 
-    /// Distributions compile it with a guard for the stack. None of it runs.
+    /// Distributions compile it with a stack guard. None of its code runs.
     #[unsafe(no_mangle)]
     static __stack_chk_guard: usize = 0;
 

@@ -1,11 +1,11 @@
-//! The system call itself, for what `rustix` does not do or must not do here.
+//! The system call itself, for calls that `rustix` lacks or must not make here.
 
 use core::arch::asm;
 
-/// The kernel's answer: an errno is negative.
+/// The kernel's result. An errno is negative.
 ///
 /// # Safety
-/// As the call demands.
+/// As for the system call.
 #[inline]
 pub unsafe fn syscall(number: usize, args: [usize; 6]) -> isize {
     let result;
