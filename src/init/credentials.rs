@@ -6,6 +6,7 @@
 use crate::error::{Error, Result};
 use crate::plan::process::{Capability, ProcessPlan};
 use crate::sys::procfs::ProcFs;
+use crate::sys::stat::named;
 
 use super::identity::Privileges;
 
@@ -59,10 +60,7 @@ struct Status(Vec<u8>);
 
 impl Status {
     fn field(&self, name: &str) -> Result<&str> {
-        let lines = self.0.split(|&byte| byte == b'\n');
-        let value = lines.filter_map(|line| line.strip_prefix(name.as_bytes())?.strip_prefix(b":")).next();
-        let value = value.and_then(|value| std::str::from_utf8(value).ok()).map(str::trim);
-        value.ok_or_else(|| Error::new(format_args!("/proc/thread-self/status has no {name}")))
+        named(&self.0, name).ok_or_else(|| Error::new(format_args!("/proc/thread-self/status has no {name}")))
     }
 
     fn mask(&self, name: &str) -> Result<u64> {

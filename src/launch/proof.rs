@@ -1,6 +1,5 @@
 //! Checks of what init sends: see [`super::requests`].
 
-use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
@@ -11,14 +10,15 @@ use rustix::process::{WaitId, WaitIdOptions};
 use super::{HookOutput, ends_within, hear, refuse, send_hook_output};
 use crate::error::{Call, Error, Result};
 use crate::sys::clone::Process;
+use crate::sys::stat::{Stat, named};
 use crate::wire::{Channel, FromInit, INIT_NAME};
 
 /// Checks that the process behind a pidfd is a child of this one, and runs from `executable`, which no other start has.
 pub fn forked(pidfd: OwnedFd, executable: BorrowedFd) -> Result<Process> {
     let foreign = || Error::new("init has sent the pidfd of a process that is not its own");
     // The pid comes from the kernel, not from init.
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).call(|| "read(fdinfo)")?;
-    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")).and_then(|pid| pid.trim().parse().ok());
+    let info = std::fs::read(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).call(|| "read(fdinfo)")?;
+    let pid = named(&info, "Pid").and_then(|pid| pid.parse().ok());
     let pid: i32 = pid.filter(|&pid| pid > 0).ok_or_else(foreign)?;
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     match rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), look) {
@@ -88,11 +88,11 @@ fn executed(pid: i32, process: Option<BorrowedFd>) -> Result<bool> {
     const STEP: Duration = Duration::from_millis(1);
     let deadline = Instant::now() + PATIENCE;
     loop {
-        match name_and_state(pid)? {
+        match Stat::read(pid)? {
             // Only exec was left to do. It has ended since, and its parent has reaped it.
             None => return Ok(true),
-            Some((name, _)) if name != INIT_NAME.to_bytes() => return Ok(true),
-            Some((_, b'Z' | b'X')) => return Ok(false),
+            Some(stat) if stat.name() != INIT_NAME.to_bytes() => return Ok(true),
+            Some(stat) if stat.has_ended() => return Ok(false),
             // The program may have the same name.
             Some(_) if Instant::now() > deadline => return Ok(true),
             Some(_) => {}
@@ -107,24 +107,5 @@ fn executed(pid: i32, process: Option<BorrowedFd>) -> Result<bool> {
 /// Whether the process still has init's name, so that it has not executed the user's program. (That program might take
 /// the same name.)
 pub fn has_inits_name(pid: i32) -> bool {
-    name_and_state(pid).is_ok_and(|found| found.is_some_and(|(name, _)| name == INIT_NAME.to_bytes()))
-}
-
-/// proc_pid_stat(5), fields 2 and 3. `None` where there is no such process any more.
-fn name_and_state(pid: i32) -> Result<Option<(Vec<u8>, u8)>> {
-    let path = format!("/proc/{pid}/stat");
-    let mut stat = Vec::new();
-    let read = std::fs::File::open(&path).and_then(|mut file| file.read_to_end(&mut stat));
-    match read {
-        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => return Ok(None),
-        result => result.call(|| format!("read({path:?})"))?,
-    };
-    let first = stat.iter().position(|&byte| byte == b'(');
-    let last = stat.iter().rposition(|&byte| byte == b')');
-    match (first, last) {
-        (Some(first), Some(last)) if first < last && last + 2 < stat.len() => {
-            Ok(Some((stat[first + 1..last].to_vec(), stat[last + 2])))
-        }
-        _ => Err(Error::new(format_args!("{path:?}: {:?}", String::from_utf8_lossy(&stat)))),
-    }
+    Stat::read(pid).is_ok_and(|found| found.is_some_and(|stat| stat.name() == INIT_NAME.to_bytes()))
 }

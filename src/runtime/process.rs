@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Call, Error, Result};
 use crate::plan::namespaces::Kind;
+use crate::sys::stat::{Stat, named};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -21,7 +22,7 @@ pub struct ProcessId {
 impl ProcessId {
     /// For a child that has not been reaped, so that its pid cannot be another's.
     pub fn of_child(pid: i32) -> Result<Self> {
-        let start_time = stat(pid)?.map(|stat| stat.start_time);
+        let start_time = Stat::read(pid)?.and_then(|stat| stat.start_time());
         let start_time = start_time.ok_or_else(|| Error::new(format_args!("process {pid} is gone")))?;
         Ok(Self { pid, start_time })
     }
@@ -34,8 +35,8 @@ impl ProcessId {
             result => result.call(|| format!("pidfd_open({})", self.pid))?,
         };
         // The pidfd holds on to whatever process has the pid now; the start time tells whether it is the right one.
-        match stat(self.pid)? {
-            Some(stat) if stat.start_time == self.start_time && !stat.ended() => Ok(Some(pidfd)),
+        match Stat::read(self.pid)? {
+            Some(stat) if stat.start_time() == Some(self.start_time) && !stat.has_ended() => Ok(Some(pidfd)),
             _ => Ok(None),
         }
     }
@@ -82,56 +83,13 @@ pub fn kill_criu_of(traced: i32) -> Result<()> {
 }
 
 fn tracer(pid: i32) -> Option<Pid> {
-    // Its name may be any bytes.
     let status = std::fs::read(format!("/proc/{pid}/status")).ok()?;
-    let tracer = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"TracerPid:"))?;
-    Pid::from_raw(std::str::from_utf8(tracer.trim_ascii()).ok()?.parse().ok()?)
-}
-
-struct Stat {
-    state: u8,
-    start_time: u64,
-}
-
-impl Stat {
-    /// A zombie (`Z`), or a process that is just being reaped (`X`, `x`).
-    fn ended(&self) -> bool {
-        matches!(self.state, b'Z' | b'X' | b'x')
-    }
-}
-
-fn stat(pid: i32) -> Result<Option<Stat>> {
-    let path = format!("/proc/{pid}/stat");
-    match std::fs::read(&path) {
-        Ok(text) => parse_stat(&text).map(Some).ok_or_else(|| Error::new(format_args!("{path}: not understood"))),
-        Err(e) if matches!(Errno::from_io_error(&e), Some(Errno::NOENT | Errno::SRCH)) => Ok(None),
-        Err(e) => Err(e).call(|| format!("read({path:?})")),
-    }
-}
-
-/// The name in parentheses may contain anything, also parentheses and blanks, so fields are counted from the last
-/// parenthesis.
-fn parse_stat(text: &[u8]) -> Option<Stat> {
-    let end = text.iter().rposition(|&byte| byte == b')')?;
-    let rest = std::str::from_utf8(text.get(end + 1..)?).ok()?;
-    let mut fields = rest.split_ascii_whitespace();
-    let state = *fields.next()?.as_bytes().first()?;
-    // Field 22. The first field here is field 3, the state.
-    let start_time = fields.nth(22 - 4)?.parse().ok()?;
-    Some(Stat { state, start_time })
+    Pid::from_raw(named(&status, "TracerPid")?.parse().ok()?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_name_cannot_fake_the_fields() {
-        let text = b"12 (a) Z 1 2) S 1 12 12 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 9 9";
-        let stat = parse_stat(text).unwrap();
-        assert_eq!((stat.state, stat.start_time), (b'S', 4711));
-        assert!(parse_stat(b"12 (a").is_none());
-    }
 
     #[test]
     fn another_process_of_the_same_pid_is_not_it() {

@@ -12,6 +12,7 @@ use crate::plan::init::InitPlan;
 use crate::plan::namespaces::{Kind, Namespaces};
 use crate::plan::process::Capability;
 use crate::spec::IdMapping;
+use crate::sys::stat::named;
 use crate::sys::tree::{descendants, threads};
 
 const CAP_SETGID: u32 = 6;
@@ -29,11 +30,11 @@ pub fn check(plan: &InitPlan, outside: &Outside, init: i32) -> Result<()> {
             let Ok(status) = fs::read(format!("/proc/{pid}/task/{thread}/status")) else { continue };
             let status = String::from_utf8_lossy(&status);
             // A process that CRIU restores as a zombie ends before it gets any.
-            if matches!(field(&status, "State").trim().chars().next(), Some('Z' | 'X')) {
+            if matches!(field(&status, "State").chars().next(), Some('Z' | 'X')) {
                 continue;
             }
             allowed.check(&status).map_err(|(pointer, what)| {
-                let name = field(&status, "Name").trim();
+                let name = field(&status, "Name");
                 let message = format_args!("the images give process {pid} ({name}) {what}, which this does not allow");
                 Error::config(pointer, message)
                     .with_hint("images are to be restored with the configuration that their container had")
@@ -87,16 +88,16 @@ impl Allowed {
             ("CapInh", self.capabilities, "/process/capabilities"),
             ("CapAmb", self.capabilities, "/process/capabilities"),
         ] {
-            let set = u64::from_str_radix(field(status, name).trim(), 16).unwrap_or(u64::MAX);
+            let set = u64::from_str_radix(field(status, name), 16).unwrap_or(u64::MAX);
             if set & !allowed != 0 {
                 let more: Vec<_> = Capability::in_mask(set & !allowed).map(|c| c.to_string()).collect();
                 return Err((pointer, format!("{name} with {}", more.join(", "))));
             }
         }
-        if self.no_new_privileges && field(status, "NoNewPrivs").trim() != "1" {
+        if self.no_new_privileges && field(status, "NoNewPrivs") != "1" {
             return Err(("/process/noNewPrivileges", "new privileges".to_owned()));
         }
-        if self.seccomp && field(status, "Seccomp").trim() != "2" {
+        if self.seccomp && field(status, "Seccomp") != "2" {
             return Err(("/linux/seccomp", "no seccomp filter".to_owned()));
         }
         for (names, allowed, pointer) in
@@ -121,7 +122,7 @@ fn on_host(maps: &[IdMapping], id: u32) -> u32 {
 }
 
 fn field<'a>(status: &'a str, name: &str) -> &'a str {
-    status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or_default()
+    named(status.as_bytes(), name).unwrap_or_default()
 }
 
 fn identity(path: &str) -> Result<(u64, u64)> {

@@ -21,6 +21,7 @@ pub mod procfs;
 pub mod seccomp;
 pub mod signal;
 pub mod start;
+pub mod stat;
 pub mod tree;
 
 use rustix::io::Errno;

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use super::stat::Stat;
+
 /// The process and all its descendants, parents first. None for a process that is gone.
 pub fn descendants(pid: i32) -> Vec<i32> {
     let mut found = vec![pid];
@@ -30,13 +32,7 @@ pub fn threads(pid: i32) -> Vec<i32> {
 pub fn is_ending(pid: i32) -> bool {
     /// linux/sched.h
     const PF_EXITING: u64 = 4;
-    let Ok(stat) = fs::read(format!("/proc/{pid}/stat")) else { return true };
-    // The name in parentheses may contain anything.
-    let Some(end) = stat.iter().rposition(|byte| *byte == b')') else { return true };
-    let mut fields = String::from_utf8_lossy(&stat[end + 1..]).into_owned();
-    fields.retain(|c| c != '\n');
-    // state(3) ... flags(9), proc_pid_stat(5)
-    let flags = fields.split_ascii_whitespace().nth(6).and_then(|flags| flags.parse::<u64>().ok());
+    let flags = Stat::read(pid).ok().flatten().and_then(|stat| stat.flags());
     flags.is_none_or(|flags| flags & PF_EXITING != 0)
 }
 

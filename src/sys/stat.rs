@@ -1,0 +1,104 @@
+//! What /proc tells of a process: `/proc/PID/stat` (proc_pid_stat(5)), and files of lines with a name.
+
+use std::ops::Range;
+
+use crate::error::{Call, Error, Result};
+
+/// The value of the line `NAME:`, as in `/proc/PID/status` and `/proc/PID/fdinfo/FD`.
+pub fn named<'a>(text: &'a [u8], name: &str) -> Option<&'a str> {
+    let mut lines = text.split(|&byte| byte == b'\n');
+    let value = lines.find_map(|line| line.strip_prefix(name.as_bytes())?.strip_prefix(b":"))?;
+    std::str::from_utf8(value).ok().map(str::trim)
+}
+
+/// `/proc/PID/stat`: a process in one line.
+#[derive(Debug)]
+pub struct Stat {
+    text: Vec<u8>,
+    name: Range<usize>,
+}
+
+impl Stat {
+    /// `None` if there is no such process any more.
+    pub fn read(pid: i32) -> Result<Option<Self>> {
+        let path = format!("/proc/{pid}/stat");
+        let text = match std::fs::read(&path) {
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => return Ok(None),
+            text => text.call(|| format!("read({path:?})"))?,
+        };
+        let shown = || Error::new(format_args!("{path:?}: {:?}", String::from_utf8_lossy(&text)));
+        Self::parse(&text).map(Some).ok_or_else(shown)
+    }
+
+    /// The name in parentheses may contain anything, also parentheses and blanks, so it ends at the last parenthesis.
+    fn parse(text: &[u8]) -> Option<Self> {
+        let start = text.iter().position(|&byte| byte == b'(')? + 1;
+        let end = text.iter().rposition(|&byte| byte == b')').filter(|&end| start <= end)?;
+        text.get(end + 2)?;
+        Some(Self { text: text.to_owned(), name: start..end })
+    }
+
+    pub fn name(&self) -> &[u8] {
+        &self.text[self.name.clone()]
+    }
+
+    /// One letter: `Z` for a zombie.
+    pub fn state(&self) -> u8 {
+        self.text[self.name.end + 2]
+    }
+
+    /// Whether it is a zombie (`Z`), or a process that is just being reaped (`X`, `x`).
+    pub fn has_ended(&self) -> bool {
+        matches!(self.state(), b'Z' | b'X' | b'x')
+    }
+
+    /// `PF_*` of linux/sched.h.
+    pub fn flags(&self) -> Option<u64> {
+        self.field(9)
+    }
+
+    /// In clock ticks since boot.
+    pub fn start_time(&self) -> Option<u64> {
+        self.field(22)
+    }
+
+    /// By its number in the manual page. The state is field 3.
+    fn field(&self, number: usize) -> Option<u64> {
+        let rest = std::str::from_utf8(&self.text[self.name.end + 1..]).ok()?;
+        rest.split_ascii_whitespace().nth(number - 3)?.parse().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_fake_the_fields() {
+        let text = b"12 (a) Z 1 2) S 1 12 12 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 9 9\n";
+        let stat = Stat::parse(text).unwrap();
+        assert_eq!((stat.name(), stat.state(), stat.has_ended()), (&b"a) Z 1 2"[..], b'S', false));
+        assert_eq!((stat.flags(), stat.start_time()), (Some(4_194_560), Some(4711)));
+        for text in [&b""[..], b"12 (a", b"12 )a(", b"12 (a)", b"12 (a) "] {
+            assert!(Stat::parse(text).is_none(), "{text:?}");
+        }
+        assert_eq!(Stat::parse(b"12 (\xff) Z 1").map(|stat| (stat.has_ended(), stat.start_time())), Some((true, None)));
+    }
+
+    #[test]
+    fn lines_with_a_name() {
+        let text = b"Name:\ta\xff\nPid:\t12\nPidNs:\t13\nUid:\t1\t2\nlast:";
+        assert_eq!(
+            ["Pid", "PidNs", "Uid", "last"].map(|name| named(text, name)),
+            [Some("12"), Some("13"), Some("1\t2"), Some("")]
+        );
+        assert_eq!(["Name", "P", "12"].map(|name| named(text, name)), [None; 3]);
+    }
+
+    #[test]
+    fn this_process() {
+        let stat = Stat::read(std::process::id().cast_signed()).unwrap().unwrap();
+        assert!(stat.state() != 0 && !stat.has_ended() && stat.start_time().is_some());
+        assert!(Stat::read(i32::MAX).unwrap().is_none());
+    }
+}
