@@ -5,7 +5,8 @@
 # make test       unit and end-to-end tests; needs root
 # make vm-test    what few hosts can test (cgroup v2 limits, systemd, users, AppArmor, CRIU), in a virtual machine that
 #                 it makes; VM holds options of hack/vm, such as "--arch arm64"; needs root
-# make weaken     takes the defences out one at a time, and shows which tests notice; needs root
+# make weaken     takes the defences out one at a time, and shows which tests notice; DEFENCES holds parts of the names
+#                 of some; needs root
 # make fuzz       feeds what reads hostile input, SECONDS (60) for each target; needs cargo-fuzz
 # make integration  runs the features of the engines that are installed with berth; needs root
 # make demo       builds, then shows a container from inside; needs root
@@ -70,8 +71,9 @@ uninstall:
 	rm -f $(addprefix $(DESTDIR)$(share)/,$(completions))
 	rm -rf $(DESTDIR)$(share)/doc/berth
 
+tested := cc:gcc+libc6-dev busybox:busybox-static newuidmap:uidmap nsenter:util-linux ps:procps python3 libseccomp.so.2:libseccomp2
 test:
-	@$(REQUIRE) cc:gcc+libc6-dev busybox:busybox-static newuidmap:uidmap nsenter:util-linux ps:procps python3 libseccomp.so.2:libseccomp2
+	@$(REQUIRE) $(tested)
 	@test "$$(id -u)" = 0 || { echo "make test: the end-to-end tests need root" >&2; exit 1; }
 	@hack/weaken --check
 	@mkdir -p target && rm -f target/skips
@@ -88,7 +90,8 @@ vm-test:
 
 # What takes a defence out one at a time, and shows the tests that fail.
 weaken:
-	hack/weaken
+	@$(REQUIRE) $(tested)
+	hack/weaken $(DEFENCES)
 
 # The fuzz targets, each for so long.
 SECONDS ?= 60

@@ -359,10 +359,6 @@ fn a_hook_has_its_state_whatever_becomes_of_the_runtime(t: &Test) {
     if t.peer_lacks("the system call at which it is disturbed") {
         return;
     }
-    if cfg!(not(target_arch = "x86_64")) {
-        skip!("faults are injected on x86_64 only");
-        return;
-    }
     // Rust's library waits for a child of which it cannot hear whether it was executed: neither may wait for the other.
     let hook = json!({ "path": t.script("reader", "cat > /dev/null"), "env": ["PATH=/bin:/usr/bin"] });
     let c = t.container(Config::sleep().push("/hooks/createRuntime", hook));

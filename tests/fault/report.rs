@@ -6,10 +6,12 @@ use std::path::Path;
 
 use crate::harness::{Container, Mode};
 
-/// Prints what [`normalize`] reads. `/tmp/kmsg` is a device that no rule allows.
+/// Prints what [`normalize`] reads. `/tmp/kmsg` is a device that no rule allows. The shell reads its status itself: while
+/// it starts another process, busybox 1.37 and later block all signals.
 pub const SCRIPT: &str = r###"
 p=/proc/$$
-cat $p/status $p/limits $p/cgroup $p/oom_score_adj $p/uid_map $p/mountinfo
+while IFS= read -r line; do echo "$line"; done < $p/status
+cat $p/limits $p/cgroup $p/oom_score_adj $p/uid_map $p/mountinfo
 echo "## env"; tr '\0' '\n' < $p/environ
 echo "## names"; hostname; umask
 echo "## links"; ls -l $p/ns $p/fd $p/cwd

@@ -50,6 +50,12 @@ pub struct Seen {
     pub status: c_int,
 }
 
+/// Calls that only the older architectures have: elsewhere the library makes `mkdirat` and `unlinkat`.
+#[cfg(target_arch = "x86_64")]
+pub const OLDER: &[c_long] = &[libc::SYS_mkdir, libc::SYS_rmdir];
+#[cfg(not(target_arch = "x86_64"))]
+pub const OLDER: &[c_long] = &[];
+
 /// A command that runs under the tracer's eye.
 pub struct Traced {
     thread: JoinHandle<Seen>,
@@ -374,12 +380,39 @@ mod registers {
     }
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "aarch64")]
+mod registers {
+    use libc::{c_int, c_long, iovec};
+
+    // <linux/elf.h>.
+    const NT_PRSTATUS: usize = 1;
+    const NT_ARM_SYSTEM_CALL: usize = 0x404;
+
+    /// The number is in no register: the kernel has read it from x8 before the stop.
+    pub fn set_call(tid: i32, number: c_long) {
+        transfer(libc::PTRACE_SETREGSET, tid, NT_ARM_SYSTEM_CALL, &mut (number as c_int));
+    }
+
+    pub fn set_result(tid: i32, value: c_long) {
+        // x0 to x30, the stack pointer, the program counter and the flags.
+        let mut registers = [0_u64; 34];
+        transfer(libc::PTRACE_GETREGSET, tid, NT_PRSTATUS, &mut registers);
+        registers[0] = value as u64;
+        transfer(libc::PTRACE_SETREGSET, tid, NT_PRSTATUS, &mut registers);
+    }
+
+    fn transfer<T>(request: libc::c_uint, tid: i32, set: usize, value: &mut T) {
+        let mut vector = iovec { iov_base: (&raw mut *value).cast(), iov_len: size_of::<T>() };
+        let _ = super::ptrace(request, tid, set, &raw mut vector as usize);
+    }
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod registers {
     use libc::c_long;
 
     pub fn set_call(_: i32, _: c_long) {
-        unimplemented!("faults are injected on x86_64 only");
+        unimplemented!("faults are injected on x86_64 and aarch64 only");
     }
 
     pub fn set_result(_: i32, _: c_long) {}
