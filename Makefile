@@ -6,7 +6,7 @@
 # make vm-test    what few hosts can test (cgroup v2 limits, systemd, users, AppArmor, CRIU), in a virtual machine that
 #                 it makes; VM holds options of hack/vm, such as "--arch arm64"; needs root
 # make weaken     takes the defences out one at a time, and shows which tests notice; needs root
-# make fuzz       feeds what reads hostile input, SECONDS (60) for each target; needs cargo-fuzz
+# make fuzz       feeds what reads hostile input, SECONDS (60) for each target
 # make integration  runs the features of the engines that are installed with berth; needs root
 # make demo       builds, then shows a container from inside; needs root
 # make bench      compares the start of containers with the other runtimes in PATH; needs root
@@ -92,9 +92,8 @@ weaken:
 
 # The fuzz targets, each for so long.
 SECONDS ?= 60
-fuzz:
-	@$(REQUIRE) c++:g++
-	@cargo fuzz --version > /dev/null 2>&1 || { echo "make fuzz: cargo install cargo-fuzz" >&2; exit 1; }
+fuzz: rust
+	@$(REQUIRE) cc:gcc+libc6-dev c++:g++ libseccomp.so.2:libseccomp2
 	hack/fuzz $(SECONDS)
 
 # An engine that is not installed ends with 77, and says what to install.
