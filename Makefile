@@ -3,6 +3,7 @@
 # make uninstall  removes what install has put there
 # make man        the manual pages, in target/man
 # make test       unit and end-to-end tests; needs root
+# make attack     the attacks once more, on the release binary; needs root
 # make vm-test    what few hosts can test (cgroup v2 limits, systemd, users, AppArmor, CRIU), in a virtual machine that
 #                 it makes; VM holds options of hack/vm, such as "--arch arm64"; needs root
 # make weaken     takes the defences out one at a time, and shows which tests notice; needs root
@@ -70,15 +71,25 @@ uninstall:
 	rm -f $(addprefix $(DESTDIR)$(share)/,$(completions))
 	rm -rf $(DESTDIR)$(share)/doc/berth
 
-test:
+# What the tests need that run the binary.
+nextest = $(shell $(CARGO) nextest --version > /dev/null 2>&1 && echo nextest)
+define can_test
 	@$(REQUIRE) cc:gcc+libc6-dev busybox:busybox-static newuidmap:uidmap nsenter:util-linux ps:procps python3 libseccomp.so.2:libseccomp2
-	@test "$$(id -u)" = 0 || { echo "make test: the end-to-end tests need root" >&2; exit 1; }
+	@test "$$(id -u)" = 0 || { echo "make $@: these tests need root" >&2; exit 1; }
+endef
+
+test:
+	$(can_test)
 	@hack/weaken --check
 	@mkdir -p target && rm -f target/skips
 	export BERTH_SKIPS="$$PWD/target/skips"; \
-	if $(CARGO) nextest --version > /dev/null 2>&1; then \
-	  $(CARGO) nextest run --locked --no-fail-fast && $(CARGO) test --locked --doc; else $(CARGO) test --locked --no-fail-fast; fi; \
+	$(if $(nextest),$(CARGO) nextest run --locked --no-fail-fast && $(CARGO) test --locked --doc, \
+	  $(CARGO) test --locked --no-fail-fast); \
 	status=$$?; hack/skips target/skips $(SKIPS) && exit $$status
+
+attack: build
+	$(can_test)
+	BERTH_BIN=$(CURDIR)/$(binary) $(CARGO) $(if $(nextest),nextest run,test) --locked --no-fail-fast --test attack
 
 # Without a KVM the processor is emulated: about ten minutes, and as many for the machine, which is kept.
 VM_TESTS ?= resources:: update:: events:: pause:: systemd rootless apparmor checkpoint
@@ -114,4 +125,4 @@ bench: build
 clean:
 	$(CARGO) clean
 
-.PHONY: all rust build man install uninstall test vm-test weaken fuzz integration demo bench clean
+.PHONY: all rust build man install uninstall test attack vm-test weaken fuzz integration demo bench clean
