@@ -3,11 +3,12 @@
 # make uninstall  removes what install has put there
 # make man        the manual pages, in target/man
 # make test       unit and end-to-end tests; needs root
+# make attack     the attacks once more, on the release binary; needs root
 # make vm-test    what few hosts can test (cgroup v2 limits, systemd, users, AppArmor, CRIU), in a virtual machine that
 #                 it makes; VM holds options of hack/vm, such as "--arch arm64"; needs root
 # make weaken     takes the defences out one at a time, and shows which tests notice; DEFENCES holds parts of the names
 #                 of some; needs root
-# make fuzz       feeds what reads hostile input, SECONDS (60) for each target; needs cargo-fuzz
+# make fuzz       feeds what reads hostile input, SECONDS (60) for each target
 # make integration  runs the features of the engines that are installed with berth; needs root
 # make demo       builds, then shows a container from inside; needs root
 # make bench      compares the start of containers with the other runtimes in PATH; needs root
@@ -72,15 +73,25 @@ uninstall:
 	rm -rf $(DESTDIR)$(share)/doc/berth
 
 tested := cc:gcc+libc6-dev busybox:busybox-static newuidmap:uidmap nsenter:util-linux ps:procps python3 libseccomp.so.2:libseccomp2
-test:
+# What the tests need that run the binary.
+nextest = $(shell $(CARGO) nextest --version > /dev/null 2>&1 && echo nextest)
+define can_test
 	@$(REQUIRE) $(tested)
-	@test "$$(id -u)" = 0 || { echo "make test: the end-to-end tests need root" >&2; exit 1; }
+	@test "$$(id -u)" = 0 || { echo "make $@: these tests need root" >&2; exit 1; }
+endef
+
+test:
+	$(can_test)
 	@hack/weaken --check
 	@mkdir -p target && rm -f target/skips
 	export BERTH_SKIPS="$$PWD/target/skips"; \
-	if $(CARGO) nextest --version > /dev/null 2>&1; then \
-	  $(CARGO) nextest run --locked --no-fail-fast && $(CARGO) test --locked --doc; else $(CARGO) test --locked --no-fail-fast; fi; \
+	$(if $(nextest),$(CARGO) nextest run --locked --no-fail-fast && $(CARGO) test --locked --doc, \
+	  $(CARGO) test --locked --no-fail-fast); \
 	status=$$?; hack/skips target/skips $(SKIPS) && exit $$status
+
+attack: build
+	$(can_test)
+	BERTH_BIN=$(CURDIR)/$(binary) $(CARGO) $(if $(nextest),nextest run,test) --locked --no-fail-fast --test attack
 
 # Without a KVM the processor is emulated: about ten minutes, and as many for the machine, which is kept.
 VM_TESTS ?= resources:: update:: events:: pause:: systemd rootless apparmor checkpoint
@@ -95,9 +106,8 @@ weaken:
 
 # The fuzz targets, each for so long.
 SECONDS ?= 60
-fuzz:
-	@$(REQUIRE) c++:g++
-	@cargo fuzz --version > /dev/null 2>&1 || { echo "make fuzz: cargo install cargo-fuzz" >&2; exit 1; }
+fuzz: rust
+	@$(REQUIRE) cc:gcc+libc6-dev c++:g++ libseccomp.so.2:libseccomp2
 	hack/fuzz $(SECONDS)
 
 # An engine that is not installed ends with 77, and says what to install.
@@ -118,4 +128,4 @@ bench: build
 clean:
 	$(CARGO) clean
 
-.PHONY: all rust build man install uninstall test vm-test weaken fuzz integration demo bench clean
+.PHONY: all rust build man install uninstall test attack vm-test weaken fuzz integration demo bench clean

@@ -1,9 +1,10 @@
 //! The hosts on which a configuration is planned.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use berth::plan::cgroup::Manager;
 use berth::plan::hierarchy::{Hierarchy, Layout};
+use berth::plan::namespaces::Owner;
 use berth::plan::{Facts, Lsm, Plan};
 use berth::spec::Spec;
 
@@ -22,26 +23,30 @@ pub fn layouts() -> [Layout; 2] {
 /// A plan for each kind of host. What is planned can be sent.
 pub fn plan(spec: &Spec) {
     for layout in &layouts() {
-        for systemd in [false, true] {
-            let root = PathBuf::from("/");
-            let manager = if systemd { Manager::Systemd { user: false, root: &root } } else { Manager::Cgroupfs };
-            let facts = Facts {
-                id: "fuzz",
-                bundle: Path::new("/bundle"),
-                annotations: &spec.annotations,
-                layout,
-                rootless: false,
-                cgroup_manager: manager,
-                lsm: Lsm { apparmor: true, selinux: true },
-                no_pivot: false,
-                keyring: Some("keyring".to_owned()),
-                preserve_fds: 0,
-                seccomp_receiver: None,
-            };
-            match Plan::new(spec, &facts) {
-                Ok(plan) => drop(berth::wire::encode(&plan.init).expect("a plan can be sent")),
-                Err(error) => assert!(!error.to_string().is_empty()),
-            }
+        for owner in [Owner::Other, Owner::Host, Owner::Runtime] {
+            plan_on(spec, layout, owner, Manager::Cgroupfs);
+            plan_on(spec, layout, owner, Manager::Systemd { user: false, root: Path::new("/") });
         }
+    }
+}
+
+fn plan_on(spec: &Spec, layout: &Layout, owner: Owner, cgroup_manager: Manager) {
+    let facts = Facts {
+        id: "fuzz",
+        bundle: Path::new("/bundle"),
+        annotations: &spec.annotations,
+        layout,
+        namespace_owner: &|_| owner,
+        rootless: false,
+        cgroup_manager,
+        lsm: Lsm { apparmor: true, selinux: true },
+        no_pivot: false,
+        keyring: Some("keyring".to_owned()),
+        preserve_fds: 0,
+        seccomp_receiver: None,
+    };
+    match Plan::new(spec, &facts) {
+        Ok(plan) => drop(berth::wire::encode(&plan.init).expect("a plan can be sent")),
+        Err(error) => assert!(!error.to_string().is_empty()),
     }
 }
