@@ -188,17 +188,38 @@ pub(super) fn go_bool(text: &str) -> Option<bool> {
     }
 }
 
-/// clap's message on one line, with its tip as the hint.
-pub(super) fn usage_error(text: &str, bin: &str) -> Error {
+/// clap's message on one line, with its tip as the hint. An option that other programs take has a hint of its own.
+pub(super) fn usage_error(text: &str, bin: &str, global: &Command) -> Error {
     let mut paragraphs = text.split("\n\n");
     let message = paragraphs.next().unwrap_or_default();
     let message = message.strip_prefix("error: ").unwrap_or(message);
     let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
     let tip = paragraphs.find_map(|p| p.trim().strip_prefix("tip: ").filter(|tip| !tip.starts_with("to pass")));
-    match tip {
-        Some(tip) => Error::new(message).with_hint(tip.lines().next().unwrap_or_default()),
-        None => Error::new(message).with_hint(format_args!("see `{bin} --help`")),
-    }
+    let unexpected = message.strip_prefix("unexpected argument '").and_then(|rest| rest.split('\'').next());
+    let (program, command) = bin.rsplit_once(' ').unwrap_or((bin, ""));
+    let hint = match (unexpected, command, tip) {
+        (Some(option), ..) if !command.is_empty() && has_option(global, option) => {
+            format!("it is a global option, which comes before the command: `{program} {option} ... {command}`")
+        }
+        (Some("-i" | "--interactive"), "exec" | "run", _) => {
+            "standard input is connected without an option; exec takes -t for a terminal".into()
+        }
+        (Some(signal), "kill", _)
+            if signal
+                .strip_prefix('-')
+                .is_some_and(|signal| signal.parse::<u8>().is_ok() || signal.starts_with('s')) =>
+        {
+            format!("the signal comes after the container: `{bin} CONTAINER SIGNAL`")
+        }
+        (.., Some(tip)) => tip.lines().next().unwrap_or_default().to_owned(),
+        _ => format!("see `{bin} --help`"),
+    };
+    Error::new(message).with_hint(hint)
+}
+
+fn has_option(command: &Command, option: &str) -> bool {
+    let name = option.split('=').next().and_then(|option| option.strip_prefix("--"));
+    name.is_some_and(|name| command.get_arguments().any(|arg| arg.get_long() == Some(name)))
 }
 
 /// An absolute path without `.` and `..`; the file need not exist.
@@ -330,8 +351,28 @@ mod tests {
     #[test]
     fn usage_errors_are_one_line_and_a_hint() {
         let text = "error: the following required arguments were not provided:\n  <CONTAINER>\n\nUsage: x\n\nFor more";
-        let e = usage_error(text, "berth run");
+        let e = usage_error(text, "berth run", &command());
         assert_eq!(e.to_string(), "the following required arguments were not provided: <CONTAINER>");
         assert_eq!(e.hint(), Some("see `berth run --help`"));
+    }
+
+    #[test]
+    fn options_of_other_programs_are_explained() {
+        for (option, bin, hint) in [
+            ("-i", "berth exec", "standard input is connected without an option; exec takes -t for a terminal"),
+            ("-9", "berth kill", "the signal comes after the container: `berth kill CONTAINER SIGNAL`"),
+            ("-sKILL", "berth kill", "the signal comes after the container: `berth kill CONTAINER SIGNAL`"),
+            (
+                "--bundle",
+                "berth state",
+                "it is a global option, which comes before the command: `berth --bundle ... state`",
+            ),
+            ("--bundle", "berth", "see `berth --help`"),
+            ("-", "berth kill", "see `berth kill --help`"),
+            ("-i", "berth state", "see `berth state --help`"),
+        ] {
+            let text = format!("error: unexpected argument '{option}' found\n\nUsage: x");
+            assert_eq!(usage_error(&text, bin, &command()).hint(), Some(hint), "{option} {bin}");
+        }
     }
 }

@@ -162,7 +162,7 @@ fn dispatch(program: &str, all: &[OsString], log: &mut Log, failure: &mut u8) ->
     (command.run)(&global, &own).map(Outcome::Exit).map_err(|e| match program {
         RUNC if e.kind() == Kind::MadeByRunc => runc::hand_over(all, e),
         RUNC => as_runc(e, command.name),
-        _ => in_course_of(of_runc(e, &global, args), command.name, &own),
+        _ => in_course_of(no_container(of_runc(e, &global, args), &global), command.name, &own),
     })
 }
 
@@ -180,8 +180,18 @@ fn word_of_an_engine(name: &str, program: &str) -> String {
         "top" => format!("`{program} ps CONTAINER` lists the processes"),
         "unpause" => format!("`{program} resume CONTAINER` lets it go on"),
         "version" => format!("`{program} --version` prints the version"),
-        _ => format!("`{program} --help` lists the commands"),
+        _ => match similar(name) {
+            Some(command) => format!("a similar command exists: '{command}'"),
+            None => format!("`{program} --help` lists the commands"),
+        },
     }
+}
+
+/// The command that was probably meant, by the measure that clap has for options.
+fn similar(name: &str) -> Option<&'static str> {
+    let likeness = |command: &Command| strsim::jaro(name, command.name);
+    let best = COMMANDS.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
+    (likeness(best) > 0.8).then_some(best.name)
 }
 
 /// The whole command line, for manual pages: what [`main`] parses, command by command.
@@ -215,6 +225,17 @@ fn of_runc(e: Error, global: &Global, args: &[OsString]) -> Error {
     e.with_hint(format_args!("use runc for it: {}{root} {}", runc.display(), args.join(" ")))
 }
 
+/// Whoever names no root may look for a container of an engine, which has a root of its own.
+fn no_container(e: Error, global: &Global) -> Error {
+    if e.kind() != Kind::NoContainer || global.root_given {
+        return e;
+    }
+    e.with_hint(format_args!(
+        "it was looked for in {}: give the --root of the engine that made it",
+        global.runtime.root.display()
+    ))
+}
+
 /// Under the name `runc`, messages begin as those of runc do: logs are searched for them.
 fn as_runc(e: Error, command: &str) -> Error {
     let error = match e.kind() {
@@ -234,7 +255,7 @@ fn parse(command: clap::Command, bin: &str, args: &[OsString], options_end: bool
     match command.try_get_matches_from(args) {
         Ok(matches) => Ok(Parsed::Matches(matches)),
         Err(e) if e.kind() == clap::error::ErrorKind::DisplayHelp => Ok(Parsed::Help(e.to_string())),
-        Err(e) => Err(args::usage_error(&e.to_string(), bin)),
+        Err(e) => Err(args::usage_error(&e.to_string(), bin, &global_options(bin))),
     }
 }
 

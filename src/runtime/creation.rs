@@ -75,7 +75,9 @@ impl Placement {
 /// Callers recognize by these words that the bundle is at fault.
 fn no_config(e: Error) -> Error {
     match e.errno() {
-        Some(Errno::NOENT) => e.context("JSON specification file config.json not found"),
+        Some(Errno::NOENT) => e.context("JSON specification file config.json not found").with_hint(
+            "--bundle names the directory of the bundle; `berth spec --bundle DIR` writes a config.json there",
+        ),
         _ => e,
     }
 }

@@ -73,7 +73,7 @@ fn the_log_goes_to_the_journal(t: &Test) {
     missing.run().code(1).says("berth: state missing: container does not exist");
     let entry = received(&journal);
     assert!(entry.starts_with("PRIORITY=3\nSYSLOG_IDENTIFIER=web\nID=web\nMESSAGE\n"), "{entry:?}");
-    assert!(entry.ends_with("state missing: container does not exist\n"), "{entry:?}");
+    assert!(entry.contains("state missing: container does not exist"), "{entry:?}");
 }
 
 fn the_log_goes_to_the_system_log(t: &Test) {
@@ -86,7 +86,7 @@ fn the_log_goes_to_the_system_log(t: &Test) {
     let log = daemon(t, "/dev", "log");
     missing.stdin(null).run().code(1);
     let line = received(&log);
-    assert!(line.starts_with("<27>berth[") && line.ends_with("]: state missing: container does not exist"), "{line}");
+    assert!(line.starts_with("<27>berth[") && line.contains("]: state missing: container does not exist"), "{line}");
 }
 
 fn log_levels(t: &Test) {

@@ -8,7 +8,7 @@ use crate::harness::inject::{Action, Point};
 use crate::harness::{Config, Test};
 
 e2e!(what_is_missing_is_named);
-e2e!(any: exec_in_a_container_that_ends, fields_by_their_names, options_by_theirs, engines_are_told_the_hint, a_profile_that_forbids_capset);
+e2e!(any: exec_in_a_container_that_ends, fields_by_their_names, options_by_theirs, words_of_other_programs, engines_are_told_the_hint, a_profile_that_forbids_capset);
 
 fn fields_by_their_names(t: &Test) {
     if t.peer_lacks("JSON pointers") {
@@ -51,6 +51,25 @@ fn options_by_theirs(t: &Test) {
     // Whoever writes one is told the place in it.
     let process = t.write("process.json", r#"{"args":["/bin/true"],"cwd":"relative"}"#);
     c.exec_cmd(&["--process", &process], &[]).run().fails().says(": /cwd: ");
+}
+
+fn words_of_other_programs(t: &Test) {
+    if t.peer_lacks("hints") {
+        return;
+    }
+    rustix::mount::mount("tmpfs", "/run", "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
+    t.accept_mounts();
+    let hint = |args: &[&str], hint: &str| drop(t.runtime().args(args).run().fails().says(&format!("hint: {hint}")));
+    hint(&["state", "web"], "it was looked for in /run/berth: give the --root of the engine that made it");
+    hint(&["stat", "web"], "a similar command exists: 'state'");
+    hint(&["exec", "-it", "web", "sh"], "standard input is connected without an option");
+    hint(&["kill", "-9", "web"], "the signal comes after the container: `berth kill CONTAINER SIGNAL`");
+    hint(&["state", "web", "--root", "/x"], "it is a global option, which comes before the command: `berth --root");
+    hint(&["run", "--bundle", "/run", "web"], "--bundle names the directory of the bundle; `berth spec --bundle DIR`");
+    let bundle = t.container(Config::sleep().push("/linux/namespaces", json!({ "type": "net" })));
+    bundle.run().fails().says("unknown namespace \"net\"").says("hint: one of ").says("network");
+    let named = t.cli(["state", "web"]).run().fails();
+    assert!(!named.stderr.contains("hint"), "{named}");
 }
 
 /// They show `msg` alone.
