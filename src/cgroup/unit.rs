@@ -59,7 +59,7 @@ impl Cgroup {
                 join::add(pid, &slot.path(), slot.required)?;
             }
         }
-        // Only now: before, the cgroup above had processes.
+        // Only now, as the cgroup above must have no processes when its controllers are enabled.
         self.enable(plan)?;
         for slot in &mut self.slots {
             // systemd's own programs on the cgroup must not be replaced.

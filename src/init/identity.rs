@@ -64,8 +64,8 @@ pub fn own_stdio(uid: u32) -> Result<()> {
 
 /// CVE-2016-9962: a process of the container that could trace init could take its descriptors and its root.
 ///
-/// To be called again right after each change of user, group or user namespace: the kernel then sets the attribute to
-/// fs.suid_dumpable (commit_creds() in kernel/cred.c), which may be 1, dumpable.
+/// To be called again right after each change of user, group or user namespace: the kernel then sets the dumpable
+/// attribute to fs.suid_dumpable (commit_creds() in kernel/cred.c), which may be 1.
 pub fn never_dumpable() -> Result<()> {
     process::set_dumpable_behavior(DumpableBehavior::NotDumpable).call(|| "prctl(PR_SET_DUMPABLE, 0)")
 }

@@ -42,8 +42,8 @@ pub fn enter(channel: &Channel, plan: &InitPlan, joined: Vec<OwnedFd>, cgroups: 
 /// Joins the namespaces of a running container. If there is a stage, this returns only in its child.
 ///
 /// The stage stays outside of the user namespace, whose root may not put a process into the container's cgroup; and
-/// outside of the cgroup namespace, which shows no cgroup outside of it. An ordinary user may join the other namespaces
-/// only from within the user namespace.
+/// outside of the cgroup namespace, from within which no process can be put into a cgroup that it does not show. An
+/// ordinary user may join the other namespaces only from within the user namespace.
 pub fn join_container(
     channel: &Channel,
     plan: &InitPlan,
