@@ -153,16 +153,27 @@ fn hidden_directories_take_nothing(t: &Test) {
 }
 
 fn sysctls_go_past_what_covers_procfs(t: &Test) {
-    // CVE-2025-52881: where parts of the procfs that is mounted are covered, init's is its own.
-    mount("tmpfs", "/proc/sys/net", "tmpfs", MountFlags::empty(), None).unwrap();
-    fs::create_dir("/proc/sys/net/ipv4").unwrap();
-    fs::write("/proc/sys/net/ipv4/ip_forward", "covered").unwrap();
-    let config = Config::sh("cat /proc/sys/net/ipv4/ip_forward").set("/linux/sysctl/net.ipv4.ip_forward", "1");
-    let output = t.container(config).run();
-    let covered = fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap();
-    unmount("/proc/sys/net", UnmountFlags::DETACH).unwrap();
-    assert_eq!(output.ok().text(), "1");
-    assert_eq!(covered, "covered");
+    // CVE-2025-52881: where parts of the procfs that is mounted are covered, init's is its own. Without a mount namespace
+    // of the container's own nothing takes away what covers them.
+    let own = Config::sleep().set("/linux/sysctl/net.ipv4.ip_forward", "1");
+    let none = own.clone().without_namespace("mount").set("/mounts", json!([]));
+    for config in [own, none.remove("/linux/maskedPaths").remove("/linux/readonlyPaths")] {
+        let c = t.container(config);
+        mount("tmpfs", "/proc/sys/net", "tmpfs", MountFlags::empty(), None).unwrap();
+        fs::create_dir("/proc/sys/net/ipv4").unwrap();
+        fs::write("/proc/sys/net/ipv4/ip_forward", "covered").unwrap();
+        let output = c.create();
+        let covered = fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap();
+        unmount("/proc/sys/net", UnmountFlags::DETACH).unwrap();
+        assert_eq!(covered, "covered", "{output}");
+        output.ok();
+        let network = format!("--net=/proc/{}/ns/net", c.pid());
+        let inside = t.command("/usr/bin/nsenter").args([&network, "/bin/cat", "/proc/sys/net/ipv4/ip_forward"]);
+        assert_eq!(inside.ok().text(), "1");
+        c.delete_force().ok();
+    }
+    // The root's mount, which only somebody on the host could take away.
+    t.accept_mounts();
 }
 
 fn a_sysfs_that_is_refused_is_not_the_hosts(t: &Test) {

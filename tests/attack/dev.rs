@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::harness::{Config, Container, DescriptorSocket, Test, make_rootfs};
 
 e2e!(any:
+    a_link_is_no_dev,
     a_volume_does_not_come_over_dev_by_a_link,
     nothing_is_made_in_a_dev_of_the_hosts,
     the_root_is_not_replaced_by_a_link,
@@ -46,6 +47,25 @@ fn host(t: &Test) -> String {
 
 fn bind(source: &str, destination: &str) -> Value {
     json!({ "destination": destination, "type": "bind", "source": source, "options": ["rbind", "rw"] })
+}
+
+fn a_link_is_no_dev(t: &Test) {
+    // CVE-2026-41579, CVE-2026-47766: what is made in /dev would be made where the link leads.
+    let host = host(t);
+    let before = listing(Path::new(&host));
+    let mut bare = Config::new(["/bin/true"]);
+    let mounts = bare.json["mounts"].as_array_mut().unwrap();
+    mounts.retain(|mount| !mount["destination"].as_str().unwrap().starts_with("/dev"));
+    for config in [Config::new(["/bin/true"]), bare] {
+        for target in [host.as_str(), "../../host", "tmp"] {
+            let c = t.container(config.clone());
+            fs::remove_dir_all(c.rootfs().join("dev")).unwrap();
+            symlink(target, c.rootfs().join("dev")).unwrap();
+            c.run().fails().says("/dev in the root filesystem must be a directory, not a link");
+            assert_eq!(listing(Path::new(&host)), before);
+            c.assert_gone();
+        }
+    }
 }
 
 /// As the first mount of all, and as the last.

@@ -2,16 +2,22 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::time::Duration;
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde_json::{Value, json};
 
+use crate::harness::inject::{Action, Point};
 use crate::harness::{Config, Test};
+
+const PATIENCE: Duration = Duration::from_secs(20);
 
 e2e!(any:
     a_remount_follows_no_link,
     a_source_below_the_root_does_not_lead_to_the_kernel,
     parts_of_proc_are_not_covered_by_way_of_a_link,
     hooks_have_the_umask_of_the_caller,
+    a_directory_exchanged_at_any_call,
 );
 
 fn mount(kind: &str, source: &str, destination: &str, options: &[&str]) -> Value {
@@ -73,6 +79,49 @@ fn parts_of_proc_are_not_covered_by_way_of_a_link(t: &Test) {
             c.run().fails().says("cannot be mounted because it is inside /proc");
             c.assert_gone();
         }
+    }
+}
+
+/// CVE-2021-30465, CVE-2024-45310: another container has the volume, too, and exchanges a directory and a link to the
+/// host while init looks for the mount points below it.
+fn a_directory_exchanged_at_any_call(t: &Test) {
+    for directory in ["host/deep", "volume/point/deep"] {
+        fs::create_dir_all(t.path(directory)).unwrap();
+    }
+    symlink(t.path("host"), t.path("volume/link")).unwrap();
+    let exchange = || {
+        renameat_with(CWD, t.path("volume/point"), CWD, t.path("volume/link"), RenameFlags::EXCHANGE).unwrap();
+    };
+    let below = |dir: &str| {
+        let mut names: Vec<_> = fs::read_dir(t.path(dir)).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let config = Config::new(["/bin/true"])
+        .mount(mount("bind", &t.path("volume"), "/volume", &["bind"]))
+        .mount(mount("tmpfs", "tmpfs", "/volume/point/deep", &[]))
+        .mount(mount("tmpfs", "tmpfs", "/volume/point/new/er", &[]));
+    let c = t.container(config);
+    let nowhere = Point { process: usize::MAX, number: 0, occurrence: 1 };
+    let (output, seen) = c.run_cmd(&[]).trace(&[], nowhere, Action::Watch, PATIENCE).wait();
+    output.ok();
+    // Those that look something up, in init.
+    let looks = [libc::SYS_openat, libc::SYS_openat2, libc::SYS_mkdirat, libc::SYS_move_mount];
+    let points: Vec<_> = seen.points.into_iter().filter(|p| p.process > 0 && looks.contains(&p.number)).collect();
+    assert!(points.len() > 10, "{points:?}");
+    for point in points {
+        let _ = fs::remove_dir_all(t.path("volume/point/new"));
+        let run = c.run_cmd(&[]).trace(&[], point, Action::Pause, PATIENCE);
+        if run.reached() {
+            exchange();
+            run.go_on();
+            let (output, _) = run.wait();
+            exchange();
+            assert_eq!(below("host"), ["deep"], "at {point:?}: {output}");
+        } else {
+            run.wait();
+        }
+        c.delete_force();
     }
 }
 
