@@ -28,6 +28,14 @@ pub enum Kind {
     CommandNotFound,
     /// The executable of the process exists but cannot be executed: shells and engines answer 126.
     CommandNotExecutable,
+    /// A container has the id already.
+    Exists,
+    /// A value of the configuration cannot be honoured.
+    Configuration,
+    /// The container is not in a state in which this can be done.
+    State,
+    /// Another command is at work on the container.
+    Busy,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,7 +60,7 @@ impl Error {
 
     /// A value of the configuration that cannot be used; `pointer` is its JSON pointer (RFC 6901).
     pub fn config(pointer: impl Display, message: impl Display) -> Self {
-        Self::new(format_args!("{pointer}: {message}"))
+        Self::new(format_args!("{pointer}: {message}")).with_kind(Kind::Configuration)
     }
 
     /// Adds the action that failed. The function that knows the action adds it, once.
@@ -77,7 +85,7 @@ impl Error {
     /// Marks an error that init sent.
     #[must_use]
     pub fn from_init(self) -> Self {
-        if self.kind == Kind::Other { self.with_kind(Kind::Init) } else { self }
+        if matches!(self.kind, Kind::Other | Kind::Configuration) { self.with_kind(Kind::Init) } else { self }
     }
 
     /// Shortens each part at its end, for a message of limited size. Only an image can make a text that long.
@@ -114,6 +122,14 @@ impl Error {
 
     pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref()
+    }
+
+    /// The JSON pointer of the value that cannot be honoured; "" is the whole document.
+    pub fn pointer(&self) -> Option<&str> {
+        match self.kind {
+            Kind::Configuration => self.message.split(": ").next(),
+            _ => None,
+        }
     }
 
     pub fn kind(&self) -> Kind {
@@ -223,6 +239,13 @@ mod tests {
             .with_hint("the source of a bind mount must exist on the host");
         assert_eq!(e.to_string(), "create web: mounts[3] /data: open_tree(\"/srv/data\"): no such file or directory");
         assert_eq!(e.hint(), Some("the source of a bind mount must exist on the host"));
+    }
+
+    #[test]
+    fn the_pointer_of_a_wrong_value_is_told() {
+        let e = Error::config("/process/cwd", "must be absolute").context("config.json");
+        assert_eq!((e.pointer(), e.kind()), (Some("/process/cwd"), Kind::Configuration));
+        assert_eq!(Error::new("/process/cwd: x").pointer(), None);
     }
 
     #[test]

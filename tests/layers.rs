@@ -21,9 +21,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("launch", &["cgroup", "error", "files", "hooks", "plan", "sys", "wire"]),
     ("runtime", &["cgroup", "criu", "error", "files", "hooks", "host", "launch", "plan", "rootfs", "spec", "sys"]),
     ("cli", &["error", "files", "runtime", "spec"]),
+    ("library", &["cgroup", "error", "runtime", "spec", "sys"]),
     ("image", &["init", "sys"]),
     ("main", &["cli", "sys"]),
-    ("lib", &[]),
+    ("lib", &["cgroup", "library", "runtime", "spec"]),
 ];
 
 /// What anybody may use of `spec`: words of the field that are no part of a configuration to be judged.

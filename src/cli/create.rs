@@ -35,6 +35,7 @@ pub(super) fn options(matches: &ArgMatches) -> Result<CreateOptions> {
         seccomp_receiver: engine::seccomp_receiver()?,
         no_pivot: matches.get_flag("no-pivot"),
         no_new_keyring: matches.get_flag("no-new-keyring"),
+        terminal_to_caller: false,
     })
 }
 

@@ -95,6 +95,7 @@ fn read(matches: &ArgMatches) -> Result<ExecOptions> {
         seccomp_receiver: engine::seccomp_receiver()?,
         ignore_paused: matches.get_flag("ignore-paused"),
         cgroups: get_strings(matches, "cgroup"),
+        terminal_to_caller: false,
     })
 }
 

@@ -121,7 +121,7 @@ impl Init {
             result => (result, false),
         })?;
         let process = process.call(|| format!("clone3({})", describe_flags(flags))).map_err(hint_clone)?;
-        drop((theirs, gate));
+        drop(theirs);
 
         let mut init = Self { process, outside, channel, entry, patience, released: false, executable };
         init.set_oom_score_adj(plan)?;
@@ -130,6 +130,8 @@ impl Init {
         }
         init.executable.fill_and_seal(&plan.role)?;
         rustix::io::write(&open_gate, &[0]).call(|| "write(gate)").map_err(|e| init.explain(e))?;
+        // Only now: with nobody to read it, writing would end a caller that does not ignore SIGPIPE.
+        drop(gate);
         init.tell(plan, joined, start_socket, cgroup)?;
         if staged {
             init.follow(plan)?;

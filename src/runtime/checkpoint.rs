@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
 use rustix::io::Errno;
 
 use crate::criu::{self, CgroupsMode, Criu, Kind, NetworkLock, Notification, Options, Streams, Surroundings};
-use crate::error::{Call, Context, Error, Result};
+use crate::error::{Call, Context, Error, Kind as ErrorKind, Result};
 use crate::files;
 use crate::host;
 use crate::plan::namespaces::{Kind as NsKind, Namespaces};
@@ -169,7 +169,8 @@ impl Locked<'_> {
     pub fn checkpoint(self, options: &CheckpointOptions) -> Result<()> {
         let status = self.status()?;
         let Some(init) = self.record.init.filter(|_| matches!(status, Status::Running | Status::Paused)) else {
-            return Err(Error::new(format_args!("Container cannot be checkpointed in {status} state")));
+            return Err(Error::new(format_args!("Container cannot be checkpointed in {status} state"))
+                .with_kind(ErrorKind::State));
         };
         let spec = self.spec()?;
         let (namespaces, rootfs) = self.plan_for_dump(&spec)?;

@@ -8,13 +8,13 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::cgroup::Cgroup;
-use crate::error::{Call, Context, Error, Result};
+use crate::error::{Call, Context, Error, Kind, Result};
 use crate::launch;
 use crate::plan::annotations::Annotations;
 use crate::spec::{Spec, State, Status};
 
 use super::Runtime;
-use super::dir::{CONFIG, START, StateDir};
+use super::dir::{CONFIG, START, StateDir, no_container};
 use super::notify::Notify;
 use super::record::Record;
 
@@ -42,6 +42,26 @@ impl<'a> Container<'a> {
 
     pub fn created(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_nanos(self.record.created)
+    }
+
+    pub fn created_nanos(&self) -> u64 {
+        self.record.created
+    }
+
+    /// Fails if this is a later container of the same id.
+    pub fn expect_created(&self, created: u64) -> Result<()> {
+        if self.record.created == created { Ok(()) } else { Err(no_container()) }
+    }
+
+    /// The pid and a pidfd of its init; `None` once that has ended.
+    pub fn init(&self) -> Result<Option<(u32, OwnedFd)>> {
+        let Some(init) = self.record.init else { return Ok(None) };
+        Ok(init.open()?.map(|pidfd| (init.pid.cast_unsigned(), pidfd)))
+    }
+
+    /// Whether it has no PID namespace of its own, so that its processes do not end with its init.
+    pub fn shares_pids(&self) -> bool {
+        self.record.shared_pids
     }
 
     /// The user who created it.
@@ -168,7 +188,7 @@ impl<'a> Container<'a> {
             Some(_) if everyone && !self.record.cgroup.is_empty() => self.record.cgroup.kill(signal)?,
             Some(init) => super::process::send_signal(init.as_fd(), signal)?,
             None if everyone => return self.record.cgroup.kill(signal),
-            None => return Err(Error::new("container not running")),
+            None => return Err(Error::new("container not running").with_kind(Kind::State)),
         }
         if signal == SIGKILL { self.record.thaw() } else { Ok(()) }
     }

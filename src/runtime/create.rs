@@ -31,6 +31,29 @@ pub(super) fn create(runtime: &Runtime, id: &str, options: &CreateOptions) -> Re
     Ok(())
 }
 
+/// A process of a container, for the program that made it: its child.
+#[derive(Debug)]
+pub struct Child {
+    pub pid: i32,
+    pub pidfd: OwnedFd,
+    /// The master of its terminal, if that goes to the caller.
+    pub master: Option<OwnedFd>,
+    /// When the container was created, which no later one of the same id has in common.
+    pub created: u64,
+}
+
+pub(super) fn create_child(runtime: &Runtime, id: &str, options: &CreateOptions, stdio: Stdio) -> Result<Child> {
+    let (creation, placement) = Creation::plan(runtime, id, options)?;
+    creation.check_terminal(true)?;
+    let poststop = creation.plan.hooks.poststop.clone();
+    let Created { container, init, master } = creation.perform(placement, true, stdio)?;
+    let pidfd = init.process.pidfd.try_clone().call(|| "dup(pidfd)");
+    let pidfd = pidfd.inspect_err(|_| container.destroy_or_warn(&poststop))?;
+    let (pid, created) = (init.process.pid, container.record.created);
+    init.release();
+    Ok(Child { pid, pidfd, master, created })
+}
+
 pub(super) fn run(runtime: &Runtime, id: &str, options: &RunOptions) -> Result<u8> {
     let (creation, placement) = Creation::plan(runtime, id, &options.create)?;
     if creation.spec.process.is_none() {

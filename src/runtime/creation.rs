@@ -140,6 +140,7 @@ impl<'a> Creation<'a> {
     /// The terminal of a detached container needs a console socket. In all other cases a console socket is refused.
     pub fn check_terminal(&self, detached: bool) -> Result<()> {
         let socket = self.options.console_socket.is_some();
+        let detached = detached && !(self.plan.init.process.terminal && self.options.terminal_to_caller);
         match (self.plan.init.process.terminal, detached) {
             (true, true) if !socket => Err(Error::config(
                 "/process/terminal",
@@ -149,6 +150,9 @@ impl<'a> Creation<'a> {
             (_, false) if socket => {
                 Err(Error::new("cannot use console socket: --console-socket is for detached containers")
                     .with_hint("the terminal of others is the caller's"))
+            }
+            (false, _) if self.options.terminal_to_caller => {
+                Err(Error::config("/process/terminal", "is false, and the caller wants a terminal"))
             }
             (false, _) if socket => Err(Error::new(
                 "cannot use console socket: --console-socket is for a process that has a terminal (/process/terminal)",
@@ -273,7 +277,9 @@ impl<'a> Creation<'a> {
     /// Returns the master if this process is to join it to the caller's terminal.
     pub fn hand_over_terminal(&self, master: OwnedFd) -> Result<Option<OwnedFd>> {
         let Some(path) = &self.options.console_socket else {
-            clear_onlcr(&master)?;
+            if !self.options.terminal_to_caller {
+                clear_onlcr(&master)?;
+            }
             return Ok(Some(master));
         };
         send_descriptor(path, b"/dev/ptmx", master.as_fd()).context("--console-socket").map(|()| None)

@@ -38,6 +38,7 @@ pub(super) fn delete(runtime: &Runtime, id: &str, force: bool) -> Result<()> {
         Status::Stopped | Status::Created => {}
         status => {
             return Err(Error::new(format_args!("cannot delete container {id} that is not stopped: {status}"))
+                .with_kind(Kind::State)
                 .with_hint("end it with `kill ID KILL` first, or use `delete --force`".replace("ID", id)));
         }
     }

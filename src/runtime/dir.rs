@@ -51,7 +51,9 @@ impl StateDir {
     pub fn create(root: &Rc<Root>, id: &str) -> Result<Self> {
         let path = root.path().join(id);
         match rustix::fs::mkdirat(root.as_fd(), id, Mode::from_raw_mode(0o700)) {
-            Err(Errno::EXIST) => Err(Error::new(format_args!("container with given ID already exists: {id}"))),
+            Err(Errno::EXIST) => {
+                Err(Error::new(format_args!("container with given ID already exists: {id}")).with_kind(Kind::Exists))
+            }
             made => made.call(|| format!("mkdir({path:?})")).map_err(hint),
         }?;
         // A command that finds the directory empty may take it for a remainder of a killed runtime.
@@ -194,6 +196,7 @@ impl StateDir {
             }
             if Instant::now() > deadline {
                 return Err(Error::new("another command is still at work on the container")
+                    .with_kind(Kind::Busy)
                     .with_hint("one of its hooks may hang: once that ends, or is killed, the command does too"));
             }
             meanwhile()?;

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::cgroup;
-use crate::error::{Call, Context, Error, Result};
+use crate::error::{Call, Context, Error, Kind, Result};
 use crate::launch::intel_rdt;
 
 use super::container::Container;
@@ -72,7 +72,8 @@ impl Container<'_> {
 
     fn init_pidfd(&self) -> Result<std::os::fd::OwnedFd> {
         let init = self.record.init.map(|init| init.open()).transpose()?.flatten();
-        init.ok_or_else(|| Error::new(format_args!("container with id {} is not running", self.id())))
+        let stopped = || Error::new(format_args!("container with id {} is not running", self.id()));
+        init.ok_or_else(|| stopped().with_kind(Kind::State))
     }
 
     fn read_stats(&self) -> Result<Stats> {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use rustix::io::Errno;
 
 use crate::cgroup::Join;
-use crate::error::{Context, Error, Result};
+use crate::error::{Call, Context, Error, Kind as ErrorKind, Result};
 use crate::host;
 use crate::launch::{self, Birth, Init, Joined, PATIENCE, rlimits, send_descriptor, send_listener};
 use crate::plan;
@@ -19,6 +19,7 @@ use crate::spec::{Process, Spec, Status};
 use crate::sys::clone::Stdio;
 
 use super::container::Container;
+use super::create::Child;
 use super::creation::{describe_init, write_pid_file};
 use super::foreground::Foreground;
 use super::process::ProcessId;
@@ -49,6 +50,8 @@ pub struct ExecOptions {
     pub ignore_paused: bool,
     /// `PATH` or `CONTROLLER[,CONTROLLER]:PATH`.
     pub cgroups: Vec<String>,
+    /// The caller of the library takes the master of the terminal, and copies what passes through it.
+    pub terminal_to_caller: bool,
 }
 
 impl ExecOptions {
@@ -91,6 +94,26 @@ impl ExecOptions {
     }
 }
 
+/// A process that is to execute its program. It is killed if it is dropped before it was started.
+pub struct Exec {
+    init: Init,
+    /// The master, unless a console socket took it.
+    master: Option<OwnedFd>,
+}
+
+impl Exec {
+    pub fn pid(&self) -> i32 {
+        self.init.process.pid
+    }
+
+    /// Returns once the program has been executed.
+    pub fn start(mut self, created: u64) -> Result<Child> {
+        let pidfd = self.init.process.pidfd.try_clone().call(|| "dup(pidfd)")?;
+        self.init.start(None)?;
+        Ok(Child { pid: self.pid(), pidfd, master: self.master, created })
+    }
+}
+
 impl Container<'_> {
     /// Returns the exit status of the process, or 0 when detached.
     pub fn exec(&self, options: &ExecOptions) -> Result<u8> {
@@ -98,9 +121,7 @@ impl Container<'_> {
         let plan = self.plan_exec(options)?;
         let mut foreground = if options.detach { None } else { Some(Foreground::prepare(plan.process.terminal)?) };
         let stdio = foreground.as_ref().map(Foreground::stdio).unwrap_or_default();
-        let mut init = self.spawn_exec(options, &plan, stdio).map_err(|e| self.or_stopped(e))?;
-        describe_init(self.runtime, init.process.pid, &plan);
-        let master = self.serve_exec(options, &plan, &init).map_err(|e| self.or_stopped(e))?;
+        let Exec { mut init, master } = self.make_exec(options, &plan, stdio)?;
         init.start(None)?;
         let process = &init.process;
         self.runtime.debug(|| format!("the process runs, as pid {}", process.pid));
@@ -108,6 +129,20 @@ impl Container<'_> {
             Some(foreground) => foreground.supervise(process.pidfd.as_fd(), process.pid, master, None, false),
             None => Ok(0),
         }
+    }
+
+    /// Makes the process, up to where only its program is missing, for a caller that stays.
+    pub fn create_exec(&self, options: &ExecOptions, stdio: Stdio) -> Result<Exec> {
+        self.check_exec(options)?;
+        let plan = self.plan_exec(options)?;
+        self.make_exec(options, &plan, stdio)
+    }
+
+    fn make_exec(&self, options: &ExecOptions, plan: &InitPlan, stdio: Stdio) -> Result<Exec> {
+        let init = self.spawn_exec(options, plan, stdio).map_err(|e| self.or_stopped(e))?;
+        describe_init(self.runtime, init.process.pid, plan);
+        let master = self.serve_exec(options, plan, &init).map_err(|e| self.or_stopped(e))?;
+        Ok(Exec { init, master })
     }
 
     /// If the container has ended meanwhile, that is the error to report.
@@ -122,11 +157,12 @@ impl Container<'_> {
         match self.status()? {
             Status::Created | Status::Running => Ok(()),
             Status::Paused if options.ignore_paused => Ok(()),
-            Status::Paused => {
-                Err(Error::new("cannot exec in a paused container")
-                    .with_hint("--ignore-paused lets it wait for resume"))
+            Status::Paused => Err(Error::new("cannot exec in a paused container")
+                .with_kind(ErrorKind::State)
+                .with_hint("--ignore-paused lets it wait for resume")),
+            Status::Creating => {
+                Err(Error::new("cannot exec in a container that is being created").with_kind(ErrorKind::State))
             }
-            Status::Creating => Err(Error::new("cannot exec in a container that is being created")),
             Status::Stopped => Err(stopped()),
         }
     }
@@ -147,8 +183,12 @@ impl Container<'_> {
             plan::exec(&spec, &process, pointer, lsm, self.record.namespaces, keyring, options.preserve_fds)?;
         warnings.iter().for_each(|warning| (self.runtime.warn)(warning));
         self.refuse_tracer(&spec, &plan)?;
-        if process.terminal && options.detach && options.console_socket.is_none() {
+        let handed = options.console_socket.is_some() || options.terminal_to_caller;
+        if process.terminal && options.detach && !handed {
             return Err(Error::new("cannot allocate tty: a detached process needs --console-socket to hand it to"));
+        }
+        if !process.terminal && options.terminal_to_caller {
+            return Err(Error::config(format_args!("{pointer}/terminal"), "is false, and the caller wants a terminal"));
         }
         if !process.terminal && options.console_socket.is_some() {
             return Err(Error::new("cannot use console socket: --console-socket goes with a terminal only"));
@@ -216,7 +256,7 @@ impl Container<'_> {
 }
 
 fn stopped() -> Error {
-    Error::new("cannot exec in a stopped container")
+    Error::new("cannot exec in a stopped container").with_kind(ErrorKind::State)
 }
 
 struct Actions<'a> {
@@ -233,7 +273,9 @@ impl launch::Actions for Actions<'_> {
         match &self.options.console_socket {
             Some(path) => send_descriptor(path, b"/dev/ptmx", master.as_fd()).context("--console-socket"),
             None => {
-                clear_onlcr(&master)?;
+                if !self.options.terminal_to_caller {
+                    clear_onlcr(&master)?;
+                }
                 *self.master.borrow_mut() = Some(master);
                 Ok(())
             }

@@ -37,8 +37,9 @@ use rustix::io::Errno;
 
 pub use checkpoint::{CheckpointOptions, CriuOptions};
 pub use container::Container;
+pub use create::Child;
 pub use events::{Event, Stats};
-pub use exec::ExecOptions;
+pub use exec::{Exec, ExecOptions};
 pub use features::Features;
 pub use locked::Locked;
 pub use restore::RestoreOptions;
@@ -50,6 +51,7 @@ use crate::hooks::{self, Output, Surroundings};
 pub use crate::host::is_rootless;
 use crate::plan::hooks::Hook;
 use crate::spec::State;
+use crate::sys::clone::Stdio;
 
 use self::dir::{StateDir, no_container};
 #[cfg(fuzzing)]
@@ -58,7 +60,7 @@ use self::record::Record;
 use self::root::Root;
 
 /// Takes a line of text.
-pub type Sink = Box<dyn Fn(&str)>;
+pub type Sink = Box<dyn Fn(&str) + Send + Sync>;
 
 /// A directory of containers, and how they are made.
 pub struct Runtime {
@@ -104,6 +106,8 @@ pub struct CreateOptions {
     pub seccomp_receiver: Option<String>,
     pub no_pivot: bool,
     pub no_new_keyring: bool,
+    /// The caller of the library takes the master of the terminal, and copies what passes through it.
+    pub terminal_to_caller: bool,
 }
 
 #[derive(Debug, Default)]
@@ -114,10 +118,21 @@ pub struct RunOptions {
     pub no_subreaper: bool,
 }
 
+impl std::fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runtime").field("root", &self.root).field("cgroup_manager", &self.cgroup_manager).finish()
+    }
+}
+
 impl Runtime {
     /// Sets a container up, until only the user's process is missing.
     pub fn create(&self, id: &str, options: &CreateOptions) -> Result<()> {
         create::create(self, id, options)
+    }
+
+    /// As [`Runtime::create`], for a caller that stays: it gets the process, which is its child.
+    pub fn create_child(&self, id: &str, options: &CreateOptions, stdio: Stdio) -> Result<Child> {
+        create::create_child(self, id, options, stdio)
     }
 
     /// Creates, starts and, unless detached, waits; returns the exit status for the caller to exit with.
@@ -181,6 +196,11 @@ impl Runtime {
             Ok(record) => Ok(Some(Listed::Container(Box::new(Container { runtime: self, dir, record })))),
             Err(e) => damaged(Some(&dir), e),
         }
+    }
+
+    /// All ids, also of containers that are damaged.
+    pub fn ids(&self) -> Result<Vec<String>> {
+        Root::open(&self.root)?.map_or_else(|| Ok(Vec::new()), |root| ids(&root))
     }
 
     /// The ids that match a regular expression, also of containers that are damaged.

@@ -1,6 +1,6 @@
 //! Pausing, resuming, and listing processes.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::spec::Status;
 
 use super::container::Container;
@@ -26,7 +26,9 @@ impl Container<'_> {
     pub fn resume(&self) -> Result<()> {
         match self.status()? {
             Status::Paused => self.record.cgroup.thaw(),
-            status => Err(Error::new("container not paused").with_hint(format_args!("it is {status}"))),
+            status => {
+                Err(Error::new("container not paused").with_kind(Kind::State).with_hint(format_args!("it is {status}")))
+            }
         }
     }
 
@@ -40,5 +42,5 @@ impl Container<'_> {
 }
 
 pub(super) fn not_running(status: Status) -> Error {
-    Error::new("container not running").with_hint(format_args!("it is {status}"))
+    Error::new("container not running").with_kind(Kind::State).with_hint(format_args!("it is {status}"))
 }

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use crate::error::{Call, Error, Result};
+use crate::error::{Call, Error, Kind, Result};
 use crate::launch;
 use crate::plan::hooks::{self, Hook};
 use crate::spec::Status;
@@ -19,12 +19,12 @@ impl<'a> Locked<'a> {
     pub fn start(self, notify: Option<&Path>) -> Result<()> {
         match self.status()? {
             Status::Created => {}
-            Status::Stopped => return Err(Error::new("cannot start a container that has stopped")),
-            Status::Creating => return Err(Error::new("cannot start a container that is being created")),
-            Status::Paused => return Err(Error::new("cannot start a container in the paused state")),
-            Status::Running => return Err(Error::new("cannot start an already running container")),
+            Status::Stopped => return Err(not_startable("a container that has stopped")),
+            Status::Creating => return Err(not_startable("a container that is being created")),
+            Status::Paused => return Err(not_startable("a container in the paused state")),
+            Status::Running => return Err(not_startable("an already running container")),
         }
-        let socket = self.connect()?.ok_or_else(|| Error::new("cannot start an already running container"))?;
+        let socket = self.connect()?.ok_or_else(|| not_startable("an already running container"))?;
         let spec = self.spec()?;
         if spec.process.is_none() {
             // "This operation MUST generate an error if `process` was not set." Such a container can never be started:
@@ -73,4 +73,8 @@ impl<'a> Locked<'a> {
             }
         }
     }
+}
+
+fn not_startable(what: &str) -> Error {
+    Error::new(format_args!("cannot start {what}")).with_kind(Kind::State)
 }

@@ -17,6 +17,12 @@ pub fn inherit(fd: RawFd) -> Result<OwnedFd> {
     }
 }
 
+/// Whether the three standard streams are open.
+pub fn has_standard() -> bool {
+    // SAFETY: fcntl takes no pointer here.
+    (0..3).all(|number| unsafe { libc::fcntl(number, libc::F_GETFD) } != -1)
+}
+
 /// Standard input, output and error. [`super::start::prepare`] has made sure that they are open.
 pub fn standard() -> [BorrowedFd<'static>; 3] {
     // SAFETY: nobody owns these, so nobody closes them.

@@ -1,0 +1,142 @@
+//! A container, as a program holds it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::error::Result;
+use super::options::ExecOptions;
+use super::process::Process;
+use crate::cgroup::OomWatch;
+use crate::cgroup::stats::Stats;
+use crate::runtime::{self, UpdateOptions};
+use crate::spec::{Resources, State};
+
+/// A container that was created or loaded. It is a name: nothing is locked or kept open but the pidfd of the first
+/// process, and the container goes on when the value is dropped.
+///
+/// Should another program delete the container, and create another of the same id, all methods fail with
+/// [`ErrorKind::NotFound`](super::ErrorKind::NotFound).
+#[derive(Clone, Debug)]
+pub struct Container {
+    pub(super) runtime: Arc<runtime::Runtime>,
+    pub(super) id: String,
+    /// Nanoseconds since the epoch.
+    pub(super) created: u64,
+    pub(super) process: Option<Process>,
+}
+
+impl Container {
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The first process. `None` if the container had ended when it was loaded.
+    pub fn process(&self) -> Option<&Process> {
+        self.process.as_ref()
+    }
+
+    fn load(&self) -> Result<runtime::Container<'_>> {
+        let container = self.runtime.load(&self.id)?;
+        container.expect_created(self.created)?;
+        Ok(container)
+    }
+
+    fn lock(&self) -> Result<runtime::Locked<'_>> {
+        let locked = self.runtime.lock(&self.id)?;
+        locked.expect_created(self.created)?;
+        Ok(locked)
+    }
+
+    /// As the runtime specification has it. The kernel is asked each time.
+    pub fn state(&self) -> Result<State> {
+        Ok(self.load()?.state()?)
+    }
+
+    /// Executes the process of the configuration, and returns once that is done.
+    pub fn start(&self) -> Result<()> {
+        Ok(self.lock()?.start(None)?)
+    }
+
+    /// Makes a further process, up to where only its program is missing.
+    pub fn exec(&self, options: ExecOptions) -> Result<Exec> {
+        let ExecOptions { stdio, mut options } = options;
+        options.detach = true;
+        options.terminal_to_caller = stdio.is_terminal();
+        let streams = stdio.into_streams()?;
+        let container = self.load()?;
+        let exec = container.create_exec(&options, streams.each_ref().map(|fd| Some(std::os::fd::AsFd::as_fd(fd))))?;
+        Ok(Exec { exec, created: self.created })
+    }
+
+    /// Sends a signal to the first process or, with `all`, to every process of the container. SIGKILL always goes to all
+    /// of a container without a PID namespace of its own.
+    pub fn kill(&self, signal: i32, all: bool) -> Result<()> {
+        Ok(self.load()?.kill(signal, all)?)
+    }
+
+    /// Freezes all processes where they are.
+    pub fn pause(&self) -> Result<()> {
+        Ok(self.load()?.pause()?)
+    }
+
+    pub fn resume(&self) -> Result<()> {
+        Ok(self.load()?.resume()?)
+    }
+
+    /// All processes, by their numbers in the PID namespace of this program.
+    pub fn pids(&self) -> Result<Vec<u32>> {
+        Ok(self.load()?.pids()?)
+    }
+
+    /// What the container uses now.
+    pub fn stats(&self) -> Result<Stats> {
+        Ok(self.load()?.cgroup().stats()?)
+    }
+
+    /// Tells of processes that the kernel kills for want of memory, from now on. `None` if no controller counts the
+    /// container's memory.
+    pub fn watch_oom(&self) -> Result<Option<OomWatch>> {
+        Ok(self.load()?.cgroup().watch_oom()?)
+    }
+
+    /// Changes the limits that are named, or none.
+    pub fn update(&self, resources: Resources) -> Result<()> {
+        let options = UpdateOptions { resources, ..UpdateOptions::default() };
+        Ok(self.lock()?.update(&options)?)
+    }
+
+    /// Where the root file system is, as the configuration names it.
+    pub fn rootfs(&self) -> Result<impl AsRef<Path> + use<>> {
+        Ok(self.load()?.rootfs().to_owned())
+    }
+
+    /// Removes the container, of which the record must be whole ([`Runtime::remove`](super::Runtime::remove) needs none);
+    /// with `force` also one that runs, which is killed. The first process, if it is a child of this
+    /// program, is collected; [`Process::wait`] tells how it has ended.
+    pub fn delete(&self, force: bool) -> Result<()> {
+        self.load()?;
+        self.runtime.delete(&self.id, force)?;
+        if let Some(process) = &self.process {
+            process.try_wait()?;
+        }
+        Ok(())
+    }
+}
+
+/// A process that only its program is missing of. It is killed if it is dropped before [`Exec::start`].
+pub struct Exec {
+    exec: runtime::Exec,
+    created: u64,
+}
+
+impl Exec {
+    /// In the PID namespace of this program.
+    pub fn pid(&self) -> u32 {
+        self.exec.pid().cast_unsigned()
+    }
+
+    /// Executes the program, and returns once that is done.
+    pub fn start(self) -> Result<Process> {
+        Ok(Process::of_child(self.exec.start(self.created)?))
+    }
+}

@@ -1,0 +1,91 @@
+//! What a container and a further process are made with, beside the bundle.
+
+use super::stdio::Stdio;
+use crate::runtime;
+use crate::spec::{self, Process};
+
+/// How a container is created.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct CreateOptions {
+    pub(super) stdio: Stdio,
+    pub(super) options: runtime::CreateOptions,
+}
+
+impl CreateOptions {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The standard streams of the container's process.
+    #[must_use]
+    pub fn stdio(mut self, stdio: Stdio) -> Self {
+        self.stdio = stdio;
+        self
+    }
+
+    /// Change the root by MS_MOVE and chroot(2), where pivot_root(2) cannot be used: on a ramdisk.
+    #[must_use]
+    pub fn no_pivot(mut self, no_pivot: bool) -> Self {
+        self.options.no_pivot = no_pivot;
+        self
+    }
+
+    /// Leave the container in the session keyring of the calling program.
+    #[must_use]
+    pub fn no_new_keyring(mut self, no_new_keyring: bool) -> Self {
+        self.options.no_new_keyring = no_new_keyring;
+        self
+    }
+}
+
+/// A further process in a container.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct ExecOptions {
+    pub(super) stdio: Stdio,
+    pub(super) options: runtime::ExecOptions,
+}
+
+impl ExecOptions {
+    /// Runs `args` with all else that the container's own process has: its user, environment, capabilities ...
+    pub fn new(args: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        let args = args.into_iter().map(Into::into).collect();
+        Self { options: runtime::ExecOptions { args, ..Default::default() }, ..Self::default() }
+    }
+
+    /// Runs what a document says that has the form of `process` in `config.json`.
+    pub fn from_json(process: &[u8]) -> super::Result<Self> {
+        let process = Some(spec::parse::<Process>(process)?);
+        Ok(Self { options: runtime::ExecOptions { process, ..Default::default() }, ..Self::default() })
+    }
+
+    /// The standard streams of the process.
+    #[must_use]
+    pub fn stdio(mut self, stdio: Stdio) -> Self {
+        self.options.terminal = stdio.is_terminal();
+        self.stdio = stdio;
+        self
+    }
+
+    /// Adds a variable, `NAME=VALUE`, to the environment of the container's process.
+    #[must_use]
+    pub fn env(mut self, variable: impl Into<String>) -> Self {
+        self.options.env.push(variable.into());
+        self
+    }
+
+    /// The working directory in the container.
+    #[must_use]
+    pub fn cwd(mut self, cwd: impl Into<String>) -> Self {
+        self.options.cwd = Some(cwd.into());
+        self
+    }
+
+    /// The numeric ids in the container.
+    #[must_use]
+    pub fn user(mut self, uid: u32, gid: u32) -> Self {
+        self.options.user = Some((uid, Some(gid)));
+        self
+    }
+}

@@ -1,0 +1,254 @@
+//! The library as other programs embed it: from many threads, with nothing of the program's changed.
+
+#[macro_use]
+#[allow(dead_code, unused_imports, unused_macros, reason = "the end-to-end tests use the rest")]
+#[path = "e2e/harness/mod.rs"]
+mod harness;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use berth::{Container, CreateOptions, ErrorKind, ExecOptions, ExitStatus, Runtime, Status, Stdio};
+use harness::{Config, Test};
+
+e2e!(any: nothing_of_the_program_is_changed, processes_and_streams, a_terminal, waiting_ends, errors_have_kinds,
+    another_container_of_the_same_id);
+
+const LONG: Duration = Duration::from_secs(30);
+
+fn runtime(t: &Test) -> Runtime {
+    Runtime::builder(t.path("library")).on_warning(|text| panic!("a warning: {text}")).build()
+}
+
+fn create(t: &Test, config: Config, stdio: Stdio) -> Container {
+    let bundle = t.container(config).bundle;
+    runtime(t).create("web", bundle, CreateOptions::new().stdio(stdio)).unwrap()
+}
+
+/// What all threads of the program share, and what this thread has: as text, by name.
+fn surroundings() -> BTreeMap<String, String> {
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+    let kept = [
+        "Umask",
+        "TracerPid",
+        "Groups",
+        "SigQ",
+        "SigPnd",
+        "ShdPnd",
+        "SigBlk",
+        "SigIgn",
+        "SigCgt",
+        "CapEff",
+        "CapBnd",
+        "NoNewPrivs",
+        "Seccomp",
+        "Cpus_allowed_list",
+    ];
+    let mut all: BTreeMap<_, _> = status
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .filter(|(name, _)| kept.contains(name))
+        .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
+        .collect();
+    let links = |dir: &str| {
+        let mut links: Vec<_> = fs::read_dir(dir)
+            .unwrap()
+            .filter_map(|entry| Some(format!("{:?}", fs::read_link(entry.ok()?.path()).ok()?)))
+            // The directory that is being read.
+            .filter(|link| !link.contains("/fd\""))
+            .collect();
+        links.sort();
+        links.join(" ")
+    };
+    all.insert("descriptors".into(), links("/proc/self/fd"));
+    all.insert("namespaces".into(), links("/proc/thread-self/ns"));
+    all.insert("directory".into(), format!("{:?}", std::env::current_dir().unwrap()));
+    all.insert("environment".into(), format!("{:?}", std::env::vars_os().collect::<Vec<_>>()));
+    all.insert("subreaper".into(), format!("{:?}", rustix::process::child_subreaper().unwrap()));
+    all.insert("children".into(), children());
+    all.insert("limits".into(), fs::read_to_string("/proc/self/limits").unwrap());
+    all.insert("score".into(), fs::read_to_string("/proc/self/oom_score_adj").unwrap());
+    all.insert("cgroups".into(), fs::read_to_string("/proc/thread-self/cgroup").unwrap());
+    all
+}
+
+fn children() -> String {
+    let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
+    tasks.map(|task| fs::read_to_string(task.path().join("children")).unwrap_or_default()).collect()
+}
+
+/// Bytes that belong to this program alone.
+fn private_memory() -> u64 {
+    let rollup = fs::read_to_string("/proc/self/smaps_rollup").unwrap();
+    let private = rollup.lines().filter(|line| line.starts_with("Private_"));
+    private.map(|line| line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10).sum()
+}
+
+/// A whole life, with a process beside the first one.
+fn live(runtime: &Runtime, id: &str, bundle: &Path) {
+    let container = runtime.create(id, bundle, CreateOptions::new()).unwrap();
+    assert_eq!(container.state().unwrap().status, Status::Created);
+    container.start().unwrap();
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let exec = container.exec(ExecOptions::new(["/bin/echo", id]).stdio(Stdio::null().stdout(writer))).unwrap();
+    let process = exec.start().unwrap();
+    let mut output = String::new();
+    reader.read_to_string(&mut output).unwrap();
+    assert_eq!(output.trim_end(), id);
+    assert_eq!(process.wait().unwrap().code(), Some(0));
+    container.kill(libc::SIGKILL, false).unwrap();
+    let status = container.process().unwrap().wait_timeout(LONG).unwrap();
+    assert_eq!(status.and_then(ExitStatus::signal), Some(libc::SIGKILL));
+    container.delete(false).unwrap();
+}
+
+fn nothing_of_the_program_is_changed(t: &Test) {
+    const THREADS: usize = 8;
+    const EACH: usize = 25;
+    /// What an allocator keeps for eight threads, and nothing that grows with each container.
+    const KEPT: u64 = 4 << 20;
+    let runtime = runtime(t);
+    let bundles: Vec<_> = (0..THREADS).map(|_| t.container(Config::sleep()).bundle).collect();
+    let round = |count: usize| {
+        std::thread::scope(|scope| {
+            for (thread, bundle) in bundles.iter().enumerate() {
+                let runtime = &runtime;
+                scope.spawn(move || {
+                    let before = fs::read_to_string("/proc/thread-self/status").unwrap();
+                    let masks = |text: &str| {
+                        let kept = text.lines().filter(|line| {
+                            line.starts_with("SigB")
+                                || line.starts_with("SigI")
+                                || line.starts_with("SigC")
+                                || line.starts_with("Cpus_allowed:")
+                        });
+                        kept.map(str::to_owned).collect::<Vec<_>>()
+                    };
+                    (0..count).for_each(|n| live(runtime, &format!("c{thread}-{n}"), bundle));
+                    let after = fs::read_to_string("/proc/thread-self/status").unwrap();
+                    assert_eq!(masks(&after), masks(&before));
+                });
+            }
+        });
+    };
+    round(5);
+    let (before, memory) = (surroundings(), private_memory());
+    round(EACH);
+    let after = surroundings();
+    for (name, value) in &before {
+        assert_eq!(&after[name], value, "{name}");
+    }
+    assert_eq!(before["children"], "");
+    let grown = private_memory().saturating_sub(memory);
+    assert!(grown < KEPT, "{grown} bytes more");
+    assert!(runtime.list().unwrap().is_empty());
+}
+
+fn processes_and_streams(t: &Test) {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let (input, mut typed) = std::io::pipe().unwrap();
+    let errors = writer.try_clone().unwrap();
+    let stdio = Stdio::null().stdin(input).stdout(writer).stderr(errors);
+    let container = create(t, Config::sh("read line; echo out $line; echo err >&2; exit 7"), stdio);
+    // Exec of a process that takes its place in the terminal of nobody.
+    typed.write_all(b"typed\n").unwrap();
+    container.start().unwrap();
+    let mut output = String::new();
+    reader.read_to_string(&mut output).unwrap();
+    assert_eq!(output, "out typed\nerr\n");
+    let process = container.process().unwrap();
+    assert_eq!(process.wait().unwrap().shell_code(), Some(7));
+    // It is remembered, also by a clone.
+    assert_eq!(process.clone().try_wait().unwrap().unwrap().code(), Some(7));
+    assert_eq!(process.kill(libc::SIGTERM).unwrap_err().kind(), ErrorKind::WrongState);
+    assert_eq!(container.state().unwrap().status, Status::Stopped);
+    container.delete(false).unwrap();
+}
+
+fn a_terminal(t: &Test) {
+    let config = Config::sh("stty size; tty; read line; echo got $line").set("/process/terminal", true);
+    let container = create(t, config, Stdio::terminal());
+    let process = container.process().unwrap().clone();
+    process.resize(33, 77).unwrap();
+    container.start().unwrap();
+    let master: OwnedFd = process.take_terminal().unwrap();
+    assert!(process.take_terminal().is_none());
+    let mut master = fs::File::from(master);
+    master.write_all(b"hello\n").unwrap();
+    let mut output = Vec::new();
+    // The end of a terminal is EIO.
+    let _ = master.read_to_end(&mut output);
+    let output = String::from_utf8(output).unwrap();
+    assert!(["33 77\r\n", "/dev/pts/0\r\n", "got hello\r\n"].iter().all(|text| output.contains(text)), "{output:?}");
+    assert_eq!(process.wait().unwrap().code(), Some(0));
+    container.delete(false).unwrap();
+}
+
+fn waiting_ends(t: &Test) {
+    let container = create(t, Config::sleep(), Stdio::null());
+    container.start().unwrap();
+    let process = container.process().unwrap();
+    assert_eq!(process.wait_timeout(Duration::from_millis(1)).unwrap(), None);
+    assert_eq!(process.try_wait().unwrap(), None);
+    let (cancel, canceller) = std::io::pipe().unwrap();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| process.wait_or(&cancel).unwrap());
+        drop(canceller);
+        assert_eq!(waiting.join().unwrap(), None);
+    });
+    // A process that is not started is not left behind.
+    let exec = container.exec(ExecOptions::new(["/bin/true"])).unwrap();
+    let pid = exec.pid();
+    assert!(Path::new(&format!("/proc/{pid}")).exists());
+    drop(exec);
+    assert!(!Path::new(&format!("/proc/{pid}")).exists());
+    // Another program may have made it.
+    let loaded = runtime(t).load("web").unwrap();
+    assert_eq!(loaded.process().unwrap().pid(), process.pid());
+    loaded.delete(true).unwrap();
+    assert_eq!(process.wait().unwrap().signal(), None, "the other value has collected it");
+}
+
+fn errors_have_kinds(t: &Test) {
+    let runtime = runtime(t);
+    assert_eq!(runtime.load("web").unwrap_err().kind(), ErrorKind::NotFound);
+    let bundle = |config| t.container(config).bundle;
+    let error = |config| runtime.create("web", bundle(config), CreateOptions::new()).unwrap_err();
+    let e = error(Config::sleep().set("/process/cwd", "relative"));
+    assert_eq!((e.kind(), e.pointer()), (ErrorKind::InvalidConfiguration, Some("/process/cwd")), "{e}");
+    let e = error(Config::sleep().set("/process/terminal", true));
+    assert_eq!((e.kind(), e.pointer()), (ErrorKind::InvalidConfiguration, Some("/process/terminal")), "{e}");
+    let terminal = CreateOptions::new().stdio(Stdio::terminal());
+    let e = runtime.create("web", bundle(Config::sleep()), terminal).unwrap_err();
+    assert_eq!((e.kind(), e.pointer()), (ErrorKind::InvalidConfiguration, Some("/process/terminal")), "{e}");
+
+    let container = create(t, Config::sleep(), Stdio::null());
+    let e = runtime.create("web", bundle(Config::sleep()), CreateOptions::new()).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::AlreadyExists, "{e}");
+    container.start().unwrap();
+    assert_eq!(container.start().unwrap_err().kind(), ErrorKind::WrongState);
+    assert_eq!(container.resume().unwrap_err().kind(), ErrorKind::WrongState);
+    assert_eq!(container.delete(false).unwrap_err().kind(), ErrorKind::WrongState);
+    let run = |args: &[&str]| container.exec(ExecOptions::new(args.iter().copied())).and_then(berth::Exec::start);
+    assert_eq!(run(&["/nowhere"]).unwrap_err().kind(), ErrorKind::CommandNotFound);
+    assert_eq!(run(&["/etc/passwd"]).unwrap_err().kind(), ErrorKind::NotExecutable);
+    container.delete(true).unwrap();
+    assert_eq!(container.state().unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(run(&["/bin/true"]).unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+fn another_container_of_the_same_id(t: &Test) {
+    let first = create(t, Config::sleep(), Stdio::null());
+    runtime(t).load("web").unwrap().delete(true).unwrap();
+    let second = create(t, Config::sleep(), Stdio::null());
+    second.start().unwrap();
+    assert_eq!(first.kill(libc::SIGKILL, true).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(first.pause().unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(first.delete(true).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(second.state().unwrap().status, Status::Running);
+    second.delete(true).unwrap();
+}
