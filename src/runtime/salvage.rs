@@ -8,6 +8,7 @@ use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
 use crate::host;
 use crate::plan::cgroup::{self, CgroupPlan};
+use crate::plan::path::clean_path;
 use crate::spec::Spec;
 
 use super::Runtime;
@@ -59,9 +60,10 @@ fn read_config(dir: &StateDir) -> Result<Option<Spec>> {
     }
 }
 
-/// The meaning of a relative path depends on the runtime that made the container.
+/// As [`crate::plan::cgroup`] takes it: without `..`, which could lead to another cgroup, or out of the hierarchy. The
+/// meaning of a relative path depends on the runtime that made the container.
 fn absolute(path: &str) -> Option<PathBuf> {
-    path.strip_prefix('/').map(|path| Path::new(path).to_owned())
+    path.starts_with('/').then(|| clean_path(Path::new(path)))
 }
 
 fn found(path: &Path, owned: bool) -> Result<Cgroup> {
@@ -79,4 +81,25 @@ fn lost(dir: &StateDir, why: &Error) -> Error {
          directory; `grep -l {id} /proc/[0-9]*/cgroup` may find them",
         dir.path(),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cgroups_path_is_taken_as_when_the_container_was_made() {
+        for (path, cgroup) in [
+            ("/a/b", Some("a/b")),
+            ("/a/../b", Some("b")),
+            ("/../../../etc", Some("etc")),
+            ("/a//./b/", Some("a/b")),
+            ("/", Some("")),
+            ("a/b", None),
+            ("../a", None),
+            ("", None),
+        ] {
+            assert_eq!(absolute(path).as_deref(), cgroup.map(Path::new), "{path}");
+        }
+    }
 }
