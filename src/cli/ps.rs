@@ -7,6 +7,7 @@ use clap::{Arg, ArgMatches};
 
 use super::{Command, Global, args, get_id, get_strings, id, print};
 use crate::error::{Call, Context, Error, Result};
+use crate::files;
 
 pub(super) const COMMAND: Command = Command {
     name: "ps",
@@ -60,8 +61,10 @@ fn few(pids: &[u32], options: &[String]) -> Result<Option<Vec<u8>>> {
 
 /// Its output, or why it failed.
 fn ps(options: &[String]) -> Result<Result<Vec<u8>, String>> {
-    let output = Program::new("ps").args(options).stdin(Stdio::null()).output();
-    let output = output.call(|| "execvp(\"ps\")").hint("without --format json it takes ps(1), of package procps")?;
+    const HINT: &str = "without --format json it takes ps(1), of package procps";
+    let ps = files::program("ps").map_err(|e| if e.hint().is_none() { e.with_hint(HINT) } else { e })?;
+    let output = Program::new(&ps.path).env("PATH", &ps.search).args(options).stdin(Stdio::null()).output();
+    let output = output.call(|| format!("execve({:?})", ps.path)).hint(HINT)?;
     if output.status.success() {
         return Ok(Ok(output.stdout));
     }

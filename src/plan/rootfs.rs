@@ -160,7 +160,7 @@ fn systemd_v1(destination: &str) -> Mount {
     }
 }
 
-pub(super) fn is_bind(mount: &Mount) -> bool {
+pub fn is_bind(mount: &Mount) -> bool {
     mount.options.iter().any(|option| option == "bind" || option == "rbind")
 }
 

@@ -18,6 +18,7 @@ use super::container::Container;
 use super::locked::Locked;
 use super::process::open_namespace;
 use super::record::Volume;
+use super::sources;
 
 /// The peer groups of the host's mount namespace.
 fn host_groups() -> Result<BTreeSet<u64>> {
@@ -43,7 +44,8 @@ impl Locked<'_> {
     /// In a container with a user namespace, its root may change the attributes of these mounts: the kernel locks only
     /// mounts that were there when the namespace was made.
     pub fn add_mounts(mut self, mounts: Vec<Mount>) -> Result<()> {
-        let spec = self.spec_with(mounts)?;
+        let mut spec = self.spec_with(mounts)?;
+        sources::name_by_root(&mut spec, &self.record.bundle, true)?;
         let volumes = &self.record.volumes;
         let known = |destination: &str| {
             volumes.iter().rev().find(|volume| volume.destination == destination).map(|volume| volume.id)

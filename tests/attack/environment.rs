@@ -74,6 +74,17 @@ fn programs_of_others_are_not_executed(t: &Test) {
     chown(&file, Some(4242), Some(4242)).unwrap();
     checkpoint(&c).env("PATH", &t.path("bin")).run().code(1).says("criu is not in PATH");
     assert!(!fs::exists(&proof).unwrap());
+    // `ps` calls a program as well.
+    script(&t.dir.join("home/ps"), &format!("id > {proof}"));
+    c.cli("ps", &[])
+        .arg(&c.id)
+        .env("PATH", &home)
+        .run()
+        .code(1)
+        .says(&format!("ps is not in PATH but as \"{home}/ps\""));
+    assert!(!fs::exists(&proof).unwrap());
+    c.cli("ps", &[]).arg(&c.id).env("PATH", &format!("{home}:/usr/bin:/bin")).ok();
+    assert!(!fs::exists(&proof).unwrap());
 }
 
 fn the_state_of_root_is_roots(t: &Test) {
