@@ -89,9 +89,8 @@ fn directories(path: &Path, Apart(apart): Apart) -> Result<Vec<Directory>> {
 fn unknown(dir: &StateDir, cgroup: &Path, directories: &[Directory]) -> Result<Option<String>> {
     let id = dir.id();
     if dir.traces().is_none() {
-        return Ok(dir.has(RECORD)?.then(|| {
-            format!("{id}: nothing tells whether it has a cgroup, and where: find and remove it (its name is that of the container, or /linux/cgroupsPath)")
-        }));
+        let warning = format!("{id}: nothing tells the path of its cgroup: if one with its name is left, remove it");
+        return Ok(dir.has(RECORD)?.then_some(warning));
     }
     let (there, missing): (Vec<_>, Vec<_>) = directories.iter().partition(|directory| directory.absolute().exists());
     if there.is_empty() || missing.is_empty() {

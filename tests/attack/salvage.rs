@@ -2,7 +2,7 @@
 //! for it, and `delete --force` leaves nothing behind without a word.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -126,6 +126,14 @@ fn cgroups_apart_are_removed(t: &Test) {
     });
     assert!(removed, "the processes were ended");
     c.assert_gone();
+    // Nor is it known where a runtime was killed before it had an init, and the record was damaged.
+    let begun = t.root.join("begun");
+    fs::create_dir(&begun).unwrap();
+    fs::set_permissions(&begun, fs::Permissions::from_mode(0o700)).unwrap();
+    fs::write(begun.join("state.json"), "").unwrap();
+    fs::copy(c.bundle.join("config.json"), begun.join(".config.json")).unwrap();
+    t.cli(["delete", "--force", "begun"]).ok().says("nothing tells the path of its cgroup");
+    assert!(!begun.exists());
     // A container whose cgroups are all at one path needs no word of that, and no link.
     c.up();
     assert!(!fs::exists(dir(&c).join("cgroups")).unwrap());
