@@ -68,6 +68,19 @@ fn programs_of_others_are_not_executed(t: &Test) {
         evil("shared");
         refused(&dir);
     }
+    // Members of a group other than root's are others as well.
+    fs::create_dir(t.path("group")).unwrap();
+    let file = evil("group");
+    for path in [&t.dir.join("group"), &t.dir.join("group/criu")] {
+        chown(path, Some(0), Some(4242)).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o775)).unwrap();
+    }
+    refused(&t.path("group"));
+    fs::set_permissions(t.path("group"), fs::Permissions::from_mode(0o755)).unwrap();
+    refused(&t.path("group"));
+    fs::set_permissions(t.path("group"), fs::Permissions::from_mode(0o775)).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    refused(&t.path("group"));
     // A file of theirs in a directory of root's.
     fs::create_dir(t.path("bin")).unwrap();
     let file = evil("bin");
