@@ -217,8 +217,9 @@ impl Container<'_> {
             rootless: host::is_rootless(),
         };
         let rootfs = plan_rootfs::plan(spec, &self.record.bundle, &facts, &mut Vec::new())?;
-        if rootfs.switch == Switch::Chroot {
-            return Err(Error::config("/linux/namespaces", "CRIU dumps no container without a mount namespace"));
+        if matches!(rootfs.switch, Switch::Chroot { .. }) {
+            let message = "CRIU dumps no container without a mount namespace of its own";
+            return Err(Error::config("/linux/namespaces", message));
         }
         if let Some(mount) = rootfs.mounts.iter().find(|mount| mount.idmap.is_some()) {
             let pointer = format!("/mounts/{}", mount.index);

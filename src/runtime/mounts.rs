@@ -8,7 +8,7 @@ use crate::launch::{self, Birth, Init, Joined, PATIENCE};
 use crate::plan;
 use crate::plan::init::{Errand, InitPlan, Role};
 use crate::plan::mounts::MountPlan;
-use crate::plan::namespaces::Kind as NsKind;
+use crate::plan::namespaces::{Kind as NsKind, Namespaces};
 use crate::plan::path::clean;
 use crate::rootfs;
 use crate::spec::{Mount, Spec};
@@ -70,10 +70,12 @@ impl Locked<'_> {
     }
 
     fn spec_with(&self, mounts: Vec<Mount>) -> Result<Spec> {
-        if self.record.namespaces & NsKind::Mount.clone_flag() == 0 {
+        let spec = self.spec()?;
+        // The root of a namespace that belongs to others, or to the host, is not the container's.
+        if !Namespaces::plan(&spec.linux)?.is_new(NsKind::Mount) {
             return Err(Error::new("the container has no mount namespace of its own"));
         }
-        Ok(Spec { mounts, ..self.spec()? })
+        Ok(Spec { mounts, ..spec })
     }
 
     fn run_errand(&self, plan: &InitPlan) -> Result<Vec<(u32, u64)>> {
