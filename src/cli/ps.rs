@@ -81,8 +81,8 @@ fn select<'a>(table: &'a [u8], pids: &[u32]) -> Result<Vec<&'a [u8]>> {
     let mut selected = vec![head];
     for line in lines.filter(|line| !line.trim_ascii().is_empty()) {
         let pid = fields(line).nth(column).and_then(|pid| std::str::from_utf8(pid).ok()?.parse::<u32>().ok());
-        let pid =
-            pid.ok_or_else(|| Error::new(format_args!("no pid in the output of ps: {:?}", line.escape_ascii())))?;
+        let said = || Error::new(format_args!("no pid in the output of ps: \"{}\"", line.trim_ascii().escape_ascii()));
+        let pid = pid.ok_or_else(said)?;
         if pids.contains(&pid) {
             selected.push(line);
         }
@@ -107,6 +107,7 @@ mod tests {
         assert_eq!(select(table, &[]).unwrap().len(), 1);
         assert!(select(b"COMMAND\nsh\n", &[1]).is_err());
         assert!(select(b"", &[1]).is_err());
-        assert!(select(b"CMD PID\nsh x\n", &[1]).is_err());
+        let error = select(b"CMD PID\nsh \xff 7\n", &[1]).unwrap_err().to_string();
+        assert_eq!(error, r#"no pid in the output of ps: "sh \xff 7""#);
     }
 }
