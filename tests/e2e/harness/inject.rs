@@ -280,7 +280,8 @@ impl Tracer {
                 self.executed |= tid == self.main;
                 let link = std::fs::read_link(format!("/proc/{tid}/exe")).unwrap_or_default();
                 let link = link.to_string_lossy();
-                if link.starts_with("/memfd:") || link.contains(&self.own) {
+                // crun executes itself again from a detached mount, whose root is the file.
+                if link.starts_with("/memfd:") || link == "/" || link.contains(&self.own) {
                     self.go_on(tid, 0);
                 } else {
                     self.forget(tid);
