@@ -13,7 +13,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat,
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::files::names;
+use crate::files::walk::names;
 use crate::plan::path::{clean, leads_up};
 use crate::spec::Spec;
 
