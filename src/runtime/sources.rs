@@ -13,7 +13,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat,
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::files::walk::names;
+use crate::files::walk::{MAX_LINKS, names};
 use crate::plan::path::{clean, leads_up};
 use crate::spec::Spec;
 
@@ -46,8 +46,6 @@ fn has_no_link(path: &Path) -> bool {
 
 /// The part of the path that lies below the root, if it leads there. Errors are left to who opens the path.
 fn below(path: &Path, root: &Path) -> Option<PathBuf> {
-    /// The kernel's limit.
-    const MAX_LINKS: usize = 40;
     let root = stat(root).ok()?;
     let start = || openat(CWD, "/", PATH, Mode::empty());
     let (mut dir, mut left, mut links) = (start().ok()?, names(path), 0);

@@ -413,7 +413,7 @@ mod registers {
     use libc::c_long;
 
     pub fn set_call(_: i32, _: c_long) {
-        unimplemented!("faults are injected on x86_64 and aarch64 only");
+        panic!("faults are injected on x86_64 and aarch64 only");
     }
 
     pub fn set_result(_: i32, _: c_long) {}
