@@ -16,9 +16,8 @@ pub fn verify(
     privileges: &Privileges,
     held: Option<Capability>,
     groups: bool,
-    proc: &ProcFs,
+    status: &Status,
 ) -> Result<()> {
-    let status = Status(proc.read("thread-self/status")?);
     let sets = privileges.sets(held);
     for (field, wanted) in
         [("CapInh", sets.inheritable), ("CapPrm", sets.permitted), ("CapEff", sets.effective), ("CapAmb", sets.ambient)]
@@ -55,10 +54,19 @@ fn differs(field: &str, got: impl std::fmt::Display, wanted: impl std::fmt::Disp
     ))
 }
 
-/// proc_pid_status(5)
-struct Status(Vec<u8>);
+/// What the kernel tells about this thread: proc_pid_status(5).
+pub struct Status(Vec<u8>);
 
 impl Status {
+    pub fn read(proc: &ProcFs) -> Result<Self> {
+        proc.read("thread-self/status").map(Self)
+    }
+
+    /// Bit 0 is signal 1.
+    pub fn ignored_signals(&self) -> Result<u64> {
+        self.mask("SigIgn")
+    }
+
     fn field(&self, name: &str) -> Result<&str> {
         named(&self.0, name).ok_or_else(|| Error::new(format_args!("/proc/thread-self/status has no {name}")))
     }
@@ -91,7 +99,8 @@ mod tests {
             change(&mut process);
             let privileges = Privileges::limited_to_own(&process.capabilities, &mut Vec::new()).unwrap();
             step(&privileges, &process, &proc);
-            verify(&process, &privileges, None, true, &proc).map_or_else(|e| e.to_string(), |()| "as planned".into())
+            let status = Status::read(&proc).unwrap();
+            verify(&process, &privileges, None, true, &status).map_or_else(|e| e.to_string(), |()| "as planned".into())
         })
         .0
     }

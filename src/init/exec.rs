@@ -70,9 +70,10 @@ fn kind(errno: Errno) -> Kind {
     if errno == Errno::NOENT { Kind::CommandNotFound } else { Kind::CommandNotExecutable }
 }
 
-/// Resets the signals that the runtime or its caller ignores or blocks: exec would keep both.
-pub fn reset_signals() -> Result<()> {
-    sys::reset_signals().call(|| "rt_sigaction(SIG_DFL)")
+/// Resets the signals that the runtime or its caller ignores or blocks: exec would keep both. It resets those that are
+/// handled itself.
+pub fn reset_signals(ignored: u64) -> Result<()> {
+    sys::reset_signals(ignored).call(|| "rt_sigaction(SIG_DFL)")
 }
 
 /// The first process of a PID namespace gets only signals that it handles (pid_namespaces(7)). As under runc, a
@@ -116,9 +117,11 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::path::{Path, PathBuf};
 
+    use super::super::credentials::Status;
     use super::super::explain::explain;
     use super::*;
     use crate::sys::process::testing::{in_child, spoil};
+    use crate::sys::procfs::ProcFs;
 
     fn c(text: impl AsRef<Path>) -> CString {
         use std::os::unix::ffi::OsStrExt;
@@ -341,7 +344,8 @@ mod tests {
             let _inherited = rustix::io::dup(&stray).unwrap();
             let program = find(&c(name), Some(b"/bin:/usr/bin")).unwrap();
             let program = Execve::new(program, args.iter().map(c).collect(), vec![c"PATH=/bin:/usr/bin".to_owned()]);
-            reset_signals().unwrap();
+            let status = Status::read(&ProcFs::private().unwrap()).unwrap();
+            reset_signals(status.ignored_signals().unwrap()).unwrap();
             close_descriptors(3, [std::os::fd::AsFd::as_fd(&kept.1)]).unwrap();
             exec(&program).unwrap_err().to_string()
         });

@@ -230,7 +230,8 @@ impl Child {
         let held = (plan.seccomp.is_some() && !process.no_new_privileges).then_some(Capability::SYS_ADMIN);
         privileges.apply(held)?;
         privileges.raise_ambient()?;
-        credentials::verify(process, &privileges, held, groups, &proc)?;
+        let status = credentials::Status::read(&proc)?;
+        credentials::verify(process, &privileges, held, groups, &status)?;
         if !in_cwd {
             cwd::enter_as_user(&process.cwd)?;
         }
@@ -246,8 +247,13 @@ impl Child {
         for warning in warnings.into_iter().map(Error::new).chain(no_home) {
             self.channel.send(&FromInit::Warning(warning.shortened()))?;
         }
-        let mut ready =
-            Ready { program: Execve::new(program, process.args.clone(), env), privileges, held, filtered: false };
+        let mut ready = Ready {
+            program: Execve::new(program, process.args.clone(), env),
+            ignored_signals: status.ignored_signals()?,
+            privileges,
+            held,
+            filtered: false,
+        };
         if let Some(filter) = plan.seccomp.as_ref().filter(|filter| filter.listener.is_some()) {
             ready.privileges.raise(held)?;
             self.hand_over_listener(filter)?;
@@ -261,6 +267,8 @@ impl Child {
 /// Only exec is left to do, and the steps that must come right before it.
 struct Ready {
     program: Execve,
+    /// Those of the runtime's caller, and init's own.
+    ignored_signals: u64,
     privileges: Privileges,
     held: Option<Capability>,
     /// The seccomp filter is in force already.
@@ -269,7 +277,7 @@ struct Ready {
 
 impl Ready {
     fn exec(&self, plan: &InitPlan) -> Result<Infallible> {
-        exec::reset_signals()?;
+        exec::reset_signals(self.ignored_signals)?;
         self.restrictions(plan).take_on()?;
         exec::exec(&self.program).map_err(|e| {
             if plan.seccomp.as_ref().is_some_and(|filter| filter.lethal) {

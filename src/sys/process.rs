@@ -64,13 +64,14 @@ pub fn close_range(first: u32, last: u32) -> Result<()> {
     check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
 }
 
-/// Gives every signal its default action, also the two that the C library keeps for itself, and unblocks all.
-pub fn reset_signals() -> Result<()> {
+/// Gives the signals in `ignored` their default action, also the two that the C library keeps for itself, and unblocks
+/// all. Bit 0 is signal 1, as in `SigIgn` of proc_pid_status(5).
+pub fn reset_signals(ignored: u64) -> Result<()> {
     /// The kernel's `struct sigaction`, which on every architecture is no longer than this. All zeroes: SIG_DFL.
     const DEFAULT: [u64; 8] = [0; 8];
     const SIGNALS: libc::c_int = 64;
     const SIGSET: usize = SIGNALS as usize / 8;
-    for signal in (1..=SIGNALS).filter(|&signal| signal != libc::SIGKILL && signal != libc::SIGSTOP) {
+    for signal in (1..=SIGNALS).filter(|&signal| ignored & 1 << (signal - 1) != 0) {
         let none: *mut u64 = std::ptr::null_mut();
         // SAFETY: the kernel reads no more than `DEFAULT` has, and writes nothing. No handler is installed.
         check(unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT.as_ptr(), none, SIGSET) })?;
