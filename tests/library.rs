@@ -36,7 +36,6 @@ fn surroundings() -> BTreeMap<String, String> {
         "Umask",
         "TracerPid",
         "Groups",
-        "SigQ",
         "SigPnd",
         "ShdPnd",
         "SigBlk",

@@ -105,6 +105,11 @@ impl Container {
         Ok(self.lock()?.update(&options)?)
     }
 
+    /// Whether it has no PID namespace of its own, so that its processes do not end with the first one.
+    pub fn shares_pids(&self) -> Result<bool> {
+        Ok(self.load()?.shares_pids())
+    }
+
     /// Where the root file system is, as the configuration names it.
     pub fn rootfs(&self) -> Result<impl AsRef<Path> + use<>> {
         Ok(self.load()?.rootfs().to_owned())

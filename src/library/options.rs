@@ -60,10 +60,13 @@ impl ExecOptions {
         Ok(Self { options: runtime::ExecOptions { process, ..Default::default() }, ..Self::default() })
     }
 
-    /// The standard streams of the process.
+    /// The standard streams of the process. It has a terminal if they are one.
     #[must_use]
     pub fn stdio(mut self, stdio: Stdio) -> Self {
         self.options.terminal = stdio.is_terminal();
+        if let Some(process) = &mut self.options.process {
+            process.terminal = stdio.is_terminal();
+        }
         self.stdio = stdio;
         self
     }
