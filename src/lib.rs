@@ -89,6 +89,8 @@ pub mod rootfs;
 #[doc(hidden)]
 pub mod runtime;
 #[doc(hidden)]
+pub mod shim;
+#[doc(hidden)]
 pub mod spec;
 #[doc(hidden)]
 pub mod sys;

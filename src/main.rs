@@ -5,6 +5,7 @@
 #![no_main]
 
 use std::ffi::c_int;
+use std::path::Path;
 
 use berth::sys::start::{Argv, NO_STACK, prepare};
 use rustix::io::Errno;
@@ -14,7 +15,14 @@ use rustix::io::Errno;
 #[unsafe(no_mangle)]
 extern "C" fn main(_argc: c_int, argv: Argv) -> c_int {
     match prepare() {
-        Ok(()) => berth::cli::main(argv.args()).into(),
+        Ok(()) => {
+            let args = argv.args();
+            let name = args.first().and_then(|name| Path::new(name).file_name());
+            match name.is_some_and(|name| name == berth::shim::PROGRAM) {
+                true => berth::shim::main(&args[1..]).into(),
+                false => berth::cli::main(args).into(),
+            }
+        }
         Err(errno) => {
             eprintln!("berth: {}", explain(errno));
             1
