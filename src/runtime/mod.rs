@@ -35,7 +35,7 @@ use std::time::{Duration, SystemTime};
 use regex_lite::Regex;
 use rustix::io::Errno;
 
-pub use buffer::{Buffer, Stream};
+pub(crate) use buffer::{Buffer, Stream};
 pub use checkpoint::{CheckpointOptions, CriuOptions};
 pub use container::Container;
 pub use create::Child;

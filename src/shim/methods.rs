@@ -6,10 +6,10 @@ use prost::Message;
 use rustix::io::Errno;
 
 use super::messages::*;
-use super::server::{Answer, Reply, Shim, encoded};
+use super::server::{Adopted, Shim};
 use super::streams::{self, Names, Owner};
-use super::task::{Exit, FIRST, Member, Stage, Task, failed, no_task, not_yet};
-use super::ttrpc::{Code, Failure};
+use super::task::{Exit, FIRST, Member, Reply, Stage, Task, failed, no_task, not_yet, waited};
+use super::ttrpc::{Answer, Code, Failure, encoded};
 use super::{metrics, rootfs, runtime};
 use crate::library::{Container, CreateOptions, ErrorKind, ExecOptions};
 use crate::spec::{self, Resources};
@@ -151,13 +151,14 @@ fn created(shim: &mut Shim, request: &CreateRequest, (container, opened): Made) 
     };
     let process = container.process().cloned().ok_or_else(|| no_task(id))?;
     let adopted = shim.adopt(opened, &process).and_then(|adopted| shim.watch(&process, id, FIRST).map(|()| adopted));
-    let (kept, relay) = adopted.map_err(unmade)?;
+    let Adopted { kept, relay, feed } = adopted.map_err(unmade)?;
     let shares_pids = container.shares_pids().unwrap_or_default();
     let pid = process.pid();
     let Some(task) = shim.tasks.get_mut(id) else { return Err(no_task(id)) };
     (task.container, task.shares_pids) = (Some(container), shares_pids);
     if let Some(member) = task.members.get_mut(FIRST) {
         (member.process, member.kept, member.relay) = (Some(process), kept, relay);
+        member.feed = feed;
     }
     shim.watch_oom(id);
     let io = TaskIo {
@@ -244,7 +245,7 @@ fn joined(
 ) -> Answer {
     let ProcessRequest { id, exec_id } = request;
     let adopted = shim.adopt(opened, &process).and_then(|adopted| shim.watch(&process, id, exec_id).map(|()| adopted));
-    let (kept, relay) = adopted.map_err(|e| {
+    let Adopted { kept, relay, feed } = adopted.map_err(|e| {
         // It cannot be looked after.
         let _ = process.kill(libc::SIGKILL);
         let _ = process.wait();
@@ -253,6 +254,7 @@ fn joined(
     let pid = process.pid();
     let member = shim.member(id, exec_id)?;
     (member.process, member.kept, member.relay) = (Some(process), kept, relay);
+    member.feed = feed;
     if member.input_closed {
         member.kept.close_input();
     }
@@ -502,10 +504,6 @@ fn wait(shim: &mut Shim, reply: Reply, request: &ProcessRequest) -> Option<Answe
             }
         },
     }
-}
-
-pub fn waited(exit: Exit) -> Answer {
-    encoded(&WaitResponse { exit_status: exit.status, exited_at: Some(exit.timestamp()) })
 }
 
 fn stats(shim: &mut Shim, request: &ContainerRequest) -> Answer {

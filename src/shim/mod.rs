@@ -128,7 +128,7 @@ fn serve(args: &Args, listener: OwnedFd) -> Result<()> {
     detach()?;
     let log = Log::open(args.debug);
     let publisher = Publisher::new(&std::env::var("TTRPC_ADDRESS").unwrap_or_default(), &args.namespace);
-    let shim = Shim::new(listener, &args.namespace, publisher, log.clone());
+    let shim = Shim::new(listener, &args.namespace, publisher, log.clone(), methods::call);
     let served = shim.and_then(|mut shim| shim.serve());
     served.inspect_err(|e| log.warning(&format!("the shim ends: {e}")))
 }

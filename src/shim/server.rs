@@ -5,7 +5,6 @@ use std::os::fd::OwnedFd;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use prost::Message;
 use rustix::event::epoll::EventFlags;
 use rustix::net::{SocketFlags, accept_with, sockopt};
 
@@ -14,24 +13,14 @@ use super::jobs::Jobs;
 use super::log::Log;
 use super::messages::{Request, Response, TaskEvent, TaskExit};
 use super::poller::{Poller, Token};
-use super::streams::{Copy, Opened, Relay};
-use super::task::{Exit, FIRST, Member, Stage, Task, no_process, no_task};
-use super::ttrpc::{Connection, Failure, Received};
+use super::streams::{Copy, Feed, Opened, Relay};
+use super::task::{Exit, FIRST, Member, Reply, Stage, Task, no_process, no_task, waited};
+use super::ttrpc::{Answer, Connection, Failure, Received};
 use crate::error::{Call, Result};
 use crate::library::Process;
 
-/// Whom to answer, and under which number.
-#[derive(Clone, Copy, Debug)]
-pub struct Reply {
-    connection: Token,
-    stream: u32,
-}
-
-pub type Answer = Result<Vec<u8>, Failure>;
-
-pub fn encoded(message: &impl Message) -> Answer {
-    Ok(message.encode_to_vec())
-}
+/// Answers a request, or `None` if the answer comes later.
+pub type Method = fn(&mut Shim, Reply, &Request) -> Option<Answer>;
 
 /// What a token stands for, beside connections.
 enum Source {
@@ -42,8 +31,16 @@ enum Source {
     Process(String, String),
     Oom(String),
     Relay(Relay),
+    Feed(Feed),
     Copy(Copy),
     Logger(Child),
+}
+
+/// What the shim looks after for a process: see [`Member`].
+pub struct Adopted {
+    pub kept: super::streams::Kept,
+    pub relay: Option<Token>,
+    pub feed: Option<Token>,
 }
 
 /// How long a shim without a container waits for one.
@@ -58,6 +55,7 @@ pub struct Shim {
     pub tasks: BTreeMap<String, Task>,
     pub jobs: Jobs<Shim>,
     pub publisher: Publisher,
+    method: Method,
     poller: Poller,
     listener: OwnedFd,
     sources: BTreeMap<Token, Source>,
@@ -71,7 +69,7 @@ pub struct Shim {
 
 impl Shim {
     /// `listener` must not block.
-    pub fn new(listener: OwnedFd, namespace: &str, publisher: Publisher, log: Log) -> Result<Self> {
+    pub fn new(listener: OwnedFd, namespace: &str, publisher: Publisher, log: Log, method: Method) -> Result<Self> {
         let mut poller = Poller::new()?;
         let jobs = Jobs::new()?;
         let mut sources = BTreeMap::new();
@@ -90,6 +88,7 @@ impl Shim {
             tasks: BTreeMap::new(),
             jobs,
             publisher,
+            method,
             poller,
             listener,
             sources,
@@ -156,7 +155,7 @@ impl Shim {
                 let id = id.clone();
                 self.tell_oom(&id);
             }
-            Some(Source::Relay(_)) => self.pump(token),
+            Some(Source::Relay(_) | Source::Feed(_)) => self.pump(token),
             Some(Source::Copy(copy)) => {
                 if !copy.step() {
                     self.sources.remove(&token);
@@ -205,10 +204,8 @@ impl Shim {
     }
 
     fn dispatch(&mut self, reply: Reply, request: &Request) {
-        match super::methods::call(self, reply, request) {
-            // Later.
-            None => {}
-            Some(answer) => self.answer(reply, answer),
+        if let Some(answer) = (self.method)(self, reply, request) {
+            self.answer(reply, answer);
         }
     }
 
@@ -254,8 +251,9 @@ impl Shim {
     }
 
     /// Takes what the shim has to look after of the streams that were opened for a process.
-    pub fn adopt(&mut self, opened: Opened, process: &Process) -> Result<(super::streams::Kept, Option<Token>)> {
-        let Opened { kept, terminal, copies, logger, stdio: _ } = opened;
+    pub fn adopt(&mut self, opened: Opened, process: &Process) -> Result<Adopted> {
+        let Opened { kept, terminal, copies, feed, logger, stdio: _ } = opened;
+        let mut adopted = Adopted { kept, relay: None, feed: None };
         for copy in copies {
             let token = self.poller.token();
             self.poller.add(&copy, token, EventFlags::IN)?;
@@ -268,12 +266,20 @@ impl Shim {
             self.poller.add(pidfd.call(|| "pidfd_open(logger)")?, token, EventFlags::IN)?;
             self.sources.insert(token, Source::Logger(child));
         }
-        let Some(master) = process.take_terminal() else { return Ok((kept, None)) };
-        let relay = Relay::new(master, terminal)?;
+        if let Some(feed) = feed {
+            adopted.feed = Some(self.join(Source::Feed(feed)));
+        }
+        if let Some(master) = process.take_terminal() {
+            adopted.relay = Some(self.join(Source::Relay(Relay::new(master, terminal)?)));
+        }
+        Ok(adopted)
+    }
+
+    fn join(&mut self, source: Source) -> Token {
         let token = self.poller.token();
-        self.sources.insert(token, Source::Relay(relay));
+        self.sources.insert(token, source);
         self.pump(token);
-        Ok((kept, Some(token)))
+        token
     }
 
     pub fn relay(&mut self, token: Option<Token>) -> Option<&mut Relay> {
@@ -285,12 +291,17 @@ impl Shim {
 
     /// Moves what can be moved, and waits for the rest.
     pub fn pump(&mut self, token: Token) {
-        let Some(Source::Relay(relay)) = self.sources.get_mut(&token) else { return };
-        let mut done = relay.step();
-        while !done && relay.is_hurried() {
-            done = relay.step();
-        }
-        let wanted = relay.wanted();
+        let (done, wanted) = match self.sources.get_mut(&token) {
+            Some(Source::Relay(relay)) => {
+                let mut done = relay.step();
+                while !done && relay.is_hurried() {
+                    done = relay.step();
+                }
+                (done, relay.wanted())
+            }
+            Some(Source::Feed(feed)) => (feed.step(), feed.wanted()),
+            _ => return,
+        };
         let failed = wanted.into_iter().any(|(fd, flags)| self.poller.want(fd, token, flags).is_err());
         if done || failed {
             self.sources.remove(&token);
@@ -325,6 +336,8 @@ impl Shim {
         }
         member.stage = Stage::Ended(exit);
         let (pid, relay, waiters) = (member.pid(), member.relay, std::mem::take(&mut member.waiters));
+        // Nobody is to read it any more.
+        let feed = member.feed.take();
         if exec_id == FIRST {
             if task.shares_pids {
                 // Those that it has left are nobody's any more. There is nothing to do if this fails.
@@ -334,6 +347,9 @@ impl Shim {
             if let Some((token, _)) = task.oom.take() {
                 self.sources.remove(&token);
             }
+        }
+        if let Some(feed) = feed {
+            self.sources.remove(&feed);
         }
         if let Some(relay) = self.relay(relay) {
             relay.end();
@@ -350,7 +366,7 @@ impl Shim {
         };
         self.publisher.publish("/tasks/exit", "TaskExit", &event);
         for reply in waiters {
-            self.answer(reply, super::methods::waited(exit));
+            self.answer(reply, waited(exit));
         }
     }
 

@@ -1,8 +1,9 @@
 //! The standard streams of a process, as containerd names them.
 //!
-//! A fifo is given to the process itself, and the shim keeps the other end open: nothing is copied, and what is written
-//! while nobody reads stays in the fifo. The streams of a terminal are copied, and so is what goes to a log file, which a
-//! process could else cut short.
+//! A fifo for output is given to the process itself, and the shim keeps the other end open: nothing is copied, and what is
+//! written while nobody reads stays in the fifo. Copied are the streams of a terminal; what goes to a log file, which a
+//! process could else cut short; and the standard input. A process that opens that anew, as /dev/stdin, would wait for ever
+//! if it were a fifo of which all writers have gone, and does not if it is a pipe.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -13,7 +14,7 @@ use std::process::{Child, Command, Stdio as ChildStdio};
 
 use rustix::event::epoll::EventFlags;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FileType, Mode, OFlags, fchmod, fcntl_setfl, fstat, open};
+use rustix::fs::{FileType, Mode, OFlags, fchmod, fstat, open};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::termios::{Winsize, tcsetwinsize};
@@ -63,6 +64,8 @@ pub struct Opened {
     pub terminal: (Option<OwnedFd>, Option<OwnedFd>),
     /// What is copied to a file.
     pub copies: Vec<Copy>,
+    /// The standard input.
+    pub feed: Option<Feed>,
     pub logger: Option<Child>,
 }
 
@@ -70,12 +73,14 @@ pub struct Opened {
 pub fn open_all(names: &Names, input_closed: bool, owner: &Owner) -> Result<Opened> {
     let mut opened = Opened::default();
     if !names.stdin.is_empty() {
-        let (theirs, ours) = input(&names.stdin).context("standard input")?;
+        let (source, ours) = input(&names.stdin).context("standard input")?;
         opened.kept.input = (!input_closed).then_some(ours);
         if names.terminal {
-            rustix::io::ioctl_fionbio(&theirs, true).call(|| "ioctl(FIONBIO)")?;
-            opened.terminal.0 = Some(theirs);
+            opened.terminal.0 = Some(source);
         } else {
+            let (theirs, sink) = pipe()?;
+            let (source, sink) = (Stream::own(source)?, Stream::own(sink)?);
+            opened.feed = Some(Feed { source, sink, buffer: Buffer::default() });
             opened.stdio = opened.stdio.stdin(theirs);
         }
     }
@@ -118,16 +123,11 @@ fn fifo_path(name: &str) -> &str {
     name.strip_prefix("fifo://").unwrap_or(name)
 }
 
-/// The end that the process reads from, and the one that keeps it open.
+/// The end that is read from, without blocking, and the one that keeps it open.
 fn input(name: &str) -> Result<(OwnedFd, OwnedFd)> {
     let path = fifo_path(name);
-    // Does not wait for a writer, if it does not block.
-    let theirs = open_fifo(path, OFlags::RDONLY | OFlags::NONBLOCK)?;
-    let ours = open_fifo(path, OFlags::WRONLY)?;
-    fcntl_setfl(&theirs, OFlags::empty()).call(|| "fcntl(F_SETFL)")?;
-    let read = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
-    share(path, theirs.as_fd(), read)?;
-    Ok((theirs, ours))
+    let source = open_fifo(path, OFlags::RDONLY | OFlags::NONBLOCK)?;
+    Ok((source, open_fifo(path, OFlags::WRONLY)?))
 }
 
 /// The end that the process writes to, and the one that keeps it open.
@@ -266,6 +266,34 @@ impl Copy {
 impl AsFd for Copy {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.source.as_fd()
+    }
+}
+
+/// The standard input on its way from containerd's fifo into a pipe.
+pub struct Feed {
+    source: Stream,
+    sink: Stream,
+    buffer: Buffer,
+}
+
+impl Feed {
+    /// Moves what can be moved without waiting. Returns whether that was all there will be.
+    pub fn step(&mut self) -> bool {
+        if self.buffer.wants_input() {
+            self.buffer.fill(&self.source);
+        }
+        if self.buffer.wants_output() {
+            self.buffer.empty(&self.sink);
+        }
+        self.buffer.is_closed()
+    }
+
+    pub fn wanted(&self) -> Vec<Wanted<'_>> {
+        let when = |wanted, flags| if wanted { flags } else { EventFlags::empty() };
+        vec![
+            (self.source.as_fd(), when(self.buffer.wants_input(), EventFlags::IN)),
+            (self.sink.as_fd(), when(self.buffer.wants_output(), EventFlags::OUT)),
+        ]
     }
 }
 

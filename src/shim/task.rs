@@ -4,13 +4,19 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use super::messages::{Status, Timestamp};
+use super::messages::{Status, Timestamp, WaitResponse};
 use super::poller::Token;
-use super::server::Reply;
 use super::streams::{Kept, Names};
-use super::ttrpc::{Code, Failure};
+use super::ttrpc::{Answer, Code, Failure, encoded};
 use crate::cgroup::OomWatch;
 use crate::library::{Container, ErrorKind, ExitStatus, Process};
+
+/// Whom to answer, and under which number.
+#[derive(Clone, Copy, Debug)]
+pub struct Reply {
+    pub connection: Token,
+    pub stream: u32,
+}
 
 /// The id of a container's first process among its processes.
 pub const FIRST: &str = "";
@@ -54,6 +60,7 @@ pub struct Member {
     pub document: Vec<u8>,
     pub kept: Kept,
     pub relay: Option<Token>,
+    pub feed: Option<Token>,
     pub input_closed: bool,
     /// It has ended while it was being started: that is told afterwards.
     pub early_exit: Option<Exit>,
@@ -69,6 +76,7 @@ impl Member {
             document,
             kept: Kept::default(),
             relay: None,
+            feed: None,
             input_closed: false,
             early_exit: None,
             waiters: Vec::new(),
@@ -108,6 +116,10 @@ pub struct Task {
     pub oom: Option<(Token, OomWatch)>,
     pub oom_kills: u64,
     pub members: BTreeMap<String, Member>,
+}
+
+pub fn waited(exit: Exit) -> Answer {
+    encoded(&WaitResponse { exit_status: exit.status, exited_at: Some(exit.timestamp()) })
 }
 
 pub fn no_task(id: &str) -> Failure {

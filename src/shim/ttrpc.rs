@@ -50,6 +50,13 @@ impl Failure {
     }
 }
 
+/// An encoded message, or why there is none.
+pub type Answer = Result<Vec<u8>, Failure>;
+
+pub fn encoded(message: &impl Message) -> Answer {
+    Ok(message.encode_to_vec())
+}
+
 /// What a peer has sent.
 #[derive(Debug, PartialEq)]
 pub enum Received {
@@ -132,7 +139,7 @@ impl Connection {
     }
 
     /// `payload` is an encoded message.
-    pub fn respond(&mut self, stream: u32, answer: Result<Vec<u8>, Failure>) {
+    pub fn respond(&mut self, stream: u32, answer: Answer) {
         let response = match answer {
             // No status stands for success.
             Ok(payload) => Response { status: None, payload },
