@@ -26,6 +26,7 @@ mod mounts;
 mod passwd;
 mod restore;
 mod root;
+mod shim;
 mod state_root;
 mod terminal;
 mod tracing;
