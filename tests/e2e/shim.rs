@@ -188,8 +188,8 @@ fn a_created_container_is_deleted(t: &Test) {
     let _run = t.private_run();
     let mut shim = t.shim(Config::sleep());
     let pid = shim.create(false, ["", "", ""]).unwrap();
-    let waiting = shim.send("Wait", &text(1, shim.id().to_owned()));
-    let deleting = shim.send("Delete", &text(1, shim.id().to_owned()));
+    let waiting = shim.send("Wait", &text(1, shim.id()));
+    let deleting = shim.send("Delete", &text(1, shim.id()));
     let answers = [shim.receive(), shim.receive()];
     assert_eq!(answers.each_ref().map(|(stream, _)| *stream), [waiting, deleting]);
     assert_eq!(value_of(answers[0].1.as_ref().unwrap(), 1), 137);
@@ -240,9 +240,9 @@ fn a_wait_does_not_hold_up_others(t: &Test) {
     let mut shim = t.shim(Config::sleep());
     shim.create(false, ["", "", ""]).unwrap();
     shim.of("Start", "").unwrap();
-    let waiting = shim.send("Wait", &text(1, shim.id().to_owned()));
+    let waiting = shim.send("Wait", &text(1, shim.id()));
     assert_eq!(value_of(&shim.of("State", "").unwrap(), 4), RUNNING);
-    let killing = shim.send("Kill", &[text(1, shim.id().to_owned()), number(3, 9)].concat());
+    let killing = shim.send("Kill", &[text(1, shim.id()), number(3, 9)].concat());
     let answers = [shim.receive(), shim.receive()];
     let mut streams = answers.each_ref().map(|(stream, _)| *stream);
     streams.sort_unstable();
