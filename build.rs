@@ -14,7 +14,7 @@ fn main() {
 /// Builds `src/image.rs` by a cargo of its own: it is a static program whatever the library becomes part of, has its own
 /// profile, and on most machines its own standard library. Everything is made below `OUT_DIR`.
 ///
-/// A release has a second image for exec alone, which is copied in a third of the time. A development build would have
+/// A release has a second image for exec alone, which is half the size. A development build would have
 /// to compile twice for it.
 fn images() {
     let source = PathBuf::from(text("CARGO_MANIFEST_DIR"));

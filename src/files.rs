@@ -8,7 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,10 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::error::{Call, Error, Result};
+
+use self::walk::{MAX_LINKS, Step, Walk, names};
+
+pub mod walk;
 
 /// How long the reader of a fifo, or the listener at a socket, may take.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -62,7 +66,7 @@ impl DirEntry {
                 return Ok(Self { dir, name: name.to_owned(), magic: false });
             }
         }
-        walk(path).map_err(|stop| match stop {
+        resolve(path).map_err(|stop| match stop {
             Stop::Errno(errno) => Error::sys(call(), errno),
             Stop::Foreign(link, uid) => Error::new(format_args!("{}: {link:?} is a link of user {uid}", call()))
                 .with_hint("a link of another user is not followed: he may have put it there for us to find"),
@@ -94,20 +98,8 @@ impl From<Errno> for Stop {
     }
 }
 
-/// The names in a path that has to be walked. The first comes last, to be popped.
-pub fn names(path: &Path) -> Vec<OsString> {
-    let name = |component: Component| match component {
-        Component::Normal(name) => Some(name.to_owned()),
-        Component::ParentDir => Some("..".into()),
-        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
-    };
-    path.components().rev().filter_map(name).collect()
-}
-
 /// Resolves the path by descriptors, one name at a time.
-fn walk(path: &Path) -> Result<DirEntry, Stop> {
-    /// The kernel's limit.
-    const MAX_LINKS: usize = 40;
+fn resolve(path: &Path) -> Result<DirEntry, Stop> {
     let start = |path: &Path| fs::open(if path.is_absolute() { "/" } else { "." }, DIRECTORY, Mode::empty());
     let (mut dir, mut left, mut links) = (start(path)?, names(path), 0);
     while let Some(name) = left.pop() {
@@ -160,25 +152,97 @@ pub fn open_append(path: &Path, mode: u32) -> Result<File> {
     opened.map(File::from).call(|| format!("open({path:?}, O_APPEND | O_CREAT)")).map_err(explain)
 }
 
+/// Makes a new file. Fails if something has the name.
+pub fn create_new(path: &Path, mode: u32) -> Result<File> {
+    let call = || format!("open({path:?}, O_CREAT | O_EXCL)");
+    DirEntry::find(path)?.open(OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL, mode).map(File::from).call(call)
+}
+
 /// Opens a directory for CRIU, a program that follows any link and waits for any fifo. So nobody else may be able to
 /// put one there, and none may be there already.
 pub fn open_own_directory(path: &Path) -> Result<OwnedFd> {
     let dir = open_directory(path)?;
-    check_own(&dir, path)?;
+    check_images(&dir, path)?;
     Ok(dir)
 }
 
-fn check_own(dir: &OwnedFd, path: &Path) -> Result<()> {
-    /// CRIU itself makes only this link, to the images of an earlier dump.
-    const PARENT: &str = "parent";
-    const HINT: &str = "CRIU would follow what is put there: name a directory of your own, with copies of the images";
-    let stat = fstat(dir).call(|| format!("stat({path:?})"))?;
-    let shared = stat.st_mode & 0o002 != 0
-        || stat.st_mode & 0o020 != 0 && stat.st_gid != 0 && stat.st_gid != rustix::process::getegid().as_raw();
-    if !trusts(stat.st_uid) || shared {
-        let whose = format!("uid {}, mode {:03o}", stat.st_uid, stat.st_mode & 0o777);
-        return Err(Error::new(format_args!("{path:?} is open to other users ({whose})")).with_hint(HINT));
+/// As [`open_own_directory`]. Makes the directories that are missing, but only where no other user could have chosen the
+/// place.
+pub fn make_own_directory(path: &Path) -> Result<OwnedFd> {
+    match open_directory(path) {
+        Err(e) if e.errno() == Some(Errno::NOENT) => {
+            let path = std::path::absolute(path).map_err(Error::new)?;
+            let judge = |stat: &Stat, path: &Path, step| {
+                judge(stat, path, step)
+                    .map_err(|e| e.with_hint("make the directory first: none is made below that one"))
+            };
+            Walk::absolute(&path, &judge)?.finish(Some(Mode::from_raw_mode(0o700)))?;
+        }
+        found => drop(found?),
     }
+    open_own_directory(path)
+}
+
+/// Checks the images that CRIU finds by a relative path from the directory `dir`, which is shown as `shown`.
+pub fn check_earlier_images(dir: BorrowedFd<'_>, shown: &Path, path: &Path) -> Result<()> {
+    let (dir, path) = earlier_images(dir, shown, path)?;
+    check_images(&dir, &path)
+}
+
+/// Checks a directory, and those of earlier dumps to which it leads. CRIU opens them by name.
+fn check_images(dir: &OwnedFd, path: &Path) -> Result<()> {
+    const MAX_EARLIER: usize = 256;
+    let mut earlier = check_own(dir, path)?;
+    for _ in 0..MAX_EARLIER {
+        let Some((dir, path)) = earlier else { return Ok(()) };
+        earlier = check_own(&dir, &path)?;
+    }
+    Err(Error::new(format_args!("{path:?} leads to the images of more than {MAX_EARLIER} earlier dumps")))
+}
+
+fn earlier_images(dir: BorrowedFd<'_>, shown: &Path, path: &Path) -> Result<(OwnedFd, PathBuf)> {
+    let shown_path = shown.join(path);
+    let call = || format!("open({shown_path:?})");
+    let found = Walk::below(dir, shown, path, &judge)?.finish(None)?;
+    let found = found.ok_or_else(|| Error::sys(call(), Errno::NOENT))?;
+    let found = openat(found, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).call(call)?;
+    Ok((found, shown_path))
+}
+
+const OPEN_TO_OTHERS: &str =
+    "CRIU would follow what is put there: name a directory of your own, with copies of the images";
+
+/// Refuses a link or a directory that leads to CRIU's files, if another user could have it lead elsewhere. In a sticky
+/// directory nobody can replace the names of others. The directory at the end is looked at as a whole.
+fn judge(stat: &Stat, path: &Path, step: Step) -> Result<()> {
+    let replaceable = step == Step::Above && others_can_write(stat) && stat.st_mode & libc::S_ISVTX == 0;
+    if step != Step::End && (!trusts(stat.st_uid) || replaceable) {
+        return Err(open_to_others(stat, path));
+    }
+    Ok(())
+}
+
+/// Whether the mode lets others write. The group of an ordinary user is often that user's alone.
+fn others_can_write(stat: &Stat) -> bool {
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid().as_raw());
+    let own_group = stat.st_gid == 0 || !uid.is_root() && stat.st_gid == gid;
+    stat.st_mode & 0o002 != 0 || stat.st_mode & 0o020 != 0 && !own_group
+}
+
+fn open_to_others(stat: &Stat, path: &Path) -> Error {
+    let whose = format!("uid {}, gid {}, mode {:03o}", stat.st_uid, stat.st_gid, stat.st_mode & 0o777);
+    Error::new(format_args!("{path:?} is open to other users ({whose})")).with_hint(OPEN_TO_OTHERS)
+}
+
+/// Returns the directory of the earlier dump, if there is one.
+fn check_own(dir: &OwnedFd, path: &Path) -> Result<Option<(OwnedFd, PathBuf)>> {
+    /// CRIU itself makes only this link, to the images of an earlier dump. It takes a directory of that name as well.
+    const PARENT: &str = "parent";
+    let stat = fstat(dir).call(|| format!("stat({path:?})"))?;
+    if !trusts(stat.st_uid) || others_can_write(&stat) {
+        return Err(open_to_others(&stat, path));
+    }
+    let mut earlier = None;
     let entries = fs::Dir::read_from(dir).call(|| format!("getdents({path:?})"))?;
     for entry in entries {
         let entry = entry.call(|| format!("getdents({path:?})"))?;
@@ -188,16 +252,17 @@ fn check_own(dir: &OwnedFd, path: &Path) -> Result<()> {
             stat => stat.call(|| format!("stat({:?})", path.join(name)))?,
         };
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile | FileType::Directory | FileType::Socket => {}
-            FileType::Symlink if name == PARENT && trusts(stat.st_uid) => {
-                let earlier = openat(dir, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-                let path = path.join(name);
-                check_own(&earlier.call(|| format!("open({path:?})"))?, &path)?;
+            FileType::Directory | FileType::Symlink if name == PARENT => {
+                earlier = Some(earlier_images(dir.as_fd(), path, Path::new(PARENT))?);
             }
-            other => return Err(Error::new(format_args!("{:?} is a {other:?}", path.join(name))).with_hint(HINT)),
+            FileType::RegularFile | FileType::Directory | FileType::Socket => {}
+            other => {
+                let complaint = format_args!("{:?} is a {other:?}", path.join(name));
+                return Err(Error::new(complaint).with_hint(OPEN_TO_OTHERS));
+            }
         }
     }
-    Ok(())
+    Ok(earlier)
 }
 
 /// A program of the host, and the directories in which it may look for other programs.
@@ -244,13 +309,13 @@ pub fn program(name: &str) -> Result<Program> {
     })
 }
 
-/// The path without links, if the file and all directories above it belong to root or the caller, and not everybody can
+/// The path without links, if the file and all directories above it belong to root or the caller, and no other user can
 /// write to them. Below a sticky directory the caller's files are safe.
 pub fn own_path(path: &Path) -> Option<PathBuf> {
     let found = path.canonicalize().ok()?;
     let is_own = |(height, path): (usize, &Path)| {
         fs::stat(path).is_ok_and(|stat| {
-            let open = stat.st_mode & 0o002 != 0 && (height == 0 || stat.st_mode & libc::S_ISVTX == 0);
+            let open = others_can_write(&stat) && (height == 0 || stat.st_mode & libc::S_ISVTX == 0);
             trusts(stat.st_uid) && !open
         })
     };

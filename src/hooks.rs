@@ -61,7 +61,7 @@ pub fn run(hook: &Hook, state: &[u8], kind: &str, index: usize, surroundings: Su
         Ok(status) => status,
         Err(e) => {
             if container.is_some() {
-                kill_descendants(&child);
+                sys::tree::kill(child.id().cast_signed());
             }
             // These calls cannot fail for a child that was not waited for.
             let _ = child.kill();
@@ -207,21 +207,6 @@ fn pidfd(child: &Child) -> Result<Option<OwnedFd>> {
     match pidfd_open(pid, PidfdFlags::empty()) {
         Err(Errno::NOSYS | Errno::PERM) => Ok(None),
         opened => opened.call(|| format!("pidfd_open({pid})")).map(Some),
-    }
-}
-
-/// Each process is stopped before its children are listed. A stopped parent reaps nobody, so the pids of its children
-/// cannot have become another's.
-fn kill_descendants(hook: &Child) {
-    let mut found = vec![hook.id()];
-    let mut next = 0;
-    while let Some(&pid) = found.get(next) {
-        let _ = sys::signal::kill(pid, libc::SIGSTOP);
-        found.extend(sys::tree::children(pid.cast_signed()).into_iter().map(i32::cast_unsigned));
-        next += 1;
-    }
-    for &pid in found.iter().rev() {
-        let _ = sys::signal::kill(pid, libc::SIGKILL);
     }
 }
 

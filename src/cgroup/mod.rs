@@ -134,6 +134,14 @@ impl Cgroup {
         self.main().map(|slot| slot.directory.path.clone())
     }
 
+    /// The paths that differ from [`Cgroup::path`], each with the mount point of its hierarchy.
+    pub fn apart(&self) -> Vec<(PathBuf, PathBuf)> {
+        let Some(main) = self.main() else { return Vec::new() };
+        let directories = self.present().map(|slot| &slot.directory);
+        let apart = directories.filter(|directory| directory.path != main.directory.path);
+        apart.map(|directory| (directory.mountpoint.clone(), directory.path.clone())).collect()
+    }
+
     fn present(&self) -> impl Iterator<Item = &Slot> {
         self.slots.iter().filter(|s| !s.absent)
     }

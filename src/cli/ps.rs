@@ -7,6 +7,7 @@ use clap::{Arg, ArgMatches};
 
 use super::{Command, Global, args, get_id, get_strings, id, print};
 use crate::error::{Call, Context, Error, Result};
+use crate::files;
 
 pub(super) const COMMAND: Command = Command {
     name: "ps",
@@ -60,8 +61,10 @@ fn few(pids: &[u32], options: &[String]) -> Result<Option<Vec<u8>>> {
 
 /// Its output, or why it failed.
 fn ps(options: &[String]) -> Result<Result<Vec<u8>, String>> {
-    let output = Program::new("ps").args(options).stdin(Stdio::null()).output();
-    let output = output.call(|| "execvp(\"ps\")").hint("without --format json it takes ps(1), of package procps")?;
+    const HINT: &str = "without --format json it takes ps(1), of package procps";
+    let ps = files::program("ps").map_err(|e| if e.hint().is_none() { e.with_hint(HINT) } else { e })?;
+    let output = Program::new(&ps.path).env("PATH", &ps.search).args(options).stdin(Stdio::null()).output();
+    let output = output.call(|| format!("execve({:?})", ps.path)).hint(HINT)?;
     if output.status.success() {
         return Ok(Ok(output.stdout));
     }
@@ -78,8 +81,8 @@ fn select<'a>(table: &'a [u8], pids: &[u32]) -> Result<Vec<&'a [u8]>> {
     let mut selected = vec![head];
     for line in lines.filter(|line| !line.trim_ascii().is_empty()) {
         let pid = fields(line).nth(column).and_then(|pid| std::str::from_utf8(pid).ok()?.parse::<u32>().ok());
-        let pid =
-            pid.ok_or_else(|| Error::new(format_args!("no pid in the output of ps: {:?}", line.escape_ascii())))?;
+        let said = || Error::new(format_args!("no pid in the output of ps: \"{}\"", line.trim_ascii().escape_ascii()));
+        let pid = pid.ok_or_else(said)?;
         if pids.contains(&pid) {
             selected.push(line);
         }
@@ -104,6 +107,7 @@ mod tests {
         assert_eq!(select(table, &[]).unwrap().len(), 1);
         assert!(select(b"COMMAND\nsh\n", &[1]).is_err());
         assert!(select(b"", &[1]).is_err());
-        assert!(select(b"CMD PID\nsh x\n", &[1]).is_err());
+        let error = select(b"CMD PID\nsh \xff 7\n", &[1]).unwrap_err().to_string();
+        assert_eq!(error, r#"no pid in the output of ps: "sh \xff 7""#);
     }
 }

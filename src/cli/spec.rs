@@ -1,13 +1,13 @@
 //! `berth spec`: a `config.json` to start from. It means the same as that of runc, because test suites edit it.
 
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
 use super::{Command, args, get_path};
 use crate::error::{Call, Error, Result};
+use crate::files;
 
 pub(super) const COMMAND: Command = Command {
     name: "spec",
@@ -48,16 +48,10 @@ fn write(path: &Path, config: &Value) -> Result<()> {
         serde_json::Serializer::with_formatter(&mut text, serde_json::ser::PrettyFormatter::with_indent(b"\t"));
     serde::Serialize::serialize(config, &mut tabs).map_err(Error::new)?;
     text.push(b'\n');
-    let mut file = std::fs::File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o666)
-        .open(path)
-        .call(|| format!("open({path:?}, O_CREAT | O_EXCL)"))
-        .map_err(|e| match e.errno() {
-            Some(rustix::io::Errno::EXIST) => e.with_hint("remove the file first: it may contain your changes"),
-            _ => e,
-        })?;
+    let mut file = files::create_new(path, 0o666).map_err(|e| match e.errno() {
+        Some(rustix::io::Errno::EXIST) => e.with_hint("remove the file first: it may contain your changes"),
+        _ => e,
+    })?;
     file.write_all(&text).call(|| format!("write({path:?})"))
 }
 

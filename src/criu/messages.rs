@@ -243,7 +243,6 @@ fn text(bytes: &[u8]) -> String {
 
 /// The answer to a failed request has -1. 0 and -1 must never be taken for a pid: in kill(2) they are the caller's
 /// group and all processes.
-/// and all processes.
 fn process(pid: Option<i32>) -> Option<i32> {
     pid.filter(|pid| *pid > 0)
 }
@@ -257,7 +256,6 @@ fn version(version: wire::Version) -> i64 {
 
 /// The messages of `rpc.proto`, with the fields that berth uses. Texts that may contain any bytes, such as paths, are
 /// bytes here, which are encoded alike.
-/// they are encoded alike.
 mod wire {
     use prost::Message;
 

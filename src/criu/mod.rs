@@ -233,10 +233,10 @@ impl Drop for Criu {
         if let Ok(None) = self.child.try_wait() {
             // Processes that it releases when it dies would run on. So the processes that it restores are killed first,
             // and then those that it has started.
-            let restored = self.restored.map_or_else(Vec::new, sys::tree::descendants);
-            for pid in restored.into_iter().chain(sys::tree::descendants(self.pid())) {
-                let _ = sys::signal::kill(pid.cast_unsigned(), libc::SIGKILL);
+            if let Some(restored) = self.restored {
+                sys::tree::kill(restored);
             }
+            sys::tree::kill(self.pid());
         }
         // Both calls can fail only for a child that was waited for already.
         let _ = self.child.kill();
@@ -259,7 +259,6 @@ fn refusal(kind: Kind, response: &Response) -> Error {
 
 /// The last few errors in CRIU's log, as the first are often about problems that it could ignore. `log` is the file, if
 /// there is one; `path` is where it can be found later.
-/// file, if there is one; `path`: where it will still be found.
 pub fn explain(e: Error, log: Option<File>, path: Option<&Path>) -> Error {
     const SHOWN: usize = 4;
     const MOST: u64 = 256 << 20;

@@ -105,17 +105,16 @@ fn become_user(user: &User) -> Result<()> {
     set_uid(user.uid).map_err(|e| unmapped("uid", user.uid, e))
 }
 
-/// To be called in a user namespace that was just joined. Until here init is the host's root, with everything that
-/// belongs to it, also its groups. Later lookups use the ids of [`take_ids`].
-pub fn enter_user_namespace(user: &User) -> Result<()> {
-    if !user.keep_groups {
-        match thread::set_thread_groups(&[]) {
-            // It may be forbidden (user_namespaces(7)).
-            Ok(()) | Err(Errno::PERM) => {}
-            result => result.call(|| "setgroups([])")?,
-        }
+/// To be called before a user namespace is joined, which may forbid setgroups(2) (user_namespaces(7)): the groups of the
+/// host's root would stay with the process. An ordinary user may do it only afterwards, or never.
+pub fn leave_groups(user: &User) -> Result<()> {
+    if user.keep_groups {
+        return Ok(());
     }
-    take_ids(user)
+    match thread::set_thread_groups(&[]) {
+        Ok(()) | Err(Errno::PERM) => Ok(()),
+        result => result.call(|| "setgroups([])"),
+    }
 }
 
 /// Becomes the user, with its groups. The permitted capabilities stay; the effective ones go with user 0.
@@ -334,10 +333,11 @@ mod tests {
     #[test]
     fn a_change_of_user_leaves_nothing_to_trace() {
         let proc = proc();
-        let changes: [&dyn Fn() -> Result<()>; 3] =
-            [&|| take_ids(&user(0, 0, &[])), &|| enter_user_namespace(&user(0, 0, &[])), &|| {
-                switch_user(&user(0, 0, &[]), &proc, &mut Vec::new()).map(drop)
-            }];
+        let changes: [&dyn Fn() -> Result<()>; 3] = [
+            &|| take_ids(&user(0, 0, &[])),
+            &|| leave_groups(&user(0, 0, &[])).and_then(|()| take_ids(&user(0, 0, &[]))),
+            &|| switch_user(&user(0, 0, &[]), &proc, &mut Vec::new()).map(drop),
+        ];
         for (index, change) in changes.iter().enumerate() {
             let (output, _) = in_child(|| {
                 // As the kernel leaves it with fs.suid_dumpable at 1.

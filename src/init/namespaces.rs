@@ -53,12 +53,16 @@ pub fn join_container(
 ) -> Result<()> {
     let (user, cgroup) = (Kind::User.clone_flag(), Kind::Cgroup.clone_flag());
     let mut left = plan.join;
+    if left & user != 0 {
+        identity::leave_groups(&plan.process.user)?;
+    }
     if plan.is_staged() {
         let later = left & (user | cgroup);
         left = match setns_container(init, left & !later) {
             Err(e) if e.errno() == Some(Errno::PERM) && later & user != 0 => {
                 setns_container(init, left & !cgroup)?;
-                identity::enter_user_namespace(&plan.process.user)?;
+                identity::leave_groups(&plan.process.user)?;
+                identity::take_ids(&plan.process.user)?;
                 later & cgroup
             }
             result => result.map(|()| later)?,
@@ -69,7 +73,8 @@ pub fn join_container(
         setns_container(init, left)?;
     }
     if left & user != 0 {
-        identity::enter_user_namespace(&plan.process.user)?;
+        identity::leave_groups(&plan.process.user)?;
+        identity::take_ids(&plan.process.user)?;
     }
     // With a mount namespace comes its root.
     root.map_or(Ok(()), |root| crate::rootfs::chroot(root.as_fd()))
@@ -96,8 +101,12 @@ fn join_namespaces(joins: &[Join], files: Vec<OwnedFd>, user: &User) -> Result<(
             result => result?,
         }
     }
+    if has_user {
+        identity::leave_groups(user)?;
+    }
     for (join, file) in files.iter().filter(|(join, _)| join.kind == Kind::User) {
         setns(join, file.as_fd())?;
+        identity::leave_groups(user)?;
         identity::take_ids(user)?;
     }
     for (join, file) in later {

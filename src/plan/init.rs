@@ -45,7 +45,7 @@ pub enum Role {
 pub enum Errand {
     /// Only the mounts of the plan are used.
     AddMounts {
-        rootfs: RootfsPlan,
+        rootfs: Box<RootfsPlan>,
         host_groups: BTreeSet<u64>,
     },
     RemoveMounts {

@@ -206,6 +206,7 @@ pub fn add_mounts(
             }
         }
     }
+    let rootfs = Box::new(rootfs);
     Ok((errand(spec, Errand::AddMounts { rootfs, host_groups }, join)?, warnings))
 }
 

@@ -201,7 +201,11 @@ impl Namespaces {
     }
 
     pub fn joins(&self, kind: Kind) -> bool {
-        self.join.iter().any(|join| join.kind == kind)
+        self.joined(kind).is_some()
+    }
+
+    pub fn joined(&self, kind: Kind) -> Option<&Join> {
+        self.join.iter().find(|join| join.kind == kind)
     }
 
     /// New or joined, but not the host's.

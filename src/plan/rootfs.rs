@@ -52,8 +52,11 @@ pub enum Switch {
     Pivot,
     /// `--no-pivot`: the rootfs is moved over "/" and the host's mounts stay below it.
     Move,
-    /// No mount namespace of its own.
-    Chroot,
+    /// No mount namespace of its own, so the root of the namespace stays as it is for the others in it. `joined`: the
+    /// entry of `/linux/namespaces` whose mount namespace is joined.
+    Chroot {
+        joined: Option<usize>,
+    },
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,7 +134,7 @@ pub fn plan(spec: &Spec, bundle: &Path, facts: &Facts, warnings: &mut Vec<String
             mounts::plan(index, mount, &context, warnings)?
         });
     }
-    let switch = switch(spec, namespaces.has(Kind::Mount), facts)?;
+    let switch = switch(spec, facts)?;
     let asked = propagation(&spec.linux.rootfs_propagation, switch)?;
     let dev_is_bound = spec.mounts.iter().any(|m| is_bind(m) && clean(&m.destination) == "dev");
     Ok(RootfsPlan {
@@ -160,21 +163,30 @@ fn systemd_v1(destination: &str) -> Mount {
     }
 }
 
-pub(super) fn is_bind(mount: &Mount) -> bool {
+pub fn is_bind(mount: &Mount) -> bool {
     mount.options.iter().any(|option| option == "bind" || option == "rbind")
 }
 
-fn switch(spec: &Spec, mount_namespace: bool, facts: &Facts) -> Result<Switch> {
-    let restricted = [("maskedPaths", &spec.linux.masked_paths), ("readonlyPaths", &spec.linux.readonly_paths)];
-    if mount_namespace {
+/// pivot_root(2) changes the root of all processes in the mount namespace. So only a new one is pivoted in: in a joined
+/// one, the container that it belongs to would lose its root.
+fn switch(spec: &Spec, facts: &Facts) -> Result<Switch> {
+    if facts.namespaces.is_new(Kind::Mount) {
         return Ok(if facts.no_pivot { Switch::Move } else { Switch::Pivot });
     }
-    match restricted.into_iter().find(|(_, paths)| !paths.is_empty()) {
-        Some((field, _)) => Err(Error::config(
+    let joined = facts.namespaces.joined(Kind::Mount);
+    // After chroot(2), a process with CAP_SYS_CHROOT reaches the same files by other paths.
+    let restricted = [("maskedPaths", &spec.linux.masked_paths), ("readonlyPaths", &spec.linux.readonly_paths)];
+    match (restricted.into_iter().find(|(_, paths)| !paths.is_empty()), joined) {
+        (Some((field, _)), Some(join)) => Err(Error::config(
+            join.pointer(),
+            format_args!("/linux/{field} needs a new mount namespace, and this one is joined"),
+        )
+        .with_hint("use exec to start a process in a running container")),
+        (Some((field, _)), None) => Err(Error::config(
             format_args!("/linux/{field}"),
             "unable to restrict sys entries without a private MNT namespace",
         )),
-        None => Ok(Switch::Chroot),
+        (None, joined) => Ok(Switch::Chroot { joined: joined.map(|join| join.index) }),
     }
 }
 

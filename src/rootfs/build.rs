@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use super::made::{Made, Own};
 use super::modes::ExactModes;
 use super::mounts::Builder;
-use super::resolve::{self, Make};
+use super::resolve::{self, Location, Make};
 use super::source::Sources;
 use super::tree::{attach_at, change, clone_tree, set_propagation};
 use super::{devices, mask, pivot};
@@ -47,7 +47,7 @@ impl<'a> Rootfs<'a> {
                 isolate(plan, top.as_fd())?;
                 Some(top)
             }
-            Switch::Chroot => None,
+            Switch::Chroot { .. } => None,
         };
         let root = overlay_root(plan)?;
         let made = Made::new(root.as_fd())?;
@@ -134,6 +134,17 @@ fn isolate(plan: &RootfsPlan, top: BorrowedFd) -> Result<()> {
     }
 }
 
+/// A mount over the root of a joined namespace, and the mounts and devices below it, would be those of the others in it.
+fn refuse_top(rootfs: BorrowedFd, index: usize) -> Result<()> {
+    let top = fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).call(|| "open(\"/\")")?;
+    if Location::of(top.as_fd())? != Location::of(rootfs)? {
+        return Ok(());
+    }
+    let pointer = format!("/linux/namespaces/{index}/path");
+    Err(Error::config(pointer, "/root/path is the root of this mount namespace, which belongs to others")
+        .with_hint("use exec to start a process in a running container"))
+}
+
 /// Covers the rootfs with a copy of its own mount. That copy can be pivoted to, has the chosen propagation, and does
 /// not have the attributes of the host's mount.
 fn overlay_root(plan: &RootfsPlan) -> Result<OwnedFd> {
@@ -142,6 +153,9 @@ fn overlay_root(plan: &RootfsPlan) -> Result<OwnedFd> {
         let error = Error::sys(format_args!("open({path:?})"), errno).context("invalid rootfs");
         if errno == Errno::NOTDIR { error.with_hint("the root filesystem must be a directory") } else { error }
     })?;
+    if let Switch::Chroot { joined: Some(index) } = plan.switch {
+        refuse_top(below.as_fd(), index)?;
+    }
     let root = clone_tree(below.as_fd(), "", true).call(|| format!("open_tree({path:?})"))?;
     let kind = match plan.root_propagation {
         Some(PropagationChange { kind: Propagation::Slave, .. }) => Propagation::Slave,

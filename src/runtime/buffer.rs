@@ -5,8 +5,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl, open};
 use rustix::io::{Errno, read, write};
+use rustix::process::getpgrp;
 use rustix::pty::ptsname;
-use rustix::termios::isatty;
+use rustix::termios::{isatty, tcgetpgrp};
 
 use crate::error::{Call, Result};
 
@@ -55,7 +56,9 @@ impl Buffer {
                 return true;
             }
             Err(Errno::AGAIN | Errno::INTR) => {}
-            // EIO: the last descriptor of the other side is closed, or we read our terminal in the background.
+            // This process has just been put into the background. It can read again later.
+            Err(Errno::IO) if !source.may_read() => {}
+            // EIO: the last descriptor of the other side is closed.
             Err(_) => self.closed = true,
         }
         false
@@ -80,6 +83,8 @@ pub struct Stream {
     fd: OwnedFd,
     /// The caller's own open file description: a flag set here is set for the caller as well.
     shared: bool,
+    /// A terminal at which somebody types.
+    typed: bool,
 }
 
 impl Stream {
@@ -88,14 +93,21 @@ impl Stream {
     pub fn of_caller(stream: BorrowedFd<'_>, access: OFlags) -> Result<Self> {
         let anew = if isatty(stream) { reopen(stream, access)? } else { None };
         let shared = anew.is_none();
+        let typed = access == OFlags::RDONLY && isatty(stream) && !is_master(stream);
         let fd = anew.map_or_else(|| stream.try_clone_to_owned().call(|| "dup(stream)"), Ok)?;
-        Ok(Self { fd, shared })
+        Ok(Self { fd, shared, typed })
     }
 
     /// A pipe or terminal of which nobody else has this end.
     pub fn own(fd: OwnedFd) -> Result<Self> {
         rustix::io::ioctl_fionbio(&fd, true).call(|| "ioctl(FIONBIO)")?;
-        Ok(Self { fd, shared: false })
+        Ok(Self { fd, shared: false, typed: false })
+    }
+
+    /// Only a process in the foreground reads what is typed. In the background, reading is an error (EIO), since the
+    /// signal that would stop this process is blocked (termios(3)).
+    pub fn may_read(&self) -> bool {
+        !self.typed || in_foreground(self)
     }
 
     /// Changes the description only for the time of the call, if it is shared.
@@ -111,6 +123,15 @@ impl Stream {
     }
 }
 
+/// Whether this process is in the foreground of the terminal. A terminal of another session has no background for it.
+pub fn in_foreground(terminal: impl AsFd) -> bool {
+    tcgetpgrp(terminal).map_or(true, |group| group == getpgrp())
+}
+
+fn is_master(terminal: BorrowedFd<'_>) -> bool {
+    ptsname(terminal, Vec::new()).is_ok()
+}
+
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
@@ -120,7 +141,7 @@ impl AsFd for Stream {
 /// `None` if the result would be another file, or opening is not allowed.
 fn reopen(terminal: BorrowedFd<'_>, access: OFlags) -> Result<Option<OwnedFd>> {
     // Opening the master side of a pseudoterminal makes a new one.
-    if ptsname(terminal, Vec::new()).is_ok() {
+    if is_master(terminal) {
         return Ok(None);
     }
     let path = format!("/proc/self/fd/{}", terminal.as_raw_fd());

@@ -1,11 +1,10 @@
 //! `checkpoint`, and what it has in common with `restore`.
 
 use std::collections::BTreeMap;
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
@@ -84,9 +83,10 @@ impl Work {
         make: bool,
         default: Option<&Path>,
     ) -> Result<Self> {
-        let images = directory(&options.image_path, make).context("--image-path")?;
+        let open_images = if make { files::make_own_directory } else { files::open_own_directory };
+        let images = open_images(&options.image_path).context("--image-path")?;
         let path = options.work_path.as_deref().or(default);
-        let work = path.map(|path| directory(path, true).context("--work-path")).transpose()?;
+        let work = path.map(files::make_own_directory).transpose().context("--work-path")?;
         // A log of an earlier run would be taken for that of this run.
         match unlinkat(work.as_ref().unwrap_or(&images), log_file, AtFlags::empty()) {
             Err(Errno::NOENT) => {}
@@ -130,13 +130,6 @@ impl Work {
     }
 }
 
-fn directory(path: &Path, make: bool) -> Result<OwnedFd> {
-    if make {
-        DirBuilder::new().recursive(true).mode(0o700).create(path).call(|| format!("mkdir({path:?})"))?;
-    }
-    files::open_own_directory(path)
-}
-
 /// A configuration file for CRIU. It overrides the runtime's options, and names programs for CRIU to execute. An empty
 /// annotation means none.
 fn config_file(annotations: &BTreeMap<String, String>, rootfs: &Path) -> Result<Option<Vec<u8>>> {
@@ -177,7 +170,7 @@ impl Locked<'_> {
         let mut status_fd = options.status_fd.map(writable).transpose().context("invalid --status-fd argument")?;
         let work = Work::open(&options.criu, LOG, true, None)?;
         // The path leads through the directory of the images, which may have been made just now.
-        check_parent(options)?;
+        check_parent(options, &work)?;
 
         let mut criu = Criu::spawn(Surroundings { streams: Streams::None, keep: &[], cgroups: Vec::new() })?;
         criu.check_version()?;
@@ -224,8 +217,9 @@ impl Container<'_> {
             rootless: host::is_rootless(),
         };
         let rootfs = plan_rootfs::plan(spec, &self.record.bundle, &facts, &mut Vec::new())?;
-        if rootfs.switch == Switch::Chroot {
-            return Err(Error::config("/linux/namespaces", "CRIU dumps no container without a mount namespace"));
+        if matches!(rootfs.switch, Switch::Chroot { .. }) {
+            let message = "CRIU dumps no container without a mount namespace of its own";
+            return Err(Error::config("/linux/namespaces", message));
         }
         if let Some(mount) = rootfs.mounts.iter().find(|mount| mount.idmap.is_some()) {
             let pointer = format!("/mounts/{}", mount.index);
@@ -291,17 +285,13 @@ fn external_namespaces(criu: &Criu, namespaces: &Namespaces, pid: i32) -> Result
     Ok(external)
 }
 
-fn check_parent(options: &CheckpointOptions) -> Result<()> {
+fn check_parent(options: &CheckpointOptions, work: &Work) -> Result<()> {
     let Some(parent) = &options.parent_path else { return Ok(()) };
     if parent.is_absolute() {
         return Err(Error::new("--parent-path must be relative").with_hint("to --image-path"));
     }
-    let path = options.criu.image_path.join(parent);
-    let found = File::open(&path).and_then(|file| file.metadata()).call(|| format!("open({path:?})"));
-    match found.context("invalid --parent-path")?.is_dir() {
-        true => Ok(()),
-        false => Err(Error::sys(format_args!("invalid --parent-path: open({path:?})"), rustix::io::Errno::NOTDIR)),
-    }
+    let checked = files::check_earlier_images(work.images.as_fd(), &options.criu.image_path, parent);
+    checked.context("invalid --parent-path")
 }
 
 fn writable(number: i32) -> Result<OwnedFd> {

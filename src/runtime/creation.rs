@@ -26,6 +26,7 @@ use super::locked::Locked;
 use super::notify;
 use super::record::{Rdt, Record};
 use super::root::Root;
+use super::sources;
 use super::terminal::clear_onlcr;
 use super::{CgroupManager, CreateOptions, Runtime, check_id};
 
@@ -96,6 +97,7 @@ impl<'a> Creation<'a> {
             Annotations::disregard(&mut spec.annotations);
         }
         hand_over(&mut spec, &runtime.root.join(id), options);
+        sources::name_by_root(&mut spec, &bundle, false).context(path.display())?;
         let rootless = runtime.rootless.unwrap_or_else(host::is_rootless);
         let mut placement = match runtime.cgroup_manager {
             CgroupManager::Disabled => Placement::None,

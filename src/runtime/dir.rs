@@ -25,6 +25,8 @@ pub const CONFIG: &str = "config.json";
 pub const START: &str = "start";
 /// A symbolic link whose target is [`Traces`]. It survives a damaged record.
 pub const TRACES: &str = "init";
+/// A symbolic link whose target is [`Apart`]. Most containers need none.
+pub const APART: &str = "cgroups";
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
@@ -118,8 +120,16 @@ impl StateDir {
 
     pub fn read(&self, name: &str) -> Result<Vec<u8>> {
         let path = self.path.join(name);
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(&self.fd, name, flags, Mode::empty()).call(|| format!("open({path:?})"))?;
+        // Without a wait: a fifo may have no writer.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match openat(&self.fd, name, flags, Mode::empty()) {
+            // A link, a socket, a device without a driver.
+            Err(Errno::LOOP | Errno::NXIO | Errno::NODEV) => return Err(no_file(&path)),
+            file => file.call(|| format!("open({path:?})"))?,
+        };
+        if FileType::from_raw_mode(fstat(&file).call(|| format!("fstat({path:?})"))?.st_mode) != FileType::RegularFile {
+            return Err(no_file(&path));
+        }
         let mut text = Vec::new();
         File::from(file).read_to_end(&mut text).call(|| format!("read({path:?})"))?;
         Ok(text)
@@ -162,6 +172,11 @@ impl StateDir {
     pub fn traces(&self) -> Option<Traces> {
         let target = rustix::fs::readlinkat(&self.fd, TRACES, Vec::new()).ok()?;
         Traces::parse(target.to_str().ok()?)
+    }
+
+    pub fn apart(&self) -> Apart {
+        let target = rustix::fs::readlinkat(&self.fd, APART, Vec::new());
+        target.ok().and_then(|target| Some(Apart::parse(target.to_str().ok()?))).unwrap_or_default()
     }
 
     /// Opens it again by the same name.
@@ -221,6 +236,12 @@ impl StateDir {
     }
 }
 
+fn no_file(path: &Path) -> Error {
+    Error::new(format_args!("{path:?} is not a regular file"))
+        .with_kind(Kind::DamagedRecord)
+        .with_hint("what is kept of the container is damaged; `delete --force` ends it")
+}
+
 /// Why a command that has claimed an id cannot go on.
 pub fn lost() -> Error {
     Error::new("the container was deleted while it was being created")
@@ -270,9 +291,34 @@ impl Traces {
     }
 }
 
+/// The cgroups whose path is not [`Traces::cgroup`], each with the mount point of its hierarchy: a relative path is
+/// below the runtime's own cgroup, which may differ between the hierarchies of v1.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Apart(pub Vec<(PathBuf, PathBuf)>);
+
+impl Apart {
+    pub fn text(&self) -> String {
+        let lines = self.0.iter().map(|(mountpoint, path)| format!("{}\n{}", mountpoint.display(), path.display()));
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    fn parse(text: &str) -> Self {
+        let lines: Vec<_> = text.lines().collect();
+        Self(lines.chunks_exact(2).map(|pair| (pair[0].into(), pair[1].into())).collect())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cgroups_apart_are_read_as_they_were_written() {
+        for pairs in [&[][..], &[("/sys/fs/cgroup/memory", "a:b/c d"), ("/sys/fs/cgroup/cpu,cpuacct", "web")]] {
+            let apart = Apart(pairs.iter().map(|(mountpoint, path)| (mountpoint.into(), path.into())).collect());
+            assert_eq!(Apart::parse(&apart.text()), apart);
+        }
+    }
 
     #[test]
     fn traces_are_read_as_they_were_written() {

@@ -212,7 +212,8 @@ impl Container<'_> {
     fn spawn_exec(&self, options: &ExecOptions, plan: &InitPlan, stdio: Stdio) -> Result<Init> {
         let container_init = self.record.init.ok_or_else(stopped)?;
         let target = container_init.open()?.ok_or_else(stopped)?;
-        let has_mounts = plan.join & Kind::Mount.clone_flag() != 0;
+        // The root of a namespace that belongs to others, or to the host, is not the container's.
+        let has_mounts = plan.namespaces.is_new(Kind::Mount);
         let root = if has_mounts { None } else { Some(container_init.root()?.ok_or_else(stopped)?) };
         let container_pid = container_init.pid as u32;
         let mut cgroup = self.record.cgroup.join(&options.cgroups, Some(container_pid))?;

@@ -94,14 +94,15 @@ struct Session<'a> {
 impl Session<'_> {
     /// Waits for something to happen and deals with it; returns the status once all is done.
     fn step(&mut self) -> Result<Option<u8>> {
+        if let Some(relay) = &mut self.relay {
+            relay.follow_foreground();
+        }
         let mut fds = vec![PollFd::from_borrowed_fd(self.signals.fd.as_fd(), PollFlags::IN)];
         if self.status.is_none() {
             fds.push(PollFd::from_borrowed_fd(self.process, PollFlags::IN));
         }
-        if let Some(relay) = &self.relay {
-            relay.wanted(&mut fds);
-        }
-        let look_again = self.pipes.wanted(&mut fds);
+        let mut look_again = self.relay.as_ref().is_some_and(|relay| relay.wanted(&mut fds));
+        look_again |= self.pipes.wanted(&mut fds);
         fds.extend(self.notify.as_ref().map(|notify| PollFd::from_borrowed_fd(notify.as_fd(), PollFlags::IN)));
         // A terminal with nothing to read is at its end then, and poll(2) does not report that.
         let at_end = self.status.is_some() && self.relay.as_ref().is_some_and(|relay| relay.to_caller.wants_input());
@@ -149,6 +150,9 @@ impl Session<'_> {
     }
 
     fn deliver(&mut self, signal: i32) -> Result<()> {
+        if let (libc::SIGCONT, Some(relay)) = (signal, &mut self.relay) {
+            relay.continued();
+        }
         match (signal, &self.relay) {
             (libc::SIGCHLD, _) if self.reap => self.reap_orphans(),
             // A write to a stream that nobody reads any more.

@@ -11,7 +11,7 @@ use crate::spec::Status;
 
 use super::Runtime;
 use super::container::Container;
-use super::dir::{RECORD, StateDir, TRACES, Traces, draft, lost, no_container};
+use super::dir::{APART, Apart, RECORD, StateDir, TRACES, Traces, draft, lost, no_container};
 use super::process::ProcessId;
 use super::record::Record;
 
@@ -73,19 +73,31 @@ impl<'a> Locked<'a> {
         self.publish(RECORD)
     }
 
-    /// Records which process is the container's init, in two places.
+    /// Records which process is the container's init, and its cgroups, in two places.
     pub(super) fn adopt(&mut self, init: ProcessId) -> Result<()> {
         self.record.init = Some(init);
         self.save()?;
+        let apart = Apart(self.record.cgroup.apart());
+        if !apart.0.is_empty() {
+            match self.link(&apart.text(), APART) {
+                // The kernel takes no longer one. Without it, `delete --force` of a damaged record says what it lacks.
+                Err(e) if e.errno() == Some(Errno::NAMETOOLONG) => {}
+                linked => linked?,
+            }
+        }
         let traces = Traces { init, cgroup: self.record.cgroup.path().unwrap_or_default() };
-        symlinkat(traces.text(), self.dir.as_fd(), TRACES)
-            .call(|| format!("symlink({:?})", self.dir.path().join(TRACES)))
+        self.link(&traces.text(), TRACES)
+    }
+
+    fn link(&self, target: &str, name: &str) -> Result<()> {
+        symlinkat(target, self.dir.as_fd(), name).call(|| format!("symlink({:?})", self.dir.path().join(name)))
     }
 
     /// Writes a file that gets its name only when [`Locked::publish`] is called.
     pub(super) fn write_draft(&self, name: &str, text: &[u8]) -> Result<()> {
         let path = self.dir.path().join(name);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(self.dir.as_fd(), draft(name), flags, Mode::from_raw_mode(0o600))
             .call(|| format!("open({path:?})"))?;
         let mut rest = text;

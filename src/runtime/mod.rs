@@ -23,6 +23,7 @@ mod restore;
 mod restored;
 mod root;
 mod salvage;
+mod sources;
 mod start;
 mod terminal;
 mod update;
@@ -256,10 +257,17 @@ impl Runtime {
     ) -> Result<()> {
         self.debug(|| format!("{kind} hook {index}: {:?}", hook.path));
         let json = serde_json::to_vec(state).map_err(|e| Error::new(format_args!("state: {e}")))?;
-        let bundle = std::fs::File::open(&state.bundle).call(|| format!("open({:?})", state.bundle))?;
+        // The container is removed even if its bundle is gone, or if the output of its hooks goes nowhere.
+        let lenient = kind == "poststop";
+        let bundle = match std::fs::File::open(&state.bundle).call(|| format!("open({:?})", state.bundle)) {
+            Err(e) if lenient => {
+                (self.warn)(&format!("{e}: hook {index} of poststop runs in /"));
+                std::fs::File::open("/").call(|| "open(\"/\")")?
+            }
+            bundle => bundle?,
+        };
         let output = match record.hook_output() {
-            // The container is removed even if the output of its hooks goes nowhere.
-            Err(e) if kind == "poststop" => {
+            Err(e) if lenient => {
                 (self.warn)(&e.to_string());
                 Output::default()
             }

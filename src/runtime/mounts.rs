@@ -8,7 +8,7 @@ use crate::launch::{self, Birth, Init, Joined, PATIENCE};
 use crate::plan;
 use crate::plan::init::{Errand, InitPlan, Role};
 use crate::plan::mounts::MountPlan;
-use crate::plan::namespaces::Kind as NsKind;
+use crate::plan::namespaces::{Kind as NsKind, Namespaces};
 use crate::plan::path::clean;
 use crate::rootfs;
 use crate::spec::{Mount, Spec};
@@ -18,6 +18,7 @@ use super::container::Container;
 use super::locked::Locked;
 use super::process::open_namespace;
 use super::record::Volume;
+use super::sources;
 
 /// The peer groups of the host's mount namespace.
 fn host_groups() -> Result<BTreeSet<u64>> {
@@ -43,7 +44,8 @@ impl Locked<'_> {
     /// In a container with a user namespace, its root may change the attributes of these mounts: the kernel locks only
     /// mounts that were there when the namespace was made.
     pub fn add_mounts(mut self, mounts: Vec<Mount>) -> Result<()> {
-        let spec = self.spec_with(mounts)?;
+        let mut spec = self.spec_with(mounts)?;
+        sources::name_by_root(&mut spec, &self.record.bundle, true)?;
         let volumes = &self.record.volumes;
         let known = |destination: &str| {
             volumes.iter().rev().find(|volume| volume.destination == destination).map(|volume| volume.id)
@@ -68,10 +70,12 @@ impl Locked<'_> {
     }
 
     fn spec_with(&self, mounts: Vec<Mount>) -> Result<Spec> {
-        if self.record.namespaces & NsKind::Mount.clone_flag() == 0 {
+        let spec = self.spec()?;
+        // The root of a namespace that belongs to others, or to the host, is not the container's.
+        if !Namespaces::plan(&spec.linux)?.is_new(NsKind::Mount) {
             return Err(Error::new("the container has no mount namespace of its own"));
         }
-        Ok(Spec { mounts, ..self.spec()? })
+        Ok(Spec { mounts, ..spec })
     }
 
     fn run_errand(&self, plan: &InitPlan) -> Result<Vec<(u32, u64)>> {

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags, fchmod, fstat};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::termios::{isatty, tcgetpgrp};
+use rustix::termios::isatty;
 
 use super::buffer::{Buffer, Stream, ready};
 use crate::error::{Call, Result};
@@ -86,7 +86,7 @@ impl Pipes {
         for pump in &self.pumps {
             if pump.buffer.wants_output() {
                 fds.push(PollFd::new(&pump.sink, PollFlags::OUT));
-            } else if pump.may_read() {
+            } else if pump.source.may_read() {
                 fds.push(PollFd::new(&pump.source, PollFlags::IN));
             } else {
                 look_again = true;
@@ -119,7 +119,11 @@ impl Pump {
         if ended && self.left.is_none() {
             self.left = Some(rustix::io::ioctl_fionread(&self.source).unwrap_or(0));
         }
-        if self.buffer.wants_input() && self.left != Some(0) && self.may_read() && ready(&self.source, PollFlags::IN) {
+        if self.buffer.wants_input()
+            && self.left != Some(0)
+            && self.source.may_read()
+            && ready(&self.source, PollFlags::IN)
+        {
             self.buffer.fill(&self.source);
             self.left = self.left.map(|left| left.saturating_sub(self.buffer.len() as u64));
         }
@@ -131,13 +135,6 @@ impl Pump {
         if ended && self.buffer.wants_input() && is_empty() {
             self.buffer.close();
         }
-    }
-
-    /// Only a process in the foreground reads typed input. In the background, reading is an error here, since the
-    /// signal that would stop this process is blocked (termios(3)).
-    fn may_read(&self) -> bool {
-        // A terminal of another session can always be read.
-        !self.typed || tcgetpgrp(&self.source).map_or(true, |group| group == rustix::process::getpgrp())
     }
 }
 

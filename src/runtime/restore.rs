@@ -140,8 +140,9 @@ impl Restoration<'_> {
     /// Checks what is known before anything is made.
     fn check(&self) -> Result<()> {
         let plan = &self.creation.plan;
-        if plan.rootfs().is_none_or(|rootfs| rootfs.switch == Switch::Chroot) {
-            return Err(Error::config("/linux/namespaces", "CRIU restores no container without a mount namespace"));
+        if plan.rootfs().is_none_or(|rootfs| matches!(rootfs.switch, Switch::Chroot { .. })) {
+            let message = "CRIU restores no container without a mount namespace of its own";
+            return Err(Error::config("/linux/namespaces", message));
         }
         match plan.init.namespaces.joins(NsKind::Cgroup) {
             true => Err(Error::config("/linux/namespaces", "CRIU cannot join a cgroup namespace")),

@@ -8,7 +8,7 @@ use rustix::termios::{
     OptionalActions, OutputModes, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize,
 };
 
-use super::buffer::{Buffer, Stream, ready};
+use super::buffer::{Buffer, Stream, in_foreground, ready};
 use crate::error::{Call, Result};
 
 /// The caller's terminal.
@@ -35,30 +35,53 @@ impl CallerTerminal {
     }
 }
 
-/// Restores the terminal's modes.
+/// Sets the terminal's modes while this process is in its foreground, and restores them. In the background the modes
+/// are those of another process, such as the shell.
 struct RawMode<'a> {
     terminal: &'a OwnedFd,
-    before: Termios,
+    before: Option<Termios>,
+    is_set: bool,
 }
 
 impl<'a> RawMode<'a> {
-    fn enter(terminal: &'a OwnedFd) -> Result<Self> {
-        let before = tcgetattr(terminal).call(|| "tcgetattr(terminal)")?;
-        let mut raw = before.clone();
+    fn new(terminal: &'a OwnedFd) -> Self {
+        Self { terminal, before: None, is_set: false }
+    }
+
+    /// A shell changes the modes for itself while this process is in the background, so they are set again afterwards.
+    fn follow_foreground(&mut self) -> Result<()> {
+        let foreground = in_foreground(self.terminal);
+        if foreground && !self.is_set {
+            self.enter()?;
+        }
+        self.is_set = foreground;
+        Ok(())
+    }
+
+    fn enter(&mut self) -> Result<()> {
+        let now = tcgetattr(self.terminal).call(|| "tcgetattr(terminal)")?;
+        let mut raw = now.clone();
         raw.make_raw();
         // The container's terminal adds no carriage returns (see clear_onlcr), so this one has to.
         raw.output_modes.insert(OutputModes::OPOST);
-        tcsetattr(terminal, OptionalActions::Now, &raw).call(|| "tcsetattr(terminal)")?;
-        Ok(Self { terminal, before })
+        tcsetattr(self.terminal, OptionalActions::Now, &raw).call(|| "tcsetattr(terminal)")?;
+        self.before.get_or_insert(now);
+        Ok(())
     }
 }
 
 impl Drop for RawMode<'_> {
     fn drop(&mut self) {
-        // If the terminal is gone by now, it has no modes to restore.
-        let _ = tcsetattr(self.terminal, OptionalActions::Now, &self.before);
+        if let Some(before) = self.before.as_ref().filter(|_| in_foreground(self.terminal)) {
+            // If the terminal is gone by now, it has no modes to restore.
+            let _ = tcsetattr(self.terminal, OptionalActions::Now, before);
+        }
     }
 }
+
+/// More than a terminal can hold: the kernel keeps 4 KiB to be read, and more than 8 KiB on the way there if it was
+/// written in small pieces, together less than 20 KiB (`N_TTY_BUF_SIZE`, `pty_common_install`).
+const HELD: usize = 64 * 1024;
 
 /// Joins our standard input and output to the master of the container's terminal.
 pub struct Relay<'a> {
@@ -70,7 +93,10 @@ pub struct Relay<'a> {
     pub to_caller: Buffer,
     /// Nobody reads the output any more.
     pub output_lost: bool,
-    _raw: RawMode<'a>,
+    /// How many bytes of the master are still to be moved at most, once the process has ended. Later ones come from
+    /// processes that it left behind.
+    left: Option<usize>,
+    raw: RawMode<'a>,
 }
 
 impl<'a> Relay<'a> {
@@ -78,9 +104,11 @@ impl<'a> Relay<'a> {
         let master = Stream::own(master)?;
         let input = Stream::of_caller(rustix::stdio::stdin(), OFlags::RDONLY)?;
         let output = Stream::of_caller(rustix::stdio::stdout(), OFlags::WRONLY)?;
-        let raw = RawMode::enter(&caller.fd)?;
+        let mut raw = RawMode::new(&caller.fd);
+        raw.follow_foreground()?;
         let (to_container, to_caller) = (Buffer::default(), Buffer::default());
-        let relay = Self { master, caller, input, output, to_container, to_caller, output_lost: false, _raw: raw };
+        let relay =
+            Self { master, caller, input, output, to_container, to_caller, output_lost: false, left: None, raw };
         relay.resize();
         Ok(relay)
     }
@@ -92,34 +120,56 @@ impl<'a> Relay<'a> {
         }
     }
 
+    /// Puts the caller's terminal into raw mode if this process has come to its foreground.
+    pub fn follow_foreground(&mut self) {
+        // A terminal that has just gone has no modes to set.
+        let _ = self.raw.follow_foreground();
+    }
+
+    /// This process was stopped, and the shell may have changed the terminal's modes.
+    pub fn continued(&mut self) {
+        self.raw.is_set = false;
+    }
+
     /// Adds the descriptors to wait for. [`Self::pump`] finds out again which of them are ready, as nothing there
-    /// blocks.
-    pub fn wanted<'b>(&'b self, fds: &mut Vec<PollFd<'b>>) {
+    /// blocks. Returns whether to look again soon in any case: a shell does not tell when it brings this process to the
+    /// foreground.
+    pub fn wanted<'b>(&'b self, fds: &mut Vec<PollFd<'b>>) -> bool {
         let mut master = PollFlags::empty();
         master.set(PollFlags::IN, self.to_caller.wants_input());
         master.set(PollFlags::OUT, self.to_container.wants_output());
         if !master.is_empty() {
             fds.push(PollFd::new(&self.master, master));
         }
-        if self.to_container.wants_input() {
+        let may_read = self.input.may_read();
+        if self.to_container.wants_input() && may_read {
             fds.push(PollFd::new(&self.input, PollFlags::IN));
         }
         if self.to_caller.wants_output() {
             fds.push(PollFd::new(&self.output, PollFlags::OUT));
         }
+        !may_read || !self.raw.is_set
     }
 
     /// Moves what can be moved without waiting. Once the process has `ended`, a terminal with nothing to read is at
-    /// its end, even if a process that was left behind still has it open.
+    /// its end, even if a process that was left behind still has it open. So is one of which all that it can hold was
+    /// read, even if that process writes more.
     pub fn pump(&mut self, ended: bool) {
-        if self.to_caller.wants_input() && !self.to_caller.fill(&self.master) && ended {
-            self.to_caller.close();
+        if ended && self.left.is_none() {
+            self.left = Some(HELD);
+        }
+        if self.to_caller.wants_input() {
+            let filled = self.left != Some(0) && self.to_caller.fill(&self.master);
+            self.left = self.left.map(|left| left.saturating_sub(self.to_caller.len()));
+            if ended && !filled {
+                self.to_caller.close();
+            }
         }
         if self.to_caller.wants_output() && ready(&self.output, PollFlags::OUT) {
             self.to_caller.empty(&self.output);
             self.output_lost = self.to_caller.is_closed();
         }
-        if self.to_container.wants_input() && ready(&self.input, PollFlags::IN) {
+        if self.to_container.wants_input() && self.input.may_read() && ready(&self.input, PollFlags::IN) {
             self.to_container.fill(&self.input);
         }
         if self.to_container.wants_output() {
@@ -143,4 +193,62 @@ pub fn clear_onlcr(master: &OwnedFd) -> Result<()> {
     let mut modes = tcgetattr(master).call(|| "tcgetattr(master)")?;
     modes.output_modes.remove(OutputModes::ONLCR);
     tcsetattr(master, OptionalActions::Now, &modes).call(|| "tcsetattr(master)")
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::{Errno, read, write};
+    use rustix::pipe::pipe;
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+    use super::*;
+
+    fn terminal() -> (OwnedFd, OwnedFd) {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK;
+        let slave = open(ptsname(&master, Vec::new()).unwrap(), flags, Mode::empty()).unwrap();
+        (master, slave)
+    }
+
+    /// Writes until the terminal is full; returns how much that was.
+    fn flood(slave: &OwnedFd, byte: u8) -> usize {
+        let mut written = 0;
+        loop {
+            match write(slave, &[byte]) {
+                Ok(count) => written += count,
+                Err(errno) => {
+                    assert_eq!(errno, Errno::AGAIN);
+                    return written;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_flood_ends_with_the_process() {
+        let (_callers_master, slave) = terminal();
+        let caller = CallerTerminal { fd: slave };
+        let (master, slave) = terminal();
+        let ((input, _typed), (shown, output)) = (pipe().unwrap(), pipe().unwrap());
+        let mut relay = Relay::new(master, &caller).unwrap();
+        relay.input = Stream::own(input).unwrap();
+        relay.output = Stream::own(output).unwrap();
+        let held = flood(&slave, b'a');
+        assert!(held < HELD, "a terminal holds {held} bytes");
+        let (mut passed, mut rounds, mut bytes) = (Vec::new(), 0, [0; 65536]);
+        while !relay.is_done() {
+            rounds += 1;
+            assert!(rounds < 1000, "it goes on as long as somebody writes");
+            relay.pump(true);
+            if ready(&shown, PollFlags::IN) {
+                let count = read(&shown, &mut bytes).unwrap();
+                passed.extend_from_slice(&bytes[..count]);
+            }
+            flood(&slave, b'b');
+        }
+        // What was there before is all there.
+        assert_eq!(passed.iter().filter(|byte| **byte == b'a').count(), held);
+    }
 }

@@ -67,7 +67,6 @@ fn grow_stack() -> Result<()> {
 
 /// The second parameter of C's `main`. In a program with a `main` of its own, the standard library knows the arguments
 /// only with glibc.
-/// own with glibc only.
 #[repr(transparent)]
 pub struct Argv(*const *const c_char);
 

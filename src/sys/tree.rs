@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use super::signal;
 use super::stat::Stat;
 
 /// The process and all its descendants, parents first. None for a process that is gone.
@@ -13,6 +14,24 @@ pub fn descendants(pid: i32) -> Vec<i32> {
         next += 1;
     }
     found
+}
+
+/// Kills the process and all its descendants. Each is stopped before its children are listed, so it makes no more.
+///
+/// A stopped parent reaps nobody, so the pids of its children stay theirs until the signal. Only the children of a
+/// parent that ignores SIGCHLD are reaped by the kernel as they end (wait(2)): such a pid could belong to another
+/// process by then.
+pub fn kill(pid: i32) {
+    let mut found = vec![pid];
+    let mut next = 0;
+    while let Some(&pid) = found.get(next) {
+        let _ = signal::kill(pid.cast_unsigned(), libc::SIGSTOP);
+        found.extend(children(pid));
+        next += 1;
+    }
+    for pid in found.into_iter().rev() {
+        let _ = signal::kill(pid.cast_unsigned(), libc::SIGKILL);
+    }
 }
 
 /// The children of all threads of the process: each thread lists those that it made.
@@ -52,13 +71,11 @@ mod tests {
         let found = descendants(pid);
         assert_eq!((found.len(), found[0]), (3, pid), "{found:?}");
         assert!(!is_ending(pid));
-        for pid in &found {
-            let _ = crate::sys::signal::kill(pid.cast_unsigned(), libc::SIGKILL);
-        }
-        while !is_ending(pid) && std::time::Instant::now() < until {
+        kill(pid);
+        while !found.iter().all(|pid| is_ending(*pid)) && std::time::Instant::now() < until {
             std::thread::yield_now();
         }
-        assert!(is_ending(pid), "a zombie has ended");
+        assert!(found.iter().all(|pid| is_ending(*pid)), "a zombie has ended");
         shell.wait().unwrap();
         assert!(is_ending(pid) && threads(pid).is_empty());
     }

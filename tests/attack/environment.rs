@@ -68,11 +68,35 @@ fn programs_of_others_are_not_executed(t: &Test) {
         evil("shared");
         refused(&dir);
     }
+    // Members of a group other than root's are others as well.
+    fs::create_dir(t.path("group")).unwrap();
+    let file = evil("group");
+    for path in [&t.dir.join("group"), &t.dir.join("group/criu")] {
+        chown(path, Some(0), Some(4242)).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o775)).unwrap();
+    }
+    refused(&t.path("group"));
+    fs::set_permissions(t.path("group"), fs::Permissions::from_mode(0o755)).unwrap();
+    refused(&t.path("group"));
+    fs::set_permissions(t.path("group"), fs::Permissions::from_mode(0o775)).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    refused(&t.path("group"));
     // A file of theirs in a directory of root's.
     fs::create_dir(t.path("bin")).unwrap();
     let file = evil("bin");
     chown(&file, Some(4242), Some(4242)).unwrap();
     checkpoint(&c).env("PATH", &t.path("bin")).run().code(1).says("criu is not in PATH");
+    assert!(!fs::exists(&proof).unwrap());
+    // `ps` calls a program as well.
+    script(&t.dir.join("home/ps"), &format!("id > {proof}"));
+    c.cli("ps", &[])
+        .arg(&c.id)
+        .env("PATH", &home)
+        .run()
+        .code(1)
+        .says(&format!("ps is not in PATH but as \"{home}/ps\""));
+    assert!(!fs::exists(&proof).unwrap());
+    c.cli("ps", &[]).arg(&c.id).env("PATH", &format!("{home}:/usr/bin:/bin")).ok();
     assert!(!fs::exists(&proof).unwrap());
 }
 

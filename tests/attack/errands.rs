@@ -255,7 +255,16 @@ fn an_added_mount_does_not_cover_the_kernels_filesystems(t: &Test) {
 fn a_source_is_never_the_containers(t: &Test) {
     let c = container(t);
     c.inside("ln -s /proc /leak; mkdir /plain");
-    for source in ["rootfs/leak", "rootfs/plain", "rootfs/opt/data", c.rootfs().join("leak").to_str().unwrap()] {
+    symlink("rootfs", c.bundle.join("by-name")).unwrap();
+    for source in [
+        "rootfs/leak",
+        "rootfs/plain",
+        "rootfs/opt/data",
+        c.rootfs().join("leak").to_str().unwrap(),
+        "by-name/plain",
+        "rootfs/../rootfs/plain",
+        &format!("/proc/self/root{}", c.rootfs().join("plain").display()),
+    ] {
         let output = change(&c, "add", json!([bind(source, "/mnt", &["rbind"])]));
         output.fails().says("sources below the root filesystem, are for containers being created");
         assert!(!is_mounted(&c, "/mnt"), "{source}");

@@ -13,6 +13,7 @@ use crate::harness::{Config, Container, Test};
 e2e!(
     directories_of_the_hosts_root_are_closed_to_exec,
     groups_of_the_caller_open_nothing,
+    groups_of_the_caller_do_not_pass_where_none_can_be_set,
     home_is_not_looked_up_with_rights_of_the_host,
     a_terminal_in_a_user_namespace,
     one_place_below_the_limit_is_enough,
@@ -61,6 +62,45 @@ fn groups_of_the_caller_open_nothing(t: &Test) {
         setpriv.arg("--root").arg(&t.root).args(["exec", "--cwd", "/tmp/private", id, "/bin/ls"]).run()
     };
     exec(&c.id).fails().says("permission denied");
+}
+
+/// A namespace that an ordinary user has made forbids setgroups(2) for good.
+fn groups_of_the_caller_do_not_pass_where_none_can_be_set(t: &Test) {
+    const GROUP: u32 = 4321;
+    let user =
+        ["--reuid", "4242", "--regid", "4242", "--clear-groups", "/usr/bin/unshare", "-U", "-r", "/bin/sleep", "100"];
+    let holder = t.command("/usr/bin/setpriv").args(user).spawn();
+    let map = format!("/proc/{}/uid_map", holder.pid());
+    crate::harness::eventually("its map", || fs::read_to_string(&map).is_ok_and(|map| map.contains("4242")));
+    let user = format!("/proc/{}/ns/user", holder.pid());
+    // What it may mount.
+    let mounts = json!([
+        { "destination": "/proc", "type": "proc", "source": "proc" },
+        { "destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"] }
+    ]);
+    let c = t.container(Config::sleep().namespace("user", Some(&user)).set("/mounts", mounts));
+    let key = c.rootfs().join("tmp/key");
+    fs::write(&key, "of the host\n").unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
+    chown(&key, Some(0), Some(GROUP)).unwrap();
+    let by_member = |args: &[&str]| {
+        let groups = format!("0,{GROUP}");
+        let setpriv = t.command("/usr/bin/setpriv").args(["--groups", &groups]).arg(t.runtime_path());
+        setpriv.arg("--root").arg(&t.root).args(args).run()
+    };
+    let bundle = c.bundle.to_str().unwrap();
+    by_member(&["run", "--detach", "--bundle", bundle, &c.id]).ok();
+    let script = "cat /tmp/key; echo $(id -G)";
+    for output in
+        [c.exec_cmd(&[], &["/bin/sh", "-c", script]).run(), by_member(&["exec", &c.id, "/bin/sh", "-c", script])]
+    {
+        let output = output.ok();
+        assert!(!output.text().contains("of the host") && output.stderr.contains("denied"), "{output}");
+    }
+    // The first process, as seen from outside.
+    let status = fs::read_to_string(format!("/proc/{}/status", c.pid())).unwrap();
+    let groups = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap();
+    assert_eq!(groups.trim(), "", "{status}");
 }
 
 fn home_is_not_looked_up_with_rights_of_the_host(t: &Test) {

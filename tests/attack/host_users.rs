@@ -70,6 +70,8 @@ fn links_of_others_are_not_followed(t: &Test) {
         refused(c.create());
         c.assert_gone();
     }
+    let spec = t.runtime().args(["spec", "--bundle"]).arg(format!("{home}/dir")).run();
+    spec.code(1).says("is a link of user 4242");
     assert_eq!(fs::read_to_string(victim).unwrap(), "precious");
     assert_eq!(fs::read_dir(t.path("secret")).unwrap().count(), 0);
 }

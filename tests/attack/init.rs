@@ -99,6 +99,14 @@ fn signals_that_the_caller_ignores_change_nothing(t: &Test) {
         let c = t.container(config.clone());
         assert_eq!(c.run_cmd(&[]).ignore_and_block(ignored, blocked).ok().text(), "SigIgn:\t0000000000000000");
         c.assert_gone();
+        // In the foreground it handles signals anyway.
+        let create = c.create_cmd(&[]).ignore_and_block(ignored, blocked);
+        let stdout = create.stdout_path();
+        create.ok();
+        c.start().ok();
+        c.wait_status("stopped");
+        assert_eq!(std::fs::read_to_string(stdout).unwrap(), "SigIgn:\t0000000000000000\n");
+        c.delete_force().ok();
     }
     // Past a limit of file sizes the runtime fails with a word, and takes back what it has made.
     let c = t.container(Config::new(["/bin/true"]));

@@ -27,6 +27,7 @@ mod passwd;
 mod restore;
 mod root;
 mod shim;
+mod salvage;
 mod state_root;
 mod terminal;
 mod tracing;

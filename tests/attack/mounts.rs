@@ -15,6 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 e2e!(any:
     a_remount_follows_no_link,
     a_source_below_the_root_does_not_lead_to_the_kernel,
+    a_source_below_the_root_by_another_name_leads_nowhere_else,
     parts_of_proc_are_not_covered_by_way_of_a_link,
     hooks_have_the_umask_of_the_caller,
     a_directory_exchanged_at_any_call,
@@ -57,6 +58,46 @@ fn a_source_below_the_root_does_not_lead_to_the_kernel(t: &Test) {
             symlink(target, c.rootfs().join("data")).unwrap();
             c.run().fails().says("leads to a filesystem of the kernel by a link");
             c.assert_gone();
+        }
+    }
+}
+
+/// The link of an image is followed inside the root, however the configuration names the root.
+fn a_source_below_the_root_by_another_name_leads_nowhere_else(t: &Test) {
+    fs::create_dir(t.path("host")).unwrap();
+    fs::write(t.path("host/key"), "of the host\n").unwrap();
+    symlink(&t.dir, t.path("elsewhere")).unwrap();
+    let dir = t.dir.display();
+    for (index, source) in [
+        "rootfs/data",
+        "rootfs/../rootfs/data",
+        "rootfs/../rootfs/dir/../data",
+        &format!("{dir}/elsewhere/bundle-ID/rootfs/data"),
+        &format!("{dir}/elsewhere/elsewhere/bundle-ID/rootfs/dir/../data"),
+        &format!("/proc/self/root/{dir}/bundle-ID/rootfs/data"),
+        "by-name/data",
+        "by-parts/dir/../data",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let id = format!("web{index}");
+        let source = source.replace("ID", &id);
+        let mount = mount("none", &source, "/leak", &["rbind", "ro"]);
+        let c = t.container_named(&id, Config::sh("cat /leak/key").mount(mount));
+        fs::create_dir(c.rootfs().join("dir")).unwrap();
+        symlink(t.path("host"), c.rootfs().join("data")).unwrap();
+        symlink("rootfs", c.bundle.join("by-name")).unwrap();
+        symlink(format!("../bundle-{id}/rootfs/."), c.bundle.join("by-parts")).unwrap();
+        let output = c.run().fails();
+        assert!(!output.text().contains("of the host"), "{source}: {output}");
+        c.assert_gone();
+        // A link that stays inside the root is followed.
+        fs::remove_file(c.rootfs().join("data")).unwrap();
+        symlink("dir", c.rootfs().join("data")).unwrap();
+        fs::write(c.rootfs().join("dir/key"), "of the image").unwrap();
+        if !source.ends_with("dir/../data") {
+            assert_eq!(c.run().ok().text(), "of the image", "{source}");
         }
     }
 }

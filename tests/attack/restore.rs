@@ -4,7 +4,7 @@
 //! configuration of the bundle gives.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, lchown, symlink};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -16,7 +16,10 @@ e2e!(no_more_privileges_than_the_configuration_gives);
 e2e!(any:
     a_criu_whose_processes_died_is_ended,
     images_hold_no_links,
+    earlier_images_are_checked_as_well,
     directories_of_others_are_refused,
+    earlier_images_of_others_are_refused,
+    nothing_is_made_where_others_lead,
     the_log_is_not_with_the_images,
     the_operators_terminal_is_not_restored,
     a_configuration_that_the_container_wrote_is_not_taken,
@@ -166,6 +169,59 @@ fn images_hold_no_links(t: &Test) {
     refused("parent/pages-1.img\" is a Symlink");
 }
 
+/// CRIU opens `parent` by name, and what is below it: whether it is a link or a directory, and at each level.
+fn earlier_images_are_checked_as_well(t: &Test) {
+    let secret = t.write("secret", "precious");
+    let c = t.container(Config::sleep());
+    let (images, path) = (images(&c), stand_in(t, "exit 1"));
+    let parent = format!("{images}/parent");
+    let refused = |what: &str| {
+        restore(&c, &path).code(1).says("--image-path").says(what);
+        c.assert_gone();
+    };
+    fs::create_dir(&parent).unwrap();
+    symlink(&secret, format!("{parent}/pages-1.img")).unwrap();
+    refused("parent/pages-1.img\" is a Symlink");
+    fs::remove_file(format!("{parent}/pages-1.img")).unwrap();
+    fs::create_dir_all(format!("{parent}/parent")).unwrap();
+    symlink(&secret, format!("{parent}/parent/pages-1.img")).unwrap();
+    refused("parent/parent/pages-1.img\" is a Symlink");
+    fs::remove_dir_all(format!("{parent}/parent")).unwrap();
+    for (owner, mode) in [(0, 0o1777), (0, 0o702), (4242, 0o700)] {
+        chown(&parent, Some(owner), None).unwrap();
+        fs::set_permissions(&parent, fs::Permissions::from_mode(mode)).unwrap();
+        refused("parent\" is open to other users");
+    }
+    fs::remove_dir(&parent).unwrap();
+    symlink(".", &parent).unwrap();
+    refused("leads to the images of more than");
+    fs::remove_file(&parent).unwrap();
+
+    // What is found there now is root's, but others can have the same name lead elsewhere.
+    fs::create_dir(t.path("earlier")).unwrap();
+    fs::create_dir_all(t.path("theirs/earlier")).unwrap();
+    symlink(t.path("earlier"), t.path("theirs/link")).unwrap();
+    for path in ["theirs/link", "theirs"] {
+        lchown(t.path(path), Some(4242), Some(4242)).unwrap();
+    }
+    fs::create_dir_all(t.path("shared/earlier")).unwrap();
+    fs::set_permissions(t.path("shared"), fs::Permissions::from_mode(0o777)).unwrap();
+    symlink(t.path("earlier"), t.path("link")).unwrap();
+    lchown(t.path("link"), Some(4242), Some(4242)).unwrap();
+    for (target, complaint) in
+        [("theirs/link", "theirs"), ("theirs/earlier", "theirs"), ("shared/earlier", "shared"), ("link", "link")]
+    {
+        symlink(t.path(target), &parent).unwrap();
+        refused(&format!("{complaint}\" is open to other users"));
+        fs::remove_file(&parent).unwrap();
+    }
+    // Nothing is wrong with root's own, also in a sticky directory.
+    fs::set_permissions(t.path("shared"), fs::Permissions::from_mode(0o1777)).unwrap();
+    symlink(t.path("shared/earlier"), &parent).unwrap();
+    restore(&c, &path).code(1).says("ended without an answer");
+    c.assert_gone();
+}
+
 fn directories_of_others_are_refused(t: &Test) {
     let victim = t.write("victim", "precious");
     let c = t.container(Config::sleep());
@@ -200,6 +256,80 @@ fn directories_of_others_are_refused(t: &Test) {
     c.cli("restore", &options).arg(&c.id).env("PATH", &path).run().code(1).says("is open to other users");
 }
 
+fn earlier_images_of_others_are_refused(t: &Test) {
+    let secret = t.write("secret", "precious");
+    let c = t.container(Config::sleep());
+    c.up();
+    let path = stand_in(t, "exit 1");
+    let own = t.path("own");
+    for dir in ["own", "theirs", "shared", "links", "first", "theirs/below"] {
+        fs::create_dir(t.path(dir)).unwrap();
+    }
+    let checkpoint = |parent: &str| {
+        let options = ["--leave-running", "--image-path", &own, "--parent-path", parent];
+        c.cli("checkpoint", &options).arg(&c.id).env("PATH", &path).run().code(1)
+    };
+    checkpoint("../first").says("ended without an answer");
+    for path in ["theirs", "link"] {
+        let _ = symlink("first", t.path("link"));
+        lchown(t.path(path), Some(4242), Some(4242)).unwrap();
+    }
+    fs::set_permissions(t.path("shared"), fs::Permissions::from_mode(0o1777)).unwrap();
+    for name in ["theirs", "shared", "links"] {
+        symlink(&secret, t.dir.join(name).join("pages-1.img")).unwrap();
+    }
+    for (parent, complaint) in [
+        ("../theirs", "theirs\" is open to other users"),
+        ("../theirs/below", "theirs\" is open to other users"),
+        ("../shared", "shared\" is open to other users"),
+        ("../link", "link\" is open to other users"),
+        ("../links", "pages-1.img\" is a Symlink"),
+    ] {
+        checkpoint(parent).says("invalid --parent-path").says(complaint);
+    }
+    assert_eq!(c.status(), "running");
+}
+
+fn nothing_is_made_where_others_lead(t: &Test) {
+    let c = t.container(Config::sleep());
+    c.up();
+    let (path, images) = (stand_in(t, "exit 1"), images(&c));
+    for dir in ["victim", "theirs", "shared"] {
+        fs::create_dir(t.path(dir)).unwrap();
+    }
+    symlink(t.path("victim"), t.path("theirs/link")).unwrap();
+    symlink(t.path("victim"), t.path("link")).unwrap();
+    for path in ["theirs/link", "theirs", "link"] {
+        lchown(t.path(path), Some(4242), Some(4242)).unwrap();
+    }
+    fs::set_permissions(t.path("shared"), fs::Permissions::from_mode(0o777)).unwrap();
+    let run = |command: &str, options: &[&str]| c.cli(command, options).arg(&c.id).env("PATH", &path).run();
+    let places = ["theirs/link", "theirs", "link", "shared"];
+    for place in places {
+        let new = t.path(&format!("{place}/new/below"));
+        run("checkpoint", &["--image-path", &new]).code(1).says("--image-path");
+        run("checkpoint", &["--image-path", &images, "--work-path", &new]).code(1).says("--work-path");
+    }
+    // In a sticky directory, and below it, nobody can exchange what root makes.
+    fs::set_permissions(t.path("shared"), fs::Permissions::from_mode(0o1777)).unwrap();
+    let sticky = t.path("shared/new/below");
+    run("checkpoint", &["--image-path", &sticky]).code(1).says("ended without an answer");
+    for made in ["shared/new", "shared/new/below"] {
+        assert_eq!(fs::metadata(t.path(made)).unwrap().permissions().mode() & 0o7777, 0o700);
+    }
+    fs::remove_dir_all(t.path("shared/new")).unwrap();
+    fs::set_permissions(t.path("shared"), fs::Permissions::from_mode(0o777)).unwrap();
+    c.delete_force().ok();
+    for place in places {
+        let new = t.path(&format!("{place}/new/below"));
+        run("restore", &["--detach", "--image-path", &images, "--work-path", &new]).code(1).says("--work-path");
+        c.assert_gone();
+    }
+    for (dir, count) in [("victim", 0), ("theirs", 1), ("shared", 0)] {
+        assert_eq!(fs::read_dir(t.path(dir)).unwrap().count(), count, "{dir}");
+    }
+}
+
 fn the_log_is_not_with_the_images(t: &Test) {
     let c = t.container(Config::sleep());
     let path = stand_in(t, "for fd in /proc/$PPID/fd/*; do readlink $fd; done > $where/open; exit 1");
@@ -231,7 +361,11 @@ fn a_configuration_that_the_container_wrote_is_not_taken(t: &Test) {
     let (own, theirs) = (t.write("own.conf", ""), t.write("theirs.conf", ""));
     chown(&theirs, Some(4242), Some(4242)).unwrap();
     let inside = t.path("inside.conf");
-    for (file, taken) in [(&own, true), (&theirs, false), (&inside, false), (&t.path("missing"), false)] {
+    let group = t.write("group.conf", "");
+    chown(&group, Some(0), Some(4242)).unwrap();
+    fs::set_permissions(&group, fs::Permissions::from_mode(0o664)).unwrap();
+    let missing = t.path("missing");
+    for (file, taken) in [(&own, true), (&theirs, false), (&group, false), (&inside, false), (&missing, false)] {
         let c = t.container(Config::sleep().set("/annotations/org.criu.config", &**file));
         fs::write(c.rootfs().join("evil.conf"), "action-script /evil").unwrap();
         if *file == inside {

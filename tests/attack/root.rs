@@ -6,7 +6,9 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 
-use crate::harness::{Config, Container, Test};
+use serde_json::json;
+
+use crate::harness::{Config, Container, Test, eventually, make_rootfs, namespace_of};
 
 e2e!(
     working_directories_stay_below_the_root,
@@ -15,6 +17,9 @@ e2e!(
     read_only_paths_find_what_a_link_above_the_root_means,
     a_read_only_path_may_be_the_root,
     the_root_cannot_be_masked,
+    a_joined_mount_namespace_keeps_its_root,
+    what_would_change_a_joined_mount_namespace_is_refused,
+    a_copy_of_the_hosts_mount_namespace_is_joined,
 );
 
 /// Enough for a race that is won in most rounds.
@@ -129,4 +134,73 @@ fn the_root_cannot_be_masked(t: &Test) {
         c.run().fails().says("the whole root cannot be masked");
         c.assert_gone();
     }
+}
+
+/// A container that joins the mount namespace of the process `pid`.
+fn joining(pid: i32, root: &str) -> Config {
+    let config = Config::sleep().namespace("mount", Some(&format!("/proc/{pid}/ns/mnt")));
+    let config = config.remove("/linux/maskedPaths").remove("/linux/readonlyPaths");
+    config.set("/mounts", json!([])).set("/root/path", root)
+}
+
+/// The mounts as the container's processes see them, and what is in its root.
+fn seen_by(c: &Container) -> String {
+    c.exec(&["/bin/sh", "-c", "cat /proc/self/mountinfo; ls /; ls -d /.."]).ok().text().to_owned()
+}
+
+/// pivot_root(2) would give the other container this one's root.
+fn a_joined_mount_namespace_keeps_its_root(t: &Test) {
+    let other = t.container(Config::sleep().set("/root/readonly", false));
+    make_rootfs(&other.rootfs().join("sub"));
+    fs::write(other.rootfs().join("mark"), "").unwrap();
+    other.up();
+    let c = t.container(joining(other.pid(), "/sub"));
+    c.up();
+    assert_eq!(namespace_of(Some(c.pid()), "mnt"), namespace_of(Some(other.pid()), "mnt"));
+    let look = ["/bin/sh", "-c", "test -e /mark && echo other || echo own"];
+    assert_eq!(c.exec(&look).ok().text(), "own");
+    assert_eq!(other.exec(&look).ok().text(), "other");
+    let mounts = json!([{ "destination": "/added", "type": "tmpfs", "source": "tmpfs" }]);
+    let mounts = t.write("mounts.json", &mounts.to_string());
+    t.cli(["mounts", "add", &c.id, &mounts]).run().fails().says("no mount namespace of its own");
+    c.delete_force().ok();
+    assert_eq!(other.exec(&look).ok().text(), "other");
+}
+
+fn what_would_change_a_joined_mount_namespace_is_refused(t: &Test) {
+    let other = t.container(Config::sleep());
+    symlink("/", other.rootfs().join("top")).unwrap();
+    other.up();
+    let before = seen_by(&other);
+    let refused = |config: Config, options: &[&str], why: &str| {
+        let c = t.container(config);
+        c.create_cmd(options).run().fails().says("/linux/namespaces/4/path: ").says(why);
+        c.assert_gone();
+        assert_eq!(seen_by(&other), before);
+    };
+    for root in ["/", "/top", "/bin/.."] {
+        for options in [&[][..], &["--no-pivot"]] {
+            refused(joining(other.pid(), root), options, "/root/path is the root of this mount namespace");
+        }
+    }
+    for list in ["maskedPaths", "readonlyPaths"] {
+        let config = joining(other.pid(), "/bin").set(&format!("/linux/{list}"), json!(["/proc/kcore"]));
+        refused(config, &[], &format!("/linux/{list} needs a new mount namespace, and this one is joined"));
+    }
+}
+
+/// As the validation tests of the runtime-spec do.
+fn a_copy_of_the_hosts_mount_namespace_is_joined(t: &Test) {
+    let other = t.command("/usr/bin/unshare").args(["--mount", "/bin/sleep", "1000"]).spawn();
+    eventually("a namespace", || namespace_of(Some(other.pid()), "mnt") != namespace_of(None, "mnt"));
+    let proc = json!({ "destination": "/proc", "type": "proc", "source": "proc" });
+    let c = t.container(joining(other.pid(), "rootfs").mount(proc));
+    c.up();
+    assert_eq!(c.exec(&["/bin/stat", "-c", "%d:%i", "/"]).ok().text(), root_of(&c));
+    assert_eq!(c.exec(&["/bin/readlink", "/proc/self/ns/mnt"]).ok().text(), namespace_of(Some(other.pid()), "mnt"));
+    // It still has the host's root.
+    let root = fs::metadata(format!("/proc/{}/root", other.pid())).unwrap();
+    let hosts = fs::metadata("/").unwrap();
+    assert_eq!((root.dev(), root.ino()), (hosts.dev(), hosts.ino()));
+    c.delete_force().ok();
 }

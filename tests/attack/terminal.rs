@@ -10,6 +10,7 @@ e2e!(
     what_is_left_behind_has_nothing_of_the_terminal,
     nothing_is_typed_in_the_operators_name,
     what_is_left_behind_cannot_keep_the_command,
+    what_is_left_behind_cannot_flood_the_terminal,
 );
 
 fn no_stream_is_the_operators_terminal(t: &Test) {
@@ -74,4 +75,25 @@ fn what_is_left_behind_cannot_keep_the_command(t: &Test) {
     drop(operator.slave);
     operator.terminal.rest();
     running.wait().ok();
+}
+
+fn what_is_left_behind_cannot_flood_the_terminal(t: &Test) {
+    // They outlive the hang-up, and fill the terminal whenever there is room.
+    let flood = "(trap '' HUP; until test -e /tmp/over; do yes > $t; sleep 0.1; done) 2> /tmp/errors &";
+    let script = format!("t=$(tty); {flood} {flood} {flood} {flood} sleep 0.3; exit 5");
+    let c = t.container(Config::sleep());
+    c.up();
+    let mut operator = Operator::new();
+    let mut running = operator.types(c.exec_cmd(&["--tty"], &["/bin/sh", "-c", &script])).spawn();
+    // A terminal that shows 200 kB in a second.
+    let mut shown = [0; 4096];
+    rustix::io::ioctl_fionbio(&operator.terminal.master, true).unwrap();
+    eventually("the end of the command", || {
+        let _ = operator.terminal.master.read(&mut shown);
+        running.has_ended()
+    });
+    drop(operator.slave);
+    operator.terminal.rest();
+    running.wait_or_kill().expect("it has ended").code(5);
+    c.exec(&["/bin/touch", "/tmp/over"]).ok();
 }

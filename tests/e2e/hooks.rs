@@ -26,6 +26,7 @@ e2e!(any:
     poststart_follows_the_process,
     a_failing_poststart_hook,
     a_failing_poststop_hook_is_a_warning,
+    poststop_hooks_do_without_the_bundle,
     run_runs_all_of_them,
     hooks_with_a_user_namespace,
     descriptors_of_hooks,
@@ -269,6 +270,26 @@ fn a_failing_poststart_hook(t: &Test) {
     eventually("the end of the process", || !fs::exists(format!("/proc/{pid}/ns/mnt")).unwrap_or(false));
     c.delete_force().ok();
     c.assert_gone();
+}
+
+fn poststop_hooks_do_without_the_bundle(t: &Test) {
+    let ran = t.path("ran");
+    let hook = t.script("hook", &format!("pwd >> {ran}"));
+    for command in ["delete", "delete --force"] {
+        let c = t.container(Config::sleep().push("/hooks/poststop", json!({ "path": hook })));
+        c.up();
+        if command == "delete" {
+            c.kill("KILL");
+            c.wait_status("stopped");
+        }
+        std::fs::remove_dir_all(&c.bundle).unwrap();
+        let output = if command == "delete" { c.delete() } else { c.delete_force() };
+        let output = output.ok();
+        if !t.peer_lacks("hooks run without the bundle") {
+            output.says("hook 0 of poststop runs in /");
+        }
+    }
+    assert_eq!(std::fs::read_to_string(&ran).unwrap().lines().count(), 2);
 }
 
 fn a_failing_poststop_hook_is_a_warning(t: &Test) {

@@ -2,9 +2,10 @@
 
 use std::os::fd::AsFd;
 
+use rustix::termios::LocalModes;
 use serde_json::json;
 
-use crate::harness::{Cmd, Config, Container, DescriptorSocket, Operator, Terminal, Test};
+use crate::harness::{Cmd, Config, Container, DescriptorSocket, Operator, Terminal, Test, eventually, sys};
 
 e2e!(any:
     console_socket,
@@ -13,6 +14,8 @@ e2e!(any:
     a_console_socket_is_demanded,
     a_console_socket_is_refused_without_terminal,
     run_in_the_foreground,
+    the_background_leaves_the_terminal_alone,
+    after_a_stop_the_terminal_is_raw_again,
     without_one_what_is_typed_reaches_the_process,
     without_one_all_that_is_written_reaches_the_terminal,
     without_one_signals_of_the_terminal_reach_the_process,
@@ -107,6 +110,61 @@ fn run_in_the_foreground(t: &Test) {
     let after = rustix::termios::tcgetattr(operator.slave.as_fd()).unwrap();
     assert_eq!((before.local_modes, before.input_modes), (after.local_modes, after.input_modes), "modes are put back");
     c.assert_gone();
+}
+
+/// A job of a shell: `exec` with a terminal of its own, whose process reads a line.
+fn job(c: &Container) -> String {
+    let (runtime, root) = (c.t.runtime_path(), &c.t.root);
+    let command = "/bin/sh -c 'echo up; read x; echo container got $x'";
+    format!("set -m; {} --root {} exec --tty {} {command}", runtime.display(), root.display(), c.id)
+}
+
+fn is_raw(operator: &Operator) -> bool {
+    let modes = rustix::termios::tcgetattr(operator.slave.as_fd()).unwrap().local_modes;
+    !modes.intersects(LocalModes::ICANON | LocalModes::ECHO)
+}
+
+fn the_background_leaves_the_terminal_alone(t: &Test) {
+    if t.is_crun() || t.is_runc() {
+        return skip!("exec in the background goes on, and leaves the terminal to the foreground");
+    }
+    let c = t.container(Config::sleep());
+    c.up();
+    let mut operator = Operator::new();
+    let before = rustix::termios::tcgetattr(operator.slave.as_fd()).unwrap();
+    let script = format!("{} & read x; echo shell got $x; fg", job(&c));
+    let running = operator.types(t.command("/bin/sh").args(["-c", &script])).spawn();
+    operator.terminal.wait("up\r\n");
+    assert!(!is_raw(&operator), "exec in the background has changed the terminal");
+    operator.terminal.write("one\n");
+    operator.terminal.wait("shell got one");
+    eventually("raw mode in the foreground", || is_raw(&operator));
+    operator.terminal.write("two\n");
+    operator.terminal.wait("container got two");
+    running.wait().ok();
+    let after = rustix::termios::tcgetattr(operator.slave.as_fd()).unwrap();
+    assert_eq!(before.local_modes, after.local_modes, "modes are put back");
+}
+
+fn after_a_stop_the_terminal_is_raw_again(t: &Test) {
+    if t.is_crun() || t.is_runc() {
+        return skip!("a job that was stopped takes the terminal again");
+    }
+    let c = t.container(Config::sleep());
+    c.up();
+    let mut operator = Operator::new();
+    let script = format!("{}; stty sane; echo stopped; fg", job(&c));
+    let running = operator.types(t.command("/bin/sh").args(["-c", &script])).spawn();
+    operator.terminal.wait("up\r\n");
+    assert!(is_raw(&operator));
+    let shell = running.pid();
+    let children = std::fs::read_to_string(format!("/proc/{shell}/task/{shell}/children")).unwrap();
+    sys::kill(children.trim().parse().unwrap(), libc::SIGSTOP).unwrap();
+    operator.terminal.wait("stopped");
+    eventually("raw mode in the foreground", || is_raw(&operator));
+    operator.terminal.write("two\n");
+    operator.terminal.wait("container got two");
+    running.wait().ok();
 }
 
 fn with_a_user_namespace(t: &Test) {

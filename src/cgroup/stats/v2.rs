@@ -69,7 +69,7 @@ pub fn memory(files: &Files) -> Result<Memory> {
     // v1 counts both together. The highest sum is not known.
     let swap = MemoryEntry {
         limit: swap.limit.saturating_add(usage.limit),
-        usage: swap.usage + usage.usage,
+        usage: swap.usage.saturating_add(usage.usage),
         ..Default::default()
     };
     Ok(Memory { cache: raw.get("file").copied().unwrap_or(0), usage, swap, raw, psi, ..Memory::default() })

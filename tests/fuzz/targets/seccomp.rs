@@ -31,8 +31,22 @@ fn strings(list: &Value) -> impl Iterator<Item = &str> {
 }
 
 const NAMES: [&str; 16] = [
-    "read", "write", "open", "openat2", "socket", "connect", "accept4", "recv", "socketcall", "ipc", "semop", "shmat",
-    "clone", "ioctl", "mmap", "no_such_call",
+    "read",
+    "write",
+    "open",
+    "openat2",
+    "socket",
+    "connect",
+    "accept4",
+    "recv",
+    "socketcall",
+    "ipc",
+    "semop",
+    "shmat",
+    "clone",
+    "ioctl",
+    "mmap",
+    "no_such_call",
 ];
 const ACTIONS: [&str; 5] =
     ["SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_LOG", "SCMP_ACT_TRAP"];
@@ -127,7 +141,8 @@ fn calls(profile: &Value, native: &'static Arch, input: &mut Input) -> Vec<(&'st
                 for step in 0..4 {
                     let mut values = [input.value(false); 6];
                     for arg in &args {
-                        let value = arg["value"].as_u64().unwrap() ^ if step == 3 { arg["valueTwo"].as_u64().unwrap() } else { 0 };
+                        let value = arg["value"].as_u64().unwrap()
+                            ^ if step == 3 { arg["valueTwo"].as_u64().unwrap() } else { 0 };
                         values[arg["index"].as_u64().unwrap() as usize] = value.wrapping_add(step).wrapping_sub(1);
                     }
                     let number = (i64::from(number) + near) as u32;
