@@ -7,7 +7,7 @@
 use std::ffi::c_int;
 use std::path::Path;
 
-use berth::sys::start::{Argv, NO_STACK, prepare};
+use berth::internal::sys::start::{Argv, NO_STACK, prepare};
 use rustix::io::Errno;
 
 /// Called by the C library.
@@ -18,9 +18,9 @@ extern "C" fn main(_argc: c_int, argv: Argv) -> c_int {
         Ok(()) => {
             let args = argv.args();
             let name = args.first().and_then(|name| Path::new(name).file_name());
-            match name.is_some_and(|name| name == berth::shim::PROGRAM) {
-                true => berth::shim::main(&args[1..]).into(),
-                false => berth::cli::main(args).into(),
+            match name.is_some_and(|name| name == berth::internal::shim::PROGRAM) {
+                true => berth::internal::shim::main(&args[1..]).into(),
+                false => berth::internal::cli::main(args).into(),
             }
         }
         Err(errno) => {

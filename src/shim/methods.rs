@@ -11,8 +11,7 @@ use super::streams::{self, Names, Owner};
 use super::task::{Exit, FIRST, Member, Reply, Stage, Task, failed, no_task, not_yet, waited};
 use super::ttrpc::{Answer, Code, Failure, encoded};
 use super::{metrics, rootfs, runtime};
-use crate::library::{Container, CreateOptions, ErrorKind, ExecOptions};
-use crate::spec::{self, Resources};
+use crate::library::{Container, CreateOptions, ErrorKind, ExecOptions, Resources};
 
 const SERVICES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
 
@@ -482,7 +481,7 @@ fn update(shim: &mut Shim, reply: Reply, request: UpdateRequest) -> Option<Answe
         Err(failure) => return Some(Err(failure)),
     };
     let text = request.resources.map(|resources| resources.value).unwrap_or_default();
-    let resources = match spec::parse::<Resources>(&text) {
+    let resources = match Resources::from_json(&text) {
         Ok(resources) => resources,
         Err(e) => return Some(Err(failed("update", e))),
     };

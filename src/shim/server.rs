@@ -379,7 +379,7 @@ impl Shim {
             Ok(None) => {}
             Ok(Some(watch)) => {
                 let flags = if watch.is_counter() { EventFlags::IN } else { EventFlags::PRI };
-                if let Err(e) = self.poller.add(watch.as_fd(), token, flags) {
+                if let Err(e) = self.poller.add(std::os::fd::AsFd::as_fd(&watch), token, flags) {
                     return self.log.warning(&e.to_string());
                 }
                 task.oom = Some((token, watch));

@@ -8,8 +8,7 @@ use super::messages::{Status, Timestamp, WaitResponse};
 use super::poller::Token;
 use super::streams::{Kept, Names};
 use super::ttrpc::{Answer, Code, Failure, encoded};
-use crate::cgroup::OomWatch;
-use crate::library::{Container, ErrorKind, ExitStatus, Process};
+use crate::library::{Container, ErrorKind, ExitStatus, OomWatch, Process};
 
 /// Whom to answer, and under which number.
 #[derive(Clone, Copy, Debug)]
