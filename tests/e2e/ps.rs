@@ -43,7 +43,7 @@ fn options_reach_ps(t: &Test) {
     c.cli("ps", &["--format", "xml"]).arg(&c.id).run().code(1).says("invalid format option");
 }
 
-/// runc and crun count the fields of a line, and take a part of the name for the pid.
+/// runc counts the fields of a line, and takes a part of the name for the pid.
 fn names_with_spaces_before_the_pid(t: &Test) {
     if t.peer_lacks("names with spaces before the pid") {
         return;
