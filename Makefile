@@ -73,7 +73,8 @@ uninstall:
 	rm -rf $(DESTDIR)$(share)/doc/berth
 
 tested := cc:gcc+libc6-dev busybox:busybox-static newuidmap:uidmap nsenter:util-linux ps:procps python3 libseccomp.so.2:libseccomp2
-# What the tests need that run the binary.
+# The documentation of the library, in which every link leads somewhere.
+doc = RUSTDOCFLAGS="-D warnings" $(CARGO) doc --quiet --locked --no-deps --lib --features oci-spec
 nextest = $(shell $(CARGO) nextest --version > /dev/null 2>&1 && echo nextest)
 define can_test
 	@$(REQUIRE) $(tested)
@@ -85,8 +86,8 @@ test:
 	@hack/weaken --check
 	@mkdir -p target && rm -f target/skips
 	export BERTH_SKIPS="$$PWD/target/skips"; \
-	$(if $(nextest),$(CARGO) nextest run --locked --no-fail-fast && $(CARGO) test --locked --doc, \
-	  $(CARGO) test --locked --no-fail-fast); \
+	$(if $(nextest),$(CARGO) nextest run --locked --no-fail-fast, $(CARGO) test --locked --no-fail-fast) && \
+	  $(CARGO) test --locked --doc --features oci-spec && $(doc); \
 	status=$$?; hack/skips target/skips $(SKIPS) && exit $$status
 
 attack: build

@@ -15,7 +15,7 @@ const SECTIONS: &str = include_str!("man.txt");
 fn main() -> std::io::Result<()> {
     let dir = std::env::args_os().nth(1).expect("a directory");
     let dir = Path::new(&dir);
-    let (berth, date) = (berth::cli::definition(), date());
+    let (berth, date) = (berth::internal::cli::definition(), date());
     let (shared, _) = SECTIONS.split_once("\n# ").expect("pages");
     for command in berth.get_subcommands() {
         let name = format!("berth-{}", command.get_name());

@@ -111,12 +111,13 @@ def wait_until(condition, what, seconds=20):
 class Engine:
     """The private place of one engine with one runtime."""
 
-    def __init__(self, runtime, directory, marker, systemd, rounds=0):
+    def __init__(self, runtime, directory, marker, systemd, rounds=0, shim=False):
         self.runtime = runtime      # path of the runtime's binary
         self.dir = directory        # everything that the engine writes belongs below
         self.marker = marker        # part of the name of every cgroup that the engine makes
         self.systemd = systemd      # makes the cgroups
         self.rounds = rounds        # of the benchmark
+        self.shim = shim            # the runtime is the shim as well
         self.v2 = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
         self.daemons = []
 
@@ -151,6 +152,12 @@ class Engine:
                 if not names if self.v2 else controller in options and controller in names.split(","):
                     return point + path
         raise AssertionError(f"process {pid} has no {controller} cgroup")
+
+    def offer_shim(self):
+        """Has containerd, which is started afterwards, find the runtime as its shim."""
+        os.mkdir(self.path("bin"))
+        os.symlink(self.runtime, self.path("bin/containerd-shim-berth-v2"))
+        os.environ["PATH"] = self.path("bin") + ":" + os.environ["PATH"]
 
     def daemon(self, command, ready, log, seconds=60):
         """Starts a daemon and waits until the command line `ready` succeeds."""
@@ -451,7 +458,7 @@ def inside(options, setup, tidy, files, features):
         subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", directory], check=True)
         before = {"mounts": mounts(), "interfaces": interfaces(), "units": units()}
         engine = Engine(options.runtime[0].partition("=")[2], directory, marker, options.cgroup == "systemd",
-                        options.bench)
+                        options.bench, options.shim)
         results = [attempt("the engine starts", setup, 120, engine)]
         if results[0]["verdict"] == "PASS":
             for function in features:
@@ -496,7 +503,8 @@ def private(options, name, runtime, private_dirs, report):
     if options.cgroup == "v2":
         setup.append("umount -R -l /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup")
     arguments = ["--runtime", runtime, "--only", options.only, "--cgroup", options.cgroup, "--slow", str(options.slow),
-                 "--bench", str(options.bench), "--inside", report, "--marker", str(os.getpid())]
+                 "--bench", str(options.bench), "--inside", report, "--marker", str(os.getpid()),
+                 *(["--shim"] if options.shim else [])]
     pids = [] if options.cgroup == "systemd" else ["--pid", "--fork", "--kill-child", "--mount-proc"]
     # In one session without a controlling terminal: no feature may depend on the terminal of who runs this.
     subprocess.run(["unshare", "--mount", "--propagation", "private", "--net", *pids,
@@ -526,13 +534,14 @@ def named(runtimes):
     return found
 
 
-def main(name, setup, tidy=lambda engine: None, files=(), private_dirs=(), needs=(), version="", bench=None):
+def main(name, setup, tidy=lambda engine: None, files=(), private_dirs=(), needs=(), version="", bench=None,
+         shim=False):
     """The whole of a runner.
 
     setup(engine) starts the engine; tidy(engine) removes the containers that a feature has left, after each; files are
     patterns of what must not be there at the end (DIR is engine.dir); private_dirs get a tmpfs; needs are
     "COMMAND:PACKAGE" as hack/require takes them; version is a command line that tells the engine's version; bench(engine)
-    calls engine.bench.
+    calls engine.bench; shim: the engine can use the runtime as containerd's shim (Engine.shim).
     """
     parser = argparse.ArgumentParser(description=f"Runs {name} with one or more runtimes, and says what works.")
     parser.add_argument("--runtime", action="append", metavar="PATH|NAME=PATH", help="default: target/*/release/berth")
@@ -542,9 +551,12 @@ def main(name, setup, tidy=lambda engine: None, files=(), private_dirs=(), needs
     parser.add_argument("--json", metavar="FILE", help="write the verdicts there")
     parser.add_argument("--slow", type=int, default=1, metavar="N", help="stretch all limits of time, for emulation")
     parser.add_argument("--bench", type=int, default=0, metavar="ROUNDS", help="measure instead")
+    if shim:
+        parser.add_argument("--shim", action="store_true", help="the runtime is containerd's shim as well")
     parser.add_argument("--inside", help=argparse.SUPPRESS)
     parser.add_argument("--marker", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.shim = shim and options.shim
     global slow
     slow = options.slow
     features = [f for f in ([bench] if options.bench else FEATURES) if re.search(options.only, title(f))]
@@ -569,7 +581,7 @@ def main(name, setup, tidy=lambda engine: None, files=(), private_dirs=(), needs
     everything = {}
     for runtime in named(options.runtime):
         label = runtime.partition("=")[0]
-        print(f"== {name} with {label}, cgroup {options.cgroup}" + (f": {sh(version)}" if version else ""), flush=True)
+        print(f"== {name} with {label}{' as the shim' if options.shim else ''}, cgroup {options.cgroup}" + (f": {sh(version)}" if version else ""), flush=True)
         with tempfile.NamedTemporaryFile(prefix="berth-report-") as report:
             everything[label] = private(options, name, runtime, private_dirs, report.name)
         print(f"total: {count(everything[label])}", flush=True)

@@ -70,6 +70,17 @@ impl Error {
         self
     }
 
+    /// As [`Error::context`], where `context` ends in a JSON pointer. If the error begins with the rest of that pointer,
+    /// as `/options/1`, both are written as one.
+    #[must_use]
+    pub fn below(mut self, context: impl Display) -> Self {
+        match self.context.first_mut().filter(|first| first.starts_with("/options/")) {
+            Some(rest) => rest.insert_str(0, &context.to_string()),
+            None => return self.context(context),
+        }
+        self
+    }
+
     #[must_use]
     pub fn with_hint(mut self, hint: impl Display) -> Self {
         self.hint = Some(one_line(&hint.to_string()));
@@ -239,6 +250,14 @@ mod tests {
             .with_hint("the source of a bind mount must exist on the host");
         assert_eq!(e.to_string(), "create web: mounts[3] /data: open_tree(\"/srv/data\"): no such file or directory");
         assert_eq!(e.hint(), Some("the source of a bind mount must exist on the host"));
+    }
+
+    #[test]
+    fn a_pointer_is_written_as_one() {
+        let below = |e: Error| e.below("error mounting x: /mounts/3").to_string();
+        assert_eq!(below(Error::new("y").context("/options/1")), "error mounting x: /mounts/3/options/1: y");
+        assert_eq!(below(Error::new("y").context("/srv")), "error mounting x: /mounts/3: /srv: y");
+        assert_eq!(below(Error::new("y")), "error mounting x: /mounts/3: y");
     }
 
     #[test]

@@ -50,6 +50,9 @@ pub fn run(hook: &Hook, state: &[u8], kind: &str, index: usize, surroundings: Su
     let Surroundings { cwd, output, confine, container } = surroundings;
     let in_course = |e: Error| e.context(format_args!("error running {kind} hook #{index}"));
     let (stdin, to_hook) = pipe_with(PipeFlags::CLOEXEC).call(|| "pipe2()").map_err(in_course)?;
+    // A hook need not read its state. As long as there is a reader, writing does not cause SIGPIPE, which would end a
+    // program that uses the library and does not ignore it.
+    let _reader = stdin.try_clone().call(|| "dup(pipe)").map_err(in_course)?;
     // Only for this end: the hook's end has flags of its own. This cannot fail for a pipe.
     let _ = rustix::io::ioctl_fionbio(&to_hook, true);
     // The part that fits into the pipe is written before the hook starts, so that the hook need not wait for it.
@@ -140,7 +143,7 @@ impl<'a> Pipes<'a> {
     }
 }
 
-/// A hook need not read its state, so EPIPE is no error.
+/// Returns the pipe as long as there is something left to write.
 fn feed(stdin: OwnedFd, state: &mut &[u8]) -> Option<OwnedFd> {
     let mut file = std::fs::File::from(stdin);
     while !state.is_empty() {
@@ -340,6 +343,20 @@ mod tests {
         run(&sh("[ $(wc -c) = 1048576 ]", None), &state, "poststart", 0, None).unwrap();
         let e = failed("head -c 1000000 /dev/zero | tr '\\0' y; exit 1", None);
         assert!(e.len() < 2 * SHOWN, "{}", e.len());
+    }
+
+    /// A blocked signal stays pending, even if it is ignored: so this sees whether it was sent at all.
+    #[test]
+    fn a_hook_that_does_not_read_its_state_causes_no_signal() {
+        let before = sys::signal::sigmask(&sys::signal::SignalSet::full());
+        let result = run(&sh("exit 0", None), &vec![b'x'; 1 << 20], "poststart", 0, None);
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let pending = status.lines().find_map(|line| line.strip_prefix("SigPnd:")).unwrap().trim();
+        let pending = u64::from_str_radix(pending, 16).unwrap();
+        // So that it does not arrive at the end of the test.
+        sys::signal::sigmask(&before);
+        assert_eq!(pending & (1 << (libc::SIGPIPE - 1)), 0);
+        result.unwrap();
     }
 
     #[test]

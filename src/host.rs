@@ -29,7 +29,7 @@ const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
 /// is read on v2, and it is not checked whether the path exists below the mountpoint.
 pub fn cgroup_layout(relative: bool) -> Result<Layout> {
     let mut mounts = Mounts::default();
-    let layout = if is_filesystem(Path::new(CGROUP), CGROUP2_SUPER_MAGIC) {
+    let layout = if is_unified() {
         let own = if relative { own_v2(&own_cgroups()?) } else { PathBuf::from("/") };
         Layout { v1: Vec::new(), unified: Some(unified(CGROUP.into(), own)?) }
     } else {
@@ -42,6 +42,11 @@ pub fn cgroup_layout(relative: bool) -> Result<Layout> {
     let v1 = v1.into_iter().map(|h| below_mountpoint(h, &mut mounts)).collect::<Result<_>>()?;
     let unified = unified.map(|h| below_mountpoint(h, &mut mounts)).transpose()?;
     Ok(Layout { v1, unified })
+}
+
+/// Whether this machine has cgroup v2 only.
+pub fn is_unified() -> bool {
+    is_filesystem(Path::new(CGROUP), CGROUP2_SUPER_MAGIC)
 }
 
 fn is_filesystem(path: &Path, magic: u64) -> bool {

@@ -3,23 +3,26 @@
 //! [`Runtime`] is a directory of containers, [`Container`] one of them, [`Process`] what runs in it. All may be kept
 //! anywhere, and sent to any thread.
 //!
-//! ```no_run
+#![cfg_attr(feature = "oci-spec", doc = "```no_run")]
+#![cfg_attr(not(feature = "oci-spec"), doc = "```ignore")]
 //! use std::io::Read;
 //! use std::time::Duration;
 //!
-//! use berth::{CreateOptions, ExecOptions, Runtime, Stdio};
+//! use berth::{CreateOptions, ExecOptions, Runtime, Spec, Stdio};
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     // A bundle: a root file system, and a configuration. The types are those of the crate `oci-spec`.
+//!     // A configuration, in the types of the crate `oci-spec`: this takes the feature of that name. `Spec::from_json`
+//!     // takes a text.
 //!     let mut spec = oci_spec::runtime::Spec::default();
 //!     let mut process = spec.process().clone().unwrap_or_default();
 //!     process.set_args(Some(vec!["sleep".to_owned(), "1000".to_owned()]));
 //!     process.set_terminal(Some(false));
 //!     spec.set_process(Some(process));
-//!     spec.save("/srv/web/config.json")?;
 //!
+//!     // The bundle: a directory with a root file system.
 //!     let runtime = Runtime::builder("/run/example").on_warning(|text| eprintln!("warning: {text}")).build();
-//!     let container = runtime.create("web", "/srv/web", CreateOptions::new())?;
+//!     let options = CreateOptions::new().spec(Spec::try_from(&spec)?);
+//!     let container = runtime.create("web", "/srv/web", options)?;
 //!     container.start()?;
 //!
 //!     // A further process writes into a pipe, without anything in between.
@@ -44,61 +47,126 @@
 //!
 //! # What it does to the program that uses it
 //!
-//! It changes nothing that the whole program shares: not the working directory, the umask, the environment, what signals
-//! do, or who inherits orphans. It prints nothing, and waits for no child but its own. Three things are to be known:
+//! It changes nothing that the whole program or the calling thread has: not the working directory, the umask, the
+//! environment, the CPUs, the namespaces, what signals do or which are blocked, or who inherits orphans. It prints
+//! nothing, causes no SIGPIPE, and waits for no child but its own.
 //!
-//! - Containers' processes become **children** of the program, which has to wait for them by [`Process::wait`].
-//! - While a process with `execCPUAffinity` is made, the calling thread has those CPUs. It gets its own back.
-//! - The program should ignore SIGPIPE, as every Rust program does: a hook that ends before it has read its state is no
-//!   error then.
+//! What it does make are **children**: the processes of containers, for which the program waits by [`Process::wait`].
+//! A program that waits for any child whatsoever (`waitpid(-1)`), or ignores SIGCHLD, loses how they have ended.
 //!
-//! What runs first in a container is **init's program**, which the library has within itself: it needs no file beside the
-//! program that it is part of, and never executes that one in a container. Each start gets a sealed copy in memory
-//! (CVE-2019-5736). So it works from every program, also from one with threads, or one that is dynamically linked.
+//! # How long it takes
 //!
-//! # Who may use what
+//! The methods of [`Process`] wait as long as their names say. [`Runtime::create`], [`Container::start`] and
+//! [`Container::exec`] return once the step is done. They wait for hooks of the configuration, which may have a `timeout`
+//! there, and for init, which may say nothing for two minutes at most. Whoever changes a container waits for others that
+//! do so for ten seconds, then fails with [`ErrorKind::Busy`]. A container can be deleted meanwhile, from another thread
+//! or program: that ends its creation.
 //!
-//! The names at this level are for other programs. The modules are public because the binary and the tests share them;
-//! they change at any time. `docs/architecture.md` shows how they fit together.
+//! # Init's program
+//!
+//! What runs first in a container is a small program of its own, which the library has within itself. So it needs no file
+//! beside the program that it is part of, finds nothing by a path, and never executes that program in a container. Each
+//! start gets a sealed copy in memory, which no container can change, or reach the program through (CVE-2019-5736).
+//! Between the clone and the execution of that copy the child makes only system calls. So this works from every program,
+//! also from one with threads, or one that is dynamically linked. `build.rs` builds the copy, always static.
+//!
+//! # Features
+//!
+//! `oci-spec`: [`Spec`], [`Resources`] and [`ExecOptions`] can be made from the types of the crate `oci-spec`, by
+//! `TryFrom`.
 // Modules link to their own parts, for those who read the source.
 #![allow(rustdoc::private_intra_doc_links)]
 
-#[doc(hidden)]
-pub mod cgroup;
-#[doc(hidden)]
-pub mod cli;
-#[doc(hidden)]
-pub mod criu;
-#[doc(hidden)]
-pub mod error;
-#[doc(hidden)]
-pub mod files;
-#[doc(hidden)]
-pub mod hooks;
-#[doc(hidden)]
-pub mod host;
-#[doc(hidden)]
-pub mod init;
-#[doc(hidden)]
-pub mod launch;
+mod cgroup;
+mod cli;
+mod criu;
+mod error;
+mod files;
+mod hooks;
+mod host;
+mod init;
+mod launch;
+#[deny(missing_docs)]
 mod library;
-#[doc(hidden)]
-pub mod plan;
-#[doc(hidden)]
-pub mod rootfs;
-#[doc(hidden)]
-pub mod runtime;
-#[doc(hidden)]
-pub mod spec;
-#[doc(hidden)]
-pub mod sys;
-#[doc(hidden)]
-pub mod wire;
+mod plan;
+mod rootfs;
+mod runtime;
+mod shim;
+mod spec;
+mod sys;
+mod wire;
 
-pub use crate::cgroup::OomWatch;
 pub use crate::cgroup::stats::Stats;
 pub use crate::library::{
-    Builder, Container, CreateOptions, Error, ErrorKind, Exec, ExecOptions, ExitStatus, Process, Result, Runtime, Stdio,
+    Builder, Container, CreateOptions, Error, ErrorKind, Exec, ExecOptions, ExitStatus, OomWatch, Process, Resources,
+    Result, Runtime, Spec, Stdio,
 };
 pub use crate::runtime::CgroupManager;
-pub use crate::spec::{Resources, State, Status};
+pub use crate::spec::{State, Status};
+
+/// The parts of [`Stats`].
+pub mod stats {
+    pub use crate::cgroup::stats::{
+        Blkio, BlkioEntry, Cpu, CpuUsage, Cpuset, Hugetlb, Memory, MemoryEntry, Pids, Psi, PsiData, Throttling,
+    };
+}
+
+/// What the binary, the tests and the fuzz targets of this package use as well. It is nobody else's, and changes at any
+/// time.
+#[doc(hidden)]
+pub mod internal {
+    pub mod cgroup {
+        #[cfg(fuzzing)]
+        pub use crate::cgroup::Message;
+        pub use crate::cgroup::{Cgroup, Entry, Join};
+        #[cfg(fuzzing)]
+        pub mod stats {
+            pub use crate::cgroup::stats::fuzz;
+        }
+    }
+    pub mod cli {
+        pub use crate::cli::{definition, main};
+    }
+    #[cfg(fuzzing)]
+    pub mod criu {
+        pub use crate::criu::Answer;
+    }
+    pub mod error {
+        pub use crate::error::{Error, Result};
+    }
+    pub mod host {
+        pub use crate::host::cgroup_layout;
+    }
+    /// Init's image, a program of its own, compiles these as well: here only tests use most of them.
+    pub mod init {
+        pub use crate::init::*;
+    }
+    pub mod plan {
+        pub use crate::plan::{
+            Facts, Lsm, Plan, cgroup, exec, hierarchy, init, mounts, namespaces, resources, rootfs, seccomp,
+        };
+    }
+    pub mod rootfs {
+        #[cfg(fuzzing)]
+        pub use crate::rootfs::full_kernel_mounts;
+        pub use crate::rootfs::{Namespaces, Rootfs, open_source};
+    }
+    #[cfg(fuzzing)]
+    pub mod runtime {
+        pub use crate::runtime::StateRecord;
+    }
+    pub mod shim {
+        #[cfg(fuzzing)]
+        pub use crate::shim::fuzz;
+        pub use crate::shim::{PROGRAM, main};
+    }
+    pub mod spec {
+        pub use crate::spec::{Process, Resources, Seccomp, Spec, Status, parse};
+    }
+    pub mod sys {
+        pub use crate::sys::{memberships, mount, mountinfo, procfs, seccomp, start};
+    }
+    pub mod wire {
+        pub use crate::wire::{FromInit, ToInit, decode, encode};
+    }
+}

@@ -5,8 +5,9 @@
 #![no_main]
 
 use std::ffi::c_int;
+use std::path::Path;
 
-use berth::sys::start::{Argv, NO_STACK, prepare};
+use berth::internal::sys::start::{Argv, NO_STACK, prepare};
 use rustix::io::Errno;
 
 /// Called by the C library.
@@ -14,7 +15,14 @@ use rustix::io::Errno;
 #[unsafe(no_mangle)]
 extern "C" fn main(_argc: c_int, argv: Argv) -> c_int {
     match prepare() {
-        Ok(()) => berth::cli::main(argv.args()).into(),
+        Ok(()) => {
+            let args = argv.args();
+            let name = args.first().and_then(|name| Path::new(name).file_name());
+            match name.is_some_and(|name| name == berth::internal::shim::PROGRAM) {
+                true => berth::internal::shim::main(&args[1..]).into(),
+                false => berth::internal::cli::main(args).into(),
+            }
+        }
         Err(errno) => {
             eprintln!("berth: {}", explain(errno));
             1

@@ -12,11 +12,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use berth::cgroup::{Cgroup, Entry, Join};
-use berth::host;
-use berth::plan::cgroup::{self, CgroupPlan, Manager};
-use berth::plan::hierarchy::Layout;
-use berth::spec::Spec;
+use berth::internal::cgroup::{Cgroup, Entry, Join};
+use berth::internal::host;
+use berth::internal::plan::cgroup::{self, CgroupPlan, Manager};
+use berth::internal::plan::hierarchy::Layout;
+use berth::internal::spec::Spec;
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::thread::{UnshareFlags, unshare_unsafe};

@@ -111,7 +111,7 @@ fn options(command: &clap::Command) -> Vec<String> {
 
 #[test]
 fn every_command_and_option_is_in_help_manual_and_completions() {
-    let definition = berth::cli::definition();
+    let definition = berth::internal::cli::definition();
     let shells = ["bash", "zsh", "fish"].map(|shell| {
         let output = berth(&["completion", shell]);
         assert!(output.status.success(), "{}", stderr(&output));

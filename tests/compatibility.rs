@@ -156,7 +156,7 @@ fn options(command: &clap::Command) -> BTreeSet<String> {
 
 #[test]
 fn every_command_and_option_has_a_row_and_no_other() {
-    let (rows, definition) = (rows(), berth::cli::definition());
+    let (rows, definition) = (rows(), berth::internal::cli::definition());
     let documented: BTreeSet<_> =
         section(&rows, "Commands").filter(|row| row.is_had()).flat_map(|row| row.words()).collect();
     for command in definition.get_subcommands() {

@@ -47,7 +47,7 @@ fn links_lead_somewhere() {
 #[test]
 fn each_command_has_a_manual_page() {
     let pages = fs::read_to_string(root().join("examples/man.txt")).unwrap();
-    for command in berth::cli::definition().get_subcommands() {
+    for command in berth::internal::cli::definition().get_subcommands() {
         let name = format!("\n# berth-{}\n", command.get_name());
         let page = pages.split_once(&name).unwrap_or_else(|| panic!("no page{name}")).1;
         let page = page.split("\n# ").next().unwrap();

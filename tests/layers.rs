@@ -23,8 +23,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("cli", &["error", "files", "runtime", "spec"]),
     ("library", &["cgroup", "error", "runtime", "spec", "sys"]),
     ("image", &["init", "sys"]),
-    ("main", &["cli", "sys"]),
-    ("lib", &["cgroup", "library", "runtime", "spec"]),
+    ("shim", &["cgroup", "cli", "error", "files", "host", "library", "runtime", "spec", "sys"]),
+    ("main", &["cli", "shim", "sys"]),
+    (
+        "lib",
+        &[
+            "cgroup", "cli", "criu", "error", "host", "init", "library", "plan", "rootfs", "runtime", "shim", "spec",
+            "sys", "wire",
+        ],
+    ),
 ];
 
 /// What anybody may use of `spec`: words of the field that are no part of a configuration to be judged.
@@ -50,11 +57,11 @@ fn code(text: &str) -> String {
     code.lines().map(|line| line.split("//").next().unwrap_or("")).collect::<Vec<_>>().join("\n")
 }
 
-/// The paths that a text names by `crate::` or, in the binary, `berth::`: `["spec::State", "error::Error"]`.
+/// The paths that a text names by `crate::` or, in the binary, `berth::internal::`: `["spec::State", "error::Error"]`.
 fn used(text: &str) -> BTreeSet<String> {
     let code = code(text);
     let mut paths = BTreeSet::new();
-    for prefix in ["crate::", "berth::"] {
+    for prefix in ["crate::", "berth::internal::"] {
         for (at, _) in code.match_indices(prefix) {
             let before = code[..at].chars().next_back();
             if before.is_none_or(|c| !c.is_alphanumeric() && c != '_' && c != '$') {
@@ -202,6 +209,47 @@ fn the_documented_table_is_this_one() {
         .filter(|(module, _)| *module != "lib")
         .map(|(module, uses)| (*module, uses.iter().copied().filter(|name| *name != "error").collect::<BTreeSet<_>>()));
     assert_eq!(documented, real.collect());
+}
+
+/// What other programs may use: the names at the crate's root, and the methods of the library's types.
+fn public_names() -> BTreeSet<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let read = |file: &Path| code(&fs::read_to_string(file).unwrap());
+    let lib = read(&root.join("lib.rs"));
+    let documented = lib.split("#[doc(hidden)]").next().unwrap();
+    assert_eq!(documented.matches("pub mod").count(), 1, "but for `stats` no module is public");
+    let mut names: BTreeSet<_> = documented
+        .split("pub use ")
+        .skip(1)
+        .flat_map(|paths| {
+            let mut found = BTreeSet::new();
+            expand("", &paths["crate::".len()..], &mut found);
+            found.into_iter().map(|path| path.rsplit("::").next().unwrap().to_owned())
+        })
+        .collect();
+    let mut files = Vec::new();
+    sources(&root.join("library"), &mut files);
+    for text in files.iter().map(|file| read(file)) {
+        let mut of = String::new();
+        for line in text.lines() {
+            if let Some(name) = line.strip_prefix("impl ") {
+                of = name.split([' ', '<']).next().unwrap().to_owned();
+            } else if let Some((_, name)) = line.split_once("    pub fn ") {
+                names.insert(format!("{of}::{}", name.split(['(', '<']).next().unwrap()));
+            }
+        }
+    }
+    names
+}
+
+/// A promise is easily made, and hard to take back: what is added to the interface is added to the list.
+#[test]
+fn the_interface_is_what_is_listed() {
+    let list = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/library.txt");
+    let listed = fs::read_to_string(list).unwrap().lines().map(str::to_owned).collect::<BTreeSet<_>>();
+    let names = public_names();
+    let (added, gone): (Vec<_>, Vec<_>) = (names.difference(&listed).collect(), listed.difference(&names).collect());
+    assert!(added.is_empty() && gone.is_empty(), "tests/data/library.txt lacks {added:?}, and has {gone:?}");
 }
 
 #[test]

@@ -12,11 +12,29 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
-use berth::{Container, CreateOptions, ErrorKind, ExecOptions, ExitStatus, Runtime, Status, Stdio};
+use berth::{
+    Container, CreateOptions, Error, ErrorKind, Exec, ExecOptions, ExitStatus, OomWatch, Process, Resources, Runtime,
+    Spec, Status, Stdio,
+};
 use harness::{Config, Test};
 
 e2e!(any: nothing_of_the_program_is_changed, processes_and_streams, a_terminal, waiting_ends, errors_have_kinds,
-    another_container_of_the_same_id);
+    another_container_of_the_same_id, a_configuration_in_memory, limits_and_numbers, no_signal_of_a_pipe);
+
+/// What a program may store, and hand from one thread to another.
+const _: () = {
+    const fn shared<T: Send + Sync + 'static>() {}
+    const fn sent<T: Send + 'static>() {}
+    shared::<Runtime>();
+    shared::<Container>();
+    shared::<Process>();
+    shared::<Error>();
+    sent::<Exec>();
+    sent::<OomWatch>();
+    sent::<Stdio>();
+    sent::<CreateOptions>();
+    sent::<ExecOptions>();
+};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -87,6 +105,79 @@ fn private_memory() -> u64 {
     private.map(|line| line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10).sum()
 }
 
+/// Without a file: the configuration, and that of a further process.
+fn a_configuration_in_memory(t: &Test) {
+    let c = t.container(Config::sleep());
+    let file = c.bundle.join("config.json");
+    let text = fs::read(&file).unwrap();
+    fs::remove_file(&file).unwrap();
+    let options = || CreateOptions::new().spec(Spec::from_json(text.clone()).unwrap());
+    let container = runtime(t).create("web", &c.bundle, options()).unwrap();
+    container.start().unwrap();
+    assert!(container.rootfs().unwrap().as_ref().starts_with(&c.bundle), "relative paths begin at the bundle");
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let process = br#"{"cwd":"/","args":["/bin/sh","-c","echo $A $B; pwd; id -u"],"env":["A=1","PATH=/bin"]}"#;
+    let options = ExecOptions::from_json(process).unwrap().stdio(Stdio::null().stdout(writer));
+    let exec = container.exec(options.env("B=2").cwd("/etc").user(7, 7)).unwrap();
+    assert_eq!(exec.start().unwrap().wait().unwrap().code(), Some(0));
+    let mut output = String::new();
+    reader.read_to_string(&mut output).unwrap();
+    assert_eq!(output, "1 2\n/etc\n7\n");
+    container.delete(true).unwrap();
+    let e = runtime(t).create("web", &c.bundle, CreateOptions::new()).unwrap_err();
+    assert!(e.to_string().contains("config.json not found"), "{e}");
+    let wrong = Spec::from_json(br#"{"ociVersion":"1.0.2","process":{"cwd":"x","args":["a"]}}"#.to_vec()).unwrap();
+    let e = runtime(t).create("web", &c.bundle, CreateOptions::new().spec(wrong)).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::InvalidConfiguration, "{e}");
+}
+
+fn limits_and_numbers(t: &Test) {
+    if !t.has_controller("pids") {
+        skip!("no pids controller in this mode");
+        return;
+    }
+    let container = create(t, Config::sleep(), Stdio::null());
+    container.start().unwrap();
+    container.update(Resources::from_json(br#"{"pids":{"limit":17}}"#).unwrap()).unwrap();
+    let stats = container.stats().unwrap();
+    assert_eq!((stats.pids.current, stats.pids.limit), (1, 17));
+    assert_eq!(container.pids().unwrap(), [container.process().unwrap().pid()]);
+    container.pause().unwrap();
+    assert_eq!(container.state().unwrap().status, Status::Paused);
+    container.resume().unwrap();
+    container.delete(true).unwrap();
+}
+
+/// A blocked signal stays pending, even if it is ignored: so this sees whether it was sent at all, where a hook
+/// leaves more than a pipe holds.
+fn no_signal_of_a_pipe(t: &Test) {
+    let pending = || {
+        let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("SigPnd:")).unwrap().trim();
+        u64::from_str_radix(line, 16).unwrap() & (1 << (libc::SIGPIPE - 1))
+    };
+    block_sigpipe();
+    let hooks = serde_json::json!([{ "path": "/bin/true" }]);
+    let config = Config::sleep()
+        .set("/annotations", serde_json::json!({ "much": "x".repeat(200_000) }))
+        .set("/hooks", serde_json::json!({ "createRuntime": hooks, "poststart": hooks, "poststop": hooks }));
+    let container = create(t, config, Stdio::null());
+    container.start().unwrap();
+    container.delete(true).unwrap();
+    assert_eq!(pending(), 0);
+}
+
+#[allow(unsafe_code, reason = "rustix has no masks of signals")]
+fn block_sigpipe() {
+    // SAFETY: the set is initialised by sigemptyset.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, libc::SIGPIPE);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+    }
+}
+
 /// A whole life, with a process beside the first one.
 fn live(runtime: &Runtime, id: &str, bundle: &Path) {
     let container = runtime.create(id, bundle, CreateOptions::new()).unwrap();
@@ -111,7 +202,8 @@ fn nothing_of_the_program_is_changed(t: &Test) {
     /// What an allocator keeps for eight threads, and nothing that grows with each container.
     const KEPT: u64 = 4 << 20;
     let runtime = runtime(t);
-    let bundles: Vec<_> = (0..THREADS).map(|_| t.container(Config::sleep()).bundle).collect();
+    let config = || Config::sleep().set("/process/execCPUAffinity", serde_json::json!({ "initial": "0" }));
+    let bundles: Vec<_> = (0..THREADS).map(|_| t.container(config()).bundle).collect();
     let round = |count: usize| {
         std::thread::scope(|scope| {
             for (thread, bundle) in bundles.iter().enumerate() {

@@ -8,14 +8,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use berth::error::{Error, Result};
-use berth::plan::hierarchy::{Hierarchy, Layout};
-use berth::plan::mounts::MountPlan;
-use berth::plan::mounts::cgroup::CgroupMount;
-use berth::plan::rootfs::{self as plan, Facts, RootfsPlan};
-use berth::rootfs::{Namespaces, Rootfs, open_source};
-use berth::spec::Spec;
-use berth::sys::procfs::ProcFs;
+use berth::internal::error::{Error, Result};
+use berth::internal::plan::hierarchy::{Hierarchy, Layout};
+use berth::internal::plan::mounts::MountPlan;
+use berth::internal::plan::mounts::cgroup::CgroupMount;
+use berth::internal::plan::rootfs::{self as plan, Facts, RootfsPlan};
+use berth::internal::rootfs::{Namespaces, Rootfs, open_source};
+use berth::internal::spec::Spec;
+use berth::internal::sys::procfs::ProcFs;
 use rustix::thread::UnshareFlags;
 use serde_json::{Value, json};
 use skip::skip;
@@ -80,7 +80,7 @@ impl Bundle {
     fn plan_with(&self, layout: &Layout, no_pivot: bool) -> Result<RootfsPlan> {
         let spec = Spec::parse(self.config.to_string().as_bytes())?;
         let cgroup = |hierarchy: &Hierarchy| Some(hierarchy.mountpoint.clone());
-        let namespaces = &berth::plan::namespaces::Namespaces::plan(&spec.linux).unwrap();
+        let namespaces = &berth::internal::plan::namespaces::Namespaces::plan(&spec.linux).unwrap();
         plan::plan(
             &spec,
             &self.dir,
@@ -320,7 +320,7 @@ fn a_copy_that_does_not_fit_is_an_error() {
 
 /// A directory whose mount has these flags.
 fn flagged(bundle: &Bundle, name: &str, flags: u64) -> PathBuf {
-    use berth::sys::mount::{MountAttr, mount_setattr};
+    use berth::internal::sys::mount::{MountAttr, mount_setattr};
     let dir = bundle.dir.join(name);
     fs::create_dir(&dir).unwrap();
     rustix::mount::mount("tmpfs", &dir, "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
@@ -564,8 +564,8 @@ fn the_runtime_opens_sources_in_inits_namespace() {
     drop(tree);
     assert_eq!(fs::read_dir("/proc/thread-self/fd").unwrap().count(), before);
     let mut gone = mount.clone();
-    gone.kind = berth::plan::mounts::MountKind::Bind {
-        source: berth::plan::mounts::BindSource::Host("/nothing".into()),
+    gone.kind = berth::internal::plan::mounts::MountKind::Bind {
+        source: berth::internal::plan::mounts::BindSource::Host("/nothing".into()),
         recursive: true,
     };
     assert_eq!(host(&gone).unwrap_err().errno(), Some(rustix::io::Errno::NOENT));
@@ -591,9 +591,12 @@ fn an_overlay_of_many_layers() {
 #[test]
 fn what_a_filesystem_says_is_in_the_error() {
     let mut bundle = Bundle::new();
-    bundle.mount(json!({"destination": "/srv", "type": "tmpfs", "source": "x", "options": ["sizzle=1"]}));
+    bundle.mount(json!({"destination": "/srv", "type": "tmpfs", "source": "x", "options": ["nosuid", "sizzle=1"]}));
     let error = bundle.enter().map(drop).unwrap_err().to_string();
-    assert!(error.starts_with("error mounting \"x\" to rootfs at \"/srv\": /mounts/6: fsconfig(\"sizzle\""), "{error}");
+    assert!(
+        error.starts_with("error mounting \"x\" to rootfs at \"/srv\": /mounts/6/options/1: fsconfig(\"sizzle\""),
+        "{error}"
+    );
     assert!(error.contains("Unknown parameter 'sizzle'"), "{error}");
 }
 
@@ -887,7 +890,8 @@ fn in_a_user_namespace_an_unreachable_hierarchy_is_hidden() {
         let mut plan = bundle.plan_with(&unified("/nothing"), false).unwrap();
         assert!(enter(&plan).is_err());
         let Some(mount) = plan.mounts.last_mut() else { panic!() };
-        let berth::plan::mounts::MountKind::Cgroup(CgroupMount::Unified { hide_if_missing, .. }) = &mut mount.kind
+        let berth::internal::plan::mounts::MountKind::Cgroup(CgroupMount::Unified { hide_if_missing, .. }) =
+            &mut mount.kind
         else {
             panic!()
         };

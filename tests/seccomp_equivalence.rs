@@ -10,8 +10,8 @@ mod reference;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth::plan::seccomp::{Arch, Filter, Syscall, architectures, compile_for};
-use berth::spec;
+use berth::internal::plan::seccomp::{Arch, Filter, Syscall, architectures, compile_for};
+use berth::internal::spec;
 use machine::{Call, Machine};
 use oracle::{Answer, Exported};
 use serde_json::{Value, json};
@@ -41,7 +41,7 @@ fn call(arch: u32, number: u32, args: [u64; 6]) -> Call {
     Call { arch, number, args, endian: native().endian }
 }
 
-fn compile(profile: &Value) -> berth::error::Result<Filter> {
+fn compile(profile: &Value) -> berth::internal::error::Result<Filter> {
     let parsed: spec::Seccomp = serde_json::from_value(profile.clone()).unwrap();
     compile_for(native(), &parsed).map(Option::unwrap)
 }

@@ -1,7 +1,7 @@
 //! Compiled filters in force: the kernel takes them and decides as the profile says.
 
-use berth::plan::seccomp::{Filter, compile};
-use berth::sys::seccomp::set_mode_filter;
+use berth::internal::plan::seccomp::{Filter, compile};
+use berth::internal::sys::seccomp::set_mode_filter;
 use rustix::io::{Errno, FdFlags, fcntl_getfd};
 use rustix::process::{getpriority_pgrp, getpriority_process, getsid};
 use serde_json::{Value, json};

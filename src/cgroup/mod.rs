@@ -13,6 +13,7 @@ mod join;
 mod limit;
 mod oom;
 mod owner;
+#[deny(missing_docs)]
 pub mod stats;
 mod systemd;
 mod unit;
@@ -37,7 +38,6 @@ pub use oom::OomWatch;
 #[cfg(fuzzing)]
 pub use systemd::Message;
 pub use systemd::Systemd;
-pub use update::Undo;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Cgroup {

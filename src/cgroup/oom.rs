@@ -1,6 +1,6 @@
 //! Notices of kills by the kernel's OOM killer.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use rustix::fs::OFlags;
@@ -47,6 +47,18 @@ fn watch_v1(slot: &Slot) -> Result<OomWatch> {
 }
 
 impl OomWatch {
+    /// What becomes ready: to be read if it [is a counter](Self::is_counter), else with an exceptional condition (`POLLPRI`).
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::V1 { counter, .. } => counter.as_fd(),
+            Self::V2 { events, .. } => events.as_fd(),
+        }
+    }
+
+    pub fn is_counter(&self) -> bool {
+        matches!(self, Self::V1 { .. })
+    }
+
     pub fn poll_fd(&self) -> PollFd<'_> {
         match self {
             Self::V1 { counter, .. } => PollFd::new(counter, PollFlags::IN),

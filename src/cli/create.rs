@@ -25,6 +25,7 @@ pub(super) fn options(matches: &ArgMatches) -> Result<CreateOptions> {
     Ok(CreateOptions {
         bundle: args::absolute(get_path(matches, "bundle").as_deref().unwrap_or(Path::new(".")))?,
         config: get_path(matches, "config").map(|path| args::absolute(&path)).transpose()?,
+        document: None,
         console_socket: get_path(matches, "console-socket"),
         pid_file: get_path(matches, "pid-file"),
         pidfd_socket: get_path(matches, "pidfd-socket"),

@@ -19,7 +19,7 @@ pub(super) const COMMAND: Command = Command {
     failure: 1,
 };
 
-fn text() -> Result<String> {
+pub fn text() -> Result<String> {
     serde_json::to_string_pretty(&features()).map(|text| text + "\n").map_err(Error::new)
 }
 

@@ -42,6 +42,7 @@ use clap::{Arg, ArgAction, ArgMatches};
 use crate::error::{Call, Error, Kind, Result};
 use crate::runtime::{CgroupManager, Runtime, Sink, is_rootless};
 use args::{flag, path, value};
+pub use features::text as features_text;
 use log::Log;
 
 /// A command: its options, and the function that runs it.

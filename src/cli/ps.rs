@@ -1,5 +1,6 @@
 //! `berth ps`
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::{Command as Program, Stdio};
 
@@ -76,11 +77,19 @@ fn ps(options: &[String]) -> Result<Result<Vec<u8>, String>> {
 fn select<'a>(table: &'a [u8], pids: &[u32]) -> Result<Vec<&'a [u8]>> {
     let mut lines = table.split_inclusive(|byte| *byte == b'\n');
     let head = lines.next().unwrap_or_default();
-    let column = fields(head).position(|name| name == b"PID");
+    let column = fields(head).position(|(name, _)| name == b"PID");
     let column = column.ok_or_else(|| Error::new("couldn't find PID field in ps output"))?;
+    let end = fields(head).nth(column).map(|(_, end)| end);
+    let pids: BTreeSet<_> = pids.iter().copied().collect();
     let mut selected = vec![head];
     for line in lines.filter(|line| !line.trim_ascii().is_empty()) {
-        let pid = fields(line).nth(column).and_then(|pid| std::str::from_utf8(pid).ok()?.parse::<u32>().ok());
+        // Names of commands and dates, which have spaces in them, may stand before the pid. So it is the number that
+        // ends below the end of its title. A number that is too long for its own column shifts the rest of the line;
+        // then the fields are counted.
+        let pid = fields(line)
+            .find(|&(_, at)| Some(at) == end)
+            .and_then(|(field, _)| number(field))
+            .or_else(|| fields(line).nth(column).and_then(|(field, _)| number(field)));
         let said = || Error::new(format_args!("no pid in the output of ps: \"{}\"", line.trim_ascii().escape_ascii()));
         let pid = pid.ok_or_else(said)?;
         if pids.contains(&pid) {
@@ -90,8 +99,19 @@ fn select<'a>(table: &'a [u8], pids: &[u32]) -> Result<Vec<&'a [u8]>> {
     Ok(selected)
 }
 
-fn fields(line: &[u8]) -> impl Iterator<Item = &[u8]> {
-    line.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty())
+fn number(field: &[u8]) -> Option<u32> {
+    std::str::from_utf8(field).ok()?.parse().ok()
+}
+
+/// The fields, and the column in which each ends. ps pads by characters, not by bytes.
+fn fields(line: &[u8]) -> impl Iterator<Item = (&[u8], usize)> {
+    let mut end = 0;
+    line.split(u8::is_ascii_whitespace)
+        .map(move |field| {
+            end += String::from_utf8_lossy(field).chars().count() + 1;
+            (field, end - 1)
+        })
+        .filter(|(field, _)| !field.is_empty())
 }
 
 #[cfg(test)]
@@ -104,9 +124,15 @@ mod tests {
             b"UID        PID  PPID CMD\nroot         1     0 init 12\nroot        12     1 sh \xff\n 7 120 12 x\n";
         let lines = select(table, &[12, 99]).unwrap();
         assert_eq!(lines, [&b"UID        PID  PPID CMD\n"[..], b"root        12     1 sh \xff\n"]);
+        // The number is not below its title in the last line: the fields are counted.
+        assert_eq!(select(table, &[120]).unwrap().len(), 2);
         assert_eq!(select(table, &[]).unwrap().len(), 1);
         assert!(select(b"COMMAND\nsh\n", &[1]).is_err());
         assert!(select(b"", &[1]).is_err());
+        let named = "COMMAND             PID\na 7                  12\n\u{e4} b                 120\n".as_bytes();
+        assert_eq!(select(named, &[12]).unwrap()[1..], [b"a 7                  12\n"]);
+        assert_eq!(select(named, &[120]).unwrap()[1..], ["\u{e4} b                 120\n".as_bytes()]);
+        assert_eq!(select(named, &[7]).unwrap().len(), 1);
         let error = select(b"CMD PID\nsh \xff 7\n", &[1]).unwrap_err().to_string();
         assert_eq!(error, r#"no pid in the output of ps: "sh \xff 7""#);
     }

@@ -58,7 +58,7 @@ fn reset_affinity() -> Result<()> {
 }
 
 fn set_affinity(mask: &CpuMask) -> Result<()> {
-    sys::sched_setaffinity(0, mask.words()).call(|| format!("sched_setaffinity({:#x?})", mask.words())).map_err(|e| {
+    sys::sched_setaffinity(0, mask.words()).call(|| format!("sched_setaffinity({:x?})", mask.words())).map_err(|e| {
         match e.errno() {
             Some(Errno::INVAL) => e.with_hint("none of the CPUs of execCPUAffinity is online and in the cpuset"),
             _ => e,

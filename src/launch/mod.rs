@@ -438,17 +438,20 @@ fn send_hook_output(channel: &Channel, open: HookOutput) -> Result<()> {
     channel.send_with(&answer, &fds)
 }
 
-/// Calls `body` on these CPUs: the child that it makes inherits them, until a cgroup gives the child its own.
-/// Afterwards this thread has its own CPUs back.
-fn on_cpus<T>(cpus: Option<&CpuMask>, body: impl FnOnce() -> T) -> Result<T> {
+/// Calls `body` on these CPUs: the child that it makes inherits them, until a cgroup gives the child its own. A thread of
+/// its own gets the CPUs, so that those of the caller's thread never change.
+fn on_cpus<T: Send>(cpus: Option<&CpuMask>, body: impl FnOnce() -> T + Send) -> Result<T> {
     let Some(cpus) = cpus else { return Ok(body()) };
-    let own = rustix::thread::sched_getaffinity(None).call(|| "sched_getaffinity()")?;
-    crate::sys::process::sched_setaffinity(0, cpus.words())
-        .call(|| format!("sched_setaffinity({:#x?})", cpus.words()))
-        .context("/process/execCPUAffinity/initial")?;
-    let done = body();
-    rustix::thread::sched_setaffinity(None, &own).call(|| "sched_setaffinity(own CPUs)")?;
-    Ok(done)
+    std::thread::scope(|scope| {
+        let there = || {
+            crate::sys::process::sched_setaffinity(0, cpus.words())
+                .call(|| format!("sched_setaffinity({:x?})", cpus.words()))
+                .context("/process/execCPUAffinity/initial")?;
+            Ok(body())
+        };
+        let thread = std::thread::Builder::new().spawn_scoped(scope, there).call(|| "clone3(thread)")?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// Waits for a child that has ended or is about to.
@@ -524,5 +527,26 @@ fn hint_clone(error: Error) -> Error {
             .context("error adding pid of the new process to cgroups")
             .with_hint("the cgroup has controllers enabled for its children (cgroup.subtree_control)"),
         _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::thread::{Pid, gettid, sched_getaffinity};
+
+    use super::*;
+
+    #[test]
+    fn the_callers_thread_keeps_its_cpus() {
+        let first: CpuMask = serde_json::from_str("[1]").unwrap();
+        let cpus =
+            |thread: Option<Pid>| (0..64).filter(|&n| sched_getaffinity(thread).unwrap().is_set(n)).collect::<Vec<_>>();
+        let (caller, own) = (gettid(), cpus(None));
+        let seen = on_cpus(Some(&first), || (cpus(None), cpus(Some(caller)))).unwrap();
+        assert_eq!(seen, (vec![0], own.clone()));
+        assert_eq!(on_cpus(None, || cpus(None)).unwrap(), own);
+        let none: CpuMask = serde_json::from_str("[0]").unwrap();
+        let e = on_cpus(Some(&none), || panic!("not on these")).unwrap_err();
+        assert_eq!(e.to_string(), "/process/execCPUAffinity/initial: sched_setaffinity([0]): invalid argument");
     }
 }

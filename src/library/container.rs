@@ -4,12 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::error::Result;
+use super::oom::OomWatch;
 use super::options::ExecOptions;
 use super::process::Process;
-use crate::cgroup::OomWatch;
+use super::spec::Resources;
 use crate::cgroup::stats::Stats;
 use crate::runtime::{self, UpdateOptions};
-use crate::spec::{Resources, State};
+use crate::spec::State;
 
 /// A container that was created or loaded. It is a name: nothing is locked or kept open but the pidfd of the first
 /// process, and the container goes on when the value is dropped.
@@ -26,6 +27,7 @@ pub struct Container {
 }
 
 impl Container {
+    /// Its name, which is unique in the runtime's directory.
     pub fn id(&self) -> &str {
         &self.id
     }
@@ -74,11 +76,12 @@ impl Container {
         Ok(self.load()?.kill(signal, all)?)
     }
 
-    /// Freezes all processes where they are.
+    /// Freezes all processes where they are, and returns once they stand still.
     pub fn pause(&self) -> Result<()> {
         Ok(self.load()?.pause()?)
     }
 
+    /// Lets the processes of a paused container go on.
     pub fn resume(&self) -> Result<()> {
         Ok(self.load()?.resume()?)
     }
@@ -96,13 +99,18 @@ impl Container {
     /// Tells of processes that the kernel kills for want of memory, from now on. `None` if no controller counts the
     /// container's memory.
     pub fn watch_oom(&self) -> Result<Option<OomWatch>> {
-        Ok(self.load()?.cgroup().watch_oom()?)
+        Ok(self.load()?.cgroup().watch_oom()?.map(OomWatch))
     }
 
-    /// Changes the limits that are named, or none.
+    /// Changes the limits that are named. If one of them cannot be set, all are as before.
     pub fn update(&self, resources: Resources) -> Result<()> {
-        let options = UpdateOptions { resources, ..UpdateOptions::default() };
+        let options = UpdateOptions { resources: resources.resources, ..UpdateOptions::default() };
         Ok(self.lock()?.update(&options)?)
+    }
+
+    /// Whether it has no PID namespace of its own, so that its processes do not end with the first one.
+    pub fn shares_pids(&self) -> Result<bool> {
+        Ok(self.load()?.shares_pids())
     }
 
     /// Where the root file system is, as the configuration names it.

@@ -6,6 +6,7 @@ use rustix::io::Errno;
 
 use crate::error::{self, Kind};
 
+/// What the methods of the library return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What a program may want to do something about.
@@ -46,6 +47,7 @@ pub struct Error {
 }
 
 impl Error {
+    /// The kind, for a program; the text is for a person.
     pub fn kind(&self) -> ErrorKind {
         match (self.error.kind(), self.error.errno()) {
             (Kind::NoContainer, _) => ErrorKind::NotFound,
@@ -73,7 +75,7 @@ impl Error {
         self.error.hint()
     }
 
-    /// Of the system call that failed.
+    /// The number of the error (`errno(3)`) of the system call that failed.
     pub fn errno(&self) -> Option<i32> {
         self.error.errno().map(Errno::raw_os_error)
     }

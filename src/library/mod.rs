@@ -5,14 +5,20 @@
 
 mod container;
 mod error;
+#[cfg(feature = "oci-spec")]
+mod oci;
+mod oom;
 mod options;
 mod process;
 mod runtime;
+mod spec;
 mod stdio;
 
 pub use container::{Container, Exec};
 pub use error::{Error, ErrorKind, Result};
+pub use oom::OomWatch;
 pub use options::{CreateOptions, ExecOptions};
 pub use process::{ExitStatus, Process};
 pub use runtime::{Builder, Runtime};
+pub use spec::{Resources, Spec};
 pub use stdio::Stdio;

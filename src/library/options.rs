@@ -1,5 +1,6 @@
 //! What a container and a further process are made with, beside the bundle.
 
+use super::spec::Spec;
 use super::stdio::Stdio;
 use crate::runtime;
 use crate::spec::{self, Process};
@@ -13,8 +14,17 @@ pub struct CreateOptions {
 }
 
 impl CreateOptions {
+    /// With the configuration of the bundle, and `/dev/null` for the standard streams.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Takes this configuration in place of the bundle's `config.json`, which need not exist then. Relative paths in it
+    /// begin at the bundle.
+    #[must_use]
+    pub fn spec(mut self, spec: Spec) -> Self {
+        self.options.document = Some(spec.text);
+        self
     }
 
     /// The standard streams of the container's process.
@@ -54,38 +64,49 @@ impl ExecOptions {
         Self { options: runtime::ExecOptions { args, ..Default::default() }, ..Self::default() }
     }
 
-    /// Runs what a document says that has the form of `process` in `config.json`.
+    /// Runs what a document says that has the form of `process` in a configuration. Fails if the text is not JSON of that
+    /// form.
     pub fn from_json(process: &[u8]) -> super::Result<Self> {
         let process = Some(spec::parse::<Process>(process)?);
         Ok(Self { options: runtime::ExecOptions { process, ..Default::default() }, ..Self::default() })
     }
 
-    /// The standard streams of the process.
+    /// The standard streams of the process. It has a terminal if they are one.
     #[must_use]
     pub fn stdio(mut self, stdio: Stdio) -> Self {
         self.options.terminal = stdio.is_terminal();
+        if let Some(process) = &mut self.options.process {
+            process.terminal = stdio.is_terminal();
+        }
         self.stdio = stdio;
         self
     }
 
-    /// Adds a variable, `NAME=VALUE`, to the environment of the container's process.
+    /// Adds a variable, `NAME=VALUE`, to the environment.
     #[must_use]
     pub fn env(mut self, variable: impl Into<String>) -> Self {
-        self.options.env.push(variable.into());
+        let env = self.options.process.as_mut().map_or(&mut self.options.env, |process| &mut process.env);
+        env.push(variable.into());
         self
     }
 
     /// The working directory in the container.
     #[must_use]
     pub fn cwd(mut self, cwd: impl Into<String>) -> Self {
-        self.options.cwd = Some(cwd.into());
+        match &mut self.options.process {
+            Some(process) => process.cwd = cwd.into(),
+            None => self.options.cwd = Some(cwd.into()),
+        }
         self
     }
 
     /// The numeric ids in the container.
     #[must_use]
     pub fn user(mut self, uid: u32, gid: u32) -> Self {
-        self.options.user = Some((uid, Some(gid)));
+        match &mut self.options.process {
+            Some(process) => (process.user.uid, process.user.gid) = (uid, gid),
+            None => self.options.user = Some((uid, Some(gid))),
+        }
         self
     }
 }

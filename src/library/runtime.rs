@@ -47,6 +47,7 @@ impl Builder {
         self
     }
 
+    /// The runtime as it was described.
     pub fn build(self) -> Runtime {
         Runtime(Arc::new(self.0))
     }
@@ -59,6 +60,7 @@ impl Runtime {
         Self::builder(root).build()
     }
 
+    /// As [`Runtime::new`], for what is not left at its default.
     pub fn builder(root: impl Into<PathBuf>) -> Builder {
         Builder(runtime::Runtime {
             root: root.into(),

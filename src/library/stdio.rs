@@ -30,17 +30,19 @@ impl Stdio {
         Self { terminal: true, ..Self::default() }
     }
 
-    /// Has no effect with a terminal, as for the other streams.
+    /// The process gets this descriptor. It has no effect with a terminal.
     #[must_use]
     pub fn stdin(self, fd: impl Into<OwnedFd>) -> Self {
         self.stream(0, fd.into())
     }
 
+    /// As [`Stdio::stdin`].
     #[must_use]
     pub fn stdout(self, fd: impl Into<OwnedFd>) -> Self {
         self.stream(1, fd.into())
     }
 
+    /// As [`Stdio::stdin`].
     #[must_use]
     pub fn stderr(self, fd: impl Into<OwnedFd>) -> Self {
         self.stream(2, fd.into())

@@ -12,7 +12,7 @@ use super::mounts::Builder;
 use super::resolve::{self, Make};
 use super::tree::{attach_at, clone_tree};
 use crate::error::{Call, Error, Result};
-use crate::plan::mounts::{Attrs, HARMLESS, MountPlan};
+use crate::plan::mounts::{Attrs, HARMLESS, MountPlan, Parameter};
 
 use crate::plan::mounts::cgroup::{CgroupMount, LegacyContent, LegacyHierarchy};
 
@@ -29,7 +29,7 @@ impl Builder<'_> {
     fn unified(
         &mut self,
         plan: &MountPlan,
-        data: &[(String, Option<String>)],
+        data: &[Parameter],
         fallback: &str,
         fallback_attrs: Attrs,
         hide_if_missing: bool,
@@ -69,7 +69,7 @@ impl Builder<'_> {
     ) -> Result<()> {
         let place = self.place(plan, Make::Dir)?;
         check_proc(self.root.as_fd(), &place, None)?;
-        let mode = [("mode".to_owned(), Some("755".to_owned()))];
+        let mode = [Parameter::new("mode", "755")];
         let tmpfs = fscontext::make("tmpfs", "tmpfs", &mode, HARMLESS)?;
         for (name, target) in links {
             fs::symlinkat(target, &tmpfs, name).call(|| format!("symlink({target:?}, {name:?})"))?;
@@ -82,7 +82,7 @@ impl Builder<'_> {
         for hierarchy in hierarchies {
             let (mount, bound) = match &hierarchy.content {
                 LegacyContent::Controllers(controllers) => {
-                    let data: Vec<_> = controllers.iter().map(|controller| parameter(controller)).collect();
+                    let data: Vec<_> = controllers.iter().map(|controller| Parameter::parse(controller)).collect();
                     (fscontext::make("cgroup", "cgroup", &data, plan.attrs.set)?, false)
                 }
                 LegacyContent::Bind { cgroup, own } => {
@@ -105,13 +105,5 @@ impl Builder<'_> {
             self.late_readonly.push(tmpfs);
         }
         Ok(())
-    }
-}
-
-/// `cpu`, or `name=systemd` for a hierarchy without controllers.
-fn parameter(controller: &str) -> (String, Option<String>) {
-    match controller.split_once('=') {
-        Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
-        None => (controller.to_owned(), None),
     }
 }

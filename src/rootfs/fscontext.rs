@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use rustix::mount::{self, FsMountFlags, FsOpenFlags, MountAttrFlags};
 
 use crate::error::{Error, Result};
+use crate::plan::mounts::Parameter;
 
 /// The longest string for fsconfig(2).
 pub const MAX_VALUE: usize = 255;
@@ -14,7 +15,7 @@ pub const MAX_VALUE: usize = 255;
 const UNMAPPED: &str = "the id must have a mapping in the container's user namespace";
 
 /// `attrs` in the encoding of [`crate::plan::mounts::attr`].
-pub fn make(kind: &str, source: &str, data: &[(String, Option<String>)], attrs: u64) -> Result<OwnedFd> {
+pub fn make(kind: &str, source: &str, data: &[Parameter], attrs: u64) -> Result<OwnedFd> {
     let context = mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(|errno| {
         let error = Error::sys(format_args!("fsopen({kind:?})"), errno);
         if errno == Errno::NODEV { error.with_hint("the kernel has no such filesystem") } else { error }
@@ -23,8 +24,8 @@ pub fn make(kind: &str, source: &str, data: &[(String, Option<String>)], attrs: 
         mount::fsconfig_set_string(&context, c"source", source)
             .map_err(|errno| explain(&context, format_args!("fsconfig(\"source\", {source:?})"), errno))?;
     }
-    for (key, value) in data {
-        set(&context, key, value.as_deref())?;
+    for parameter in data {
+        set(&context, parameter)?;
     }
     mount::fsconfig_create(&context).map_err(|errno| {
         let error = explain(&context, format_args!("mount({kind:?})"), errno);
@@ -34,7 +35,7 @@ pub fn make(kind: &str, source: &str, data: &[(String, Option<String>)], attrs: 
             ("mqueue", Errno::PERM) => error
                 .with_hint("a user namespace may only show an IPC namespace of its own: leave the mount out, or bind"),
             // Some filesystems of older kernels, such as devpts, check their parameters only here.
-            (_, Errno::INVAL) if data.iter().any(|(key, _)| matches!(key.as_str(), "uid" | "gid")) => {
+            (_, Errno::INVAL) if data.iter().any(|parameter| matches!(parameter.key.as_str(), "uid" | "gid")) => {
                 error.with_hint(UNMAPPED)
             }
             _ => error,
@@ -45,26 +46,35 @@ pub fn make(kind: &str, source: &str, data: &[(String, Option<String>)], attrs: 
         .map_err(|errno| explain(&context, format_args!("fsmount({kind:?})"), errno))
 }
 
-pub fn reconfigure(context: &OwnedFd, data: &[(String, Option<String>)]) -> Result<()> {
-    for (key, value) in data {
-        set(context, key, value.as_deref())?;
+pub fn reconfigure(context: &OwnedFd, data: &[Parameter]) -> Result<()> {
+    for parameter in data {
+        set(context, parameter)?;
     }
     mount::fsconfig_reconfigure(context).map_err(|errno| explain(context, "fsconfig(reconfigure)", errno))
 }
 
-fn set(context: &OwnedFd, key: &str, value: Option<&str>) -> Result<()> {
+/// The error of a parameter that an option of the configuration has begins with the rest of the option's JSON pointer
+/// ([`Error::below`]).
+fn set(context: &OwnedFd, parameter: &Parameter) -> Result<()> {
+    let Parameter { key, value, option } = parameter;
     let (result, call) = match value {
-        Some(value) => (mount::fsconfig_set_string(context, key, value), format!("fsconfig({key:?}, {value:?})")),
-        None => (mount::fsconfig_set_flag(context, key), format!("fsconfig({key:?})")),
+        Some(value) => {
+            (mount::fsconfig_set_string(context, key.as_str(), value.as_str()), format!("fsconfig({key:?}, {value:?})"))
+        }
+        None => (mount::fsconfig_set_flag(context, key.as_str()), format!("fsconfig({key:?})")),
     };
     match result {
         // Filesystems with versions of inodes always maintain them nowadays, and do not know this option any more.
         Err(Errno::INVAL) if key == "iversion" => Ok(()),
         Err(errno) => {
             let error = explain(context, call, errno);
-            Err(match (key, errno) {
+            let error = match (key.as_str(), errno) {
                 ("uid" | "gid", Errno::INVAL) => error.with_hint(UNMAPPED),
                 _ => error,
+            };
+            Err(match option {
+                Some(index) => error.context(format_args!("/options/{index}")),
+                None => error,
             })
         }
         Ok(()) => Ok(()),

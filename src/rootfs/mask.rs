@@ -9,7 +9,7 @@ use super::resolve::Location;
 use super::tree::{attach_at, change, clone_tree};
 use super::{devices, fscontext, resolve};
 use crate::error::{Call, Context, Error, Result};
-use crate::plan::mounts::{Attrs, HARMLESS, attr};
+use crate::plan::mounts::{Attrs, HARMLESS, Parameter, attr};
 use crate::plan::rootfs::RootfsPlan;
 
 /// Read-only paths come first: such a path may be below a hidden one, and could not be reached later.
@@ -101,10 +101,9 @@ impl Masks<'_> {
 
 /// A detached, empty, read-only directory.
 pub fn hidden_directory(label: &str) -> Result<OwnedFd> {
-    let word = |key: &str, value: &str| (key.to_owned(), Some(value.to_owned()));
-    let mut data = vec![word("nr_blocks", "1"), word("nr_inodes", "1"), ("ro".to_owned(), None)];
+    let mut data = vec![Parameter::new("nr_blocks", "1"), Parameter::new("nr_inodes", "1"), Parameter::word("ro")];
     if !label.is_empty() {
-        data.push(word("context", label));
+        data.push(Parameter::new("context", label));
     }
     fscontext::make("tmpfs", "tmpfs", &data, HARMLESS | attr::RDONLY)
 }

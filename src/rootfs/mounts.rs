@@ -15,7 +15,7 @@ use super::source::Sources;
 use super::tree::{attach_at, change, clone_tree, clone_unfollowed, set_propagation, source_error};
 use super::{copyup, fscontext};
 use crate::error::{Call, Context, Error, Result};
-use crate::plan::mounts::{Attrs, BindSource, Filesystem, MountKind, MountPlan, attr};
+use crate::plan::mounts::{Attrs, BindSource, Filesystem, MountKind, MountPlan, Parameter, attr};
 use crate::plan::path::clean;
 use crate::plan::rootfs::RootfsPlan;
 use crate::sys::namespace::in_user_namespace;
@@ -33,7 +33,7 @@ pub(super) struct Builder<'a> {
 
 impl Builder<'_> {
     pub(super) fn mount(&mut self, plan: &MountPlan) -> Result<()> {
-        self.mount_one(plan).with_context(|| plan.describe())
+        self.mount_one(plan).map_err(|e| e.below(plan.describe()))
     }
 
     fn mount_one(&mut self, plan: &MountPlan) -> Result<()> {
@@ -236,9 +236,10 @@ impl Builder<'_> {
         }
         let mut data = filesystem.data.clone();
         if let Some(mode) = inherited {
-            data.insert(0, ("mode".to_owned(), Some(format!("{mode:o}"))));
+            data.insert(0, Parameter::new("mode", &format!("{mode:o}")));
         }
-        if data.iter().any(|(_, value)| value.as_ref().is_some_and(|value| value.len() > fscontext::MAX_VALUE)) {
+        if data.iter().any(|parameter| parameter.value.as_ref().is_some_and(|value| value.len() > fscontext::MAX_VALUE))
+        {
             return Ok(Product::Attached(self.attach_long(plan, filesystem, &data, place)?));
         }
         let mount = fscontext::make(&filesystem.kind, &filesystem.source, &data, plan.attrs.set)?;
@@ -254,7 +255,7 @@ impl Builder<'_> {
         &self,
         plan: &MountPlan,
         filesystem: &Filesystem,
-        data: &[(String, Option<String>)],
+        data: &[Parameter],
         place: &Place,
     ) -> Result<OwnedFd> {
         if self.joined.is_some() {
@@ -262,11 +263,7 @@ impl Builder<'_> {
                 format_args!("an option of more than {} bytes is for containers being created", fscontext::MAX_VALUE);
             return Err(Error::new(message));
         }
-        let word = |(key, value): &(String, Option<String>)| match value {
-            Some(value) => format!("{key}={value}"),
-            None => key.clone(),
-        };
-        let data = data.iter().map(word).collect::<Vec<_>>().join(",");
+        let data = data.iter().map(Parameter::to_string).collect::<Vec<_>>().join(",");
         let data = CString::new(data).map_err(|_| Error::sys("mount", Errno::INVAL))?;
         // Ids ascend, so the mount found afterwards must have a higher one.
         let before = clone_tree(place.fd.as_fd(), "", false).call(|| "open_tree")?;
@@ -317,13 +314,7 @@ impl Builder<'_> {
         self.propagate(plan, &tree)
     }
 
-    fn remount(
-        &mut self,
-        plan: &MountPlan,
-        bind: bool,
-        data: &[(String, Option<String>)],
-        target: Option<u64>,
-    ) -> Result<()> {
+    fn remount(&mut self, plan: &MountPlan, bind: bool, data: &[Parameter], target: Option<u64>) -> Result<()> {
         let place = self.remounted(&plan.destination, target)?;
         if !bind {
             let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;

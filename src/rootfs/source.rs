@@ -36,7 +36,7 @@ pub struct Namespaces<'a> {
 /// Nothing here is taken from init, which a process of the container may have taken over: with a mount whose owners are
 /// changed, it could write as any user.
 pub fn open_source(plan: &MountPlan, rootfs: &str, container: Namespaces) -> Result<OwnedFd> {
-    open(plan, rootfs, container).with_context(|| plan.describe())
+    open(plan, rootfs, container).map_err(|e| e.below(plan.describe()))
 }
 
 fn open(plan: &MountPlan, rootfs: &str, container: Namespaces) -> Result<OwnedFd> {

@@ -88,8 +88,13 @@ impl<'a> Creation<'a> {
         check_id(id)?;
         let bundle = std::fs::canonicalize(&options.bundle).call(|| format!("open({:?})", options.bundle));
         let bundle = bundle.context("bundle").map_err(no_config)?;
-        let path = options.config.clone().unwrap_or_else(|| bundle.join("config.json"));
-        let config = std::fs::read(&path).call(|| format!("open({path:?})")).map_err(no_config)?;
+        let config = match &options.document {
+            Some(text) => text.clone(),
+            None => {
+                let path = options.config.clone().unwrap_or_else(|| bundle.join("config.json"));
+                std::fs::read(&path).call(|| format!("open({path:?})")).map_err(no_config)?
+            }
+        };
         let path = options.config.clone().unwrap_or_else(|| PathBuf::from("config.json"));
         let mut spec = Spec::parse(&config).context(path.display())?;
         let annotations = spec.annotations.clone();

@@ -36,6 +36,7 @@ use std::time::{Duration, SystemTime};
 use regex_lite::Regex;
 use rustix::io::Errno;
 
+pub(crate) use buffer::{Buffer, Stream};
 pub use checkpoint::{CheckpointOptions, CriuOptions};
 pub use container::Container;
 pub use create::Child;
@@ -79,10 +80,13 @@ pub struct Runtime {
     pub debug: Option<Sink>,
 }
 
+/// Who makes the cgroups of new containers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CgroupManager {
+    /// berth itself, in the hierarchies below `/sys/fs/cgroup`.
     #[default]
     Cgroupfs,
+    /// systemd, which berth asks over D-Bus for a transient unit.
     Systemd,
     /// Nobody: containers have no cgroups.
     Disabled,
@@ -93,6 +97,8 @@ pub struct CreateOptions {
     pub bundle: PathBuf,
     /// The configuration, if it is not the bundle's `config.json`.
     pub config: Option<PathBuf>,
+    /// The text of the configuration, if no file has it.
+    pub document: Option<Vec<u8>>,
     pub console_socket: Option<PathBuf>,
     pub pid_file: Option<PathBuf>,
     pub pidfd_socket: Option<PathBuf>,

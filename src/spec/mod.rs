@@ -9,6 +9,7 @@ mod document;
 mod linux;
 mod pointer;
 mod seccomp;
+#[deny(missing_docs)]
 mod state;
 
 pub use config::*;

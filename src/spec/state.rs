@@ -5,13 +5,19 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+/// What a container is at. It prints as in the state document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
+    /// It is being made.
     Creating,
+    /// Its process waits for `start`.
     Created,
+    /// The program of its process has been executed.
     Running,
+    /// Its processes are frozen.
     Paused,
+    /// Its process has ended.
     Stopped,
 }
 
@@ -27,21 +33,33 @@ impl std::fmt::Display for Status {
     }
 }
 
+/// The state document of a container (runtime-spec, runtime.md#state). serde writes it as the specification has it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct State {
+    /// The version of the runtime specification.
     pub oci_version: String,
+    /// The name of the container.
     pub id: String,
+    /// What the container is at.
     pub status: Status,
-    /// 0 once the container has stopped.
+    /// The process, in the PID namespace of whoever asks; 0 once the container has stopped.
     pub pid: i32,
+    /// The directory of the bundle, absolute.
     pub bundle: PathBuf,
+    /// As the configuration has them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
 
 impl State {
-    pub fn new(id: &str, status: Status, pid: i32, bundle: &Path, annotations: &BTreeMap<String, String>) -> Self {
+    pub(crate) fn new(
+        id: &str,
+        status: Status,
+        pid: i32,
+        bundle: &Path,
+        annotations: &BTreeMap<String, String>,
+    ) -> Self {
         Self {
             oci_version: super::VERSION.to_owned(),
             id: id.to_owned(),
@@ -57,10 +75,15 @@ impl State {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ContainerProcessState {
+    /// The version of the runtime specification.
     pub oci_version: String,
+    /// The names of the descriptors that come with it.
     pub fds: Vec<String>,
+    /// The process, in the PID namespace of the runtime.
     pub pid: i32,
+    /// `listenerMetadata` of the configuration.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub metadata: String,
+    /// Of the container.
     pub state: State,
 }

@@ -1,6 +1,6 @@
 //! The steps of a child between fork and exec.
 
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -68,4 +68,21 @@ pub fn enter(command: &mut Command, cgroups: Vec<OwnedFd>) {
     };
     // SAFETY: as above.
     unsafe { command.pre_exec(setup) };
+}
+
+/// Has the child of a confined `command` keep these descriptors as numbers 3, 4 and so on.
+pub fn place(command: &mut Command, fds: &[BorrowedFd]) -> rustix::io::Result<()> {
+    /// Beyond those that are given out.
+    const FIRST: RawFd = 64;
+    let copies: Vec<_> = fds.iter().map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, FIRST)).collect::<Result<_, _>>()?;
+    let setup = move || {
+        // SAFETY: dup2 takes no pointer. Nothing in the child but the C library has those numbers, and it is about to exec.
+        match (3..).zip(&copies).all(|(number, fd)| unsafe { libc::dup2(fd.as_raw_fd(), number) } == number) {
+            true => Ok(()),
+            false => Err(std::io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: as above.
+    unsafe { command.pre_exec(setup) };
+    Ok(())
 }

@@ -30,13 +30,6 @@ impl SignalSet {
             Self(set.assume_init())
         }
     }
-
-    #[must_use]
-    pub fn with(mut self, signal: i32) -> Self {
-        // SAFETY: the set is initialised; a number out of range is refused and leaves it as it is.
-        unsafe { libc::sigaddset(&mut self.0, signal) };
-        self
-    }
 }
 
 /// Sets the calling thread's mask of blocked signals and returns the one before.

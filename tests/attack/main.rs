@@ -27,6 +27,7 @@ mod passwd;
 mod restore;
 mod root;
 mod salvage;
+mod shim;
 mod state_root;
 mod terminal;
 mod tracing;

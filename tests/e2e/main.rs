@@ -37,6 +37,7 @@ mod rootless;
 mod rootless_ids;
 mod rootless_mounts;
 mod security;
+mod shim;
 mod strange_names;
 mod systemd;
 mod systemd_scopes;

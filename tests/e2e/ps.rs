@@ -1,10 +1,17 @@
 //! `ps`
 
+use std::fs;
+
 use serde_json::Value;
 
 use crate::harness::{Config, Test, eventually};
 
-e2e!(processes_of_every_generation, what_has_ended_has_no_processes, options_reach_ps);
+e2e!(
+    processes_of_every_generation,
+    what_has_ended_has_no_processes,
+    options_reach_ps,
+    names_with_spaces_before_the_pid
+);
 
 fn processes_of_every_generation(t: &Test) {
     let c = t.container(Config::sh("sleep 1000 & sleep 1000 & wait"));
@@ -28,14 +35,28 @@ fn options_reach_ps(t: &Test) {
     let c = t.container(Config::sleep());
     c.up();
     let pid = c.pid().to_string();
-    // No column that can hold a space comes before the pid: all processes of the machine are in the table, and the name
-    // of a zombie is followed by "<defunct>".
     let table = c.cli("ps", &[]).args([&c.id, "-e", "-o", "ppid,pid,comm"]).ok();
     let rows: Vec<Vec<_>> = table.text().lines().map(|line| line.split_whitespace().skip(1).collect()).collect();
     assert_eq!(rows, [["PID", "COMMAND"], [pid.as_str(), "sleep"]], "{table}");
     c.cli("ps", &[]).args([&c.id, "-e", "-o", "comm"]).run().code(1).says("couldn't find PID field in ps output");
     c.cli("ps", &[]).args([&c.id, "--nonsense"]).run().code(1);
     c.cli("ps", &["--format", "xml"]).arg(&c.id).run().code(1).says("invalid format option");
+}
+
+/// runc counts the fields of a line, and takes a part of the name for the pid.
+fn names_with_spaces_before_the_pid(t: &Test) {
+    if t.peer_lacks("names with spaces before the pid") {
+        return;
+    }
+    let c = t.container(Config::sh("printf 'a 1' > /proc/$$/comm; mkfifo /f; exec 3<> /f; read line <&3"));
+    c.up();
+    let pid = c.pid();
+    eventually("the process has its name", || fs::read_to_string(format!("/proc/{pid}/comm")).unwrap() == "a 1\n");
+    for columns in ["comm,pid", "lstart,comm,pid,ppid"] {
+        let table = c.cli("ps", &[]).args([&c.id, "-e", "-o", columns]).ok();
+        let lines: Vec<_> = table.text().lines().collect();
+        assert!(lines.len() == 2 && lines[1].contains(&format!(" {pid}")) && lines[1].contains("a 1 "), "{table}");
+    }
 }
 
 fn what_has_ended_has_no_processes(t: &Test) {

@@ -291,10 +291,10 @@ fn without_id_0_and_refused(t: &Test) {
     for (config, text) in [
         (plain().set("/process/user", json!({ "uid": 0, "gid": 100 })), "/process/user/uid: 0 is not mapped"),
         (plain().set("/process/user", json!({ "uid": 1000, "gid": 0 })), "/process/user/gid: 0 is not mapped"),
-        (plain(), "/mounts/2: fsconfig(\"gid\", \"5\")"),
+        (plain(), "/mounts/2/options/5: fsconfig(\"gid\", \"5\")"),
         (
             pts(plain()).mount(json!({ "destination": "/x", "type": "tmpfs", "options": ["uid=0"] })),
-            "/mounts/6: fsconfig(\"uid\", \"0\")",
+            "/mounts/6/options/0: fsconfig(\"uid\", \"0\")",
         ),
     ] {
         let c = t.container(config);

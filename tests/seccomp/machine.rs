@@ -1,6 +1,6 @@
 //! The kernel's side: runs a filter on a call (net/core/filter.c, as far as seccomp lets programs use it).
 
-use berth::plan::seccomp::Endian;
+use berth::internal::plan::seccomp::Endian;
 
 /// `struct seccomp_data`, without the instruction pointer, which no filter of ours reads.
 #[derive(Clone, Copy, Debug)]

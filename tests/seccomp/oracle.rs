@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use berth::plan::seccomp::Arch;
+use berth::internal::plan::seccomp::Arch;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -28,7 +28,7 @@ pub enum Exported {
 
 /// One child for all profiles.
 pub fn ask(profiles: &[Value]) -> Answer {
-    let arches: Vec<_> = berth::plan::seccomp::architectures().collect();
+    let arches: Vec<_> = berth::internal::plan::seccomp::architectures().collect();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/seccomp/export.py");
     let mut child = Command::new("python3")
         .arg(script)

@@ -1,6 +1,6 @@
 //! What a profile says, read rule by rule: slow, and with no opinion where rules contradict each other.
 
-use berth::plan::seccomp::{ACTIONS, Arch, Syscall, Word};
+use berth::internal::plan::seccomp::{ACTIONS, Arch, Syscall, Word};
 use serde_json::Value;
 
 use super::machine::Call;

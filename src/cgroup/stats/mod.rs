@@ -14,21 +14,31 @@ use serde::{Serialize, Serializer};
 use super::{Cgroup, Slot, is_gone};
 use crate::error::{Error, Result};
 
+/// What a container uses, and its limits. A number that the kernel does not count is 0.
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub struct Stats {
+    /// Processor time.
     pub cpu: Cpu,
+    /// The processors and memory nodes that it may use.
     pub cpuset: Cpuset,
+    /// Memory.
     pub memory: Memory,
+    /// Processes and threads.
     pub pids: Pids,
+    /// Block devices.
     pub blkio: Blkio,
     /// By page size: `2MB`.
     pub hugetlb: BTreeMap<String, Hugetlb>,
 }
 
+/// Processor time.
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub struct Cpu {
+    /// What was used.
     pub usage: CpuUsage,
+    /// How it was held back by its quota.
     pub throttling: Throttling,
+    /// Stalls for want of a processor, where the kernel counts them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub psi: Option<Psi>,
 }
@@ -36,23 +46,32 @@ pub struct Cpu {
 /// Nanoseconds. Only v1 counts by processor.
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub struct CpuUsage {
+    /// In all.
     #[serde(skip_serializing_if = "is_zero")]
     pub total: u64,
+    /// By processor.
     #[serde(skip_serializing_if = "is_zero")]
     pub percpu: Vec<u64>,
+    /// Of which in the kernel.
     #[serde(skip_serializing_if = "is_zero")]
     pub percpu_kernel: Vec<u64>,
+    /// Of which in user mode.
     #[serde(skip_serializing_if = "is_zero")]
     pub percpu_user: Vec<u64>,
+    /// In the kernel.
     pub kernel: u64,
+    /// In user mode.
     pub user: u64,
 }
 
+/// How a container was held back by its quota of processor time.
 #[derive(Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Throttling {
+    /// Periods that have passed.
     #[serde(skip_serializing_if = "is_zero")]
     pub periods: u64,
+    /// Of which it was held back in so many.
     #[serde(skip_serializing_if = "is_zero")]
     pub throttled_periods: u64,
     /// Nanoseconds.
@@ -63,117 +82,166 @@ pub struct Throttling {
 /// Pressure stall information (Documentation/accounting/psi.rst).
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub struct Psi {
+    /// At least one task waited.
     pub some: PsiData,
+    /// All tasks waited.
     pub full: PsiData,
 }
 
+/// Shares of the time, in percent, over the last 10, 60 and 300 seconds.
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub struct PsiData {
+    /// 10 seconds.
     #[serde(serialize_with = "as_go")]
     pub avg10: f64,
+    /// 60 seconds.
     #[serde(serialize_with = "as_go")]
     pub avg60: f64,
+    /// 300 seconds.
     #[serde(serialize_with = "as_go")]
     pub avg300: f64,
+    /// Microseconds since the cgroup was made.
     pub total: u64,
 }
 
-/// v1 only.
+/// The files of the controller `cpuset`. v1 only.
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub struct Cpuset {
+    /// Processors.
     #[serde(skip_serializing_if = "is_zero")]
     pub cpus: Vec<u16>,
+    /// `cpuset.cpu_exclusive`
     pub cpu_exclusive: u64,
+    /// Memory nodes.
     #[serde(skip_serializing_if = "is_zero")]
     pub mems: Vec<u16>,
+    /// `cpuset.mem_hardwall`
     pub mem_hardwall: u64,
+    /// `cpuset.mem_exclusive`
     pub mem_exclusive: u64,
+    /// `cpuset.memory_migrate`
     pub memory_migrate: u64,
+    /// `cpuset.memory_spread_page`
     pub memory_spread_page: u64,
+    /// `cpuset.memory_spread_slab`
     pub memory_spread_slab: u64,
+    /// `cpuset.memory_pressure`
     pub memory_pressure: u64,
+    /// `cpuset.sched_load_balance`
     pub sched_load_balance: u64,
+    /// `cpuset.sched_relax_domain_level`
     pub sched_relax_domain_level: i64,
 }
 
 /// Bytes. `swap` is the sum of memory and swap.
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub struct Memory {
+    /// Pages of files.
     #[serde(skip_serializing_if = "is_zero")]
     pub cache: u64,
+    /// Memory.
     pub usage: MemoryEntry,
+    /// Memory and swap.
     pub swap: MemoryEntry,
+    /// Memory of the kernel. v1 only.
     pub kernel: MemoryEntry,
+    /// Buffers of TCP. v1 only.
     #[serde(rename = "kernelTCP")]
     pub kernel_tcp: MemoryEntry,
     /// All of `memory.stat`.
     #[serde(skip_serializing_if = "is_zero")]
     pub raw: BTreeMap<String, u64>,
+    /// Stalls for want of memory, where the kernel counts them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub psi: Option<Psi>,
 }
 
+/// Bytes of one kind.
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub struct MemoryEntry {
+    /// At most so many. Without a limit it is more than any machine has: in v2 `u64::MAX`.
     pub limit: u64,
+    /// Now.
     #[serde(skip_serializing_if = "is_zero")]
     pub usage: u64,
+    /// At most so far.
     #[serde(skip_serializing_if = "is_zero")]
     pub max: u64,
+    /// How often the limit was reached.
     pub failcnt: u64,
 }
 
-/// `limit`: 0 means none.
+/// Processes and threads. `limit`: 0 means none.
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub struct Pids {
+    /// Now.
     #[serde(skip_serializing_if = "is_zero")]
     pub current: u64,
+    /// At most so many.
     #[serde(skip_serializing_if = "is_zero")]
     pub limit: u64,
 }
 
+/// By device and kind of operation. v2 counts bytes and operations only.
 #[derive(Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Blkio {
+    /// Bytes.
     #[serde(skip_serializing_if = "is_zero")]
     pub io_service_bytes_recursive: Vec<BlkioEntry>,
+    /// Operations.
     #[serde(skip_serializing_if = "is_zero")]
     pub io_serviced_recursive: Vec<BlkioEntry>,
+    /// Operations that wait.
     #[serde(skip_serializing_if = "is_zero")]
     pub io_queue_recursive: Vec<BlkioEntry>,
+    /// Nanoseconds in the device.
     #[serde(skip_serializing_if = "is_zero")]
     pub io_service_time_recursive: Vec<BlkioEntry>,
+    /// Nanoseconds in queues.
     #[serde(skip_serializing_if = "is_zero")]
     pub io_wait_time_recursive: Vec<BlkioEntry>,
+    /// Operations that were merged into others.
     #[serde(skip_serializing_if = "is_zero")]
     pub io_merged_recursive: Vec<BlkioEntry>,
+    /// Milliseconds of the device.
     #[serde(skip_serializing_if = "is_zero")]
     pub io_time_recursive: Vec<BlkioEntry>,
+    /// Sectors.
     #[serde(skip_serializing_if = "is_zero")]
     pub sectors_recursive: Vec<BlkioEntry>,
+    /// Stalls for want of the devices, where the kernel counts them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub psi: Option<Psi>,
 }
 
+/// A number of one device.
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub struct BlkioEntry {
+    /// Major number of the device.
     #[serde(skip_serializing_if = "is_zero")]
     pub major: u64,
+    /// Minor number of the device.
     #[serde(skip_serializing_if = "is_zero")]
     pub minor: u64,
     /// `Read`, `Write`, `Total` ...
     #[serde(skip_serializing_if = "is_zero")]
     pub op: String,
+    /// The number.
     #[serde(skip_serializing_if = "is_zero")]
     pub value: u64,
 }
 
+/// Bytes in huge pages of one size.
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub struct Hugetlb {
+    /// Now.
     #[serde(skip_serializing_if = "is_zero")]
     pub usage: u64,
+    /// At most so far.
     #[serde(skip_serializing_if = "is_zero")]
     pub max: u64,
+    /// How often the limit was reached.
     pub failcnt: u64,
 }
 

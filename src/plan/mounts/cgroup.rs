@@ -24,7 +24,7 @@ pub struct Facts<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CgroupMount {
     Unified {
-        data: Vec<(String, Option<String>)>,
+        data: Vec<super::Parameter>,
         /// Bound if the kernel refuses a new mount: the container's own cgroup if the container sees that as the root,
         /// else the whole hierarchy.
         fallback: String,

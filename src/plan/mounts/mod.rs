@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::attrs::{Attrs, HARMLESS, Propagation, PropagationChange, attr};
 use self::cgroup::CgroupMount;
-pub use self::options::KNOWN_OPTIONS;
 use self::options::Options;
+pub use self::options::{KNOWN_OPTIONS, Parameter};
 use super::idmap::{self, IdMap, UserNamespace};
 use super::path::leads_up;
 use crate::error::{Error, Result};
@@ -43,8 +43,8 @@ pub struct Links {
 pub struct Filesystem {
     pub kind: String,
     pub source: String,
-    /// Parameters of the superblock: `size=64k` or a bare word.
-    pub data: Vec<(String, Option<String>)>,
+    /// Parameters of the superblock.
+    pub data: Vec<Parameter>,
     /// Copy the covered files into the new tmpfs.
     pub copy_up: bool,
     /// A tmpfs gets the mode of the directory that it covers, unless `mode=` was given.
@@ -64,7 +64,7 @@ pub enum MountKind {
     /// `remount`: changes an existing mount.
     Remount {
         bind: bool,
-        data: Vec<(String, Option<String>)>,
+        data: Vec<Parameter>,
         /// In a running container: the id of the mount, unless an earlier entry of the same list makes it.
         target: Option<u64>,
     },
@@ -162,7 +162,7 @@ pub fn plan(index: usize, mount: &Mount, context: &Context, warnings: &mut Vec<S
         return Err(Error::config(format_args!("{pointer}/options"), message));
     }
     if options.bind.is_some() && !options.remount {
-        check_bind_data(&pointer, mount, &options.data, warnings)?;
+        check_bind_data(&pointer, &options.data, warnings)?;
     }
     plan.kind = match options.bind {
         bind if options.remount => MountKind::Remount {
@@ -178,15 +178,10 @@ pub fn plan(index: usize, mount: &Mount, context: &Context, warnings: &mut Vec<S
 
 /// A bind mount keeps the options of its filesystem. Parameters are ignored, as by mount(8). But a single word may be a
 /// misspelt flag, and a protection without effect must not go unnoticed.
-fn check_bind_data(
-    pointer: &str,
-    mount: &Mount,
-    data: &[(String, Option<String>)],
-    warnings: &mut Vec<String>,
-) -> Result<()> {
-    for (key, value) in data {
+fn check_bind_data(pointer: &str, data: &[Parameter], warnings: &mut Vec<String>) -> Result<()> {
+    for Parameter { key, value, option } in data {
         if value.is_none() {
-            let index = mount.options.iter().position(|option| option == key).unwrap_or_default();
+            let index = option.unwrap_or_default();
             let message = format_args!(
                 "{key:?} is no mount option: bind mounts cannot have any filesystem-specific options applied"
             );
@@ -243,22 +238,17 @@ fn strip_rootfs(destination: &str, rootfs: &Path) -> String {
 }
 
 /// Flags and parameters of the superblock, flags first.
-fn superblock_data(
-    options: &Options,
-    mount: &Mount,
-    readonly: bool,
-    (option, label): (&str, &str),
-) -> Vec<(String, Option<String>)> {
+fn superblock_data(options: &Options, mount: &Mount, readonly: bool, (option, label): (&str, &str)) -> Vec<Parameter> {
     // `silent` only keeps the kernel's log quiet, and has no parameter.
-    let flags = options.superblock.iter().filter(|&&flag| flag != "silent").map(|&flag| (flag.to_owned(), None));
+    let flags = options.superblock.iter().filter(|&&flag| flag != "silent").map(|flag| Parameter::word(flag));
     let mut data: Vec<_> = flags.chain(options.data.iter().cloned()).collect();
     // The superblock is read-only too, as some devices demand. Exceptions: filesystems in which files are made first,
     // and control groups, whose superblock the host may share later.
     if readonly && !["cgroup", "cgroup2"].contains(&&*mount.kind) {
-        data.insert(0, ("ro".to_owned(), None));
+        data.insert(0, Parameter::word("ro"));
     }
     if !label.is_empty() && !["proc", "sysfs", "mqueue"].contains(&&*mount.kind) {
-        data.push((option.to_owned(), Some(label.to_owned())));
+        data.push(Parameter::new(option, label));
     }
     data
 }
@@ -291,7 +281,7 @@ fn filesystem(
         ),
         copy_up: options.copy_up && tmpfs,
         by_runtime: plan.idmap.is_some(),
-        inherit_mode: tmpfs && !options.data.iter().any(|(key, _)| key == "mode"),
+        inherit_mode: tmpfs && !options.data.iter().any(|parameter| parameter.key == "mode"),
     }))
 }
 
@@ -343,8 +333,8 @@ mod tests {
     #[test]
     fn a_bind_mount_ignores_parameters_of_filesystems() {
         let mut warnings = Vec::new();
-        let data = [("mode".to_owned(), Some("755".to_owned()))];
-        check_bind_data("/mounts/3", &Mount::default(), &data, &mut warnings).unwrap();
+        let data = [Parameter::new("mode", "755")];
+        check_bind_data("/mounts/3", &data, &mut warnings).unwrap();
         assert_eq!(warnings, ["/mounts/3/options: a bind mount ignores filesystem-specific options: mode"]);
     }
 
@@ -414,11 +404,10 @@ mod tests {
             planned("tmpfs", &["nosuid", "strictatime", "mode=755", "size=64k,huge=never", "sync", "ro"]).unwrap();
         assert_eq!((plan.attrs.set, plan.late_readonly), (attr::NOSUID | attr::STRICTATIME, true));
         let MountKind::Filesystem(filesystem) = plan.kind else { panic!() };
-        let data: Vec<_> = filesystem.data.iter().map(|(key, value)| (key.as_str(), value.as_deref())).collect();
-        let expected = [("sync", None), ("mode", Some("755")), ("size", Some("64k")), ("huge", Some("never"))];
-        assert_eq!((data.as_slice(), filesystem.inherit_mode), (&expected[..], false));
+        let data: Vec<_> = filesystem.data.iter().map(Parameter::to_string).collect();
+        assert_eq!((data.join(" ").as_str(), filesystem.inherit_mode), ("sync mode=755 size=64k huge=never", false));
         let MountKind::Filesystem(ext4) = planned("ext4", &["ro"]).unwrap().kind else { panic!() };
-        assert_eq!(ext4.data, [("ro".to_owned(), None)]);
+        assert_eq!(ext4.data, [Parameter::word("ro")]);
         let MountKind::Filesystem(cgroup) = planned("cgroup2", &["ro"]).unwrap().kind else { panic!() };
         assert_eq!(cgroup.data, []);
     }

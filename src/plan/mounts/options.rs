@@ -1,7 +1,43 @@
 //! The options of a mount, one by one, with their meaning by mount(8) and the runtime-spec.
 
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
 use super::{Attrs, Links, PropagationChange, attr};
 use crate::plan::idmap;
+
+/// A parameter of a filesystem: `size=64k`, or a bare word.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parameter {
+    pub key: String,
+    pub value: Option<String>,
+    /// The index in `options` of the configuration, for messages, if it comes from there.
+    pub option: Option<u32>,
+}
+
+impl Parameter {
+    pub fn new(key: &str, value: &str) -> Self {
+        Self { key: key.to_owned(), value: Some(value.to_owned()), option: None }
+    }
+
+    pub fn word(key: &str) -> Self {
+        Self { key: key.to_owned(), value: None, option: None }
+    }
+
+    pub fn parse(text: &str) -> Self {
+        text.split_once('=').map_or_else(|| Self::word(text), |(key, value)| Self::new(key, unquote(value)))
+    }
+}
+
+impl fmt::Display for Parameter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.value {
+            Some(value) => write!(f, "{}={value}", self.key),
+            None => f.write_str(&self.key),
+        }
+    }
+}
 
 /// The meaning of one mount's options.
 #[derive(Debug, Default, PartialEq)]
@@ -20,7 +56,7 @@ pub(super) struct Options {
     pub(super) copy_up: bool,
     pub(super) idmap: Option<idmap::Request>,
     pub(super) links: Links,
-    pub(super) data: Vec<(String, Option<String>)>,
+    pub(super) data: Vec<Parameter>,
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -64,10 +100,10 @@ pub const KNOWN_OPTIONS: &[&str] = &[
 impl Options {
     pub(super) fn parse(options: &[String]) -> Self {
         let mut parsed = Self::default();
-        for option in options {
+        for (index, option) in (0..).zip(options) {
             let known = parsed.flag(option) || parsed.recursive(option) || parsed.special(option);
             if !known {
-                parsed.data(option);
+                parsed.data(index, option);
             }
         }
         parsed
@@ -200,13 +236,9 @@ impl Options {
 
     /// Parameters for the filesystem. One string may hold several. A comma within double quotes (SELinux categories) or
     /// after a backslash (overlayfs paths) does not separate them.
-    fn data(&mut self, option: &str) {
+    fn data(&mut self, index: u32, option: &str) {
         for part in split_data(option) {
-            let (key, value) = match part.split_once('=') {
-                Some((key, value)) => (key.to_owned(), Some(unquote(value).to_owned())),
-                None => (part.to_owned(), None),
-            };
-            self.data.push((key, value));
+            self.data.push(Parameter { option: Some(index), ..Parameter::parse(part) });
         }
     }
 }
@@ -236,7 +268,8 @@ mod tests {
         for option in KNOWN_OPTIONS {
             assert_eq!(Options::parse(&[(*option).to_owned()]).data, [], "{option}");
         }
-        assert_eq!(Options::parse(&["acl".to_owned()]).data, [("acl".to_owned(), None)]);
+        let acl = Parameter { option: Some(0), ..Parameter::word("acl") };
+        assert_eq!(Options::parse(&["acl".to_owned()]).data, [acl]);
     }
 
     #[test]
@@ -269,6 +302,15 @@ mod tests {
             let words: Vec<_> = words.split(' ').map(str::to_owned).collect();
             assert_eq!(Options::parse(&words).superblock, flags, "{words:?}");
         }
+    }
+
+    #[test]
+    fn a_parameter_knows_its_option() {
+        let words = ["size=1m", "ro", "huge=never,mode=700"].map(str::to_owned);
+        let parsed: Vec<_> =
+            Options::parse(&words).data.iter().map(|parameter| (parameter.to_string(), parameter.option)).collect();
+        let expected = [("size=1m", 0), ("huge=never", 2), ("mode=700", 2)];
+        assert_eq!(parsed, expected.map(|(text, option)| (text.to_owned(), Some(option))));
     }
 
     #[test]

@@ -8,6 +8,8 @@ mod container;
 #[allow(dead_code, reason = "not every test target injects")]
 pub mod inject;
 pub mod left;
+#[allow(dead_code, reason = "not every test target has a shim")]
+pub mod shim;
 mod skip;
 pub mod sys;
 

@@ -3,7 +3,7 @@
 
 mod facts;
 
-use berth::spec::Spec;
+use berth::internal::spec::Spec;
 
 libfuzzer_sys::fuzz_target!(|text: &[u8]| {
     match Spec::parse(text) {

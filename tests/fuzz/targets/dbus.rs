@@ -1,7 +1,7 @@
 //! D-Bus messages. What is understood and written again says the same.
 #![no_main]
 
-use berth::cgroup::Message;
+use berth::internal::cgroup::Message;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let _ = Message::length(bytes);

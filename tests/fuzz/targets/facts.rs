@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use berth::plan::cgroup::Manager;
-use berth::plan::hierarchy::{Hierarchy, Layout};
-use berth::plan::namespaces::Owner;
-use berth::plan::{Facts, Lsm, Plan};
-use berth::spec::Spec;
+use berth::internal::plan::cgroup::Manager;
+use berth::internal::plan::hierarchy::{Hierarchy, Layout};
+use berth::internal::plan::namespaces::Owner;
+use berth::internal::plan::{Facts, Lsm, Plan};
+use berth::internal::spec::Spec;
 
 fn hierarchy(mountpoint: &str, controllers: &[&str]) -> Hierarchy {
     let controllers = controllers.iter().map(|&name| name.to_owned()).collect();
@@ -46,7 +46,7 @@ fn plan_on(spec: &Spec, layout: &Layout, owner: Owner, cgroup_manager: Manager) 
         seccomp_receiver: None,
     };
     match Plan::new(spec, &facts) {
-        Ok(plan) => drop(berth::wire::encode(&plan.init).expect("a plan can be sent")),
+        Ok(plan) => drop(berth::internal::wire::encode(&plan.init).expect("a plan can be sent")),
         Err(error) => assert!(!error.to_string().is_empty()),
     }
 }

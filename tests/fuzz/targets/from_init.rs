@@ -1,7 +1,7 @@
 //! What the runtime reads from init, which may be hostile.
 #![no_main]
 
-use berth::wire::{FromInit, decode, encode};
+use berth::internal::wire::{FromInit, decode, encode};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let Ok(message) = decode::<FromInit>(bytes) else { return };

@@ -7,7 +7,7 @@ use std::io::Read as _;
 use std::os::fd::{AsRawFd as _, FromRawFd as _};
 use std::sync::LazyLock;
 
-use berth::plan::seccomp::{ACTIONS, Arch};
+use berth::internal::plan::seccomp::{ACTIONS, Arch};
 use serde_json::Value;
 
 use super::{arches, entries, strings};

@@ -1,8 +1,8 @@
 //! The record in a state directory. What is understood and written again says the same.
 #![no_main]
 
-use berth::runtime::StateRecord as Record;
-use berth::spec::{Status, parse};
+use berth::internal::runtime::StateRecord as Record;
+use berth::internal::spec::{Status, parse};
 
 libfuzzer_sys::fuzz_target!(|text: &[u8]| {
     let Ok(record) = parse::<Record>(text) else { return };

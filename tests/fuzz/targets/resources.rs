@@ -1,9 +1,9 @@
 //! What `update --resources` reads; the first line is what `cpu.max` says.
 #![no_main]
 
-use berth::plan::hierarchy::Directory;
-use berth::plan::resources::{MemoryLimits, update, warnings};
-use berth::spec::{Resources, parse};
+use berth::internal::plan::hierarchy::Directory;
+use berth::internal::plan::resources::{MemoryLimits, update, warnings};
+use berth::internal::spec::{Resources, parse};
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     let end = input.iter().position(|&byte| byte == b'\n').unwrap_or(0);

@@ -13,7 +13,7 @@ mod libseccomp;
 
 use std::collections::BTreeSet;
 
-use berth::plan::seccomp::{Arch, Syscall, compile_for};
+use berth::internal::plan::seccomp::{Arch, Syscall, compile_for};
 use machine::{Call, Machine};
 use serde_json::{Value, json};
 

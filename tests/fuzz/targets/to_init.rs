@@ -1,8 +1,8 @@
 //! What init reads: messages, and the plan. Decoded and encoded again they are the same.
 #![no_main]
 
-use berth::plan::init::InitPlan;
-use berth::wire::{ToInit, decode, encode};
+use berth::internal::plan::init::InitPlan;
+use berth::internal::wire::{ToInit, decode, encode};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     if let Ok(message) = decode::<ToInit>(bytes) {

@@ -1,0 +1,529 @@
+//! The methods of containerd's task API.
+
+use std::path::PathBuf;
+
+use prost::Message;
+use rustix::io::Errno;
+
+use super::messages::*;
+use super::server::{Adopted, Shim};
+use super::streams::{self, Names, Owner};
+use super::task::{Exit, FIRST, Member, Reply, Stage, Task, failed, no_task, not_yet, waited};
+use super::ttrpc::{Answer, Code, Failure, encoded};
+use super::{metrics, rootfs, runtime};
+use crate::library::{Container, CreateOptions, ErrorKind, ExecOptions, Resources};
+
+const SERVICES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
+
+/// `None`: the answer comes later.
+pub fn call(shim: &mut Shim, reply: Reply, request: &Request) -> Option<Answer> {
+    if !SERVICES.contains(&&*request.service) {
+        return Some(Err(Failure::new(Code::Unimplemented, format!("service {}", request.service))));
+    }
+    let payload = &*request.payload;
+    let method = &*request.method;
+    let called = match method {
+        "State" => decode(payload).map(|request| Some(state(shim, &request))),
+        "Create" => decode(payload).map(|request| create(shim, reply, request)),
+        "Start" => decode(payload).map(|request| start(shim, reply, request)),
+        "Delete" => decode(payload).map(|request| delete(shim, reply, request)),
+        "Pids" => decode(payload).map(|request| Some(pids(shim, &request))),
+        "Pause" => decode(payload).map(|request| pause(shim, reply, request, true)),
+        "Resume" => decode(payload).map(|request| pause(shim, reply, request, false)),
+        "Kill" => decode(payload).map(|request| Some(kill(shim, &request))),
+        "Exec" => decode(payload).map(|request| Some(exec(shim, request))),
+        "ResizePty" => decode(payload).map(|request| Some(resize(shim, &request))),
+        "CloseIO" => decode(payload).map(|request| Some(close_io(shim, &request))),
+        "Update" => decode(payload).map(|request| update(shim, reply, request)),
+        "Wait" => decode(payload).map(|request| wait(shim, reply, &request)),
+        "Stats" => decode(payload).map(|request| Some(stats(shim, &request))),
+        "Connect" => decode(payload).map(|request| Some(connect(shim, &request))),
+        "Shutdown" => Ok(Some(shutdown(shim))),
+        _ => Err(Failure::new(Code::Unimplemented, format!("method {method}"))),
+    };
+    called.unwrap_or_else(|failure| Some(Err(failure)))
+}
+
+fn decode<M: Message + Default>(payload: &[u8]) -> Result<M, Failure> {
+    M::decode(payload).map_err(|e| Failure::new(Code::InvalidArgument, e.to_string()))
+}
+
+/// Jobs of one process come one after the other.
+fn job_name(id: &str, exec_id: &str) -> String {
+    format!("{id}/{exec_id}")
+}
+
+fn container(shim: &mut Shim, id: &str) -> Result<Container, Failure> {
+    shim.task(id)?.container.clone().ok_or_else(|| no_task(id))
+}
+
+fn create(shim: &mut Shim, reply: Reply, request: CreateRequest) -> Option<Answer> {
+    if !request.checkpoint.is_empty() {
+        return Some(Err(Failure::new(Code::Unimplemented, "a container is not restored from a checkpoint")));
+    }
+    if shim.tasks.contains_key(&request.id) {
+        return Some(Err(Failure::new(Code::AlreadyExists, format!("container {:?} already exists", request.id))));
+    }
+    let options = match request.options.as_ref().map(options_of).transpose() {
+        Ok(options) => options.unwrap_or_default(),
+        Err(failure) => return Some(Err(failure)),
+    };
+    if !options.binary_name.is_empty() || !options.root.is_empty() {
+        shim.log.debug("the options binary_name and root have no effect: the shim is the runtime");
+    }
+    let names = Names {
+        stdin: request.stdin.clone(),
+        stdout: request.stdout.clone(),
+        stderr: request.stderr.clone(),
+        terminal: request.terminal,
+    };
+    let task = Task {
+        bundle: PathBuf::from(&request.bundle),
+        container: None,
+        paused: false,
+        shares_pids: false,
+        oom: None,
+        oom_kills: 0,
+        members: [(FIRST.to_owned(), Member::new(names.clone(), Vec::new()))].into(),
+    };
+    shim.tasks.insert(request.id.clone(), task);
+    let (namespace, log) = (shim.namespace.clone(), shim.log.clone());
+    shim.jobs.run(&job_name(&request.id, FIRST), move || {
+        let made = make(&request, &names, &options, &namespace, log);
+        Box::new(move |shim| {
+            let answer = made.and_then(|made| created(shim, &request, made));
+            if answer.is_err() {
+                shim.forget(&request.id);
+            }
+            shim.answer(reply, answer);
+        })
+    });
+    None
+}
+
+/// Options of another runtime mean nothing here.
+fn options_of(options: &Any) -> Result<Options, Failure> {
+    match options.type_url.rsplit('/').next() {
+        Some("containerd.runc.v1.Options") => decode(&options.value),
+        _ => Ok(Options::default()),
+    }
+}
+
+type Made = (Container, streams::Opened);
+
+/// In a thread of its own.
+fn make(
+    request: &CreateRequest,
+    names: &Names,
+    options: &Options,
+    namespace: &str,
+    log: super::log::Log,
+) -> Result<Made, Failure> {
+    const WHAT: &str = "OCI runtime create failed";
+    let bundle = PathBuf::from(&request.bundle);
+    if !request.rootfs.is_empty() {
+        rootfs::mount_all(&bundle, &request.rootfs).map_err(|e| failed(WHAT, e))?;
+    }
+    let owner = Owner { namespace, id: &request.id };
+    let made = streams::open_all(names, false, &owner).map_err(|e| failed(WHAT, e)).and_then(|mut opened| {
+        let create = CreateOptions::new()
+            .stdio(std::mem::take(&mut opened.stdio))
+            .no_pivot(options.no_pivot_root)
+            .no_new_keyring(options.no_new_keyring);
+        let runtime = runtime(namespace, options.systemd_cgroup, &log);
+        let container = runtime.create(&request.id, &bundle, create).map_err(|e| failed(WHAT, e))?;
+        Ok((container, opened))
+    });
+    made.inspect_err(|_| {
+        // The failure is what is told, not this.
+        let _ = rootfs::unmount(&bundle);
+    })
+}
+
+fn created(shim: &mut Shim, request: &CreateRequest, (container, opened): Made) -> Answer {
+    let id = &request.id;
+    let unmade = |e: crate::error::Error| {
+        // It cannot be looked after. The failure is what is told, not what may be left.
+        let _ = container.delete(true);
+        let _ = rootfs::unmount(&PathBuf::from(&request.bundle));
+        failed("OCI runtime create failed", e)
+    };
+    let process = container.process().cloned().ok_or_else(|| no_task(id))?;
+    let adopted = shim.adopt(opened, &process).and_then(|adopted| shim.watch(&process, id, FIRST).map(|()| adopted));
+    let Adopted { kept, relay, feed } = adopted.map_err(unmade)?;
+    let shares_pids = container.shares_pids().unwrap_or_default();
+    let pid = process.pid();
+    let Some(task) = shim.tasks.get_mut(id) else { return Err(no_task(id)) };
+    (task.container, task.shares_pids) = (Some(container), shares_pids);
+    if let Some(member) = task.members.get_mut(FIRST) {
+        (member.process, member.kept, member.relay) = (Some(process), kept, relay);
+        member.feed = feed;
+    }
+    shim.watch_oom(id);
+    let io = TaskIo {
+        stdin: request.stdin.clone(),
+        stdout: request.stdout.clone(),
+        stderr: request.stderr.clone(),
+        terminal: request.terminal,
+    };
+    let event = TaskCreate {
+        container_id: id.clone(),
+        bundle: request.bundle.clone(),
+        rootfs: request.rootfs.clone(),
+        io: Some(io),
+        pid,
+    };
+    shim.publisher.publish("/tasks/create", "TaskCreate", &event);
+    encoded(&PidResponse { pid })
+}
+
+fn start(shim: &mut Shim, reply: Reply, request: ProcessRequest) -> Option<Answer> {
+    let namespace = shim.namespace.clone();
+    let container = match container(shim, &request.id) {
+        Ok(container) => container,
+        Err(failure) => return Some(Err(failure)),
+    };
+    let member = match shim.member(&request.id, &request.exec_id) {
+        Ok(member) => member,
+        Err(failure) => return Some(Err(failure)),
+    };
+    match member.stage {
+        Stage::Created => member.stage = Stage::Starting,
+        Stage::Starting | Stage::Running => return Some(Err(not_yet("the process has been started already"))),
+        Stage::Ended(_) => return Some(Err(not_yet("cannot start a process that has ended"))),
+    }
+    let (names, closed, document) = (member.names.clone(), member.input_closed, std::mem::take(&mut member.document));
+    let name = job_name(&request.id, &request.exec_id);
+    if request.exec_id == FIRST {
+        shim.jobs.run(&name, move || {
+            let started = container.start().map_err(|e| failed("OCI runtime start failed", e));
+            Box::new(move |shim| {
+                let answer = started.and_then(|()| first_started(shim, &request.id));
+                conclude(shim, reply, &request, answer);
+            })
+        });
+    } else {
+        shim.jobs.run(&name, move || {
+            let made = join(&container, &names, closed, &document, &namespace);
+            Box::new(move |shim| {
+                let answer = made.and_then(|made| joined(shim, &request, made));
+                conclude(shim, reply, &request, answer);
+            })
+        });
+    }
+    None
+}
+
+fn first_started(shim: &mut Shim, id: &str) -> Answer {
+    let pid = shim.member(id, FIRST)?.pid();
+    shim.publisher.publish("/tasks/start", "TaskStart", &TaskStart { container_id: id.to_owned(), pid });
+    encoded(&PidResponse { pid })
+}
+
+/// In a thread of its own.
+fn join(
+    container: &Container,
+    names: &Names,
+    input_closed: bool,
+    document: &[u8],
+    namespace: &str,
+) -> Result<(crate::library::Process, streams::Opened), Failure> {
+    const WHAT: &str = "OCI runtime exec failed";
+    let owner = Owner { namespace, id: container.id() };
+    let mut opened = streams::open_all(names, input_closed, &owner).map_err(|e| failed(WHAT, e))?;
+    let options = ExecOptions::from_json(document).map_err(|e| failed(WHAT, e))?;
+    let options = options.stdio(std::mem::take(&mut opened.stdio));
+    let process = container.exec(options).and_then(|exec| exec.start()).map_err(|e| failed(WHAT, e))?;
+    Ok((process, opened))
+}
+
+fn joined(
+    shim: &mut Shim,
+    request: &ProcessRequest,
+    (process, opened): (crate::library::Process, streams::Opened),
+) -> Answer {
+    let ProcessRequest { id, exec_id } = request;
+    let adopted = shim.adopt(opened, &process).and_then(|adopted| shim.watch(&process, id, exec_id).map(|()| adopted));
+    let Adopted { kept, relay, feed } = adopted.map_err(|e| {
+        // It cannot be looked after.
+        let _ = process.kill(libc::SIGKILL);
+        let _ = process.wait();
+        failed("OCI runtime exec failed", e)
+    })?;
+    let pid = process.pid();
+    let member = shim.member(id, exec_id)?;
+    (member.process, member.kept, member.relay) = (Some(process), kept, relay);
+    member.feed = feed;
+    if member.input_closed {
+        member.kept.close_input();
+    }
+    let event = TaskExecStarted { container_id: id.clone(), exec_id: exec_id.clone(), pid };
+    shim.publisher.publish("/tasks/exec-started", "TaskExecStarted", &event);
+    encoded(&PidResponse { pid })
+}
+
+/// The end of a start, whether it has succeeded or not.
+fn conclude(shim: &mut Shim, reply: Reply, request: &ProcessRequest, answer: Answer) {
+    /// Of a process that never came to be, as for a command that a shell cannot find.
+    const NEVER: u32 = 127;
+    let ProcessRequest { id, exec_id } = request;
+    let Ok(member) = shim.member(id, exec_id) else { return shim.answer(reply, answer) };
+    let early = member.early_exit.take();
+    let mut waiters = Vec::new();
+    match (&answer, exec_id.as_str()) {
+        (Ok(_), _) => member.stage = Stage::Running,
+        // Its end is told as that of any process.
+        (Err(_), FIRST) => member.stage = Stage::Created,
+        (Err(_), _) => {
+            let exit = Exit { status: NEVER, at: std::time::SystemTime::now() };
+            member.stage = Stage::Ended(exit);
+            waiters = std::mem::take(&mut member.waiters).into_iter().map(|reply| (reply, exit)).collect();
+        }
+    }
+    shim.answer(reply, answer);
+    for (reply, exit) in waiters {
+        shim.answer(reply, waited(exit));
+    }
+    if let Some(exit) = early {
+        shim.ended(id, exec_id, exit);
+    }
+}
+
+fn delete(shim: &mut Shim, reply: Reply, request: ProcessRequest) -> Option<Answer> {
+    let member = match shim.member(&request.id, &request.exec_id) {
+        Ok(member) => member,
+        Err(failure) => return Some(Err(failure)),
+    };
+    let exit = match (member.stage, request.exec_id.as_str()) {
+        (Stage::Ended(exit), _) => Some(exit),
+        (Stage::Created, _) => None,
+        (Stage::Starting | Stage::Running, _) => {
+            return Some(Err(not_yet("cannot delete a process that has not ended")));
+        }
+    };
+    let pid = member.pid();
+    if request.exec_id != FIRST {
+        if let Some(task) = shim.tasks.get_mut(&request.id) {
+            task.members.remove(&request.exec_id);
+        }
+        return Some(deleted(pid, exit));
+    }
+    let container = match container(shim, &request.id) {
+        Ok(container) => container,
+        Err(failure) => return Some(Err(failure)),
+    };
+    let bundle = shim.tasks.get(&request.id).map(|task| task.bundle.clone()).unwrap_or_default();
+    shim.jobs.run(&job_name(&request.id, FIRST), move || {
+        let removed = match container.delete(false) {
+            // A container that could not be started has been removed then.
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        };
+        let removed = removed.map_err(|e| failed("OCI runtime delete failed", e));
+        let removed = removed.and_then(|()| rootfs::unmount(&bundle).map_err(|e| failed("unmount", e)));
+        Box::new(move |shim| {
+            let answer = removed.and_then(|()| removed_task(shim, &request.id));
+            shim.answer(reply, answer);
+        })
+    });
+    None
+}
+
+fn removed_task(shim: &mut Shim, id: &str) -> Answer {
+    let member = shim.member(id, FIRST)?;
+    let pid = member.pid();
+    if member.exit().is_none() {
+        // It was never started. It has been killed, and collected, but that has not been noticed yet.
+        let status = member.process.as_ref().and_then(|process| process.try_wait().ok().flatten());
+        shim.ended(id, FIRST, Exit::new(status.unwrap_or_default()));
+    }
+    let exit = shim.member(id, FIRST)?.exit();
+    let event = TaskDelete {
+        container_id: id.to_owned(),
+        pid,
+        exit_status: exit.map_or(0, |exit| exit.status),
+        exited_at: exit.map(|exit| exit.timestamp()),
+        id: String::new(),
+    };
+    shim.forget(id);
+    shim.publisher.publish("/tasks/delete", "TaskDelete", &event);
+    deleted(pid, exit)
+}
+
+fn deleted(pid: u32, exit: Option<Exit>) -> Answer {
+    encoded(&DeleteResponse {
+        pid,
+        exit_status: exit.map_or(0, |exit| exit.status),
+        exited_at: exit.map(|exit| exit.timestamp()),
+    })
+}
+
+fn exec(shim: &mut Shim, request: ExecRequest) -> Answer {
+    let task = shim.task(&request.id)?;
+    if request.exec_id == FIRST {
+        return Err(Failure::new(Code::InvalidArgument, "a further process needs an id"));
+    }
+    if task.members.contains_key(&request.exec_id) {
+        return Err(Failure::new(Code::AlreadyExists, format!("id {}", request.exec_id)));
+    }
+    let document = request.spec.map(|spec| spec.value).unwrap_or_default();
+    // What is wrong with it is told when the process is started, as by runc's shim, but not that it is none.
+    if document.is_empty() {
+        return Err(Failure::new(Code::InvalidArgument, "a further process needs a document"));
+    }
+    let names =
+        Names { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr, terminal: request.terminal };
+    task.members.insert(request.exec_id.clone(), Member::new(names, document));
+    let event = TaskExecAdded { container_id: request.id, exec_id: request.exec_id };
+    shim.publisher.publish("/tasks/exec-added", "TaskExecAdded", &event);
+    encoded(&Empty {})
+}
+
+fn state(shim: &mut Shim, request: &ProcessRequest) -> Answer {
+    let task = shim.task(&request.id)?;
+    let (bundle, paused) = (task.bundle.to_string_lossy().into_owned(), task.paused);
+    let member = shim.member(&request.id, &request.exec_id)?;
+    let exit = member.exit();
+    encoded(&StateResponse {
+        id: request.id.clone(),
+        bundle,
+        pid: member.pid(),
+        status: member.status(paused).into(),
+        stdin: member.names.stdin.clone(),
+        stdout: member.names.stdout.clone(),
+        stderr: member.names.stderr.clone(),
+        terminal: member.names.terminal,
+        exit_status: exit.map_or(0, |exit| exit.status),
+        exited_at: exit.map(|exit| exit.timestamp()),
+        exec_id: request.exec_id.clone(),
+    })
+}
+
+fn pids(shim: &mut Shim, request: &ContainerRequest) -> Answer {
+    let pids = container(shim, &request.id)?.pids().map_err(|e| failed("pids", e))?;
+    let task = shim.task(&request.id)?;
+    let info = |pid| {
+        let (exec_id, _) = task.members.iter().find(|(exec_id, member)| *exec_id != FIRST && member.pid() == pid)?;
+        Some(Any::new("containerd.runc.v1.ProcessDetails", &ProcessDetails { exec_id: exec_id.clone() }))
+    };
+    let processes = pids.into_iter().map(|pid| ProcessInfo { pid, info: info(pid) }).collect();
+    encoded(&PidsResponse { processes })
+}
+
+/// Or resume. To stop all processes may take a while.
+fn pause(shim: &mut Shim, reply: Reply, request: ContainerRequest, paused: bool) -> Option<Answer> {
+    let container = match container(shim, &request.id) {
+        Ok(container) => container,
+        Err(failure) => return Some(Err(failure)),
+    };
+    shim.jobs.run(&format!("{} pause", request.id), move || {
+        let done = if paused { container.pause() } else { container.resume() };
+        let done = done.map_err(|e| failed(if paused { "pause" } else { "resume" }, e));
+        Box::new(move |shim| {
+            let answer = done.and_then(|()| {
+                shim.task(&request.id)?.paused = paused;
+                let (topic, name) =
+                    if paused { ("/tasks/paused", "TaskPaused") } else { ("/tasks/resumed", "TaskResumed") };
+                shim.publisher.publish(topic, name, &TaskEvent { container_id: request.id });
+                encoded(&Empty {})
+            });
+            shim.answer(reply, answer);
+        })
+    });
+    None
+}
+
+fn kill(shim: &mut Shim, request: &KillRequest) -> Answer {
+    let finished = || Failure::new(Code::NotFound, "process already finished");
+    let container = container(shim, &request.id)?;
+    let signal = request.signal.cast_signed();
+    let member = shim.member(&request.id, &request.exec_id)?;
+    if member.exit().is_some() {
+        return Err(finished());
+    }
+    let killed = if request.exec_id == FIRST {
+        container.kill(signal, request.all)
+    } else {
+        member.process.as_ref().ok_or_else(|| not_yet("process not created"))?.kill(signal)
+    };
+    match killed {
+        // Its end has not been noticed yet.
+        Err(e) if e.kind() == ErrorKind::WrongState => Err(finished()),
+        Err(e) if e.errno() == Some(Errno::INVAL.raw_os_error()) => {
+            Err(Failure::new(Code::InvalidArgument, e.to_string()))
+        }
+        killed => killed.map_err(|e| failed("kill", e)).and_then(|()| encoded(&Empty {})),
+    }
+}
+
+fn resize(shim: &mut Shim, request: &ResizeRequest) -> Answer {
+    let relay = shim.member(&request.id, &request.exec_id)?.relay;
+    let cut = |size| u16::try_from(size).unwrap_or(u16::MAX);
+    // A process that has no terminal, or none any more, has no size either.
+    if let Some(relay) = shim.relay(relay) {
+        relay.resize(cut(request.height), cut(request.width)).map_err(|e| failed("resize", e))?;
+    }
+    encoded(&Empty {})
+}
+
+fn close_io(shim: &mut Shim, request: &CloseRequest) -> Answer {
+    if request.stdin {
+        let member = shim.member(&request.id, &request.exec_id)?;
+        member.input_closed = true;
+        member.kept.close_input();
+    }
+    encoded(&Empty {})
+}
+
+fn update(shim: &mut Shim, reply: Reply, request: UpdateRequest) -> Option<Answer> {
+    let container = match container(shim, &request.id) {
+        Ok(container) => container,
+        Err(failure) => return Some(Err(failure)),
+    };
+    let text = request.resources.map(|resources| resources.value).unwrap_or_default();
+    let resources = match Resources::from_json(&text) {
+        Ok(resources) => resources,
+        Err(e) => return Some(Err(failed("update", e))),
+    };
+    shim.jobs.run(&format!("{} update", request.id), move || {
+        let updated = container.update(resources).map_err(|e| failed("update", e));
+        Box::new(move |shim| shim.answer(reply, updated.and_then(|()| encoded(&Empty {}))))
+    });
+    None
+}
+
+fn wait(shim: &mut Shim, reply: Reply, request: &ProcessRequest) -> Option<Answer> {
+    match shim.member(&request.id, &request.exec_id) {
+        Err(failure) => Some(Err(failure)),
+        Ok(member) => match member.exit() {
+            Some(exit) => Some(waited(exit)),
+            None => {
+                member.waiters.push(reply);
+                None
+            }
+        },
+    }
+}
+
+fn stats(shim: &mut Shim, request: &ContainerRequest) -> Answer {
+    let stats = container(shim, &request.id)?.stats().map_err(|e| failed("stats", e))?;
+    let oom_kills = shim.task(&request.id)?.oom_kills;
+    let v2 = crate::host::is_unified();
+    encoded(&StatsResponse { stats: Some(metrics::encode(&stats, v2, oom_kills)) })
+}
+
+fn connect(shim: &mut Shim, request: &ContainerRequest) -> Answer {
+    encoded(&ConnectResponse {
+        shim_pid: std::process::id(),
+        task_pid: shim.member(&request.id, FIRST)?.pid(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    })
+}
+
+/// A shim that still has containers goes on: containerd asks for this after each one of a pod.
+fn shutdown(shim: &mut Shim) -> Answer {
+    if shim.tasks.is_empty() {
+        shim.end();
+    }
+    encoded(&Empty {})
+}

@@ -1,0 +1,417 @@
+//! The shim at work: one loop that waits for containerd, for processes and for their terminals.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::EventFlags;
+use rustix::net::{SocketFlags, accept_with, sockopt};
+
+use super::events::Publisher;
+use super::jobs::Jobs;
+use super::log::Log;
+use super::messages::{Request, Response, TaskEvent, TaskExit};
+use super::poller::{Poller, Token};
+use super::streams::{Copy, Feed, Opened, Relay};
+use super::task::{Exit, FIRST, Member, Reply, Stage, Task, no_process, no_task, waited};
+use super::ttrpc::{Answer, Connection, Failure, Received};
+use crate::error::{Call, Result};
+use crate::library::Process;
+
+/// Answers a request, or `None` if the answer comes later.
+pub type Method = fn(&mut Shim, Reply, &Request) -> Option<Answer>;
+
+/// What a token stands for, beside connections.
+enum Source {
+    Listener,
+    Jobs,
+    Publisher,
+    /// A process, by its container and its own id.
+    Process(String, String),
+    Oom(String),
+    Relay(Relay),
+    Feed(Feed),
+    Copy(Copy),
+    Logger(Child),
+}
+
+/// What the shim looks after for a process: see [`Member`].
+pub struct Adopted {
+    pub kept: super::streams::Kept,
+    pub relay: Option<Token>,
+    pub feed: Option<Token>,
+}
+
+/// How long a shim without a container waits for one.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// How long a shim that is to end waits for containerd to take its last events.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+pub struct Shim {
+    pub namespace: String,
+    pub log: Log,
+    pub tasks: BTreeMap<String, Task>,
+    pub jobs: Jobs<Shim>,
+    pub publisher: Publisher,
+    method: Method,
+    poller: Poller,
+    listener: OwnedFd,
+    sources: BTreeMap<Token, Source>,
+    connections: BTreeMap<Token, Connection>,
+    publishing: Token,
+    /// Since when there has been nothing to do.
+    idle: Instant,
+    /// When to end at the latest.
+    ending: Option<Instant>,
+}
+
+impl Shim {
+    /// `listener` must not block.
+    pub fn new(listener: OwnedFd, namespace: &str, publisher: Publisher, log: Log, method: Method) -> Result<Self> {
+        let mut poller = Poller::new()?;
+        let jobs = Jobs::new()?;
+        let mut sources = BTreeMap::new();
+        for (fd, source) in
+            [(std::os::fd::AsFd::as_fd(&listener), Source::Listener), (std::os::fd::AsFd::as_fd(&jobs), Source::Jobs)]
+        {
+            let token = poller.token();
+            poller.add(fd, token, EventFlags::IN)?;
+            sources.insert(token, source);
+        }
+        let publishing = poller.token();
+        sources.insert(publishing, Source::Publisher);
+        Ok(Self {
+            namespace: namespace.to_owned(),
+            log,
+            tasks: BTreeMap::new(),
+            jobs,
+            publisher,
+            method,
+            poller,
+            listener,
+            sources,
+            connections: BTreeMap::new(),
+            publishing,
+            idle: Instant::now(),
+            ending: None,
+        })
+    }
+
+    /// Returns when the shim is no longer needed.
+    pub fn serve(&mut self) -> Result<()> {
+        loop {
+            self.publisher.step();
+            if let Some((fd, full)) = self.publisher.connection() {
+                let flags = if full { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
+                self.poller.want(fd, self.publishing, flags)?;
+            }
+            if !self.tasks.is_empty() || !self.connections.is_empty() || !self.jobs.is_idle() {
+                self.idle = Instant::now();
+            }
+            if self.is_done() {
+                return Ok(());
+            }
+            for token in self.poller.wait(self.timeout())? {
+                self.happened(token);
+            }
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        let now = Instant::now();
+        let told = self.publisher.is_done() && !self.connections.values().any(Connection::has_unsent);
+        self.idle + IDLE <= now || self.ending.is_some_and(|at| told || at <= now)
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let idle = (self.tasks.is_empty() && self.connections.is_empty()).then(|| self.idle + IDLE);
+        let next = [idle, self.ending, self.publisher.deadline()].into_iter().flatten().min();
+        next.map(|next| next.saturating_duration_since(Instant::now()))
+    }
+
+    /// Answers what is asked still, and ends.
+    pub fn end(&mut self) {
+        self.ending.get_or_insert_with(|| Instant::now() + FAREWELL);
+    }
+
+    fn happened(&mut self, token: Token) {
+        if self.connections.contains_key(&token) {
+            return self.converse(token);
+        }
+        match self.sources.get_mut(&token) {
+            Some(Source::Listener) => self.accept(),
+            Some(Source::Jobs) => {
+                for then in self.jobs.finished() {
+                    then(self);
+                }
+            }
+            Some(Source::Process(id, exec_id)) => {
+                let (id, exec_id) = (id.clone(), exec_id.clone());
+                self.collect(token, &id, &exec_id);
+            }
+            Some(Source::Oom(id)) => {
+                let id = id.clone();
+                self.tell_oom(&id);
+            }
+            Some(Source::Relay(_) | Source::Feed(_)) => self.pump(token),
+            Some(Source::Copy(copy)) => {
+                if !copy.step() {
+                    self.sources.remove(&token);
+                }
+            }
+            Some(Source::Logger(child)) => {
+                // It is there to be waited for: its pidfd says so.
+                let _ = child.wait();
+                self.sources.remove(&token);
+            }
+            // The publisher looks after its connection itself. What has just been removed is told once more at most.
+            Some(Source::Publisher) | None => {}
+        }
+    }
+
+    /// Only root and the shim's own user may talk to it: another could have root's containers do anything.
+    fn accept(&mut self) {
+        let socket = match accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok(socket) => socket,
+            Err(_) => return,
+        };
+        let own = rustix::process::geteuid();
+        match sockopt::socket_peercred(&socket) {
+            Ok(peer) if peer.uid.is_root() || peer.uid == own => {}
+            _ => return self.log.warning("a connection of another user was refused"),
+        }
+        let token = self.poller.token();
+        match self.poller.add(&socket, token, EventFlags::IN) {
+            Ok(()) => drop(self.connections.insert(token, Connection::new(socket))),
+            Err(e) => self.log.warning(&e.to_string()),
+        }
+    }
+
+    fn converse(&mut self, token: Token) {
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        let (received, open) = connection.receive();
+        for message in received {
+            match message {
+                Received::Request(stream, request) => self.dispatch(Reply { connection: token, stream }, &request),
+                Received::Bad(stream, failure) => self.answer(Reply { connection: token, stream }, Err(failure)),
+                // Nobody has been asked here.
+                Received::Response(_, Response { .. }) => {}
+            }
+        }
+        if open { self.flush(token) } else { self.hang_up(token) }
+    }
+
+    fn dispatch(&mut self, reply: Reply, request: &Request) {
+        if let Some(answer) = (self.method)(self, reply, request) {
+            self.answer(reply, answer);
+        }
+    }
+
+    pub fn answer(&mut self, reply: Reply, answer: Answer) {
+        if let Some(connection) = self.connections.get_mut(&reply.connection) {
+            connection.respond(reply.stream, answer);
+            self.flush(reply.connection);
+        }
+    }
+
+    fn flush(&mut self, token: Token) {
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        if !connection.send() {
+            return self.hang_up(token);
+        }
+        let flags = if connection.has_unsent() { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
+        if self.poller.want(&*connection, token, flags).is_err() {
+            self.hang_up(token);
+        }
+    }
+
+    fn hang_up(&mut self, token: Token) {
+        self.connections.remove(&token);
+        let members = self.tasks.values_mut().flat_map(|task| task.members.values_mut());
+        members.for_each(|member| member.waiters.retain(|reply| reply.connection != token));
+    }
+
+    /// A container that has been created.
+    pub fn task(&mut self, id: &str) -> Result<&mut Task, Failure> {
+        self.tasks.get_mut(id).filter(|task| task.container.is_some()).ok_or_else(|| no_task(id))
+    }
+
+    pub fn member(&mut self, id: &str, exec_id: &str) -> Result<&mut Member, Failure> {
+        self.task(id)?.members.get_mut(exec_id).ok_or_else(|| no_process(exec_id))
+    }
+
+    /// From now on the end of the process is noticed.
+    pub fn watch(&mut self, process: &Process, id: &str, exec_id: &str) -> Result<()> {
+        let token = self.poller.token();
+        self.poller.add(process, token, EventFlags::IN)?;
+        self.sources.insert(token, Source::Process(id.to_owned(), exec_id.to_owned()));
+        Ok(())
+    }
+
+    /// Takes what the shim has to look after of the streams that were opened for a process.
+    pub fn adopt(&mut self, opened: Opened, process: &Process) -> Result<Adopted> {
+        let Opened { kept, terminal, copies, feed, logger, stdio: _ } = opened;
+        let mut adopted = Adopted { kept, relay: None, feed: None };
+        for copy in copies {
+            let token = self.poller.token();
+            self.poller.add(&copy, token, EventFlags::IN)?;
+            self.sources.insert(token, Source::Copy(copy));
+        }
+        if let Some(child) = logger {
+            let token = self.poller.token();
+            let pid = rustix::process::Pid::from_child(&child);
+            let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
+            self.poller.add(pidfd.call(|| "pidfd_open(logger)")?, token, EventFlags::IN)?;
+            self.sources.insert(token, Source::Logger(child));
+        }
+        if let Some(feed) = feed {
+            adopted.feed = Some(self.join(Source::Feed(feed)));
+        }
+        if let Some(master) = process.take_terminal() {
+            adopted.relay = Some(self.join(Source::Relay(Relay::new(master, terminal)?)));
+        }
+        Ok(adopted)
+    }
+
+    fn join(&mut self, source: Source) -> Token {
+        let token = self.poller.token();
+        self.sources.insert(token, source);
+        self.pump(token);
+        token
+    }
+
+    pub fn relay(&mut self, token: Option<Token>) -> Option<&mut Relay> {
+        match self.sources.get_mut(&token?) {
+            Some(Source::Relay(relay)) => Some(relay),
+            _ => None,
+        }
+    }
+
+    /// Moves what can be moved, and waits for the rest.
+    pub fn pump(&mut self, token: Token) {
+        let (done, wanted) = match self.sources.get_mut(&token) {
+            Some(Source::Relay(relay)) => {
+                let mut done = relay.step();
+                while !done && relay.is_hurried() {
+                    done = relay.step();
+                }
+                (done, relay.wanted())
+            }
+            Some(Source::Feed(feed)) => (feed.step(), feed.wanted()),
+            _ => return,
+        };
+        let failed = wanted.into_iter().any(|(fd, flags)| self.poller.want(fd, token, flags).is_err());
+        if done || failed {
+            self.sources.remove(&token);
+        }
+    }
+
+    fn collect(&mut self, token: Token, id: &str, exec_id: &str) {
+        self.sources.remove(&token);
+        let Some(member) = self.tasks.get_mut(id).and_then(|task| task.members.get_mut(exec_id)) else { return };
+        let Some(process) = member.process.clone() else { return };
+        self.poller.remove(&process);
+        let exit = match process.try_wait() {
+            Ok(Some(status)) => Exit::new(status),
+            Ok(None) => Exit::new(crate::library::ExitStatus::default()),
+            Err(e) => {
+                self.log.warning(&e.to_string());
+                Exit::new(crate::library::ExitStatus::default())
+            }
+        };
+        self.ended(id, exec_id, exit);
+    }
+
+    /// Tells of the end of a process: after its start, and after the want of memory that may have caused it.
+    pub fn ended(&mut self, id: &str, exec_id: &str, exit: Exit) {
+        self.tell_oom(id);
+        let Some(task) = self.tasks.get_mut(id) else { return };
+        let Some(member) = task.members.get_mut(exec_id) else { return };
+        match member.stage {
+            Stage::Starting => return member.early_exit = Some(exit),
+            Stage::Ended(_) => return,
+            Stage::Created | Stage::Running => {}
+        }
+        member.stage = Stage::Ended(exit);
+        let (pid, relay, waiters) = (member.pid(), member.relay, std::mem::take(&mut member.waiters));
+        // Nobody is to read it any more.
+        let feed = member.feed.take();
+        if exec_id == FIRST {
+            if task.shares_pids {
+                // Those that it has left are nobody's any more. There is nothing to do if this fails.
+                let _ = task.container.as_ref().map(|container| container.kill(libc::SIGKILL, true));
+            }
+            // Its cgroup may go at any time, and would then be told of for ever.
+            if let Some((token, _)) = task.oom.take() {
+                self.sources.remove(&token);
+            }
+        }
+        if let Some(feed) = feed {
+            self.sources.remove(&feed);
+        }
+        if let Some(relay) = self.relay(relay) {
+            relay.end();
+        }
+        if let Some(relay) = relay {
+            self.pump(relay);
+        }
+        let event = TaskExit {
+            container_id: id.to_owned(),
+            id: if exec_id == FIRST { id } else { exec_id }.to_owned(),
+            pid,
+            exit_status: exit.status,
+            exited_at: Some(exit.timestamp()),
+        };
+        self.publisher.publish("/tasks/exit", "TaskExit", &event);
+        for reply in waiters {
+            self.answer(reply, waited(exit));
+        }
+    }
+
+    /// From now on, want of memory is told.
+    pub fn watch_oom(&mut self, id: &str) {
+        let token = self.poller.token();
+        let Some(task) = self.tasks.get_mut(id) else { return };
+        let Some(container) = &task.container else { return };
+        match container.watch_oom() {
+            Ok(None) => {}
+            Ok(Some(watch)) => {
+                let flags = if watch.is_counter() { EventFlags::IN } else { EventFlags::PRI };
+                if let Err(e) = self.poller.add(std::os::fd::AsFd::as_fd(&watch), token, flags) {
+                    return self.log.warning(&e.to_string());
+                }
+                task.oom = Some((token, watch));
+                self.sources.insert(token, Source::Oom(id.to_owned()));
+            }
+            Err(e) => self.log.warning(&e.to_string()),
+        }
+    }
+
+    fn tell_oom(&mut self, id: &str) {
+        let Some(task) = self.tasks.get_mut(id) else { return };
+        let Some((token, watch)) = &mut task.oom else { return };
+        match watch.happened() {
+            Ok(false) => {}
+            Ok(true) => {
+                task.oom_kills += 1;
+                self.publisher.publish("/tasks/oom", "TaskOOM", &TaskEvent { container_id: id.to_owned() });
+            }
+            Err(_) => {
+                // The cgroup has gone.
+                self.sources.remove(token);
+                task.oom = None;
+            }
+        }
+    }
+
+    /// Nothing of the container is looked after any more.
+    pub fn forget(&mut self, id: &str) {
+        if let Some(task) = self.tasks.remove(id)
+            && let Some((token, _)) = task.oom
+        {
+            self.sources.remove(&token);
+        }
+    }
+}
