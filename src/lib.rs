@@ -100,7 +100,8 @@ pub mod wire;
 pub use crate::cgroup::OomWatch;
 pub use crate::cgroup::stats::Stats;
 pub use crate::library::{
-    Builder, Container, CreateOptions, Error, ErrorKind, Exec, ExecOptions, ExitStatus, Process, Result, Runtime, Stdio,
+    Builder, CheckpointOptions, Container, CreateOptions, Error, ErrorKind, Exec, ExecOptions, ExitStatus, Process,
+    RestoreOptions, Result, Runtime, Stdio,
 };
 pub use crate::runtime::CgroupManager;
 pub use crate::spec::{Resources, State, Status};

@@ -3,6 +3,7 @@
 //! It is a thin layer above [`crate::runtime`], which the command line uses. What concerns the whole process is left to
 //! the command line: to be a subreaper, to wait for any child, to block signals, to print.
 
+mod checkpoint;
 mod container;
 mod error;
 mod options;
@@ -10,6 +11,7 @@ mod process;
 mod runtime;
 mod stdio;
 
+pub use checkpoint::{CheckpointOptions, RestoreOptions};
 pub use container::{Container, Exec};
 pub use error::{Error, ErrorKind, Result};
 pub use options::{CreateOptions, ExecOptions};
