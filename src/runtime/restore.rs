@@ -25,6 +25,7 @@ use crate::sys::clone::Stdio;
 use super::checkpoint::{CriuOptions, DESCRIPTORS, EXTERNAL_NAMESPACES, FILE, Work, check_common};
 use super::create::Child;
 use super::creation::{Creation, Placement};
+use super::destroy::{DEATH, ends_within};
 use super::dir::CONFIG;
 use super::foreground::Foreground;
 use super::locked::Locked;
@@ -173,8 +174,11 @@ impl Restoration<'_> {
     /// After a failure: nobody else waits for the process, which has been killed.
     fn collect(&self) {
         let Some(pid) = self.made.get().and_then(Pid::from_raw) else { return };
-        // If it still lives, that has been told.
-        let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return };
+        if matches!(ends_within(pidfd.as_fd(), DEATH), Ok(true)) {
+            // Nobody asks how it has ended.
+            let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        }
     }
 
     fn perform(&self, placement: Placement, locked: &mut Locked) -> Result<Restored> {
