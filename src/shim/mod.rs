@@ -5,12 +5,14 @@
 //! killed has left. docs/shim.md has the processes and the descriptors.
 
 mod args;
+mod bootstrap;
 mod events;
 mod jobs;
 mod log;
 mod messages;
 mod methods;
 mod metrics;
+mod options;
 mod poller;
 mod rootfs;
 mod server;
@@ -29,11 +31,12 @@ use prost::Message;
 use rustix::fs::{Mode, OFlags};
 
 use self::args::{Action, Args};
+use self::bootstrap::Told;
 use self::events::Publisher;
 use self::log::Log;
 use self::messages::{Any, DeleteResponse, RuntimeInfo, RuntimeVersion};
 use self::server::Shim;
-use crate::error::{Call, Error, Result};
+use crate::error::{Call, Context, Error, Result};
 use crate::library::Runtime;
 use crate::runtime::CgroupManager;
 use crate::sys::clone::{CloneOptions, fork};
@@ -89,7 +92,8 @@ fn info() -> Result<Vec<u8>> {
     let version =
         RuntimeVersion { version: env!("CARGO_PKG_VERSION").to_owned(), revision: env!("BERTH_COMMIT").to_owned() };
     let features = Some(Any { type_url: FEATURES.to_owned(), value });
-    Ok(RuntimeInfo { name: NAME.to_owned(), version: Some(version), features }.encode_to_vec())
+    let options = bootstrap::read_options()?.map(|options| Any::new(options::RUNC, &options));
+    Ok(RuntimeInfo { name: NAME.to_owned(), version: Some(version), options, features }.encode_to_vec())
 }
 
 /// The containers of a namespace.
@@ -105,18 +109,24 @@ fn runtime(namespace: &str, systemd: bool, log: &Log) -> Runtime {
 /// Sees to it that a shim serves the container, which is still to be created, and prints its address. The working directory
 /// is the bundle.
 fn start(args: &Args) -> Result<()> {
+    let told = Told::read(&args.namespace, &args.id)?;
     let group = group(Path::new("."), &args.id)?;
     if let Some(address) = group.as_deref().and_then(socket::of_group) {
         socket::write_address(Path::new("."), &address)?;
-        return print(address.as_bytes());
+        return print(&told.answer(&address));
+    }
+    if !told.options.shim_cgroup.is_empty() {
+        // The shim inherits it.
+        let layout = crate::host::cgroup_layout(false)?;
+        crate::cgroup::enter(&layout, &told.options.shim_cgroup).context("shim_cgroup")?;
     }
     let (listener, address) = socket::listen(&args.namespace, &args.id)?;
     socket::write_address(Path::new("."), &address)?;
     make_killable();
     match fork(CloneOptions::default()).call(|| "clone3()")? {
-        Some(_) => print(address.as_bytes()),
+        Some(_) => print(&told.answer(&address)),
         None => {
-            let ended = serve(args, listener);
+            let ended = serve(args, &told, listener);
             socket::remove(&address);
             crate::sys::clone::exit(i32::from(ended.is_err()));
         }
@@ -124,10 +134,11 @@ fn start(args: &Args) -> Result<()> {
 }
 
 /// The shim itself.
-fn serve(args: &Args, listener: OwnedFd) -> Result<()> {
+fn serve(args: &Args, told: &Told, listener: OwnedFd) -> Result<()> {
     detach()?;
     let log = Log::open(args.debug);
-    let publisher = Publisher::new(&std::env::var("TTRPC_ADDRESS").unwrap_or_default(), &args.namespace);
+    let address = told.ttrpc_address.clone().or_else(|| std::env::var("TTRPC_ADDRESS").ok());
+    let publisher = Publisher::new(&address.unwrap_or_default(), &args.namespace);
     let shim = Shim::new(listener, &args.namespace, publisher, log.clone(), methods::call);
     let served = shim.and_then(|mut shim| shim.serve());
     served.inspect_err(|e| log.warning(&format!("the shim ends: {e}")))

@@ -1,17 +1,20 @@
 //! The mounts that make a container's root file system, as containerd asks for them.
 
 use std::ffi::CString;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+    UnmountFlags,
 };
 
 use super::messages::Mount;
 use crate::error::{Call, Error, Result};
+use crate::sys::mount::{MOUNT_ATTR_IDMAP, MountAttr, mount_setattr};
+use crate::sys::{helper, loopback, namespace};
 
 /// What mount(8) calls options: flags that are set or cleared, how mounts propagate, and what is the file system's own.
 #[derive(Debug, PartialEq)]
@@ -20,13 +23,24 @@ struct Options {
     bind: bool,
     recursive: bool,
     propagation: Option<MountPropagationFlags>,
+    /// The source is a file, which is mounted by a loop device.
+    is_loop: bool,
+    /// Tables of user and group ids, as `0:100000:65536`: the files are shown with other owners.
+    owners: (Option<String>, Option<String>),
     data: Vec<String>,
 }
 
 impl Options {
     fn parse(options: &[String]) -> Result<Self> {
-        let mut parsed =
-            Self { flags: MountFlags::empty(), bind: false, recursive: false, propagation: None, data: Vec::new() };
+        let mut parsed = Self {
+            flags: MountFlags::empty(),
+            bind: false,
+            recursive: false,
+            propagation: None,
+            is_loop: false,
+            owners: (None, None),
+            data: Vec::new(),
+        };
         for option in options {
             let set = match option.as_str() {
                 "ro" => MountFlags::RDONLY,
@@ -45,11 +59,17 @@ impl Options {
                     parsed.recursive = option == "rbind";
                     MountFlags::empty()
                 }
-                "loop" => return Err(Error::new("mount option \"loop\" is not supported")),
+                "loop" => {
+                    parsed.is_loop = true;
+                    MountFlags::empty()
+                }
                 other => {
-                    match propagation(other) {
-                        Some(propagation) => parsed.propagation = Some(propagation),
-                        None => parsed.data.push(other.to_owned()),
+                    let (table, propagation) = (other.split_once("map="), propagation(other));
+                    match (table, propagation) {
+                        (Some(("uid", table)), _) => parsed.owners.0 = Some(table.to_owned()),
+                        (Some(("gid", table)), _) => parsed.owners.1 = Some(table.to_owned()),
+                        (_, Some(propagation)) => parsed.propagation = Some(propagation),
+                        _ => parsed.data.push(other.to_owned()),
                     }
                     MountFlags::empty()
                 }
@@ -96,10 +116,19 @@ fn mount_one(mount: &Mount, root: &Path) -> Result<()> {
     }
     let options = Options::parse(&mount.options)?;
     let in_course = |e: Error| e.context(format_args!("root file system: {} {:?}", mount.kind, mount.source));
-    if options.bind || mount.kind == "bind" {
-        bind(&mount.source, root, &options).map_err(in_course)?;
-    } else {
-        make(mount, root, &options).map_err(in_course)?;
+    let owners = options.namespace().map_err(in_course)?;
+    match (owners, mount.kind.as_str()) {
+        (Some(owners), "overlay") => make_shifted(mount, root, &options, owners.as_fd()).map_err(in_course)?,
+        (owners, _) => {
+            if options.bind || mount.kind == "bind" {
+                bind(&mount.source, root, &options).map_err(in_course)?;
+            } else {
+                make(mount, root, &options).map_err(in_course)?;
+            }
+            if let Some(owners) = owners {
+                shift(root, options.recursive, owners.as_fd()).map_err(in_course)?;
+            }
+        }
     }
     match options.propagation {
         Some(propagation) => {
@@ -107,6 +136,70 @@ fn mount_one(mount: &Mount, root: &Path) -> Result<()> {
         }
         None => Ok(()),
     }
+}
+
+impl Options {
+    /// A user namespace with the tables of owners.
+    fn namespace(&self) -> Result<Option<OwnedFd>> {
+        let (uids, gids) = match &self.owners {
+            (Some(uids), Some(gids)) => (uids, gids),
+            (None, None) => return Ok(None),
+            _ => return Err(Error::new("uidmap and gidmap are needed both")),
+        };
+        let helper = helper::user_namespace().call(|| "clone3(CLONE_NEWUSER)")?;
+        let dir = format!("/proc/{}", helper.pid());
+        for (file, table) in [("uid_map", uids), ("gid_map", gids)] {
+            let path = format!("{dir}/{file}");
+            let text = table.replace(':', " ").replace(',', "\n");
+            std::fs::write(&path, &text).call(|| format!("write({path:?}, {text:?})"))?;
+        }
+        let path = format!("{dir}/ns/user");
+        std::fs::File::open(&path).map(|file| Some(file.into())).call(|| format!("open({path:?})"))
+    }
+}
+
+/// Shows what is there with other owners, in a mount above it.
+fn shift(path: &Path, recursive: bool, owners: BorrowedFd) -> Result<()> {
+    let tree = open_tree(path, recursive)?;
+    let attr = MountAttr {
+        attr_set: MOUNT_ATTR_IDMAP,
+        propagation: MountPropagationFlags::PRIVATE.bits().into(),
+        userns_fd: owners.as_raw_fd().cast_unsigned().into(),
+        ..MountAttr::default()
+    };
+    mount_setattr(tree.as_fd(), recursive, &attr).call(|| format!("mount_setattr({path:?}, MOUNT_ATTR_IDMAP)"))?;
+    attach_tree(tree.as_fd(), path)
+}
+
+fn open_tree(path: &Path, recursive: bool) -> Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
+    rustix::mount::open_tree(CWD, path, flags).call(|| format!("open_tree({path:?}, OPEN_TREE_CLONE)"))
+}
+
+fn attach_tree(tree: BorrowedFd, path: &Path) -> Result<()> {
+    rustix::mount::move_mount(tree, "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .call(|| format!("move_mount({path:?})"))
+}
+
+/// An overlay takes no owners for itself, but for its layers. In a mount namespace of a thread each layer is covered by
+/// itself with other owners, and the overlay, once it is made, keeps what it has found there.
+fn make_shifted(mount: &Mount, root: &Path, options: &Options, owners: BorrowedFd) -> Result<()> {
+    let make = || {
+        namespace::unshare(libc::CLONE_NEWNS as u64).call(|| "unshare(CLONE_NEWNS)")?;
+        // Nothing of this may reach the host.
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        rustix::mount::mount_change("/", private).call(|| "mount(\"/\", MS_REC | MS_PRIVATE)")?;
+        let lower = options.data.iter().find_map(|option| option.strip_prefix("lowerdir=")).unwrap_or_default();
+        lower.split(':').try_for_each(|layer| shift(Path::new(layer), false, owners))?;
+        make(mount, root, options)?;
+        open_tree(root, false)
+    };
+    let made = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().spawn_scoped(scope, make).call(|| "clone(CLONE_THREAD)")?;
+        thread.join().unwrap_or_else(|_| Err(Error::new("the thread that mounts panicked")))
+    });
+    attach_tree(made?.as_fd(), root)
 }
 
 fn bind(source: &str, root: &Path, options: &Options) -> Result<()> {
@@ -126,6 +219,9 @@ fn bind(source: &str, root: &Path, options: &Options) -> Result<()> {
 const MAX_DATA: usize = 4095;
 
 fn make(mount: &Mount, root: &Path, options: &Options) -> Result<()> {
+    if options.is_loop {
+        return make_loop(mount, root, options);
+    }
     let data = options.data.join(",");
     if data.len() > MAX_DATA && mount.kind == "overlay" {
         // An image of many layers.
@@ -134,6 +230,47 @@ fn make(mount: &Mount, root: &Path, options: &Options) -> Result<()> {
     let data = CString::new(data).map_err(|_| Error::new("a mount option has a NUL"))?;
     rustix::mount::mount(&mount.source, root, &mount.kind, options.flags, data.as_c_str())
         .call(|| format!("mount({:?}, {root:?}, {data:?})", mount.kind))
+}
+
+/// A file by a loop device, which goes with the mount.
+fn make_loop(mount: &Mount, root: &Path, options: &Options) -> Result<()> {
+    let is_direct = |option: &String| option == "direct-io";
+    let mut flags = loopback::LO_FLAGS_AUTOCLEAR;
+    if options.flags.contains(MountFlags::RDONLY) {
+        flags |= loopback::LO_FLAGS_READ_ONLY;
+    }
+    if options.data.iter().any(is_direct) {
+        flags |= loopback::LO_FLAGS_DIRECT_IO;
+    }
+    let (_open, device) = attach(&mount.source, flags)?;
+    let data = options.data.iter().filter(|option| !is_direct(option)).cloned().collect();
+    let mount = Mount { source: device, ..mount.clone() };
+    let options = Options { flags: options.flags, data, ..Options::parse(&[])? };
+    make(&mount, root, &options)
+}
+
+/// The device is free again once the descriptor is closed and nothing is mounted.
+fn attach(path: &str, flags: u32) -> Result<(OwnedFd, String)> {
+    const CONTROL: &str = "/dev/loop-control";
+    /// Others may take the device that has just been found free.
+    const ATTEMPTS: usize = 100;
+    let access = if flags & loopback::LO_FLAGS_READ_ONLY != 0 { OFlags::RDONLY } else { OFlags::RDWR };
+    let open = |path: &str, access| {
+        rustix::fs::open(path, access | OFlags::CLOEXEC, Mode::empty()).call(|| format!("open({path:?})"))
+    };
+    let (file, control) = (open(path, access)?, open(CONTROL, OFlags::RDWR)?);
+    for _ in 0..ATTEMPTS {
+        let number = loopback::loop_ctl_get_free(control.as_fd()).call(|| "ioctl(LOOP_CTL_GET_FREE)")?;
+        let name = format!("/dev/loop{number}");
+        let device = open(&name, access)?;
+        match loopback::loop_configure(device.as_fd(), file.as_fd(), path.as_bytes(), flags) {
+            Err(Errno::BUSY) => {}
+            configured => {
+                return configured.call(|| format!("ioctl({name:?}, LOOP_CONFIGURE)")).map(|()| (device, name));
+            }
+        }
+    }
+    Err(Error::new("no loop device stays free"))
 }
 
 /// By the mount API of Linux 5.2, which takes the layers one by one since 6.5.
@@ -167,8 +304,7 @@ fn make_overlay(source: &str, root: &Path, options: &Options) -> Result<()> {
     ];
     let attrs = attrs.into_iter().filter(|(flag, _)| options.flags.contains(*flag)).map(|(_, attr)| attr).collect();
     let made = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attrs).call(|| "fsmount(overlay)")?;
-    rustix::mount::move_mount(made.as_fd(), "", CWD, root, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-        .call(|| format!("move_mount({root:?})"))
+    attach_tree(made.as_fd(), root)
 }
 
 /// Removes all mounts from the bundle's `rootfs`. It is no error if there is none.
@@ -197,7 +333,11 @@ mod tests {
         assert_eq!(options.propagation, Some(MountPropagationFlags::PRIVATE | MountPropagationFlags::REC));
         let options = parse(&["index=off", "lowerdir=/a:/b", "relatime"]).unwrap();
         assert_eq!(options.data, ["index=off", "lowerdir=/a:/b"]);
-        assert!(parse(&["loop"]).is_err());
+        let options = parse(&["uidmap=0:100000:65536", "gidmap=0:1:2,2:9:1", "lowerdir=/xmap=y"]).unwrap();
+        assert_eq!(options.owners, (Some("0:100000:65536".into()), Some("0:1:2,2:9:1".into())));
+        assert_eq!(options.data, ["lowerdir=/xmap=y"]);
+        assert!(parse(&["uidmap=0:1:1"]).unwrap().namespace().is_err());
+        assert!(parse(&["loop"]).unwrap().is_loop);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::streams::{Copy, Feed, Opened, Relay};
 use super::task::{Exit, FIRST, Member, Reply, Stage, Task, no_process, no_task, waited};
 use super::ttrpc::{Answer, Connection, Failure, Received};
 use crate::error::{Call, Result};
-use crate::library::Process;
+use crate::library::{ExitStatus, Process};
 
 /// Answers a request, or `None` if the answer comes later.
 pub type Method = fn(&mut Shim, Reply, &Request) -> Option<Answer>;
@@ -233,9 +233,10 @@ impl Shim {
         members.for_each(|member| member.waiters.retain(|reply| reply.connection != token));
     }
 
-    /// A container that has been created.
+    /// A container that has been created, as far as containerd knows.
     pub fn task(&mut self, id: &str) -> Result<&mut Task, Failure> {
-        self.tasks.get_mut(id).filter(|task| task.container.is_some()).ok_or_else(|| no_task(id))
+        let is_made = |task: &&mut Task| task.container.is_some() || task.restoration.is_some();
+        self.tasks.get_mut(id).filter(is_made).ok_or_else(|| no_task(id))
     }
 
     pub fn member(&mut self, id: &str, exec_id: &str) -> Result<&mut Member, Failure> {
@@ -313,15 +314,25 @@ impl Shim {
         let Some(member) = self.tasks.get_mut(id).and_then(|task| task.members.get_mut(exec_id)) else { return };
         let Some(process) = member.process.clone() else { return };
         self.poller.remove(&process);
-        let exit = match process.try_wait() {
-            Ok(Some(status)) => Exit::new(status),
-            Ok(None) => Exit::new(crate::library::ExitStatus::default()),
-            Err(e) => {
-                self.log.warning(&e.to_string());
-                Exit::new(crate::library::ExitStatus::default())
-            }
-        };
-        self.ended(id, exec_id, exit);
+        let status = process.try_wait();
+        if let Ok(None) = status {
+            // It is traced, by a debugger or by CRIU, which gets to know first. A thread waits for that.
+            let (id, exec_id) = (id.to_owned(), exec_id.to_owned());
+            let name = format!("{id}/{exec_id} end");
+            return self.jobs.run(&name, move || {
+                let status = process.wait();
+                Box::new(move |shim| shim.ended_with(&id, &exec_id, status))
+            });
+        }
+        self.ended_with(id, exec_id, status.map(Option::unwrap_or_default));
+    }
+
+    fn ended_with(&mut self, id: &str, exec_id: &str, status: Result<ExitStatus, crate::library::Error>) {
+        let status = status.unwrap_or_else(|e| {
+            self.log.warning(&e.to_string());
+            ExitStatus::default()
+        });
+        self.ended(id, exec_id, Exit::new(status));
     }
 
     /// Tells of the end of a process: after its start, and after the want of memory that may have caused it.
