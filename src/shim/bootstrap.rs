@@ -87,6 +87,13 @@ fn read_input() -> Result<Vec<u8>> {
     Ok(input)
 }
 
+#[cfg(fuzzing)]
+pub fn fuzz(input: &[u8]) {
+    let Ok(told) = Told::parse(input, "n", "web") else { return };
+    let answer = told.answer("unix:///x");
+    assert_eq!(told.by_message, BootstrapResult::decode(&*answer).is_ok());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,6 +7,8 @@
 mod args;
 mod bootstrap;
 mod events;
+#[cfg(fuzzing)]
+mod fuzz;
 mod jobs;
 mod log;
 mod messages;
@@ -51,7 +53,7 @@ const NAME: &str = "io.containerd.berth.v2";
 const ROOT: &str = "/run/containerd/berth";
 
 #[cfg(fuzzing)]
-pub use self::ttrpc::fuzz;
+pub use self::fuzz::fuzz;
 
 /// Runs the command line `args`, without the program's name, and returns the status to exit with.
 pub fn main(args: &[OsString]) -> u8 {

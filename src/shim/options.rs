@@ -85,6 +85,11 @@ fn string(value: &str) -> Option<String> {
     plain(&text[strings.byte_offset()..]).is_empty().then_some(string)
 }
 
+#[cfg(fuzzing)]
+pub fn fuzz(text: &str) {
+    let _ = from_toml(text);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

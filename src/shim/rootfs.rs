@@ -320,6 +320,12 @@ pub fn unmount(bundle: &Path) -> Result<()> {
     }
 }
 
+#[cfg(fuzzing)]
+pub fn fuzz(mount: &Mount) {
+    let Ok(options) = Options::parse(&mount.options) else { return };
+    assert!(options.data.len() <= mount.options.len());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -403,6 +403,12 @@ impl std::fmt::Debug for Relay {
     }
 }
 
+#[cfg(fuzzing)]
+pub fn fuzz(name: &str) {
+    assert!(decode(name).len() <= 3 * name.len());
+    let _ = path_of(fifo_path(name));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
