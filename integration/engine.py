@@ -1,6 +1,7 @@
 """What the runners of the engines have in common: a private place, the features one after another, and what is left.
 
     integration/NAME/run [--runtime PATH|NAME=PATH]... [--cgroup own|v2|systemd] [--only REGEX] [--json FILE] [--slow N]
+                         [--shim]
     integration/NAME/run --bench ROUNDS ...
 
 A runner is a list of features, functions marked with @feature that get the Engine, and a `setup` that starts the
@@ -11,6 +12,8 @@ is orphaned comes to the runner: what is there at the end was left by the engine
 
 With --cgroup systemd the engine has systemd make the cgroups. As systemd is told which processes go there, their PID
 namespace is then the machine's, and /run has systemd's sockets.
+
+With --shim the runtime is containerd's shim as well: nothing else is executed for a container.
 
 With --bench the engine's own command line is timed instead, with the runtime, and with crun and runc of PATH, in turn.
 """
@@ -35,6 +38,8 @@ import time
 
 HERE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 FEATURES = []
+# What the runtime keeps of containers, if it is the shim.
+SHIM_FILES = ["/run/containerd/berth/*/*", "/run/berth-shim/*"]
 PR_SET_CHILD_SUBREAPER = 36
 slow = 1        # the factor of --slow
 
@@ -155,9 +160,16 @@ class Engine:
 
     def offer_shim(self):
         """Has containerd, which is started afterwards, find the runtime as its shim."""
-        os.mkdir(self.path("bin"))
+        os.makedirs(self.path("bin"), exist_ok=True)
         os.symlink(self.runtime, self.path("bin/containerd-shim-berth-v2"))
         os.environ["PATH"] = self.path("bin") + ":" + os.environ["PATH"]
+
+    def check_shim(self, pid):
+        """Fails if the container's first process is not a child of the runtime, which is to be the shim."""
+        if self.shim:
+            with open(f"/proc/{pid}/stat") as file:
+                parent = file.read().rpartition(")")[2].split()[1]
+            assert os.readlink(f"/proc/{parent}/exe") == self.runtime, os.readlink(f"/proc/{parent}/exe")
 
     def daemon(self, command, ready, log, seconds=60):
         """Starts a daemon and waits until the command line `ready` succeeds."""
@@ -581,7 +593,9 @@ def main(name, setup, tidy=lambda engine: None, files=(), private_dirs=(), needs
     everything = {}
     for runtime in named(options.runtime):
         label = runtime.partition("=")[0]
-        print(f"== {name} with {label}{' as the shim' if options.shim else ''}, cgroup {options.cgroup}" + (f": {sh(version)}" if version else ""), flush=True)
+        role = " as the shim" if options.shim else ""
+        print(f"== {name} with {label}{role}, cgroup {options.cgroup}" + (f": {sh(version)}" if version else ""),
+              flush=True)
         with tempfile.NamedTemporaryFile(prefix="berth-report-") as report:
             everything[label] = private(options, name, runtime, private_dirs, report.name)
         print(f"total: {count(everything[label])}", flush=True)
