@@ -1,17 +1,20 @@
 //! The mounts that make a container's root file system, as containerd asks for them.
 
 use std::ffi::CString;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+    UnmountFlags,
 };
 
 use super::messages::Mount;
 use crate::error::{Call, Error, Result};
+use crate::rootfs::{clone_mapped, namespace_with};
+use crate::spec::IdMapping;
 
 /// What mount(8) calls options: flags that are set or cleared, how mounts propagate, and what is the file system's own.
 #[derive(Debug, PartialEq)]
@@ -20,13 +23,23 @@ struct Options {
     bind: bool,
     recursive: bool,
     propagation: Option<MountPropagationFlags>,
+    /// The owners of files, for a container with a user namespace. These options are containerd's own.
+    uids: Vec<IdMapping>,
+    gids: Vec<IdMapping>,
     data: Vec<String>,
 }
 
 impl Options {
     fn parse(options: &[String]) -> Result<Self> {
-        let mut parsed =
-            Self { flags: MountFlags::empty(), bind: false, recursive: false, propagation: None, data: Vec::new() };
+        let mut parsed = Self {
+            flags: MountFlags::empty(),
+            bind: false,
+            recursive: false,
+            propagation: None,
+            uids: Vec::new(),
+            gids: Vec::new(),
+            data: Vec::new(),
+        };
         for option in options {
             let set = match option.as_str() {
                 "ro" => MountFlags::RDONLY,
@@ -47,17 +60,38 @@ impl Options {
                 }
                 "loop" => return Err(Error::new("mount option \"loop\" is not supported")),
                 other => {
-                    match propagation(other) {
-                        Some(propagation) => parsed.propagation = Some(propagation),
-                        None => parsed.data.push(other.to_owned()),
+                    match (propagation(other), other.split_once('=')) {
+                        (Some(propagation), _) => parsed.propagation = Some(propagation),
+                        (None, Some(("uidmap", maps))) => parsed.uids = mappings(maps)?,
+                        (None, Some(("gidmap", maps))) => parsed.gids = mappings(maps)?,
+                        (None, _) => parsed.data.push(other.to_owned()),
                     }
                     MountFlags::empty()
                 }
             };
             parsed.flags |= set;
         }
+        if parsed.uids.is_empty() != parsed.gids.is_empty() {
+            return Err(Error::new("uidmap and gidmap need each other"));
+        }
         Ok(parsed)
     }
+
+    /// With the owners that are wanted, if they are to be changed.
+    fn namespace(&self) -> Result<Option<OwnedFd>> {
+        if self.uids.is_empty() { Ok(None) } else { namespace_with(&self.uids, &self.gids).map(Some) }
+    }
+}
+
+/// `0:100000:65536`: the first id in the files, the first one that is seen, how many. Several are separated by commas.
+fn mappings(text: &str) -> Result<Vec<IdMapping>> {
+    let parse = |triple: &str| {
+        let numbers: Vec<u32> = triple.split(':').map(|number| number.parse().ok()).collect::<Option<_>>()?;
+        let [container_id, host_id, size] = numbers[..] else { return None };
+        Some(IdMapping { container_id, host_id, size })
+    };
+    let parsed: Option<Vec<_>> = text.split(',').map(parse).collect();
+    parsed.ok_or_else(|| Error::new(format_args!("{text:?} is no mapping of ids")))
 }
 
 fn propagation(option: &str) -> Option<MountPropagationFlags> {
@@ -110,7 +144,9 @@ fn mount_one(mount: &Mount, root: &Path) -> Result<()> {
 }
 
 fn bind(source: &str, root: &Path, options: &Options) -> Result<()> {
-    if options.recursive {
+    if let Some(namespace) = options.namespace()? {
+        attach(&clone_mapped(source, options.recursive, namespace.as_fd())?, root)?;
+    } else if options.recursive {
         rustix::mount::mount_bind_recursive(source, root).call(|| format!("mount({source:?}, MS_BIND | MS_REC)"))?;
     } else {
         rustix::mount::mount_bind(source, root).call(|| format!("mount({source:?}, MS_BIND)"))?;
@@ -126,7 +162,47 @@ fn bind(source: &str, root: &Path, options: &Options) -> Result<()> {
 const MAX_DATA: usize = 4095;
 
 fn make(mount: &Mount, root: &Path, options: &Options) -> Result<()> {
-    let data = options.data.join(",");
+    match options.namespace()? {
+        Some(namespace) if mount.kind == "overlay" => make_mapped_overlay(mount, root, options, namespace.as_fd()),
+        Some(_) => Err(Error::new(format_args!("a mount of type {:?} cannot change the owners of files", mount.kind))),
+        None => make_with(mount, root, options, &options.data),
+    }
+}
+
+/// The kernel changes the owners in the lower layers, not in the overlay. The layers are mounted at the root's place, one upon
+/// the other, until the overlay has its own copies of them. If the shim is killed meanwhile, [`unmount`] finds them there.
+fn make_mapped_overlay(mount: &Mount, root: &Path, options: &Options, namespace: BorrowedFd) -> Result<()> {
+    let mut layers = Vec::new();
+    let mut data = Vec::new();
+    for option in &options.data {
+        let Some(lower) = option.strip_prefix("lowerdir=") else {
+            data.push(option.clone());
+            continue;
+        };
+        let mut names = Vec::new();
+        for layer in lower.split(':') {
+            let layer = clone_mapped(layer, false, namespace)?;
+            attach(&layer, root)?;
+            names.push(format!("/proc/self/fd/{}", layer.as_raw_fd()));
+            layers.push(layer);
+        }
+        data.push(format!("lowerdir={}", names.join(":")));
+    }
+    make_with(mount, root, options, &data)?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let made = rustix::mount::open_tree(CWD, root, flags).call(|| format!("open_tree({root:?})"))?;
+    unmount_at(root)?;
+    attach(&made, root)
+}
+
+/// Attaches a detached mount.
+fn attach(mount: &OwnedFd, root: &Path) -> Result<()> {
+    rustix::mount::move_mount(mount, "", CWD, root, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .call(|| format!("move_mount({root:?})"))
+}
+
+fn make_with(mount: &Mount, root: &Path, options: &Options, data: &[String]) -> Result<()> {
+    let data = data.join(",");
     if data.len() > MAX_DATA && mount.kind == "overlay" {
         // An image of many layers.
         return make_overlay(&mount.source, root, options);
@@ -167,15 +243,17 @@ fn make_overlay(source: &str, root: &Path, options: &Options) -> Result<()> {
     ];
     let attrs = attrs.into_iter().filter(|(flag, _)| options.flags.contains(*flag)).map(|(_, attr)| attr).collect();
     let made = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attrs).call(|| "fsmount(overlay)")?;
-    rustix::mount::move_mount(made.as_fd(), "", CWD, root, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-        .call(|| format!("move_mount({root:?})"))
+    attach(&made, root)
 }
 
 /// Removes all mounts from the bundle's `rootfs`. It is no error if there is none.
 pub fn unmount(bundle: &Path) -> Result<()> {
-    let root = place(bundle);
+    unmount_at(&place(bundle))
+}
+
+fn unmount_at(root: &Path) -> Result<()> {
     loop {
-        match rustix::mount::unmount(&root, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        match rustix::mount::unmount(root, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
             Ok(()) => {}
             // No mount; no directory.
             Err(Errno::INVAL | Errno::NOENT) => return Ok(()),
@@ -198,6 +276,13 @@ mod tests {
         let options = parse(&["index=off", "lowerdir=/a:/b", "relatime"]).unwrap();
         assert_eq!(options.data, ["index=off", "lowerdir=/a:/b"]);
         assert!(parse(&["loop"]).is_err());
+        let options = parse(&["uidmap=0:100000:65536", "gidmap=0:1:2,5:6:7"]).unwrap();
+        let map = |container_id, host_id, size| IdMapping { container_id, host_id, size };
+        assert_eq!(options.uids, [map(0, 100_000, 65536)]);
+        assert_eq!(options.gids, [map(0, 1, 2), map(5, 6, 7)]);
+        for half in ["uidmap=0:1:2", "gidmap=0:1:2", "uidmap=", "gidmap=1:2", "uidmap=0:1:-2", "uidmap=0:1:2:3"] {
+            assert!(parse(&[half]).is_err(), "{half}");
+        }
     }
 
     #[test]

@@ -9,7 +9,8 @@ use crate::harness::{Config, Test, eventually, left};
 
 e2e!(any: a_life, further_processes, a_terminal, what_is_written_while_nobody_reads, another_user_opens_its_streams,
     a_log_file_is_not_the_containers, a_shim_that_was_killed, what_is_not_known, a_start_that_fails,
-    a_created_container_is_deleted, pausing, one_shim_for_a_pod, a_wait_does_not_hold_up_others);
+    a_created_container_is_deleted, pausing, one_shim_for_a_pod, a_wait_does_not_hold_up_others,
+    an_overlay_with_other_owners);
 
 const CREATED: u64 = 1;
 const RUNNING: u64 = 2;
@@ -248,4 +249,40 @@ fn a_wait_does_not_hold_up_others(t: &Test) {
     streams.sort_unstable();
     assert_eq!(streams, [waiting, killing]);
     shim.finish();
+}
+
+/// As of a pod with a user namespace: the files of the image are those of the container's root.
+fn an_overlay_with_other_owners(t: &Test) {
+    let _run = t.private_run();
+    let script = "stat -c '%u %g' /bin /extra; touch /new; stat -c %u /new";
+    let config = Config::sh(script).userns(100_000);
+    let mut shim = t.shim(config);
+    let bundle = shim.container.bundle.to_str().unwrap().to_owned();
+    let path = |name: &str| format!("{bundle}/{name}");
+    fs::rename(path("rootfs"), path("lower")).unwrap();
+    fs::create_dir_all(path("second/extra")).unwrap();
+    for name in ["upper", "work", "rootfs"] {
+        fs::create_dir(path(name)).unwrap();
+    }
+    // What is changed in the container belongs to its users on the host as well.
+    std::os::unix::fs::chown(path("upper"), Some(100_000), Some(100_000)).unwrap();
+    let options = [
+        "uidmap=0:100000:65536".to_owned(),
+        "gidmap=0:100000:65536".to_owned(),
+        format!("lowerdir={}:{}", path("second"), path("lower")),
+        format!("upperdir={}", path("upper")),
+        format!("workdir={}", path("work")),
+    ];
+    let options: Vec<u8> = options.iter().flat_map(|option| text(4, option)).collect();
+    let mount = [text(1, "overlay"), text(2, "overlay"), options].concat();
+    let stdout = fifo(t, "out");
+    let create = [text(1, shim.id()), text(2, &bundle), text(3, mount), text(6, &stdout), text(7, &stdout)].concat();
+    shim.call("Create", &create).unwrap();
+    let mounts = || fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+    assert_eq!(mounts().matches(&format!(" {} ", path("rootfs"))).count(), 1, "{}", mounts());
+    shim.of("Start", "").unwrap();
+    assert_eq!(read(&stdout), "0 0\n0 0\n0\n");
+    assert_eq!(shim.wait(""), 0);
+    shim.finish();
+    assert!(!mounts().contains(&bundle), "{}", mounts());
 }
