@@ -141,7 +141,8 @@ class Engine:
         with open(os.path.join(HERE, "docs/engines.md")) as file:
             found = re.search(rf"^```\w+ {re.escape(name)}\n(.*?)^```$", file.read(), re.M | re.S)
         assert found, f"docs/engines.md has no block named {name}"
-        return found[1].replace("/usr/local/bin/berth", self.runtime)
+        lines = found[1].replace("/usr/local/bin/containerd-shim-berth-v2", self.path("bin/containerd-shim-berth-v2"))
+        return lines.replace("/usr/local/bin/berth", self.runtime)
 
     def parent(self, *below):
         """A cgroup for containers, as engines want it named: the marker's, or one below."""
