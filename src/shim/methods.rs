@@ -10,7 +10,7 @@ use super::server::{Adopted, Shim};
 use super::streams::{self, Names, Owner};
 use super::task::{Exit, FIRST, Member, Reply, Stage, Task, failed, no_task, not_yet, waited};
 use super::ttrpc::{Answer, Code, Failure, encoded};
-use super::{metrics, rootfs, runtime};
+use super::{metrics, names_a_slice, rootfs, runtime};
 use crate::library::{Container, CreateOptions, ErrorKind, ExecOptions};
 use crate::spec::{self, Resources};
 
@@ -66,10 +66,12 @@ fn create(shim: &mut Shim, reply: Reply, request: CreateRequest) -> Option<Answe
         return Some(Err(Failure::new(Code::AlreadyExists, format!("container {:?} already exists", request.id))));
     }
     let options = match request.options.as_ref().map(options_of).transpose() {
-        Ok(options) => options.unwrap_or_default(),
+        Ok(options) => options.flatten(),
         Err(failure) => return Some(Err(failure)),
     };
-    if !options.binary_name.is_empty() || !options.root.is_empty() {
+    if let Some(options) = &options
+        && (!options.binary_name.is_empty() || !options.root.is_empty())
+    {
         shim.log.debug("the options binary_name and root have no effect: the shim is the runtime");
     }
     let names = Names {
@@ -90,7 +92,7 @@ fn create(shim: &mut Shim, reply: Reply, request: CreateRequest) -> Option<Answe
     shim.tasks.insert(request.id.clone(), task);
     let (namespace, log) = (shim.namespace.clone(), shim.log.clone());
     shim.jobs.run(&job_name(&request.id, FIRST), move || {
-        let made = make(&request, &names, &options, &namespace, log);
+        let made = make(&request, &names, options, &namespace, log);
         Box::new(move |shim| {
             let answer = made.and_then(|made| created(shim, &request, made));
             if answer.is_err() {
@@ -102,11 +104,12 @@ fn create(shim: &mut Shim, reply: Reply, request: CreateRequest) -> Option<Answe
     None
 }
 
-/// Options of another runtime mean nothing here.
-fn options_of(options: &Any) -> Result<Options, Failure> {
+/// Options of another runtime mean nothing here. Nor do general ones, which Docker and the CRI of containerd 1 send to any
+/// runtime that is not runc.
+fn options_of(options: &Any) -> Result<Option<Options>, Failure> {
     match options.type_url.rsplit('/').next() {
-        Some("containerd.runc.v1.Options") => decode(&options.value),
-        _ => Ok(Options::default()),
+        Some("containerd.runc.v1.Options") => decode(&options.value).map(Some),
+        _ => Ok(None),
     }
 }
 
@@ -116,12 +119,17 @@ type Made = (Container, streams::Opened);
 fn make(
     request: &CreateRequest,
     names: &Names,
-    options: &Options,
+    options: Option<Options>,
     namespace: &str,
     log: super::log::Log,
 ) -> Result<Made, Failure> {
     const WHAT: &str = "OCI runtime create failed";
     let bundle = PathBuf::from(&request.bundle);
+    let systemd = match &options {
+        Some(options) => options.systemd_cgroup,
+        None => names_a_slice(&bundle).map_err(|e| failed(WHAT, e))?,
+    };
+    let options = options.unwrap_or_default();
     if !request.rootfs.is_empty() {
         rootfs::mount_all(&bundle, &request.rootfs).map_err(|e| failed(WHAT, e))?;
     }
@@ -131,7 +139,7 @@ fn make(
             .stdio(std::mem::take(&mut opened.stdio))
             .no_pivot(options.no_pivot_root)
             .no_new_keyring(options.no_new_keyring);
-        let runtime = runtime(namespace, options.systemd_cgroup, &log);
+        let runtime = runtime(namespace, systemd, &log);
         let container = runtime.create(&request.id, &bundle, create).map_err(|e| failed(WHAT, e))?;
         Ok((container, opened))
     });
