@@ -16,6 +16,7 @@ namespace is then the machine's, and /run has systemd's sockets.
 With --shim the runtime is containerd's shim as well: nothing else is executed for a container.
 
 With --bench the engine's own command line is timed instead, with the runtime, and with crun and runc of PATH, in turn.
+With --shim as well, the others have runc's shim.
 """
 
 import argparse
@@ -227,9 +228,9 @@ class Engine:
         peers = {name: shutil.which(name) for name in ("crun", "runc")} if self.rounds else {}
         return {"berth": self.runtime, **{name: path for name, path in peers.items() if path}}
 
-    def bench(self, operation, commands):
-        """Times {runtime: command line}, from before fork to after wait, and prints the medians as a row of
-        docs/benchmarks.md: the runtimes, and their ratios to crun."""
+    def bench(self, operation, commands, most=1000):
+        """Times {runtime: command line}, from before fork to after wait, and prints the medians of at most so
+        many rounds: see row."""
         times = {}
         for name, command in commands.items():
             result = sh(command, ok=None)
@@ -237,17 +238,21 @@ class Engine:
                 times[name] = []
             else:
                 print(f"{operation}: {name} fails: {result.err}", flush=True)
-        for _ in range(self.rounds):
+        for _ in range(min(self.rounds, most)):
             for name in random.sample(list(times), len(times)):
                 words = shlex.split(commands[name])
                 start = time.monotonic()
                 subprocess.run(words, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
                 times[name].append(1000 * (time.monotonic() - start))
-        medians = {name: statistics.median(values) for name, values in times.items()}
-        cells = [f"{medians[name]:.0f}" if name in medians else "-" for name in ("berth", "runc", "crun")]
-        cells += [f"{medians[one] / medians[other]:.2f}" if {one, other} <= set(medians) else "-"
+        self.row(f"`{operation}`, ms", {name: statistics.median(values) for name, values in times.items()})
+
+    def row(self, what, values):
+        """Prints {runtime: value} as a row of docs/benchmarks.md: the runtimes, and the ratios to crun and runc."""
+        shown = {name: f"{value:.0f}" if value >= 100 else f"{value:.3g}" for name, value in values.items()}
+        cells = [shown.get(name, "-") for name in ("berth", "runc", "crun")]
+        cells += [f"{values[one] / values[other]:.2f}" if {one, other} <= set(values) and values[other] else "-"
                   for one, other in (("berth", "crun"), ("berth", "runc"))]
-        print(" | ".join([f"| `{operation}`", "v2" if self.v2 else "v1", *cells]) + " |", flush=True)
+        print(" | ".join([f"| {what}", "v2" if self.v2 else "v1", *cells]) + " |", flush=True)
 
 
 def rootfs():
