@@ -45,7 +45,10 @@ impl Test {
 
     /// Starts a shim for a container, which is not created yet.
     pub fn shim(&self, config: Config) -> Shimmed<'_> {
-        let container = self.container(config);
+        self.shim_of(self.container(config))
+    }
+
+    pub fn shim_of<'t>(&'t self, container: Container<'t>) -> Shimmed<'t> {
         let output = self.shim_cmd(&container, "start").ok();
         let address = PathBuf::from(output.text().strip_prefix("unix://").unwrap());
         let socket = connect(&address);
