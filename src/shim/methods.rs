@@ -15,7 +15,7 @@ use super::server::{Adopted, Shim};
 use super::streams::{self, Names, Owner};
 use super::task::{Exit, FIRST, Member, Reply, Restoration, Stage, Task, failed, no_task, not_yet, waited};
 use super::ttrpc::{Answer, Code, Failure, encoded};
-use super::{metrics, options, rootfs, runtime};
+use super::{metrics, names_a_slice, options, rootfs, runtime};
 use crate::error::{Error, Result};
 use crate::library::{CheckpointOptions, Container, CreateOptions, ErrorKind, ExecOptions, RestoreOptions};
 use crate::spec::{self, Resources};
@@ -118,9 +118,13 @@ fn create(shim: &mut Shim, reply: Reply, request: CreateRequest) -> Option<Answe
 /// everything else once it is started.
 fn create_restored(shim: &mut Shim, reply: Reply, request: CreateRequest, restoration: Restoration) -> Option<Answer> {
     shim.jobs.run(&job_name(&request.id, FIRST), move || {
-        let mounted = mount(&request);
+        let prepared = uses_systemd(&request, &restoration.options).and_then(|systemd| {
+            mount(&request)?;
+            let options = Options { systemd_cgroup: systemd, ..restoration.options };
+            Ok(Restoration { options, ..restoration })
+        });
         Box::new(move |shim| {
-            let answer = mounted.and_then(|()| {
+            let answer = prepared.and_then(|restoration| {
                 let task = shim.tasks.get_mut(&request.id).ok_or_else(|| no_task(&request.id))?;
                 task.restoration = Some(restoration);
                 tell_created(shim, &request, 0)
@@ -135,6 +139,14 @@ fn create_restored(shim: &mut Shim, reply: Reply, request: CreateRequest, restor
 }
 
 const CREATE: &str = "OCI runtime create failed";
+
+/// Whether systemd makes the cgroup: by the options or, where these are not runc's, by the form of the cgroup's path.
+fn uses_systemd(request: &CreateRequest, options: &Options) -> Result<bool, Failure> {
+    if options.systemd_cgroup || request.options.as_ref().is_some_and(options::are_runcs) {
+        return Ok(options.systemd_cgroup);
+    }
+    names_a_slice(Path::new(&request.bundle)).map_err(|e| failed(CREATE, e))
+}
 
 fn mount(request: &CreateRequest) -> Result<(), Failure> {
     match request.rootfs.is_empty() {
@@ -155,6 +167,7 @@ fn make(
 ) -> Result<Made, Failure> {
     const WHAT: &str = CREATE;
     let bundle = PathBuf::from(&request.bundle);
+    let systemd = uses_systemd(request, options)?;
     mount(request)?;
     let owner = Owner { namespace, id: &request.id, ids: (options.io_uid, options.io_gid) };
     let made = streams::open_all(names, false, &owner).map_err(|e| failed(WHAT, e)).and_then(|mut opened| {
@@ -162,7 +175,7 @@ fn make(
             .stdio(std::mem::take(&mut opened.stdio))
             .no_pivot(options.no_pivot_root)
             .no_new_keyring(options.no_new_keyring);
-        let runtime = runtime(namespace, options.systemd_cgroup, &log);
+        let runtime = runtime(namespace, systemd, &log);
         let container = runtime.create(&request.id, &bundle, create).map_err(|e| failed(WHAT, e))?;
         Ok((container, opened))
     });

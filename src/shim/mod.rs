@@ -170,19 +170,42 @@ fn make_killable() {
 /// The pod that a container belongs to, by the annotations that CRI and others write; the container itself has none.
 fn group(bundle: &Path, id: &str) -> Result<Option<String>> {
     const KEYS: [&str; 2] = ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"];
-    #[derive(serde::Deserialize)]
-    struct Annotations {
-        #[serde(default)]
-        annotations: Option<std::collections::BTreeMap<String, String>>,
-    }
-    let path = bundle.join("config.json");
-    let text = std::fs::read(&path).call(|| format!("open({path:?})"))?;
-    let spec: Annotations = serde_json::from_slice(&text).map_err(|e| Error::new(format_args!("config.json: {e}")))?;
-    let annotations = spec.annotations.unwrap_or_default();
+    let annotations = Parts::read(bundle)?.annotations.unwrap_or_default();
     let group = KEYS.iter().find_map(|key| annotations.get(*key)).filter(|group| *group != id);
     match group {
         Some(group) => args::check_id(group).map(|()| Some(group.clone())),
         None => Ok(None),
+    }
+}
+
+/// Whether the path of the cgroup has the form that engines give it if systemd shall make the cgroup. runc's options say that
+/// by `SystemdCgroup`, but Docker and the CRI of containerd 1 send those options to runc's shim only.
+fn names_a_slice(bundle: &Path) -> Result<bool> {
+    let path = Parts::read(bundle)?.linux.and_then(|linux| linux.cgroups_path).unwrap_or_default();
+    let parts: Vec<_> = path.split(':').collect();
+    Ok(parts.len() == 3 && parts[0].ends_with(".slice"))
+}
+
+/// The parts of `config.json` that the shim itself reads.
+#[derive(serde::Deserialize)]
+struct Parts {
+    #[serde(default)]
+    annotations: Option<std::collections::BTreeMap<String, String>>,
+    #[serde(default)]
+    linux: Option<LinuxPart>,
+}
+
+#[derive(serde::Deserialize)]
+struct LinuxPart {
+    #[serde(default, rename = "cgroupsPath")]
+    cgroups_path: Option<String>,
+}
+
+impl Parts {
+    fn read(bundle: &Path) -> Result<Self> {
+        let path = bundle.join("config.json");
+        let text = std::fs::read(&path).call(|| format!("open({path:?})"))?;
+        serde_json::from_slice(&text).map_err(|e| Error::new(format_args!("config.json: {e}")))
     }
 }
 
@@ -223,6 +246,22 @@ mod tests {
         for id in ["..", "a/b", ""] {
             assert!(of(&format!(r#"{{"annotations":{{"io.containerd.runc.v2.group":"{id}"}}}}"#)).is_err(), "{id}");
         }
+        std::fs::remove_dir_all(&bundle).unwrap();
+    }
+
+    #[test]
+    fn a_path_that_names_a_slice_is_for_systemd() {
+        let bundle = std::env::temp_dir().join(format!("berth-slice-{}", std::process::id()));
+        std::fs::create_dir(&bundle).unwrap();
+        let of = |text: &str| {
+            std::fs::write(bundle.join("config.json"), text).unwrap();
+            names_a_slice(&bundle).unwrap()
+        };
+        assert!(of(r#"{"linux":{"cgroupsPath":"system.slice:docker:web"}}"#));
+        for path in ["", "/docker/web", "/a.slice/web", "a.slice", "docker:x:web", "a.slice:b", "a.slice:b:c:d"] {
+            assert!(!of(&format!(r#"{{"linux":{{"cgroupsPath":"{path}"}}}}"#)), "{path}");
+        }
+        assert!(!of("{}") && !of(r#"{"linux":null}"#));
         std::fs::remove_dir_all(&bundle).unwrap();
     }
 }

@@ -18,6 +18,12 @@ pub fn is_known(options: &Any) -> bool {
     [RUNC, ANY].contains(&name(options))
 }
 
+/// Whether they are in runc's own form. Docker, and the CRI plugin of containerd 1, use it for runc's shim only, and leave out
+/// what is said there.
+pub fn are_runcs(options: &Any) -> bool {
+    name(options) == RUNC
+}
+
 /// Options of another runtime mean nothing here.
 pub fn read(options: &Any) -> Result<Options> {
     let wrong = |e: prost::DecodeError| Error::new(format_args!("options {:?}: {e}", options.type_url));

@@ -1,7 +1,7 @@
 //! The mounts that make a container's root file system, as containerd asks for them.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags};
@@ -13,8 +13,9 @@ use rustix::mount::{
 
 use super::messages::Mount;
 use crate::error::{Call, Error, Result};
-use crate::sys::mount::{MOUNT_ATTR_IDMAP, MountAttr, mount_setattr};
-use crate::sys::{helper, loopback, namespace};
+use crate::rootfs::{clone_mapped, namespace_with};
+use crate::spec::IdMapping;
+use crate::sys::{loopback, namespace};
 
 /// What mount(8) calls options: flags that are set or cleared, how mounts propagate, and what is the file system's own.
 #[derive(Debug, PartialEq)]
@@ -25,8 +26,9 @@ struct Options {
     propagation: Option<MountPropagationFlags>,
     /// The source is a file, which is mounted by a loop device.
     is_loop: bool,
-    /// Tables of user and group ids, as `0:100000:65536`: the files are shown with other owners.
-    owners: (Option<String>, Option<String>),
+    /// The owners of files, for a container with a user namespace. These options are containerd's own.
+    uids: Vec<IdMapping>,
+    gids: Vec<IdMapping>,
     data: Vec<String>,
 }
 
@@ -38,7 +40,8 @@ impl Options {
             recursive: false,
             propagation: None,
             is_loop: false,
-            owners: (None, None),
+            uids: Vec::new(),
+            gids: Vec::new(),
             data: Vec::new(),
         };
         for option in options {
@@ -64,20 +67,38 @@ impl Options {
                     MountFlags::empty()
                 }
                 other => {
-                    let (table, propagation) = (other.split_once("map="), propagation(other));
-                    match (table, propagation) {
-                        (Some(("uid", table)), _) => parsed.owners.0 = Some(table.to_owned()),
-                        (Some(("gid", table)), _) => parsed.owners.1 = Some(table.to_owned()),
-                        (_, Some(propagation)) => parsed.propagation = Some(propagation),
-                        _ => parsed.data.push(other.to_owned()),
+                    match (propagation(other), other.split_once('=')) {
+                        (Some(propagation), _) => parsed.propagation = Some(propagation),
+                        (None, Some(("uidmap", maps))) => parsed.uids = mappings(maps)?,
+                        (None, Some(("gidmap", maps))) => parsed.gids = mappings(maps)?,
+                        (None, _) => parsed.data.push(other.to_owned()),
                     }
                     MountFlags::empty()
                 }
             };
             parsed.flags |= set;
         }
+        if parsed.uids.is_empty() != parsed.gids.is_empty() {
+            return Err(Error::new("uidmap and gidmap need each other"));
+        }
         Ok(parsed)
     }
+
+    /// With the owners that are wanted, if they are to be changed.
+    fn namespace(&self) -> Result<Option<OwnedFd>> {
+        if self.uids.is_empty() { Ok(None) } else { namespace_with(&self.uids, &self.gids).map(Some) }
+    }
+}
+
+/// `0:100000:65536`: the first id in the files, the first one that is seen, how many. Several are separated by commas.
+fn mappings(text: &str) -> Result<Vec<IdMapping>> {
+    let parse = |triple: &str| {
+        let numbers: Vec<u32> = triple.split(':').map(|number| number.parse().ok()).collect::<Option<_>>()?;
+        let [container_id, host_id, size] = numbers[..] else { return None };
+        Some(IdMapping { container_id, host_id, size })
+    };
+    let parsed: Option<Vec<_>> = text.split(',').map(parse).collect();
+    parsed.ok_or_else(|| Error::new(format_args!("{text:?} is no mapping of ids")))
 }
 
 fn propagation(option: &str) -> Option<MountPropagationFlags> {
@@ -116,19 +137,10 @@ fn mount_one(mount: &Mount, root: &Path) -> Result<()> {
     }
     let options = Options::parse(&mount.options)?;
     let in_course = |e: Error| e.context(format_args!("root file system: {} {:?}", mount.kind, mount.source));
-    let owners = options.namespace().map_err(in_course)?;
-    match (owners, mount.kind.as_str()) {
-        (Some(owners), "overlay") => make_shifted(mount, root, &options, owners.as_fd()).map_err(in_course)?,
-        (owners, _) => {
-            if options.bind || mount.kind == "bind" {
-                bind(&mount.source, root, &options).map_err(in_course)?;
-            } else {
-                make(mount, root, &options).map_err(in_course)?;
-            }
-            if let Some(owners) = owners {
-                shift(root, options.recursive, owners.as_fd()).map_err(in_course)?;
-            }
-        }
+    if options.bind || mount.kind == "bind" {
+        bind(&mount.source, root, &options).map_err(in_course)?;
+    } else {
+        make(mount, root, &options).map_err(in_course)?;
     }
     match options.propagation {
         Some(propagation) => {
@@ -138,72 +150,10 @@ fn mount_one(mount: &Mount, root: &Path) -> Result<()> {
     }
 }
 
-impl Options {
-    /// A user namespace with the tables of owners.
-    fn namespace(&self) -> Result<Option<OwnedFd>> {
-        let (uids, gids) = match &self.owners {
-            (Some(uids), Some(gids)) => (uids, gids),
-            (None, None) => return Ok(None),
-            _ => return Err(Error::new("uidmap and gidmap are needed both")),
-        };
-        let helper = helper::user_namespace().call(|| "clone3(CLONE_NEWUSER)")?;
-        let dir = format!("/proc/{}", helper.pid());
-        for (file, table) in [("uid_map", uids), ("gid_map", gids)] {
-            let path = format!("{dir}/{file}");
-            let text = table.replace(':', " ").replace(',', "\n");
-            std::fs::write(&path, &text).call(|| format!("write({path:?}, {text:?})"))?;
-        }
-        let path = format!("{dir}/ns/user");
-        std::fs::File::open(&path).map(|file| Some(file.into())).call(|| format!("open({path:?})"))
-    }
-}
-
-/// Shows what is there with other owners, in a mount above it.
-fn shift(path: &Path, recursive: bool, owners: BorrowedFd) -> Result<()> {
-    let tree = open_tree(path, recursive)?;
-    let attr = MountAttr {
-        attr_set: MOUNT_ATTR_IDMAP,
-        propagation: MountPropagationFlags::PRIVATE.bits().into(),
-        userns_fd: owners.as_raw_fd().cast_unsigned().into(),
-        ..MountAttr::default()
-    };
-    mount_setattr(tree.as_fd(), recursive, &attr).call(|| format!("mount_setattr({path:?}, MOUNT_ATTR_IDMAP)"))?;
-    attach_tree(tree.as_fd(), path)
-}
-
-fn open_tree(path: &Path, recursive: bool) -> Result<OwnedFd> {
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
-    rustix::mount::open_tree(CWD, path, flags).call(|| format!("open_tree({path:?}, OPEN_TREE_CLONE)"))
-}
-
-fn attach_tree(tree: BorrowedFd, path: &Path) -> Result<()> {
-    rustix::mount::move_mount(tree, "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-        .call(|| format!("move_mount({path:?})"))
-}
-
-/// An overlay takes no owners for itself, but for its layers. In a mount namespace of a thread each layer is covered by
-/// itself with other owners, and the overlay, once it is made, keeps what it has found there.
-fn make_shifted(mount: &Mount, root: &Path, options: &Options, owners: BorrowedFd) -> Result<()> {
-    let make = || {
-        namespace::unshare(libc::CLONE_NEWNS as u64).call(|| "unshare(CLONE_NEWNS)")?;
-        // Nothing of this may reach the host.
-        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-        rustix::mount::mount_change("/", private).call(|| "mount(\"/\", MS_REC | MS_PRIVATE)")?;
-        let lower = options.data.iter().find_map(|option| option.strip_prefix("lowerdir=")).unwrap_or_default();
-        lower.split(':').try_for_each(|layer| shift(Path::new(layer), false, owners))?;
-        make(mount, root, options)?;
-        open_tree(root, false)
-    };
-    let made = std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().spawn_scoped(scope, make).call(|| "clone(CLONE_THREAD)")?;
-        thread.join().unwrap_or_else(|_| Err(Error::new("the thread that mounts panicked")))
-    });
-    attach_tree(made?.as_fd(), root)
-}
-
 fn bind(source: &str, root: &Path, options: &Options) -> Result<()> {
-    if options.recursive {
+    if let Some(namespace) = options.namespace()? {
+        attach(&clone_mapped(source, options.recursive, namespace.as_fd())?, root)?;
+    } else if options.recursive {
         rustix::mount::mount_bind_recursive(source, root).call(|| format!("mount({source:?}, MS_BIND | MS_REC)"))?;
     } else {
         rustix::mount::mount_bind(source, root).call(|| format!("mount({source:?}, MS_BIND)"))?;
@@ -219,17 +169,41 @@ fn bind(source: &str, root: &Path, options: &Options) -> Result<()> {
 const MAX_DATA: usize = 4095;
 
 fn make(mount: &Mount, root: &Path, options: &Options) -> Result<()> {
-    if options.is_loop {
-        return make_loop(mount, root, options);
+    match options.namespace()? {
+        Some(namespace) if mount.kind == "overlay" => make_mapped_overlay(mount, root, options, namespace.as_fd()),
+        Some(_) => Err(Error::new(format_args!("a mount of type {:?} cannot change the owners of files", mount.kind))),
+        None if options.is_loop => make_loop(mount, root, options),
+        None => make_with(mount, root, options, &options.data),
     }
-    let data = options.data.join(",");
-    if data.len() > MAX_DATA && mount.kind == "overlay" {
-        // An image of many layers.
-        return make_overlay(&mount.source, root, options);
-    }
-    let data = CString::new(data).map_err(|_| Error::new("a mount option has a NUL"))?;
-    rustix::mount::mount(&mount.source, root, &mount.kind, options.flags, data.as_c_str())
-        .call(|| format!("mount({:?}, {root:?}, {data:?})", mount.kind))
+}
+
+/// The kernel changes the owners in the lower layers, not in the overlay. In a mount namespace of a thread each layer is
+/// covered by itself with other owners. The overlay, once it is made, keeps what it has found there.
+fn make_mapped_overlay(mount: &Mount, root: &Path, options: &Options, owners: BorrowedFd) -> Result<()> {
+    let make = || {
+        namespace::unshare(libc::CLONE_NEWNS as u64).call(|| "unshare(CLONE_NEWNS)")?;
+        // Nothing of this may reach the host.
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        rustix::mount::mount_change("/", private).call(|| "mount(\"/\", MS_REC | MS_PRIVATE)")?;
+        let lower = options.data.iter().find_map(|option| option.strip_prefix("lowerdir=")).unwrap_or_default();
+        for layer in lower.split(':') {
+            attach(&clone_mapped(layer, false, owners)?, Path::new(layer))?;
+        }
+        make_with(mount, root, options, &options.data)?;
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        rustix::mount::open_tree(CWD, root, flags).call(|| format!("open_tree({root:?}, OPEN_TREE_CLONE)"))
+    };
+    let made = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().spawn_scoped(scope, make).call(|| "clone(CLONE_THREAD)")?;
+        thread.join().unwrap_or_else(|_| Err(Error::new("the thread that mounts panicked")))
+    });
+    attach(&made?, root)
+}
+
+/// Attaches a detached mount.
+fn attach(mount: &OwnedFd, root: &Path) -> Result<()> {
+    rustix::mount::move_mount(mount, "", CWD, root, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .call(|| format!("move_mount({root:?})"))
 }
 
 /// A file by a loop device, which goes with the mount.
@@ -242,15 +216,13 @@ fn make_loop(mount: &Mount, root: &Path, options: &Options) -> Result<()> {
     if options.data.iter().any(is_direct) {
         flags |= loopback::LO_FLAGS_DIRECT_IO;
     }
-    let (_open, device) = attach(&mount.source, flags)?;
-    let data = options.data.iter().filter(|option| !is_direct(option)).cloned().collect();
-    let mount = Mount { source: device, ..mount.clone() };
-    let options = Options { flags: options.flags, data, ..Options::parse(&[])? };
-    make(&mount, root, &options)
+    let (_open, device) = set_up_loop(&mount.source, flags)?;
+    let data: Vec<_> = options.data.iter().filter(|option| !is_direct(option)).cloned().collect();
+    make_with(&Mount { source: device, ..mount.clone() }, root, options, &data)
 }
 
 /// The device is free again once the descriptor is closed and nothing is mounted.
-fn attach(path: &str, flags: u32) -> Result<(OwnedFd, String)> {
+fn set_up_loop(path: &str, flags: u32) -> Result<(OwnedFd, String)> {
     const CONTROL: &str = "/dev/loop-control";
     /// Others may take the device that has just been found free.
     const ATTEMPTS: usize = 100;
@@ -271,6 +243,17 @@ fn attach(path: &str, flags: u32) -> Result<(OwnedFd, String)> {
         }
     }
     Err(Error::new("no loop device stays free"))
+}
+
+fn make_with(mount: &Mount, root: &Path, options: &Options, data: &[String]) -> Result<()> {
+    let data = data.join(",");
+    if data.len() > MAX_DATA && mount.kind == "overlay" {
+        // An image of many layers.
+        return make_overlay(&mount.source, root, options);
+    }
+    let data = CString::new(data).map_err(|_| Error::new("a mount option has a NUL"))?;
+    rustix::mount::mount(&mount.source, root, &mount.kind, options.flags, data.as_c_str())
+        .call(|| format!("mount({:?}, {root:?}, {data:?})", mount.kind))
 }
 
 /// By the mount API of Linux 5.2, which takes the layers one by one since 6.5.
@@ -304,7 +287,7 @@ fn make_overlay(source: &str, root: &Path, options: &Options) -> Result<()> {
     ];
     let attrs = attrs.into_iter().filter(|(flag, _)| options.flags.contains(*flag)).map(|(_, attr)| attr).collect();
     let made = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attrs).call(|| "fsmount(overlay)")?;
-    attach_tree(made.as_fd(), root)
+    attach(&made, root)
 }
 
 /// Removes all mounts from the bundle's `rootfs`. It is no error if there is none.
@@ -339,11 +322,14 @@ mod tests {
         assert_eq!(options.propagation, Some(MountPropagationFlags::PRIVATE | MountPropagationFlags::REC));
         let options = parse(&["index=off", "lowerdir=/a:/b", "relatime"]).unwrap();
         assert_eq!(options.data, ["index=off", "lowerdir=/a:/b"]);
-        let options = parse(&["uidmap=0:100000:65536", "gidmap=0:1:2,2:9:1", "lowerdir=/xmap=y"]).unwrap();
-        assert_eq!(options.owners, (Some("0:100000:65536".into()), Some("0:1:2,2:9:1".into())));
-        assert_eq!(options.data, ["lowerdir=/xmap=y"]);
-        assert!(parse(&["uidmap=0:1:1"]).unwrap().namespace().is_err());
         assert!(parse(&["loop"]).unwrap().is_loop);
+        let options = parse(&["uidmap=0:100000:65536", "gidmap=0:1:2,5:6:7"]).unwrap();
+        let map = |container_id, host_id, size| IdMapping { container_id, host_id, size };
+        assert_eq!(options.uids, [map(0, 100_000, 65536)]);
+        assert_eq!(options.gids, [map(0, 1, 2), map(5, 6, 7)]);
+        for half in ["uidmap=0:1:2", "gidmap=0:1:2", "uidmap=", "gidmap=1:2", "uidmap=0:1:-2", "uidmap=0:1:2:3"] {
+            assert!(parse(&[half]).is_err(), "{half}");
+        }
     }
 
     #[test]

@@ -33,7 +33,8 @@ enum Source {
     Relay(Relay),
     Feed(Feed),
     Copy(Copy),
-    Logger(Child),
+    /// With its pidfd.
+    Logger(Child, OwnedFd),
 }
 
 /// What the shim looks after for a process: see [`Member`].
@@ -161,9 +162,10 @@ impl Shim {
                     self.sources.remove(&token);
                 }
             }
-            Some(Source::Logger(child)) => {
+            Some(Source::Logger(child, pidfd)) => {
                 // It is there to be waited for: its pidfd says so.
                 let _ = child.wait();
+                self.poller.remove(pidfd);
                 self.sources.remove(&token);
             }
             // The publisher looks after its connection itself. What has just been removed is told once more at most.
@@ -264,8 +266,9 @@ impl Shim {
             let token = self.poller.token();
             let pid = rustix::process::Pid::from_child(&child);
             let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
-            self.poller.add(pidfd.call(|| "pidfd_open(logger)")?, token, EventFlags::IN)?;
-            self.sources.insert(token, Source::Logger(child));
+            let pidfd = pidfd.call(|| "pidfd_open(logger)")?;
+            self.poller.add(&pidfd, token, EventFlags::IN)?;
+            self.sources.insert(token, Source::Logger(child, pidfd));
         }
         if let Some(feed) = feed {
             adopted.feed = Some(self.join(Source::Feed(feed)));

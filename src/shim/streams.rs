@@ -113,7 +113,6 @@ pub fn open_all(names: &Names, input_closed: bool, owner: &Owner) -> Result<Open
                 let (theirs, ours) = output(fifo_path(&names.stdout), owner).context("standard output")?;
                 opened.kept.outputs.push(ours);
                 if names.terminal {
-                    rustix::io::ioctl_fionbio(&theirs, true).call(|| "ioctl(FIONBIO)")?;
                     opened.terminal.1 = Some(theirs);
                 } else {
                     opened.stdio = opened.stdio.stdout(theirs);

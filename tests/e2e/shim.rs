@@ -13,7 +13,7 @@ e2e!(any: a_life, further_processes, a_terminal, what_is_written_while_nobody_re
     a_created_container_is_deleted, pausing, one_shim_for_a_pod, a_wait_does_not_hold_up_others,
     each_containerd_reads_the_answer, what_the_runtime_can, it_is_killed_before_containerd, streams_have_an_owner,
     options_that_are_not_understood,
-    a_process_that_is_traced, an_image_in_a_file, layers_of_a_user_namespace, a_restore_that_fails, a_container_goes_on_from_files);
+    a_process_that_is_traced, an_image_in_a_file, an_overlay_with_other_owners, a_restore_that_fails, a_container_goes_on_from_files);
 e2e!(the_shim_in_a_cgroup, others_may_pause, limits_are_changed);
 
 const CREATED: u64 = 1;
@@ -471,35 +471,6 @@ fn an_image_in_a_file(t: &Test) {
     }
 }
 
-/// As containerd 2 asks for them, so that it need not change the owners of all files.
-fn layers_of_a_user_namespace(t: &Test) {
-    let _run = t.private_run();
-    let mut shim = t.shim(
-        Config::sh("touch /new; stat -c %u /bin/busybox /new > /owners; sleep 1000")
-            .userns(100_000)
-            .set("/root/readonly", false),
-    );
-    let layers: Vec<_> = ["upper", "work", "empty"].iter().map(|name| t.path(name)).collect();
-    for layer in &layers {
-        fs::create_dir(layer).unwrap();
-        std::os::unix::fs::chown(layer, Some(100_000), Some(100_000)).unwrap();
-    }
-    let lower = t.path("lower");
-    fs::rename(shim.container.rootfs(), &lower).unwrap();
-    let table = |kind: &str| format!("{kind}map=0:100000:65536");
-    let (upper, work) = (format!("upperdir={}", layers[0]), format!("workdir={}", layers[1]));
-    let lowers = format!("lowerdir={}:{lower}", layers[2]);
-    let options = [&*table("uid"), &table("gid"), &upper, &work, &lowers];
-    shim.create_with(false, ["", "", ""], &rootfs_mount("overlay", "overlay", &options)).unwrap();
-    shim.of("Start", "").unwrap();
-    assert_eq!(crate::harness::wait_file(&std::path::Path::new(&layers[0]).join("owners")), "0\n0\n");
-    use std::os::unix::fs::MetadataExt;
-    assert_eq!(fs::metadata(format!("{lower}/bin/busybox")).unwrap().uid(), 0, "on the host all is as before");
-    assert_eq!(fs::metadata(format!("{}/new", layers[0])).unwrap().uid(), 100_000);
-    assert_eq!(left::mounts_below(std::path::Path::new(&lower)), Vec::<std::path::PathBuf>::new());
-    shim.finish();
-}
-
 /// The tracer is told first. CRIU traces what it saves.
 fn a_process_that_is_traced(t: &Test) {
     let _run = t.private_run();
@@ -603,4 +574,40 @@ fn a_container_goes_on_from_files(t: &Test) {
     shim.of("Delete", "").unwrap();
     assert_eq!(children(shim.pid()), "");
     shim.call("Shutdown", &[]).unwrap();
+}
+
+/// As of a pod with a user namespace: the files of the image are those of the container's root.
+fn an_overlay_with_other_owners(t: &Test) {
+    let _run = t.private_run();
+    let script = "stat -c '%u %g' /bin /extra; touch /new; stat -c %u /new";
+    let config = Config::sh(script).userns(100_000);
+    let mut shim = t.shim(config);
+    let bundle = shim.container.bundle.to_str().unwrap().to_owned();
+    let path = |name: &str| format!("{bundle}/{name}");
+    fs::rename(path("rootfs"), path("lower")).unwrap();
+    fs::create_dir_all(path("second/extra")).unwrap();
+    for name in ["upper", "work", "rootfs"] {
+        fs::create_dir(path(name)).unwrap();
+    }
+    // What is changed in the container belongs to its users on the host as well.
+    std::os::unix::fs::chown(path("upper"), Some(100_000), Some(100_000)).unwrap();
+    let options = [
+        "uidmap=0:100000:65536".to_owned(),
+        "gidmap=0:100000:65536".to_owned(),
+        format!("lowerdir={}:{}", path("second"), path("lower")),
+        format!("upperdir={}", path("upper")),
+        format!("workdir={}", path("work")),
+    ];
+    let options: Vec<u8> = options.iter().flat_map(|option| text(4, option)).collect();
+    let mount = [text(1, "overlay"), text(2, "overlay"), options].concat();
+    let stdout = fifo(t, "out");
+    let create = [text(1, shim.id()), text(2, &bundle), text(3, mount), text(6, &stdout), text(7, &stdout)].concat();
+    shim.call("Create", &create).unwrap();
+    let mounts = || fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+    assert_eq!(mounts().matches(&format!(" {} ", path("rootfs"))).count(), 1, "{}", mounts());
+    shim.of("Start", "").unwrap();
+    assert_eq!(read(&stdout), "0 0\n0 0\n0\n");
+    assert_eq!(shim.wait(""), 0);
+    shim.finish();
+    assert!(!mounts().contains(&bundle), "{}", mounts());
 }

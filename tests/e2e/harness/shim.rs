@@ -54,9 +54,16 @@ impl Test {
         self.shim_with(config, |start| start)
     }
 
+    pub fn shim_of<'t>(&'t self, container: Container<'t>) -> Shimmed<'t> {
+        self.shim_of_with(container, |start| start)
+    }
+
     /// As [`Test::shim`], with something else for the command `start`.
     pub fn shim_with(&self, config: Config, prepare: impl FnOnce(Cmd) -> Cmd) -> Shimmed<'_> {
-        let container = self.container(config);
+        self.shim_of_with(self.container(config), prepare)
+    }
+
+    fn shim_of_with<'t>(&'t self, container: Container<'t>, prepare: impl FnOnce(Cmd) -> Cmd) -> Shimmed<'t> {
         let output = prepare(self.shim_cmd(&container, "start")).ok();
         let address = PathBuf::from(output.text().strip_prefix("unix://").unwrap());
         let socket = connect(&address);
