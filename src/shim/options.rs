@@ -18,8 +18,8 @@ pub fn is_known(options: &Any) -> bool {
     [RUNC, ANY].contains(&name(options))
 }
 
-/// Whether they are in runc's own form. Docker, and the CRI plugin of containerd 1, use it for runc's shim only, and leave out
-/// what is said there.
+/// Whether they are in runc's own form. Docker, and the CRI plugin of containerd 1.6, use it for runc's shim only, and tell
+/// other shims nothing of it.
 pub fn are_runcs(options: &Any) -> bool {
     name(options) == RUNC
 }
