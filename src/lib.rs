@@ -100,6 +100,8 @@ pub use crate::cgroup::stats::Stats;
 pub use crate::library::{
     Builder, Container, CreateOptions, Error, ErrorKind, Exec, ExecOptions, ExitStatus, OomWatch, Process, Resources,
     Result, Runtime, Spec, Stdio,
+    Builder, CheckpointOptions, Container, CreateOptions, Error, ErrorKind, Exec, ExecOptions, ExitStatus, Process,
+    RestoreOptions, Result, Runtime, Stdio,
 };
 pub use crate::runtime::CgroupManager;
 pub use crate::spec::{State, Status};
