@@ -13,7 +13,8 @@ fn load(count: usize) -> usize {
     count * std::env::var("SHIM_LOAD").map_or(1, |factor| factor.parse().unwrap())
 }
 
-/// Descriptors, threads, and the memory in KiB that the shim has written to, after `times` of something and then `count` more.
+/// Has the shim do something so many times. After a tenth of it, its descriptors and threads must not become more, and the
+/// memory that it has written to must not grow.
 fn flat(shim: &mut Shimmed, count: usize, mut something: impl FnMut(&mut Shimmed, usize)) {
     let pid = shim.pid();
     let measure = || {
@@ -35,7 +36,8 @@ fn flat(shim: &mut Shimmed, count: usize, mut something: impl FnMut(&mut Shimmed
     let after = settled();
     println!("after {warm}: {before:?}, after {count}: {after:?}");
     assert_eq!((after.0, after.1), (before.0, before.1), "descriptors and threads");
-    assert!(after.2 <= before.2 + 64, "KiB of memory: {} after {warm}, {} after {count}", before.2, after.2);
+    // A job that overlaps with another one has an arena of its own in malloc, once.
+    assert!(after.2 <= before.2 + 128, "KiB of memory: {} after {warm}, {} after {count}", before.2, after.2);
 }
 
 fn processes_leave_nothing(t: &Test) {
