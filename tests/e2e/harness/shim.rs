@@ -248,15 +248,17 @@ impl Shimmed<'_> {
         value_of(&self.of("Connect", "").unwrap(), 1) as i32
     }
 
-    /// The same as long as there is no container to ask: the process whose command line names it.
+    /// The same as long as there is no container to ask: the process with this test's command line.
     pub fn server(&self) -> i32 {
+        let program = self.container.t.path("containerd-shim-berth-v2");
+        let is_it = |pid: &i32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line);
+            line.starts_with(&program) && line.contains(&format!("-id\0{}\0", self.id())) && !left::is_zombie(*pid)
+        };
         let pids =
             fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        let named = |pid: &i32| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            String::from_utf8_lossy(&line).contains(&format!("-id\0{}\0start", self.id())) && !left::is_zombie(*pid)
-        };
-        pids.into_iter().find(named).expect("a shim")
+        pids.into_iter().find(is_it).expect("a shim")
     }
 
     /// Ends the container and the shim, of which nothing may be left.
