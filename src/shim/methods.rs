@@ -18,7 +18,6 @@ use super::ttrpc::{Answer, Code, Failure, encoded};
 use super::{metrics, names_a_slice, options, rootfs, runtime};
 use crate::error::{Error, Result};
 use crate::library::{CheckpointOptions, Container, CreateOptions, ErrorKind, ExecOptions, Resources, RestoreOptions};
-use crate::spec;
 
 const SERVICES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
 
