@@ -134,7 +134,7 @@ fn a_shim_that_is_killed_at_any_moment(t: &Test) {
         shim.assert_ended(pid);
         t.shim_cmd(&c, "delete").ok();
         assert_eq!(left::containers(&Path::new("/run/containerd/berth").join(NAMESPACE)), [""; 0], "{moment:?}");
-        assert_eq!(left::mounts_below(&root), [Path::new(""); 0], "{moment:?}");
+        assert!(left::mounts_below(&root).is_empty(), "{moment:?}");
         assert!(!shim.address.exists(), "{moment:?}");
         t.assert_no_process();
     }
