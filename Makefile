@@ -11,7 +11,7 @@
 # make fuzz       feeds what reads hostile input, SECONDS (60) for each target
 # make integration  runs the features of the engines that are installed with berth; needs root
 # make demo       builds, then shows a container from inside; needs root
-# make bench      compares the start of containers with the other runtimes in PATH; needs root
+# make bench      compares the start of containers with the other runtimes in PATH, also in engines; needs root
 # Each installs the Debian packages that it needs and that are missing; with REQUIRE=: none does.
 
 CARGO ?= cargo
@@ -125,6 +125,7 @@ demo: build
 bench: build
 	@$(REQUIRE) busybox:busybox-static python3 strace time
 	@hack/bench berth=$(binary) $(PEERS)
+	@for engine in containerd docker; do integration/$$engine/run --shim --bench 20 || [ $$? = 77 ] || exit 1; done
 
 clean:
 	$(CARGO) clean

@@ -1,6 +1,7 @@
 """What the runners of the engines have in common: a private place, the features one after another, and what is left.
 
     integration/NAME/run [--runtime PATH|NAME=PATH]... [--cgroup own|v2|systemd] [--only REGEX] [--json FILE] [--slow N]
+                         [--shim]
     integration/NAME/run --bench ROUNDS ...
 
 A runner is a list of features, functions marked with @feature that get the Engine, and a `setup` that starts the
@@ -12,7 +13,10 @@ is orphaned comes to the runner: what is there at the end was left by the engine
 With --cgroup systemd the engine has systemd make the cgroups. As systemd is told which processes go there, their PID
 namespace is then the machine's, and /run has systemd's sockets.
 
+With --shim the runtime is containerd's shim as well: nothing else is executed for a container.
+
 With --bench the engine's own command line is timed instead, with the runtime, and with crun and runc of PATH, in turn.
+With --shim as well, the others have runc's shim.
 """
 
 import argparse
@@ -35,6 +39,8 @@ import time
 
 HERE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 FEATURES = []
+# What the runtime keeps of containers, if it is the shim.
+SHIM_FILES = ["/run/containerd/berth/*/*", "/run/berth-shim/*"]
 PR_SET_CHILD_SUBREAPER = 36
 slow = 1        # the factor of --slow
 
@@ -136,7 +142,8 @@ class Engine:
         with open(os.path.join(HERE, "docs/engines.md")) as file:
             found = re.search(rf"^```\w+ {re.escape(name)}\n(.*?)^```$", file.read(), re.M | re.S)
         assert found, f"docs/engines.md has no block named {name}"
-        return found[1].replace("/usr/local/bin/berth", self.runtime)
+        lines = found[1].replace("/usr/local/bin/containerd-shim-berth-v2", self.path("bin/containerd-shim-berth-v2"))
+        return lines.replace("/usr/local/bin/berth", self.runtime)
 
     def parent(self, *below):
         """A cgroup for containers, as engines want it named: the marker's, or one below."""
@@ -155,9 +162,16 @@ class Engine:
 
     def offer_shim(self):
         """Has containerd, which is started afterwards, find the runtime as its shim."""
-        os.mkdir(self.path("bin"))
+        os.makedirs(self.path("bin"), exist_ok=True)
         os.symlink(self.runtime, self.path("bin/containerd-shim-berth-v2"))
         os.environ["PATH"] = self.path("bin") + ":" + os.environ["PATH"]
+
+    def check_shim(self, pid):
+        """Fails if the container's first process is not a child of the runtime, which is to be the shim."""
+        if self.shim:
+            with open(f"/proc/{pid}/stat") as file:
+                parent = file.read().rpartition(")")[2].split()[1]
+            assert os.readlink(f"/proc/{parent}/exe") == self.runtime, os.readlink(f"/proc/{parent}/exe")
 
     def daemon(self, command, ready, log, seconds=60):
         """Starts a daemon and waits until the command line `ready` succeeds."""
@@ -214,9 +228,9 @@ class Engine:
         peers = {name: shutil.which(name) for name in ("crun", "runc")} if self.rounds else {}
         return {"berth": self.runtime, **{name: path for name, path in peers.items() if path}}
 
-    def bench(self, operation, commands):
-        """Times {runtime: command line}, from before fork to after wait, and prints the medians as a row of
-        docs/benchmarks.md: the runtimes, and their ratios to crun."""
+    def bench(self, operation, commands, most=1000):
+        """Times {runtime: command line}, from before fork to after wait, and prints the medians of at most so
+        many rounds: see row."""
         times = {}
         for name, command in commands.items():
             result = sh(command, ok=None)
@@ -224,17 +238,21 @@ class Engine:
                 times[name] = []
             else:
                 print(f"{operation}: {name} fails: {result.err}", flush=True)
-        for _ in range(self.rounds):
+        for _ in range(min(self.rounds, most)):
             for name in random.sample(list(times), len(times)):
                 words = shlex.split(commands[name])
                 start = time.monotonic()
                 subprocess.run(words, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
                 times[name].append(1000 * (time.monotonic() - start))
-        medians = {name: statistics.median(values) for name, values in times.items()}
-        cells = [f"{medians[name]:.0f}" if name in medians else "-" for name in ("berth", "runc", "crun")]
-        cells += [f"{medians[one] / medians[other]:.2f}" if {one, other} <= set(medians) else "-"
+        self.row(f"`{operation}`, ms", {name: statistics.median(values) for name, values in times.items()})
+
+    def row(self, what, values):
+        """Prints {runtime: value} as a row of docs/benchmarks.md: the runtimes, and the ratios to crun and runc."""
+        shown = {name: f"{value:.0f}" if value >= 100 else f"{value:.3g}" for name, value in values.items()}
+        cells = [shown.get(name, "-") for name in ("berth", "runc", "crun")]
+        cells += [f"{values[one] / values[other]:.2f}" if {one, other} <= set(values) and values[other] else "-"
                   for one, other in (("berth", "crun"), ("berth", "runc"))]
-        print(" | ".join([f"| `{operation}`", "v2" if self.v2 else "v1", *cells]) + " |", flush=True)
+        print(" | ".join([f"| {what}", "v2" if self.v2 else "v1", *cells]) + " |", flush=True)
 
 
 def rootfs():
@@ -581,7 +599,9 @@ def main(name, setup, tidy=lambda engine: None, files=(), private_dirs=(), needs
     everything = {}
     for runtime in named(options.runtime):
         label = runtime.partition("=")[0]
-        print(f"== {name} with {label}{' as the shim' if options.shim else ''}, cgroup {options.cgroup}" + (f": {sh(version)}" if version else ""), flush=True)
+        role = " as the shim" if options.shim else ""
+        print(f"== {name} with {label}{role}, cgroup {options.cgroup}" + (f": {sh(version)}" if version else ""),
+              flush=True)
         with tempfile.NamedTemporaryFile(prefix="berth-report-") as report:
             everything[label] = private(options, name, runtime, private_dirs, report.name)
         print(f"total: {count(everything[label])}", flush=True)

@@ -98,8 +98,8 @@ mod wire;
 
 pub use crate::cgroup::stats::Stats;
 pub use crate::library::{
-    Builder, Container, CreateOptions, Error, ErrorKind, Exec, ExecOptions, ExitStatus, OomWatch, Process, Resources,
-    Result, Runtime, Spec, Stdio,
+    Builder, CheckpointOptions, Container, CreateOptions, Error, ErrorKind, Exec, ExecOptions, ExitStatus, OomWatch,
+    Process, Resources, RestoreOptions, Result, Runtime, Spec, Stdio,
 };
 pub use crate::runtime::CgroupManager;
 pub use crate::spec::{State, Status};

@@ -23,7 +23,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("cli", &["error", "files", "runtime", "spec"]),
     ("library", &["cgroup", "error", "runtime", "spec", "sys"]),
     ("image", &["init", "sys"]),
-    ("shim", &["cgroup", "cli", "error", "files", "host", "library", "runtime", "spec", "sys"]),
+    ("shim", &["cgroup", "cli", "error", "files", "host", "library", "rootfs", "runtime", "spec", "sys"]),
     ("main", &["cli", "shim", "sys"]),
     (
         "lib",

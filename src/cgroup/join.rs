@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use super::systemd::path_in;
 use super::{Cgroup, Systemd, dir, explain, is_denied, is_gone};
 use crate::error::{Call, Context, Error, Result};
+use crate::plan::hierarchy::Layout;
 use crate::plan::path;
 use crate::plan::systemd::Unit;
 
@@ -49,6 +50,23 @@ impl Entry {
         let file = self.0.get(index).map_or(Path::new(""), |(path, _)| path).join("tasks");
         explain::cannot_add(pid, &file, "0", errno)
     }
+}
+
+/// Brings the calling process, which must have only one thread, into an existing cgroup, in each hierarchy that has it.
+pub fn enter(layout: &Layout, path: &str) -> Result<()> {
+    let below = relative(path)?;
+    let v1 = layout.v1.iter().map(|hierarchy| (hierarchy, "tasks"));
+    let unified = layout.unified.iter().map(|hierarchy| (hierarchy, "cgroup.procs"));
+    let mut entered = false;
+    for (hierarchy, file) in v1.chain(unified) {
+        let file = hierarchy.mountpoint.join(&below).join(file);
+        match dir::open_file(rustix::fs::CWD, &file.to_string_lossy(), OFlags::WRONLY) {
+            Err(e) if is_gone(e) => continue,
+            opened => opened.and_then(|fd| dir::write_open(fd.as_fd(), "0")).call(|| format!("write({file:?}, 0)"))?,
+        }
+        entered = true;
+    }
+    if entered { Ok(()) } else { Err(Error::new(format_args!("there is no cgroup {path:?}"))) }
 }
 
 /// Adds a process that could not enter by itself. `required`: false if an ordinary user may do without.

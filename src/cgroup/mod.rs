@@ -33,7 +33,7 @@ use crate::plan::cgroup::CgroupPlan;
 use crate::plan::hierarchy::Directory;
 use crate::plan::systemd::Unit;
 
-pub use join::{Entry, Join};
+pub use join::{Entry, Join, enter};
 pub use oom::OomWatch;
 #[cfg(fuzzing)]
 pub use systemd::Message;

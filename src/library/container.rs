@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::checkpoint::CheckpointOptions;
 use super::error::Result;
 use super::oom::OomWatch;
 use super::options::ExecOptions;
@@ -52,6 +53,11 @@ impl Container {
     /// As the runtime specification has it. The kernel is asked each time.
     pub fn state(&self) -> Result<State> {
         Ok(self.load()?.state()?)
+    }
+
+    /// Whether its processes are frozen, by whomever. The kernel is asked each time.
+    pub fn is_paused(&self) -> Result<bool> {
+        Ok(self.load()?.cgroup().is_frozen()?)
     }
 
     /// Executes the process of the configuration, and returns once that is done.
@@ -106,6 +112,11 @@ impl Container {
     pub fn update(&self, resources: Resources) -> Result<()> {
         let options = UpdateOptions { resources: resources.resources, ..UpdateOptions::default() };
         Ok(self.lock()?.update(&options)?)
+    }
+
+    /// Has CRIU save the running container to files, and removes it unless it is to go on.
+    pub fn checkpoint(&self, options: &CheckpointOptions) -> Result<()> {
+        Ok(self.lock()?.checkpoint(&options.options)?)
     }
 
     /// Whether it has no PID namespace of its own, so that its processes do not end with the first one.

@@ -3,6 +3,7 @@
 //! It is a thin layer above [`crate::runtime`], which the command line uses. What concerns the whole process is left to
 //! the command line: to be a subreaper, to wait for any child, to block signals, to print.
 
+mod checkpoint;
 mod container;
 mod error;
 #[cfg(feature = "oci-spec")]
@@ -14,6 +15,7 @@ mod runtime;
 mod spec;
 mod stdio;
 
+pub use checkpoint::{CheckpointOptions, RestoreOptions};
 pub use container::{Container, Exec};
 pub use error::{Error, ErrorKind, Result};
 pub use oom::OomWatch;

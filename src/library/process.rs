@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use rustix::termios::{Winsize, tcsetwinsize};
 
@@ -56,6 +56,9 @@ struct Inner {
     status: Mutex<Option<ExitStatus>>,
 }
 
+/// How long to wait before it is asked again whether a tracer is done with a process that has ended.
+const TICK: Duration = Duration::from_millis(20);
+
 impl Process {
     pub(super) fn of_child(child: Child) -> Self {
         Self::new(child.pid.cast_unsigned(), child.pidfd, child.master)
@@ -70,7 +73,7 @@ impl Process {
         self.0.pid
     }
 
-    /// Waits until the process has ended, and collects it if it is a child of this program. What the process has left
+    /// Waits until the process has ended, and until its tracer knows, if it has one; collects it if it is a child of this program. What the process has left
     /// behind may run on.
     pub fn wait(&self) -> Result<ExitStatus> {
         loop {
@@ -107,18 +110,27 @@ impl Process {
                 Err(Errno::INTR) => continue,
                 polled => polled.call(|| "poll(pidfd)")?,
             };
-            return match fds[0].revents().is_empty() {
-                true => Ok(None),
-                false => self.collect().map(Some),
-            };
+            if fds[0].revents().is_empty() {
+                return Ok(None);
+            }
+            if let Some(status) = self.collect()? {
+                return Ok(Some(status));
+            }
+            let mut cancel: Vec<_> = cancel.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+            let tick = Timespec { tv_sec: 0, tv_nsec: TICK.as_nanos() as i64 };
+            let is_over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            if is_over || retry_on_intr(|| poll(&mut cancel, Some(&tick))).call(|| "poll()")? != 0 {
+                return Ok(None);
+            }
         }
     }
 
-    /// Of a process that has ended. The kernel tells only the first who asks.
-    fn collect(&self) -> Result<ExitStatus> {
+    /// Of a process that has ended. The kernel tells only the first who asks. `None` as long as a tracer has not asked: it
+    /// comes first (ptrace(2)), and nothing but the answer shows that it has.
+    fn collect(&self) -> Result<Option<ExitStatus>> {
         let mut known = self.0.status.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(status) = *known {
-            return Ok(status);
+        if known.is_some() {
+            return Ok(*known);
         }
         let collected = loop {
             match waitid(WaitId::PidFd(self.0.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
@@ -128,12 +140,13 @@ impl Process {
         };
         let status = match collected {
             Ok(Some(status)) => ExitStatus { code: status.exit_status(), signal: status.terminating_signal() },
+            Ok(None) => return Ok(None),
             // Not a child of this program, or somebody else has asked.
-            Ok(None) | Err(Errno::CHILD) => ExitStatus::default(),
+            Err(Errno::CHILD) => ExitStatus::default(),
             Err(errno) => return Err(Error::sys("waitid(pidfd)", errno).into()),
         };
         *known = Some(status);
-        Ok(status)
+        Ok(*known)
     }
 
     /// Sends a signal by its number; 0 only asks whether the process is there.

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::checkpoint::RestoreOptions;
 use super::container::Container;
 use super::error::Result;
 use super::options::CreateOptions;
@@ -80,6 +81,20 @@ impl Runtime {
         options.terminal_to_caller = stdio.is_terminal();
         let streams = stdio.into_streams()?;
         let child = self.0.create_child(id, &options, streams.each_ref().map(|fd| Some(fd.as_fd())))?;
+        let created = child.created;
+        let process = Some(Process::of_child(child));
+        Ok(Container { runtime: self.0.clone(), id: id.to_owned(), created, process })
+    }
+
+    /// Has CRIU make a container of a bundle and the files of a checkpoint. It runs, and its first process is a child of
+    /// this program. The configuration says what the processes may: with more, they are not restored. Whatever fails,
+    /// nothing is left.
+    pub fn restore(&self, id: &str, bundle: impl AsRef<Path>, options: RestoreOptions) -> Result<Container> {
+        let RestoreOptions { stdio, mut options } = options;
+        bundle.as_ref().clone_into(&mut options.create.bundle);
+        options.create.terminal_to_caller = stdio.is_terminal();
+        let streams = stdio.into_streams()?;
+        let child = self.0.restore_child(id, &options, streams.each_ref().map(|fd| Some(fd.as_fd())))?;
         let created = child.created;
         let process = Some(Process::of_child(child));
         Ok(Container { runtime: self.0.clone(), id: id.to_owned(), created, process })

@@ -32,5 +32,5 @@ pub use pivot::chroot;
 pub use pivot::full_kernel_mounts;
 pub use resolve::{Location, until_sure};
 pub use restore::{ExternalMount, external_mounts, show_to_criu};
-pub use source::{Namespaces, explain_namespace, open_source};
+pub use source::{Namespaces, clone_mapped, explain_namespace, namespace_with, open_source};
 pub use terminal::Terminal;

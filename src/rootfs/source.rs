@@ -12,8 +12,9 @@ use rustix::mount::OpenTreeFlags;
 use super::tree::{clone_tree, source_error};
 use super::{fscontext, resolve};
 use crate::error::{Call, Context, Error, Result};
-use crate::plan::idmap::{self, IdMap, Mappings};
+use crate::plan::idmap::{self, IdMap};
 use crate::plan::mounts::{BindSource, MountKind, MountPlan};
+use crate::spec::IdMapping;
 use crate::sys::helper::{self, Refused};
 use crate::sys::mount::{MOUNT_ATTR_IDMAP, MountAttr, mount_setattr};
 use crate::sys::mountinfo::{self, MountInfo};
@@ -110,11 +111,18 @@ fn bind(plan: &MountPlan, path: &str, recursive: bool, namespace: Option<Borrowe
     Err(Error::new(format_args!("{path:?} is another file in the container's mount namespace than on the host")))
 }
 
+/// A detached copy of the mount at `path`, whose files have the owners that [`namespace_with`] gives them.
+pub fn clone_mapped(path: &str, recursive: bool, namespace: BorrowedFd) -> Result<OwnedFd> {
+    let mount = clone_tree(fs::CWD, path, recursive).map_err(|errno| source_error(path, errno))?;
+    id_map(&IdMap { mappings: None, recursive }, mount.as_fd(), Some(namespace), path)?;
+    Ok(mount)
+}
+
 fn id_map(map: &IdMap, mount: BorrowedFd<'_>, userns: Option<BorrowedFd<'_>>, source: &str) -> Result<()> {
     let made;
     let namespace = match (&map.mappings, userns) {
         (Some(mappings), _) => {
-            made = namespace_with(mappings)?;
+            made = namespace_with(&mappings.uid, &mappings.gid)?;
             made.as_fd()
         }
         (None, Some(userns)) => userns,
@@ -181,10 +189,10 @@ const FILESYSTEMS: [(u32, &str); 14] = [
 ];
 
 /// A user namespace with these mappings, which lives as long as the descriptor.
-fn namespace_with(mappings: &Mappings) -> Result<OwnedFd> {
+pub fn namespace_with(uids: &[IdMapping], gids: &[IdMapping]) -> Result<OwnedFd> {
     let helper = helper::user_namespace().call(|| "clone3(CLONE_NEWUSER)")?;
     let dir = format!("/proc/{}", helper.pid());
-    for (file, mappings) in [("uid_map", &mappings.uid), ("gid_map", &mappings.gid)] {
+    for (file, mappings) in [("uid_map", uids), ("gid_map", gids)] {
         let path = format!("{dir}/{file}");
         let text = idmap::table(mappings);
         std::fs::write(&path, &text).call(|| format!("write({path:?}, {text:?})")).context("idmapped mount")?;

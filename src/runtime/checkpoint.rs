@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, openat, unlinkat};
 use rustix::io::Errno;
 
 use crate::criu::{self, CgroupsMode, Criu, Kind, NetworkLock, Notification, Options, Streams, Surroundings};
@@ -19,12 +19,17 @@ use crate::plan::rootfs::{self as plan_rootfs, RootfsPlan, Switch};
 use crate::rootfs;
 use crate::spec::{Spec, Status};
 use crate::sys;
+use crate::sys::mountinfo;
+use crate::sys::stat::named;
 
 use super::container::Container;
 use super::locked::Locked;
 
 /// The names of the standard streams, stored with the images: `restore` connects its own descriptors in their place.
 pub(super) const DESCRIPTORS: &str = "descriptors.json";
+
+/// How CRIU names a file that is not in the images begins like this: then follow its mount and its inode.
+pub(super) const FILE: &str = "file[";
 
 const LOG: &str = "dump.log";
 
@@ -185,12 +190,14 @@ impl Locked<'_> {
         request.parent_images = options.parent_path.as_ref().map(|path| path.as_os_str().as_bytes().to_owned());
         request.track_memory = options.parent_path.is_some() || options.pre_dump;
         request.external = external_namespaces(&criu, &namespaces, init.pid)?;
+        let streams = self.streams_in_images(init.pid)?;
+        request.external.extend(streams.iter().filter(|name| name.starts_with(FILE)).cloned());
         if let Some(path) = self.record.cgroup.freezer_path() {
             request.freeze_cgroup = Some(path.into_os_string().into_encoded_bytes());
         }
         if !options.pre_dump {
             request.external_mounts = external_mounts(&rootfs, init.pid)?;
-            self.write_descriptors(&work)?;
+            write_descriptors(&work, &streams)?;
         }
         let kind = if options.pre_dump { Kind::PreDump } else { Kind::Dump };
         let mut notified = |notification: &Notification, _| self.dumping(notification, &mut status_fd);
@@ -249,12 +256,15 @@ impl Container<'_> {
         Ok(())
     }
 
-    fn write_descriptors(&self, work: &Work) -> Result<()> {
-        let text = serde_json::to_vec(&self.record.streams).map_err(Error::new)?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&work.images, DESCRIPTORS, flags, Mode::from_raw_mode(0o600))
-            .call(|| format!("open({DESCRIPTORS:?})"))?;
-        File::from(fd).write_all(&text).call(|| format!("write({DESCRIPTORS:?})"))
+    /// The names that the images have for the standard streams: pipes, and files that the container cannot reach.
+    fn streams_in_images(&self, pid: i32) -> Result<[String; 3]> {
+        let path = format!("/proc/{pid}/mountinfo");
+        let mountinfo = std::fs::read(&path).call(|| format!("open({path:?})"))?;
+        let mut streams = self.record.streams.clone();
+        for (name, number) in streams.iter_mut().zip(0..).filter(|(name, _)| name.is_empty()) {
+            *name = outside_file(pid, number, &mountinfo).unwrap_or_default();
+        }
+        Ok(streams)
     }
 
     fn dumping(&self, notification: &Notification, status_fd: &mut Option<OwnedFd>) -> Result<()> {
@@ -264,6 +274,25 @@ impl Container<'_> {
             None => Ok(()),
         }
     }
+}
+
+/// The name that CRIU has for a stream of the process that is a fifo or a file of the host: no mount of the container's
+/// has it, so CRIU would not know where it is. `None` if the stream is something else.
+fn outside_file(pid: i32, number: i32, mountinfo: &[u8]) -> Option<String> {
+    let stat = rustix::fs::stat(format!("/proc/{pid}/fd/{number}")).ok()?;
+    let is_file = matches!(FileType::from_raw_mode(stat.st_mode), FileType::Fifo | FileType::RegularFile);
+    let info = std::fs::read(format!("/proc/{pid}/fdinfo/{number}")).ok()?;
+    let mount: u64 = named(&info, "mnt_id")?.parse().ok()?;
+    let is_outside = !mountinfo::entries(mountinfo).any(|entry| entry.id == mount);
+    (is_file && is_outside).then(|| format!("{FILE}{mount:x}:{:x}]", stat.st_ino))
+}
+
+fn write_descriptors(work: &Work, streams: &[String; 3]) -> Result<()> {
+    let text = serde_json::to_vec(streams).map_err(Error::new)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(&work.images, DESCRIPTORS, flags, Mode::from_raw_mode(0o600))
+        .call(|| format!("open({DESCRIPTORS:?})"))?;
+    File::from(fd).write_all(&text).call(|| format!("write({DESCRIPTORS:?})"))
 }
 
 fn external_mounts(plan: &RootfsPlan, pid: i32) -> Result<Vec<(String, String)>> {

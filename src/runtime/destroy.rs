@@ -106,7 +106,7 @@ pub(super) fn kill(record: &Record) -> Result<()> {
     record.cgroup.kill(libc::SIGKILL).context("processes of the container")
 }
 
-fn ends_within(pidfd: BorrowedFd<'_>, timeout: Duration) -> Result<bool> {
+pub(super) fn ends_within(pidfd: BorrowedFd<'_>, timeout: Duration) -> Result<bool> {
     let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
     let mut poll = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
     rustix::event::poll(&mut poll, Some(&timeout)).call(|| "poll(pidfd)").map(|ready| ready != 0)

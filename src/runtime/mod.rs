@@ -152,6 +152,11 @@ impl Runtime {
         restore::restore(self, id, options)
     }
 
+    /// As [`Runtime::restore`], for a caller that stays: it gets the process, which is its child.
+    pub fn restore_child(&self, id: &str, options: &RestoreOptions, stdio: Stdio) -> Result<Child> {
+        restore::restore_child(self, id, options, stdio)
+    }
+
     /// A container as it is now, for reading.
     pub fn load(&self, id: &str) -> Result<Container<'_>> {
         Container::open(self, self.directory(id)?)

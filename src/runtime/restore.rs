@@ -1,5 +1,6 @@
 //! `restore`: as `create` and `start`, but CRIU makes the processes.
 
+use std::cell::Cell;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -7,7 +8,7 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 
 use crate::cgroup::Entry;
 use crate::criu::{Criu, Kind, Notification, Options, Streams, Surroundings};
@@ -21,8 +22,10 @@ use crate::rootfs::{self, ExternalMount};
 use crate::sys;
 use crate::sys::clone::Stdio;
 
-use super::checkpoint::{CriuOptions, DESCRIPTORS, EXTERNAL_NAMESPACES, Work, check_common};
+use super::checkpoint::{CriuOptions, DESCRIPTORS, EXTERNAL_NAMESPACES, FILE, Work, check_common};
+use super::create::Child;
 use super::creation::{Creation, Placement};
+use super::destroy::{DEATH, ends_within};
 use super::dir::CONFIG;
 use super::foreground::Foreground;
 use super::locked::Locked;
@@ -61,7 +64,7 @@ pub(super) fn restore(runtime: &Runtime, id: &str, options: &RestoreOptions) -> 
         foreground = foreground.map(Foreground::lend_terminal);
     }
     let stdio = foreground.as_ref().map(Foreground::stdio).unwrap_or_default();
-    let restoration = Restoration { creation: &creation, options, streams, stdio };
+    let restoration = Restoration { creation: &creation, options, streams, stdio, made: Cell::default() };
     restoration.check()?;
     let adopts = !options.detach && !options.no_subreaper;
     if adopts {
@@ -79,7 +82,23 @@ pub(super) fn restore(runtime: &Runtime, id: &str, options: &RestoreOptions) -> 
     status
 }
 
-/// The names that the images have for the pipes of the standard streams, by descriptor number.
+/// As [`restore`], for a caller that stays: it gets the process, which is its child.
+pub(super) fn restore_child(runtime: &Runtime, id: &str, options: &RestoreOptions, stdio: Stdio) -> Result<Child> {
+    let (creation, placement) = Creation::plan(runtime, id, &options.create)?;
+    creation.check_terminal(true)?;
+    let streams = dumped_streams(&options.criu.image_path).context("--image-path")?;
+    let restoration = Restoration { creation: &creation, options, streams, stdio, made: Cell::default() };
+    restoration.check()?;
+    let restored = creation.make(|locked| restoration.perform(placement, locked)).and_then(|(container, restored)| {
+        let (created, hooks) = (container.record.created, &creation.plan.hooks);
+        container.after_start(Ok(()), &hooks.poststart, &hooks.poststop)?;
+        let Restored { pid, pidfd, master } = restored;
+        Ok(Child { pid, pidfd, master, created })
+    });
+    restored.inspect_err(|_| restoration.collect())
+}
+
+/// The names that the images have for the pipes and files of the standard streams, by descriptor number.
 fn dumped_streams(images: &Path) -> Result<Vec<String>> {
     const MAX: u64 = 64 * 1024;
     let dir = files::open_own_directory(images)?;
@@ -104,6 +123,8 @@ struct Restoration<'a> {
     options: &'a RestoreOptions,
     streams: Vec<String>,
     stdio: Stdio<'a>,
+    /// The process that CRIU has made, as a child of this one.
+    made: Cell<Option<i32>>,
 }
 
 struct Restored {
@@ -150,7 +171,18 @@ impl Restoration<'_> {
         }
     }
 
+    /// After a failure: nobody else waits for the process, which has been killed.
+    fn collect(&self) {
+        let Some(pid) = self.made.get().and_then(Pid::from_raw) else { return };
+        let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return };
+        if matches!(ends_within(pidfd.as_fd(), DEATH), Ok(true)) {
+            // Nobody asks how it has ended.
+            let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        }
+    }
+
     fn perform(&self, placement: Placement, locked: &mut Locked) -> Result<Restored> {
+        locked.record.replace_streams(self.stdio);
         self.creation.make_cgroup(&placement, locked)?;
         let inherited = self.inherited_namespaces();
         let root = locked.dir.path().join(ROOT);
@@ -257,8 +289,9 @@ impl Restoration<'_> {
                 false => request.cgroup_roots.extend(own.controllers.into_iter().map(|name| (name, path.clone()))),
             }
         }
-        let pipes = self.streams.iter().zip(0..).filter(|(name, _)| name.starts_with("pipe:"));
-        request.inherit_fds.extend(pipes.map(|(name, fd)| (name.clone(), fd)));
+        let is_outside = |name: &str| name.starts_with("pipe:") || name.starts_with(FILE);
+        let streams = self.streams.iter().zip(0..).filter(|(name, _)| is_outside(name));
+        request.inherit_fds.extend(streams.map(|(name, fd)| (name.clone(), fd)));
         let namespaces = inherited.iter().map(|namespace| (namespace.key.to_owned(), namespace.fd.as_raw_fd()));
         request.inherit_fds.extend(namespaces);
         let external = |kind| EXTERNAL_NAMESPACES.iter().any(|(external, ..)| *external == kind);
@@ -289,6 +322,7 @@ impl Restoration<'_> {
     ) -> Result<()> {
         let runtime = self.creation.runtime;
         runtime.debug(|| format!("criu: {}", notification.script));
+        self.made.set(self.made.get().or(notification.pid));
         match (notification.script.as_str(), notification.pid, fd) {
             ("setup-namespaces", Some(pid), _) => {
                 if self.creation.plan.init.container().is_some_and(|container| container.loopback) {

@@ -231,6 +231,16 @@ pub struct ProcessInfo {
 }
 
 #[derive(Clone, PartialEq, Message)]
+pub struct CheckpointRequest {
+    #[prost(string, tag = 1)]
+    pub id: String,
+    #[prost(string, tag = 2)]
+    pub path: String,
+    #[prost(message, optional, tag = 3)]
+    pub options: Option<Any>,
+}
+
+#[derive(Clone, PartialEq, Message)]
 pub struct UpdateRequest {
     #[prost(string, tag = 1)]
     pub id: String,
@@ -270,12 +280,55 @@ pub struct Options {
     pub no_pivot_root: bool,
     #[prost(bool, tag = 2)]
     pub no_new_keyring: bool,
+    #[prost(string, tag = 3)]
+    pub shim_cgroup: String,
+    #[prost(uint32, tag = 4)]
+    pub io_uid: u32,
+    #[prost(uint32, tag = 5)]
+    pub io_gid: u32,
     #[prost(string, tag = 6)]
     pub binary_name: String,
     #[prost(string, tag = 7)]
     pub root: String,
     #[prost(bool, tag = 9)]
     pub systemd_cgroup: bool,
+    #[prost(string, tag = 10)]
+    pub criu_image_path: String,
+    #[prost(string, tag = 11)]
+    pub criu_work_path: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct CheckpointOptions {
+    #[prost(bool, tag = 1)]
+    pub exit: bool,
+    #[prost(bool, tag = 2)]
+    pub open_tcp: bool,
+    #[prost(bool, tag = 3)]
+    pub external_unix_sockets: bool,
+    #[prost(bool, tag = 4)]
+    pub terminal: bool,
+    #[prost(bool, tag = 5)]
+    pub file_locks: bool,
+    #[prost(string, repeated, tag = 6)]
+    pub empty_namespaces: Vec<String>,
+    #[prost(string, tag = 7)]
+    pub cgroups_mode: String,
+    #[prost(string, tag = 9)]
+    pub work_path: String,
+    #[prost(string, tag = 10)]
+    pub parent_path: String,
+}
+
+// types/runtimeoptions/v1/api.proto
+
+/// What containerd passes to a runtime whose options it does not know.
+#[derive(Clone, PartialEq, Message)]
+pub struct AnyRuntimeOptions {
+    #[prost(string, tag = 2)]
+    pub config_path: String,
+    #[prost(bytes = "vec", tag = 3)]
+    pub config_body: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -292,6 +345,8 @@ pub struct RuntimeInfo {
     pub name: String,
     #[prost(message, optional, tag = 2)]
     pub version: Option<RuntimeVersion>,
+    #[prost(message, optional, tag = 3)]
+    pub options: Option<Any>,
     #[prost(message, optional, tag = 4)]
     pub features: Option<Any>,
 }
@@ -302,6 +357,36 @@ pub struct RuntimeVersion {
     pub version: String,
     #[prost(string, tag = 2)]
     pub revision: String,
+}
+
+// runtime/bootstrap/v1/bootstrap.proto
+
+#[derive(Clone, PartialEq, Message)]
+pub struct BootstrapParams {
+    #[prost(string, tag = 1)]
+    pub instance_id: String,
+    #[prost(string, tag = 2)]
+    pub namespace: String,
+    #[prost(string, tag = 5)]
+    pub containerd_ttrpc_address: String,
+    #[prost(message, repeated, tag = 8)]
+    pub extensions: Vec<Extension>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Extension {
+    #[prost(message, optional, tag = 1)]
+    pub value: Option<Any>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct BootstrapResult {
+    #[prost(int32, tag = 1)]
+    pub version: i32,
+    #[prost(string, tag = 2)]
+    pub address: String,
+    #[prost(string, tag = 3)]
+    pub protocol: String,
 }
 
 // services/ttrpc/events/v1/events.proto, types/event.proto
@@ -336,6 +421,8 @@ pub struct TaskCreate {
     pub rootfs: Vec<Mount>,
     #[prost(message, optional, tag = 4)]
     pub io: Option<TaskIo>,
+    #[prost(string, tag = 5)]
+    pub checkpoint: String,
     #[prost(uint32, tag = 6)]
     pub pid: u32,
 }
@@ -386,6 +473,14 @@ pub struct TaskExit {
     pub exit_status: u32,
     #[prost(message, optional, tag = 5)]
     pub exited_at: Option<Timestamp>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct TaskCheckpointed {
+    #[prost(string, tag = 1)]
+    pub container_id: String,
+    #[prost(string, tag = 2)]
+    pub checkpoint: String,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -1,17 +1,23 @@
 //! The methods of containerd's task API.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use prost::Message;
 use rustix::io::Errno;
 
-use super::messages::*;
+use super::messages::{
+    self, Any, CheckpointRequest, CloseRequest, ConnectResponse, ContainerRequest, CreateRequest, DeleteResponse,
+    Empty, ExecRequest, KillRequest, Options, PidResponse, PidsResponse, ProcessDetails, ProcessInfo, ProcessRequest,
+    Request, ResizeRequest, StateResponse, StatsResponse, TaskCheckpointed, TaskCreate, TaskDelete, TaskEvent,
+    TaskExecAdded, TaskExecStarted, TaskIo, TaskStart, UpdateRequest,
+};
 use super::server::{Adopted, Shim};
 use super::streams::{self, Names, Owner};
-use super::task::{Exit, FIRST, Member, Reply, Stage, Task, failed, no_task, not_yet, waited};
+use super::task::{Exit, FIRST, Member, Reply, Restoration, Stage, Task, failed, no_task, not_yet, waited};
 use super::ttrpc::{Answer, Code, Failure, encoded};
-use super::{metrics, rootfs, runtime};
-use crate::library::{Container, CreateOptions, ErrorKind, ExecOptions, Resources};
+use super::{metrics, names_a_slice, options, rootfs, runtime};
+use crate::error::{Error, Result};
+use crate::library::{CheckpointOptions, Container, CreateOptions, ErrorKind, ExecOptions, Resources, RestoreOptions};
 
 const SERVICES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
 
@@ -34,6 +40,7 @@ pub fn call(shim: &mut Shim, reply: Reply, request: &Request) -> Option<Answer> 
         "Exec" => decode(payload).map(|request| Some(exec(shim, request))),
         "ResizePty" => decode(payload).map(|request| Some(resize(shim, &request))),
         "CloseIO" => decode(payload).map(|request| Some(close_io(shim, &request))),
+        "Checkpoint" => decode(payload).map(|request| checkpoint(shim, reply, request)),
         "Update" => decode(payload).map(|request| update(shim, reply, request)),
         "Wait" => decode(payload).map(|request| wait(shim, reply, &request)),
         "Stats" => decode(payload).map(|request| Some(stats(shim, &request))),
@@ -54,19 +61,17 @@ fn job_name(id: &str, exec_id: &str) -> String {
 }
 
 fn container(shim: &mut Shim, id: &str) -> Result<Container, Failure> {
-    shim.task(id)?.container.clone().ok_or_else(|| no_task(id))
+    // One that is to be restored has no process before it is started.
+    shim.task(id)?.container.clone().ok_or_else(|| not_yet("the container has not been restored yet"))
 }
 
 fn create(shim: &mut Shim, reply: Reply, request: CreateRequest) -> Option<Answer> {
-    if !request.checkpoint.is_empty() {
-        return Some(Err(Failure::new(Code::Unimplemented, "a container is not restored from a checkpoint")));
-    }
     if shim.tasks.contains_key(&request.id) {
         return Some(Err(Failure::new(Code::AlreadyExists, format!("container {:?} already exists", request.id))));
     }
-    let options = match request.options.as_ref().map(options_of).transpose() {
+    let options = match request.options.as_ref().map(options::read).transpose() {
         Ok(options) => options.unwrap_or_default(),
-        Err(failure) => return Some(Err(failure)),
+        Err(e) => return Some(Err(Failure::new(Code::InvalidArgument, e.to_string()))),
     };
     if !options.binary_name.is_empty() || !options.root.is_empty() {
         shim.log.debug("the options binary_name and root have no effect: the shim is the runtime");
@@ -80,13 +85,20 @@ fn create(shim: &mut Shim, reply: Reply, request: CreateRequest) -> Option<Answe
     let task = Task {
         bundle: PathBuf::from(&request.bundle),
         container: None,
-        paused: false,
+        restoration: None,
         shares_pids: false,
+        stream_owner: (options.io_uid, options.io_gid),
         oom: None,
         oom_kills: 0,
         members: [(FIRST.to_owned(), Member::new(names.clone(), Vec::new()))].into(),
     };
     shim.tasks.insert(request.id.clone(), task);
+    // containerd 1.6 knows the second one for runc only.
+    let images = Some(&request.checkpoint).filter(|path| !path.is_empty()).unwrap_or(&options.criu_image_path);
+    if !images.is_empty() {
+        let restoration = Restoration { images: images.into(), options };
+        return create_restored(shim, reply, request, restoration);
+    }
     let (namespace, log) = (shim.namespace.clone(), shim.log.clone());
     shim.jobs.run(&job_name(&request.id, FIRST), move || {
         let made = make(&request, &names, &options, &namespace, log);
@@ -101,11 +113,44 @@ fn create(shim: &mut Shim, reply: Reply, request: CreateRequest) -> Option<Answe
     None
 }
 
-/// Options of another runtime mean nothing here.
-fn options_of(options: &Any) -> Result<Options, Failure> {
-    match options.type_url.rsplit('/').next() {
-        Some("containerd.runc.v1.Options") => decode(&options.value),
-        _ => Ok(Options::default()),
+/// A container that is to be restored has its root file system already, into which containerd may unpack more, and
+/// everything else once it is started.
+fn create_restored(shim: &mut Shim, reply: Reply, request: CreateRequest, restoration: Restoration) -> Option<Answer> {
+    shim.jobs.run(&job_name(&request.id, FIRST), move || {
+        let prepared = uses_systemd(&request, &restoration.options).and_then(|systemd| {
+            mount(&request)?;
+            let options = Options { systemd_cgroup: systemd, ..restoration.options };
+            Ok(Restoration { options, ..restoration })
+        });
+        Box::new(move |shim| {
+            let answer = prepared.and_then(|restoration| {
+                let task = shim.tasks.get_mut(&request.id).ok_or_else(|| no_task(&request.id))?;
+                task.restoration = Some(restoration);
+                tell_created(shim, &request, 0)
+            });
+            if answer.is_err() {
+                shim.forget(&request.id);
+            }
+            shim.answer(reply, answer);
+        })
+    });
+    None
+}
+
+const CREATE: &str = "OCI runtime create failed";
+
+/// Whether systemd makes the cgroup: by the options or, where these are not runc's, by the form of the cgroup's path.
+fn uses_systemd(request: &CreateRequest, options: &Options) -> Result<bool, Failure> {
+    if options.systemd_cgroup || request.options.as_ref().is_some_and(options::are_runcs) {
+        return Ok(options.systemd_cgroup);
+    }
+    names_a_slice(Path::new(&request.bundle)).map_err(|e| failed(CREATE, e))
+}
+
+fn mount(request: &CreateRequest) -> Result<(), Failure> {
+    match request.rootfs.is_empty() {
+        true => Ok(()),
+        false => rootfs::mount_all(&PathBuf::from(&request.bundle), &request.rootfs).map_err(|e| failed(CREATE, e)),
     }
 }
 
@@ -119,18 +164,17 @@ fn make(
     namespace: &str,
     log: super::log::Log,
 ) -> Result<Made, Failure> {
-    const WHAT: &str = "OCI runtime create failed";
+    const WHAT: &str = CREATE;
     let bundle = PathBuf::from(&request.bundle);
-    if !request.rootfs.is_empty() {
-        rootfs::mount_all(&bundle, &request.rootfs).map_err(|e| failed(WHAT, e))?;
-    }
-    let owner = Owner { namespace, id: &request.id };
+    let systemd = uses_systemd(request, options)?;
+    mount(request)?;
+    let owner = Owner { namespace, id: &request.id, ids: (options.io_uid, options.io_gid) };
     let made = streams::open_all(names, false, &owner).map_err(|e| failed(WHAT, e)).and_then(|mut opened| {
         let create = CreateOptions::new()
             .stdio(std::mem::take(&mut opened.stdio))
             .no_pivot(options.no_pivot_root)
             .no_new_keyring(options.no_new_keyring);
-        let runtime = runtime(namespace, options.systemd_cgroup, &log);
+        let runtime = runtime(namespace, systemd, &log);
         let container = runtime.create(&request.id, &bundle, create).map_err(|e| failed(WHAT, e))?;
         Ok((container, opened))
     });
@@ -140,26 +184,37 @@ fn make(
     })
 }
 
-fn created(shim: &mut Shim, request: &CreateRequest, (container, opened): Made) -> Answer {
-    let id = &request.id;
-    let unmade = |e: crate::error::Error| {
-        // It cannot be looked after. The failure is what is told, not what may be left.
-        let _ = container.delete(true);
+fn created(shim: &mut Shim, request: &CreateRequest, made: Made) -> Answer {
+    let pid = take_up(shim, &request.id, made).map_err(|e| {
+        // The failure is what is told, not what may be left.
         let _ = rootfs::unmount(&PathBuf::from(&request.bundle));
-        failed("OCI runtime create failed", e)
-    };
-    let process = container.process().cloned().ok_or_else(|| no_task(id))?;
+        failed(CREATE, e)
+    })?;
+    tell_created(shim, request, pid)
+}
+
+/// From now on the container's first process and its streams are looked after. Returns the pid.
+fn take_up(shim: &mut Shim, id: &str, (container, opened): Made) -> Result<u32> {
+    let process = container.process().cloned().ok_or_else(|| Error::new("the container has no process"))?;
     let adopted = shim.adopt(opened, &process).and_then(|adopted| shim.watch(&process, id, FIRST).map(|()| adopted));
-    let Adopted { kept, relay, feed } = adopted.map_err(unmade)?;
+    // It cannot be looked after. The failure is what is told, not what may be left.
+    let Adopted { kept, relay, feed } = adopted.inspect_err(|_| drop(container.delete(true)))?;
     let shares_pids = container.shares_pids().unwrap_or_default();
     let pid = process.pid();
-    let Some(task) = shim.tasks.get_mut(id) else { return Err(no_task(id)) };
-    (task.container, task.shares_pids) = (Some(container), shares_pids);
+    let task = shim.tasks.get_mut(id).ok_or_else(|| Error::new("the container has been forgotten"))?;
+    (task.container, task.restoration, task.shares_pids) = (Some(container), None, shares_pids);
     if let Some(member) = task.members.get_mut(FIRST) {
         (member.process, member.kept, member.relay) = (Some(process), kept, relay);
         member.feed = feed;
+        if member.input_closed {
+            member.kept.close_input();
+        }
     }
     shim.watch_oom(id);
+    Ok(pid)
+}
+
+fn tell_created(shim: &mut Shim, request: &CreateRequest, pid: u32) -> Answer {
     let io = TaskIo {
         stdin: request.stdin.clone(),
         stdout: request.stdout.clone(),
@@ -167,10 +222,11 @@ fn created(shim: &mut Shim, request: &CreateRequest, (container, opened): Made) 
         terminal: request.terminal,
     };
     let event = TaskCreate {
-        container_id: id.clone(),
+        container_id: request.id.clone(),
         bundle: request.bundle.clone(),
         rootfs: request.rootfs.clone(),
         io: Some(io),
+        checkpoint: request.checkpoint.clone(),
         pid,
     };
     shim.publisher.publish("/tasks/create", "TaskCreate", &event);
@@ -178,11 +234,13 @@ fn created(shim: &mut Shim, request: &CreateRequest, (container, opened): Made) 
 }
 
 fn start(shim: &mut Shim, reply: Reply, request: ProcessRequest) -> Option<Answer> {
-    let namespace = shim.namespace.clone();
-    let container = match container(shim, &request.id) {
-        Ok(container) => container,
+    let (namespace, log) = (shim.namespace.clone(), shim.log.clone());
+    let task = match shim.task(&request.id) {
+        Ok(task) => task,
         Err(failure) => return Some(Err(failure)),
     };
+    let (container, restoration, bundle) = (task.container.clone(), task.restoration.clone(), task.bundle.clone());
+    let ids = task.stream_owner;
     let member = match shim.member(&request.id, &request.exec_id) {
         Ok(member) => member,
         Err(failure) => return Some(Err(failure)),
@@ -194,24 +252,57 @@ fn start(shim: &mut Shim, reply: Reply, request: ProcessRequest) -> Option<Answe
     }
     let (names, closed, document) = (member.names.clone(), member.input_closed, std::mem::take(&mut member.document));
     let name = job_name(&request.id, &request.exec_id);
-    if request.exec_id == FIRST {
-        shim.jobs.run(&name, move || {
-            let started = container.start().map_err(|e| failed("OCI runtime start failed", e));
-            Box::new(move |shim| {
-                let answer = started.and_then(|()| first_started(shim, &request.id));
-                conclude(shim, reply, &request, answer);
-            })
-        });
-    } else {
-        shim.jobs.run(&name, move || {
-            let made = join(&container, &names, closed, &document, &namespace);
-            Box::new(move |shim| {
-                let answer = made.and_then(|made| joined(shim, &request, made));
-                conclude(shim, reply, &request, answer);
-            })
-        });
-    }
+    shim.jobs.run(&name, move || {
+        let owner = Owner { namespace: &namespace, id: &request.id, ids };
+        match (container, restoration) {
+            (Some(container), _) if request.exec_id == FIRST => {
+                let started = container.start().map_err(|e| failed("OCI runtime start failed", e));
+                Box::new(move |shim| {
+                    let answer = started.and_then(|()| first_started(shim, &request.id));
+                    conclude(shim, reply, &request, answer);
+                })
+            }
+            (Some(container), _) => {
+                let made = join(&container, &names, closed, &document, &owner);
+                Box::new(move |shim| {
+                    let answer = made.and_then(|made| joined(shim, &request, made));
+                    conclude(shim, reply, &request, answer);
+                })
+            }
+            (None, restoration) => {
+                let made = restore(restoration, &bundle, &names, closed, &owner, &log);
+                Box::new(move |shim| {
+                    let taken = made.and_then(|made| take_up(shim, &request.id, made).map_err(|e| failed(RESTORE, e)));
+                    let answer = taken.and_then(|_| first_started(shim, &request.id));
+                    conclude(shim, reply, &request, answer);
+                })
+            }
+        }
+    });
     None
+}
+
+const RESTORE: &str = "OCI runtime restore failed";
+
+/// In a thread of its own.
+fn restore(
+    restoration: Option<Restoration>,
+    bundle: &Path,
+    names: &Names,
+    input_closed: bool,
+    owner: &Owner,
+    log: &super::log::Log,
+) -> Result<Made, Failure> {
+    let Restoration { images, options } = restoration.ok_or_else(|| no_task(owner.id))?;
+    let mut opened = streams::open_all(names, input_closed, owner).map_err(|e| failed(RESTORE, e))?;
+    let mut restore =
+        RestoreOptions::new(images).stdio(std::mem::take(&mut opened.stdio)).no_pivot(options.no_pivot_root);
+    if !options.criu_work_path.is_empty() {
+        restore = restore.work_path(options.criu_work_path);
+    }
+    let runtime = runtime(owner.namespace, options.systemd_cgroup, log);
+    let container = runtime.restore(owner.id, bundle, restore).map_err(|e| failed(RESTORE, e))?;
+    Ok((container, opened))
 }
 
 fn first_started(shim: &mut Shim, id: &str) -> Answer {
@@ -226,11 +317,10 @@ fn join(
     names: &Names,
     input_closed: bool,
     document: &[u8],
-    namespace: &str,
+    owner: &Owner,
 ) -> Result<(crate::library::Process, streams::Opened), Failure> {
     const WHAT: &str = "OCI runtime exec failed";
-    let owner = Owner { namespace, id: container.id() };
-    let mut opened = streams::open_all(names, input_closed, &owner).map_err(|e| failed(WHAT, e))?;
+    let mut opened = streams::open_all(names, input_closed, owner).map_err(|e| failed(WHAT, e))?;
     let options = ExecOptions::from_json(document).map_err(|e| failed(WHAT, e))?;
     let options = options.stdio(std::mem::take(&mut opened.stdio));
     let process = container.exec(options).and_then(|exec| exec.start()).map_err(|e| failed(WHAT, e))?;
@@ -308,14 +398,14 @@ fn delete(shim: &mut Shim, reply: Reply, request: ProcessRequest) -> Option<Answ
         }
         return Some(deleted(pid, exit));
     }
-    let container = match container(shim, &request.id) {
-        Ok(container) => container,
+    let task = match shim.task(&request.id) {
+        Ok(task) => task,
         Err(failure) => return Some(Err(failure)),
     };
-    let bundle = shim.tasks.get(&request.id).map(|task| task.bundle.clone()).unwrap_or_default();
+    let (container, bundle) = (task.container.clone(), task.bundle.clone());
     shim.jobs.run(&job_name(&request.id, FIRST), move || {
-        let removed = match container.delete(false) {
-            // A container that could not be started has been removed then.
+        let removed = match container.map_or(Ok(()), |container| container.delete(false)) {
+            // A container that could not be started, or was saved to files, has been removed then.
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
             removed => removed,
         };
@@ -359,6 +449,7 @@ fn deleted(pid: u32, exit: Option<Exit>) -> Answer {
 }
 
 fn exec(shim: &mut Shim, request: ExecRequest) -> Answer {
+    container(shim, &request.id)?;
     let task = shim.task(&request.id)?;
     if request.exec_id == FIRST {
         return Err(Failure::new(Code::InvalidArgument, "a further process needs an id"));
@@ -381,7 +472,11 @@ fn exec(shim: &mut Shim, request: ExecRequest) -> Answer {
 
 fn state(shim: &mut Shim, request: &ProcessRequest) -> Answer {
     let task = shim.task(&request.id)?;
-    let (bundle, paused) = (task.bundle.to_string_lossy().into_owned(), task.paused);
+    let bundle = task.bundle.to_string_lossy().into_owned();
+    let is_running = task.members.get(FIRST).is_some_and(|member| matches!(member.stage, Stage::Running));
+    // Anybody can freeze it.
+    let paused =
+        is_running && task.container.as_ref().is_some_and(|container| container.is_paused().unwrap_or_default());
     let member = shim.member(&request.id, &request.exec_id)?;
     let exit = member.exit();
     encoded(&StateResponse {
@@ -410,6 +505,49 @@ fn pids(shim: &mut Shim, request: &ContainerRequest) -> Answer {
     encoded(&PidsResponse { processes })
 }
 
+/// What runs is saved to files, for as long as that takes.
+fn checkpoint(shim: &mut Shim, reply: Reply, request: CheckpointRequest) -> Option<Answer> {
+    const WHAT: &str = "checkpoint";
+    let container = match container(shim, &request.id) {
+        Ok(container) => container,
+        Err(failure) => return Some(Err(failure)),
+    };
+    let options = request.options.as_ref().map_or(Ok(messages::CheckpointOptions::default()), |any| decode(&any.value));
+    let options: messages::CheckpointOptions = match options {
+        Ok(options) => options,
+        Err(failure) => return Some(Err(failure)),
+    };
+    if let Some(name) = options.empty_namespaces.iter().find(|name| *name != "network") {
+        let message = format!("{WHAT}: namespace {name:?} cannot be restored as an empty one");
+        return Some(Err(Failure::new(Code::InvalidArgument, message)));
+    }
+    // CRIU's log does not belong to the images, which containerd packs.
+    let bundle = shim.tasks.get(&request.id).map(|task| task.bundle.clone()).unwrap_or_default();
+    let work = if options.work_path.is_empty() { bundle.join("criu-work") } else { options.work_path.into() };
+    let mut dump = CheckpointOptions::new(&request.path)
+        .work_path(work)
+        .leave_running(!options.exit)
+        .tcp_established(options.open_tcp)
+        .external_unix_sockets(options.external_unix_sockets)
+        .shell_job(options.terminal)
+        .file_locks(options.file_locks);
+    if !options.parent_path.is_empty() {
+        dump = dump.parent_path(options.parent_path);
+    }
+    shim.jobs.run(&format!("{} checkpoint", request.id), move || {
+        let done = container.checkpoint(&dump).map_err(|e| failed(WHAT, e));
+        Box::new(move |shim| {
+            let answer = done.and_then(|()| {
+                let event = TaskCheckpointed { container_id: request.id, checkpoint: request.path };
+                shim.publisher.publish("/tasks/checkpointed", "TaskCheckpointed", &event);
+                encoded(&Empty {})
+            });
+            shim.answer(reply, answer);
+        })
+    });
+    None
+}
+
 /// Or resume. To stop all processes may take a while.
 fn pause(shim: &mut Shim, reply: Reply, request: ContainerRequest, paused: bool) -> Option<Answer> {
     let container = match container(shim, &request.id) {
@@ -421,7 +559,6 @@ fn pause(shim: &mut Shim, reply: Reply, request: ContainerRequest, paused: bool)
         let done = done.map_err(|e| failed(if paused { "pause" } else { "resume" }, e));
         Box::new(move |shim| {
             let answer = done.and_then(|()| {
-                shim.task(&request.id)?.paused = paused;
                 let (topic, name) =
                     if paused { ("/tasks/paused", "TaskPaused") } else { ("/tasks/resumed", "TaskResumed") };
                 shim.publisher.publish(topic, name, &TaskEvent { container_id: request.id });
@@ -515,7 +652,8 @@ fn stats(shim: &mut Shim, request: &ContainerRequest) -> Answer {
 fn connect(shim: &mut Shim, request: &ContainerRequest) -> Answer {
     encoded(&ConnectResponse {
         shim_pid: std::process::id(),
-        task_pid: shim.member(&request.id, FIRST)?.pid(),
+        // The shim answers for itself, whether there is a container or not.
+        task_pid: shim.member(&request.id, FIRST).map_or(0, |member| member.pid()),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     })
 }

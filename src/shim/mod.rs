@@ -5,12 +5,16 @@
 //! killed has left. docs/shim.md has the processes and the descriptors.
 
 mod args;
+mod bootstrap;
 mod events;
+#[cfg(fuzzing)]
+mod fuzz;
 mod jobs;
 mod log;
 mod messages;
 mod methods;
 mod metrics;
+mod options;
 mod poller;
 mod rootfs;
 mod server;
@@ -29,11 +33,12 @@ use prost::Message;
 use rustix::fs::{Mode, OFlags};
 
 use self::args::{Action, Args};
+use self::bootstrap::Told;
 use self::events::Publisher;
 use self::log::Log;
 use self::messages::{Any, DeleteResponse, RuntimeInfo, RuntimeVersion};
 use self::server::Shim;
-use crate::error::{Call, Error, Result};
+use crate::error::{Call, Context, Error, Result};
 use crate::library::Runtime;
 use crate::runtime::CgroupManager;
 use crate::sys::clone::{CloneOptions, fork};
@@ -48,7 +53,7 @@ const NAME: &str = "io.containerd.berth.v2";
 const ROOT: &str = "/run/containerd/berth";
 
 #[cfg(fuzzing)]
-pub use self::ttrpc::fuzz;
+pub use self::fuzz::fuzz;
 
 /// Runs the command line `args`, without the program's name, and returns the status to exit with.
 pub fn main(args: &[OsString]) -> u8 {
@@ -89,7 +94,8 @@ fn info() -> Result<Vec<u8>> {
     let version =
         RuntimeVersion { version: env!("CARGO_PKG_VERSION").to_owned(), revision: env!("BERTH_COMMIT").to_owned() };
     let features = Some(Any { type_url: FEATURES.to_owned(), value });
-    Ok(RuntimeInfo { name: NAME.to_owned(), version: Some(version), features }.encode_to_vec())
+    let options = bootstrap::read_options()?.map(|options| Any::new(options::RUNC, &options));
+    Ok(RuntimeInfo { name: NAME.to_owned(), version: Some(version), options, features }.encode_to_vec())
 }
 
 /// The containers of a namespace.
@@ -105,18 +111,24 @@ fn runtime(namespace: &str, systemd: bool, log: &Log) -> Runtime {
 /// Sees to it that a shim serves the container, which is still to be created, and prints its address. The working directory
 /// is the bundle.
 fn start(args: &Args) -> Result<()> {
+    let told = Told::read(&args.namespace, &args.id)?;
     let group = group(Path::new("."), &args.id)?;
     if let Some(address) = group.as_deref().and_then(socket::of_group) {
         socket::write_address(Path::new("."), &address)?;
-        return print(address.as_bytes());
+        return print(&told.answer(&address));
+    }
+    if !told.options.shim_cgroup.is_empty() {
+        // The shim inherits it.
+        let layout = crate::host::cgroup_layout(false)?;
+        crate::cgroup::enter(&layout, &told.options.shim_cgroup).context("shim_cgroup")?;
     }
     let (listener, address) = socket::listen(&args.namespace, &args.id)?;
     socket::write_address(Path::new("."), &address)?;
     make_killable();
     match fork(CloneOptions::default()).call(|| "clone3()")? {
-        Some(_) => print(address.as_bytes()),
+        Some(_) => print(&told.answer(&address)),
         None => {
-            let ended = serve(args, listener);
+            let ended = serve(args, &told, listener);
             socket::remove(&address);
             crate::sys::clone::exit(i32::from(ended.is_err()));
         }
@@ -124,10 +136,11 @@ fn start(args: &Args) -> Result<()> {
 }
 
 /// The shim itself.
-fn serve(args: &Args, listener: OwnedFd) -> Result<()> {
+fn serve(args: &Args, told: &Told, listener: OwnedFd) -> Result<()> {
     detach()?;
     let log = Log::open(args.debug);
-    let publisher = Publisher::new(&std::env::var("TTRPC_ADDRESS").unwrap_or_default(), &args.namespace);
+    let address = told.ttrpc_address.clone().or_else(|| std::env::var("TTRPC_ADDRESS").ok());
+    let publisher = Publisher::new(&address.unwrap_or_default(), &args.namespace);
     let shim = Shim::new(listener, &args.namespace, publisher, log.clone(), methods::call);
     let served = shim.and_then(|mut shim| shim.serve());
     served.inspect_err(|e| log.warning(&format!("the shim ends: {e}")))
@@ -157,19 +170,42 @@ fn make_killable() {
 /// The pod that a container belongs to, by the annotations that CRI and others write; the container itself has none.
 fn group(bundle: &Path, id: &str) -> Result<Option<String>> {
     const KEYS: [&str; 2] = ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"];
-    #[derive(serde::Deserialize)]
-    struct Annotations {
-        #[serde(default)]
-        annotations: Option<std::collections::BTreeMap<String, String>>,
-    }
-    let path = bundle.join("config.json");
-    let text = std::fs::read(&path).call(|| format!("open({path:?})"))?;
-    let spec: Annotations = serde_json::from_slice(&text).map_err(|e| Error::new(format_args!("config.json: {e}")))?;
-    let annotations = spec.annotations.unwrap_or_default();
+    let annotations = Parts::read(bundle)?.annotations.unwrap_or_default();
     let group = KEYS.iter().find_map(|key| annotations.get(*key)).filter(|group| *group != id);
     match group {
         Some(group) => args::check_id(group).map(|()| Some(group.clone())),
         None => Ok(None),
+    }
+}
+
+/// Whether the path of the cgroup has the form that engines give it if systemd shall make the cgroup. runc's options say that
+/// by `SystemdCgroup`, but Docker and the CRI of containerd 1 send those options to runc's shim only.
+fn names_a_slice(bundle: &Path) -> Result<bool> {
+    let path = Parts::read(bundle)?.linux.and_then(|linux| linux.cgroups_path).unwrap_or_default();
+    let parts: Vec<_> = path.split(':').collect();
+    Ok(parts.len() == 3 && parts[0].ends_with(".slice"))
+}
+
+/// The parts of `config.json` that the shim itself reads.
+#[derive(serde::Deserialize)]
+struct Parts {
+    #[serde(default)]
+    annotations: Option<std::collections::BTreeMap<String, String>>,
+    #[serde(default)]
+    linux: Option<LinuxPart>,
+}
+
+#[derive(serde::Deserialize)]
+struct LinuxPart {
+    #[serde(default, rename = "cgroupsPath")]
+    cgroups_path: Option<String>,
+}
+
+impl Parts {
+    fn read(bundle: &Path) -> Result<Self> {
+        let path = bundle.join("config.json");
+        let text = std::fs::read(&path).call(|| format!("open({path:?})"))?;
+        serde_json::from_slice(&text).map_err(|e| Error::new(format_args!("config.json: {e}")))
     }
 }
 
@@ -210,6 +246,22 @@ mod tests {
         for id in ["..", "a/b", ""] {
             assert!(of(&format!(r#"{{"annotations":{{"io.containerd.runc.v2.group":"{id}"}}}}"#)).is_err(), "{id}");
         }
+        std::fs::remove_dir_all(&bundle).unwrap();
+    }
+
+    #[test]
+    fn a_path_that_names_a_slice_is_for_systemd() {
+        let bundle = std::env::temp_dir().join(format!("berth-slice-{}", std::process::id()));
+        std::fs::create_dir(&bundle).unwrap();
+        let of = |text: &str| {
+            std::fs::write(bundle.join("config.json"), text).unwrap();
+            names_a_slice(&bundle).unwrap()
+        };
+        assert!(of(r#"{"linux":{"cgroupsPath":"system.slice:docker:web"}}"#));
+        for path in ["", "/docker/web", "/a.slice/web", "a.slice", "docker:x:web", "a.slice:b", "a.slice:b:c:d"] {
+            assert!(!of(&format!(r#"{{"linux":{{"cgroupsPath":"{path}"}}}}"#)), "{path}");
+        }
+        assert!(!of("{}") && !of(r#"{"linux":null}"#));
         std::fs::remove_dir_all(&bundle).unwrap();
     }
 }

@@ -1,17 +1,21 @@
 //! The mounts that make a container's root file system, as containerd asks for them.
 
 use std::ffi::CString;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+    UnmountFlags,
 };
 
 use super::messages::Mount;
 use crate::error::{Call, Error, Result};
+use crate::rootfs::{clone_mapped, namespace_with};
+use crate::spec::IdMapping;
+use crate::sys::{loopback, namespace};
 
 /// What mount(8) calls options: flags that are set or cleared, how mounts propagate, and what is the file system's own.
 #[derive(Debug, PartialEq)]
@@ -20,13 +24,26 @@ struct Options {
     bind: bool,
     recursive: bool,
     propagation: Option<MountPropagationFlags>,
+    /// The source is a file, which is mounted by a loop device.
+    is_loop: bool,
+    /// The owners of files, for a container with a user namespace. These options are containerd's own.
+    uids: Vec<IdMapping>,
+    gids: Vec<IdMapping>,
     data: Vec<String>,
 }
 
 impl Options {
     fn parse(options: &[String]) -> Result<Self> {
-        let mut parsed =
-            Self { flags: MountFlags::empty(), bind: false, recursive: false, propagation: None, data: Vec::new() };
+        let mut parsed = Self {
+            flags: MountFlags::empty(),
+            bind: false,
+            recursive: false,
+            propagation: None,
+            is_loop: false,
+            uids: Vec::new(),
+            gids: Vec::new(),
+            data: Vec::new(),
+        };
         for option in options {
             let set = match option.as_str() {
                 "ro" => MountFlags::RDONLY,
@@ -45,19 +62,43 @@ impl Options {
                     parsed.recursive = option == "rbind";
                     MountFlags::empty()
                 }
-                "loop" => return Err(Error::new("mount option \"loop\" is not supported")),
+                "loop" => {
+                    parsed.is_loop = true;
+                    MountFlags::empty()
+                }
                 other => {
-                    match propagation(other) {
-                        Some(propagation) => parsed.propagation = Some(propagation),
-                        None => parsed.data.push(other.to_owned()),
+                    match (propagation(other), other.split_once('=')) {
+                        (Some(propagation), _) => parsed.propagation = Some(propagation),
+                        (None, Some(("uidmap", maps))) => parsed.uids = mappings(maps)?,
+                        (None, Some(("gidmap", maps))) => parsed.gids = mappings(maps)?,
+                        (None, _) => parsed.data.push(other.to_owned()),
                     }
                     MountFlags::empty()
                 }
             };
             parsed.flags |= set;
         }
+        if parsed.uids.is_empty() != parsed.gids.is_empty() {
+            return Err(Error::new("uidmap and gidmap need each other"));
+        }
         Ok(parsed)
     }
+
+    /// With the owners that are wanted, if they are to be changed.
+    fn namespace(&self) -> Result<Option<OwnedFd>> {
+        if self.uids.is_empty() { Ok(None) } else { namespace_with(&self.uids, &self.gids).map(Some) }
+    }
+}
+
+/// `0:100000:65536`: the first id in the files, the first one that is seen, how many. Several are separated by commas.
+fn mappings(text: &str) -> Result<Vec<IdMapping>> {
+    let parse = |triple: &str| {
+        let numbers: Vec<u32> = triple.split(':').map(|number| number.parse().ok()).collect::<Option<_>>()?;
+        let [container_id, host_id, size] = numbers[..] else { return None };
+        Some(IdMapping { container_id, host_id, size })
+    };
+    let parsed: Option<Vec<_>> = text.split(',').map(parse).collect();
+    parsed.ok_or_else(|| Error::new(format_args!("{text:?} is no mapping of ids")))
 }
 
 fn propagation(option: &str) -> Option<MountPropagationFlags> {
@@ -110,7 +151,9 @@ fn mount_one(mount: &Mount, root: &Path) -> Result<()> {
 }
 
 fn bind(source: &str, root: &Path, options: &Options) -> Result<()> {
-    if options.recursive {
+    if let Some(namespace) = options.namespace()? {
+        attach(&clone_mapped(source, options.recursive, namespace.as_fd())?, root)?;
+    } else if options.recursive {
         rustix::mount::mount_bind_recursive(source, root).call(|| format!("mount({source:?}, MS_BIND | MS_REC)"))?;
     } else {
         rustix::mount::mount_bind(source, root).call(|| format!("mount({source:?}, MS_BIND)"))?;
@@ -126,7 +169,84 @@ fn bind(source: &str, root: &Path, options: &Options) -> Result<()> {
 const MAX_DATA: usize = 4095;
 
 fn make(mount: &Mount, root: &Path, options: &Options) -> Result<()> {
-    let data = options.data.join(",");
+    match options.namespace()? {
+        Some(namespace) if mount.kind == "overlay" => make_mapped_overlay(mount, root, options, namespace.as_fd()),
+        Some(_) => Err(Error::new(format_args!("a mount of type {:?} cannot change the owners of files", mount.kind))),
+        None if options.is_loop => make_loop(mount, root, options),
+        None => make_with(mount, root, options, &options.data),
+    }
+}
+
+/// The kernel changes the owners in the lower layers, not in the overlay. In a mount namespace of a thread each layer is
+/// covered by itself with other owners. The overlay, once it is made, keeps what it has found there.
+fn make_mapped_overlay(mount: &Mount, root: &Path, options: &Options, owners: BorrowedFd) -> Result<()> {
+    let make = || {
+        namespace::unshare(libc::CLONE_NEWNS as u64).call(|| "unshare(CLONE_NEWNS)")?;
+        // Nothing of this may reach the host.
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        rustix::mount::mount_change("/", private).call(|| "mount(\"/\", MS_REC | MS_PRIVATE)")?;
+        let lower = options.data.iter().find_map(|option| option.strip_prefix("lowerdir=")).unwrap_or_default();
+        for layer in lower.split(':') {
+            attach(&clone_mapped(layer, false, owners)?, Path::new(layer))?;
+        }
+        make_with(mount, root, options, &options.data)?;
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        rustix::mount::open_tree(CWD, root, flags).call(|| format!("open_tree({root:?}, OPEN_TREE_CLONE)"))
+    };
+    let made = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().spawn_scoped(scope, make).call(|| "clone(CLONE_THREAD)")?;
+        thread.join().unwrap_or_else(|_| Err(Error::new("the thread that mounts panicked")))
+    });
+    attach(&made?, root)
+}
+
+/// Attaches a detached mount.
+fn attach(mount: &OwnedFd, root: &Path) -> Result<()> {
+    rustix::mount::move_mount(mount, "", CWD, root, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .call(|| format!("move_mount({root:?})"))
+}
+
+/// A file by a loop device, which goes with the mount.
+fn make_loop(mount: &Mount, root: &Path, options: &Options) -> Result<()> {
+    let is_direct = |option: &String| option == "direct-io";
+    let mut flags = loopback::LO_FLAGS_AUTOCLEAR;
+    if options.flags.contains(MountFlags::RDONLY) {
+        flags |= loopback::LO_FLAGS_READ_ONLY;
+    }
+    if options.data.iter().any(is_direct) {
+        flags |= loopback::LO_FLAGS_DIRECT_IO;
+    }
+    let (_open, device) = set_up_loop(&mount.source, flags)?;
+    let data: Vec<_> = options.data.iter().filter(|option| !is_direct(option)).cloned().collect();
+    make_with(&Mount { source: device, ..mount.clone() }, root, options, &data)
+}
+
+/// The device is free again once the descriptor is closed and nothing is mounted.
+fn set_up_loop(path: &str, flags: u32) -> Result<(OwnedFd, String)> {
+    const CONTROL: &str = "/dev/loop-control";
+    /// Others may take the device that has just been found free.
+    const ATTEMPTS: usize = 100;
+    let access = if flags & loopback::LO_FLAGS_READ_ONLY != 0 { OFlags::RDONLY } else { OFlags::RDWR };
+    let open = |path: &str, access| {
+        rustix::fs::open(path, access | OFlags::CLOEXEC, Mode::empty()).call(|| format!("open({path:?})"))
+    };
+    let (file, control) = (open(path, access)?, open(CONTROL, OFlags::RDWR)?);
+    for _ in 0..ATTEMPTS {
+        let number = loopback::loop_ctl_get_free(control.as_fd()).call(|| "ioctl(LOOP_CTL_GET_FREE)")?;
+        let name = format!("/dev/loop{number}");
+        let device = open(&name, access)?;
+        match loopback::loop_configure(device.as_fd(), file.as_fd(), path.as_bytes(), flags) {
+            Err(Errno::BUSY) => {}
+            configured => {
+                return configured.call(|| format!("ioctl({name:?}, LOOP_CONFIGURE)")).map(|()| (device, name));
+            }
+        }
+    }
+    Err(Error::new("no loop device stays free"))
+}
+
+fn make_with(mount: &Mount, root: &Path, options: &Options, data: &[String]) -> Result<()> {
+    let data = data.join(",");
     if data.len() > MAX_DATA && mount.kind == "overlay" {
         // An image of many layers.
         return make_overlay(&mount.source, root, options);
@@ -167,8 +287,7 @@ fn make_overlay(source: &str, root: &Path, options: &Options) -> Result<()> {
     ];
     let attrs = attrs.into_iter().filter(|(flag, _)| options.flags.contains(*flag)).map(|(_, attr)| attr).collect();
     let made = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attrs).call(|| "fsmount(overlay)")?;
-    rustix::mount::move_mount(made.as_fd(), "", CWD, root, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-        .call(|| format!("move_mount({root:?})"))
+    attach(&made, root)
 }
 
 /// Removes all mounts from the bundle's `rootfs`. It is no error if there is none.
@@ -184,6 +303,12 @@ pub fn unmount(bundle: &Path) -> Result<()> {
     }
 }
 
+#[cfg(fuzzing)]
+pub fn fuzz(mount: &Mount) {
+    let Ok(options) = Options::parse(&mount.options) else { return };
+    assert!(options.data.len() <= mount.options.len());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,7 +322,14 @@ mod tests {
         assert_eq!(options.propagation, Some(MountPropagationFlags::PRIVATE | MountPropagationFlags::REC));
         let options = parse(&["index=off", "lowerdir=/a:/b", "relatime"]).unwrap();
         assert_eq!(options.data, ["index=off", "lowerdir=/a:/b"]);
-        assert!(parse(&["loop"]).is_err());
+        assert!(parse(&["loop"]).unwrap().is_loop);
+        let options = parse(&["uidmap=0:100000:65536", "gidmap=0:1:2,5:6:7"]).unwrap();
+        let map = |container_id, host_id, size| IdMapping { container_id, host_id, size };
+        assert_eq!(options.uids, [map(0, 100_000, 65536)]);
+        assert_eq!(options.gids, [map(0, 1, 2), map(5, 6, 7)]);
+        for half in ["uidmap=0:1:2", "gidmap=0:1:2", "uidmap=", "gidmap=1:2", "uidmap=0:1:-2", "uidmap=0:1:2:3"] {
+            assert!(parse(&[half]).is_err(), "{half}");
+        }
     }
 
     #[test]

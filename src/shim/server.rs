@@ -17,7 +17,7 @@ use super::streams::{Copy, Feed, Opened, Relay};
 use super::task::{Exit, FIRST, Member, Reply, Stage, Task, no_process, no_task, waited};
 use super::ttrpc::{Answer, Connection, Failure, Received};
 use crate::error::{Call, Result};
-use crate::library::Process;
+use crate::library::{ExitStatus, Process};
 
 /// Answers a request, or `None` if the answer comes later.
 pub type Method = fn(&mut Shim, Reply, &Request) -> Option<Answer>;
@@ -33,7 +33,8 @@ enum Source {
     Relay(Relay),
     Feed(Feed),
     Copy(Copy),
-    Logger(Child),
+    /// With its pidfd.
+    Logger(Child, OwnedFd),
 }
 
 /// What the shim looks after for a process: see [`Member`].
@@ -161,9 +162,10 @@ impl Shim {
                     self.sources.remove(&token);
                 }
             }
-            Some(Source::Logger(child)) => {
+            Some(Source::Logger(child, pidfd)) => {
                 // It is there to be waited for: its pidfd says so.
                 let _ = child.wait();
+                self.poller.remove(pidfd);
                 self.sources.remove(&token);
             }
             // The publisher looks after its connection itself. What has just been removed is told once more at most.
@@ -233,9 +235,10 @@ impl Shim {
         members.for_each(|member| member.waiters.retain(|reply| reply.connection != token));
     }
 
-    /// A container that has been created.
+    /// A container that has been created, as far as containerd knows.
     pub fn task(&mut self, id: &str) -> Result<&mut Task, Failure> {
-        self.tasks.get_mut(id).filter(|task| task.container.is_some()).ok_or_else(|| no_task(id))
+        let is_made = |task: &&mut Task| task.container.is_some() || task.restoration.is_some();
+        self.tasks.get_mut(id).filter(is_made).ok_or_else(|| no_task(id))
     }
 
     pub fn member(&mut self, id: &str, exec_id: &str) -> Result<&mut Member, Failure> {
@@ -263,8 +266,9 @@ impl Shim {
             let token = self.poller.token();
             let pid = rustix::process::Pid::from_child(&child);
             let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
-            self.poller.add(pidfd.call(|| "pidfd_open(logger)")?, token, EventFlags::IN)?;
-            self.sources.insert(token, Source::Logger(child));
+            let pidfd = pidfd.call(|| "pidfd_open(logger)")?;
+            self.poller.add(&pidfd, token, EventFlags::IN)?;
+            self.sources.insert(token, Source::Logger(child, pidfd));
         }
         if let Some(feed) = feed {
             adopted.feed = Some(self.join(Source::Feed(feed)));
@@ -313,15 +317,25 @@ impl Shim {
         let Some(member) = self.tasks.get_mut(id).and_then(|task| task.members.get_mut(exec_id)) else { return };
         let Some(process) = member.process.clone() else { return };
         self.poller.remove(&process);
-        let exit = match process.try_wait() {
-            Ok(Some(status)) => Exit::new(status),
-            Ok(None) => Exit::new(crate::library::ExitStatus::default()),
-            Err(e) => {
-                self.log.warning(&e.to_string());
-                Exit::new(crate::library::ExitStatus::default())
-            }
-        };
-        self.ended(id, exec_id, exit);
+        let status = process.try_wait();
+        if let Ok(None) = status {
+            // It is traced, by a debugger or by CRIU, which gets to know first. A thread waits for that.
+            let (id, exec_id) = (id.to_owned(), exec_id.to_owned());
+            let name = format!("{id}/{exec_id} end");
+            return self.jobs.run(&name, move || {
+                let status = process.wait();
+                Box::new(move |shim| shim.ended_with(&id, &exec_id, status))
+            });
+        }
+        self.ended_with(id, exec_id, status.map(Option::unwrap_or_default));
+    }
+
+    fn ended_with(&mut self, id: &str, exec_id: &str, status: Result<ExitStatus, crate::library::Error>) {
+        let status = status.unwrap_or_else(|e| {
+            self.log.warning(&e.to_string());
+            ExitStatus::default()
+        });
+        self.ended(id, exec_id, Exit::new(status));
     }
 
     /// Tells of the end of a process: after its start, and after the want of memory that may have caused it.

@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio as ChildStdio};
 
 use rustix::event::epoll::EventFlags;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FileType, Mode, OFlags, fchmod, fstat, open};
+use rustix::fs::{FileType, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, open};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::termios::{Winsize, tcsetwinsize};
@@ -33,10 +33,22 @@ pub struct Names {
     pub terminal: bool,
 }
 
-/// Whose streams they are, for a logger.
+/// Whose streams they are.
 pub struct Owner<'a> {
     pub namespace: &'a str,
     pub id: &'a str,
+    /// The user and group that may open them anew: root of a user namespace.
+    pub ids: (u32, u32),
+}
+
+impl Owner<'_> {
+    fn take(&self, fd: BorrowedFd) -> Result<()> {
+        let (uid, gid) = self.ids;
+        if self.ids == (0, 0) {
+            return Ok(());
+        }
+        fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).call(|| format!("fchown(stream, {uid}, {gid})"))
+    }
 }
 
 /// What the shim holds of a process's streams.
@@ -79,6 +91,7 @@ pub fn open_all(names: &Names, input_closed: bool, owner: &Owner) -> Result<Open
             opened.terminal.0 = Some(source);
         } else {
             let (theirs, sink) = pipe()?;
+            owner.take(theirs.as_fd())?;
             let (source, sink) = (Stream::own(source)?, Stream::own(sink)?);
             opened.feed = Some(Feed { source, sink, buffer: Buffer::default() });
             opened.stdio = opened.stdio.stdin(theirs);
@@ -88,7 +101,7 @@ pub fn open_all(names: &Names, input_closed: bool, owner: &Owner) -> Result<Open
         Some(("file", _)) | Some(("binary", _)) if names.terminal => {
             return Err(Error::new("the output of a terminal goes to a fifo, not to a file or a program"));
         }
-        Some(("file", rest)) => to_file(&mut opened, &path_of(rest)).context("standard output")?,
+        Some(("file", rest)) => to_file(&mut opened, &path_of(rest), owner).context("standard output")?,
         Some(("binary", rest)) => to_program(&mut opened, rest, owner).context("standard output")?,
         Some((scheme, _)) if scheme != "fifo" => {
             return Err(
@@ -97,17 +110,16 @@ pub fn open_all(names: &Names, input_closed: bool, owner: &Owner) -> Result<Open
         }
         _ => {
             if !names.stdout.is_empty() {
-                let (theirs, ours) = output(fifo_path(&names.stdout)).context("standard output")?;
+                let (theirs, ours) = output(fifo_path(&names.stdout), owner).context("standard output")?;
                 opened.kept.outputs.push(ours);
                 if names.terminal {
-                    rustix::io::ioctl_fionbio(&theirs, true).call(|| "ioctl(FIONBIO)")?;
                     opened.terminal.1 = Some(theirs);
                 } else {
                     opened.stdio = opened.stdio.stdout(theirs);
                 }
             }
             if !names.stderr.is_empty() && !names.terminal {
-                let (theirs, ours) = output(fifo_path(&names.stderr)).context("standard error")?;
+                let (theirs, ours) = output(fifo_path(&names.stderr), owner).context("standard error")?;
                 opened.kept.outputs.push(ours);
                 opened.stdio = opened.stdio.stderr(theirs);
             }
@@ -131,21 +143,26 @@ fn input(name: &str) -> Result<(OwnedFd, OwnedFd)> {
 }
 
 /// The end that the process writes to, and the one that keeps it open.
-fn output(path: &str) -> Result<(OwnedFd, OwnedFd)> {
+fn output(path: &str, owner: &Owner) -> Result<(OwnedFd, OwnedFd)> {
     let ours = open_fifo(path, OFlags::RDONLY | OFlags::NONBLOCK)?;
     // There is a reader, so this waits for nobody.
     let theirs = open_fifo(path, OFlags::WRONLY)?;
     let write = Mode::RUSR | Mode::WUSR | Mode::WGRP | Mode::WOTH;
     share(path, theirs.as_fd(), write)?;
+    owner.take(theirs.as_fd())?;
     Ok((theirs, ours))
 }
 
 fn open_fifo(path: &str, flags: OFlags) -> Result<OwnedFd> {
     let call = || format!("open({path:?})");
-    let fd = open(path, flags | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NOFOLLOW, Mode::empty()).call(call)?;
-    let stat = fstat(&fd).call(call)?;
+    let found = open(path, OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty()).call(call)?;
+    let stat = fstat(&found).call(call)?;
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Fifo => Ok(fd),
+        // CRIU opens it by the flags that the process's stream has, and by a link of procfs.
+        FileType::Fifo => {
+            let link = format!("/proc/self/fd/{}", found.as_raw_fd());
+            open(link, flags | OFlags::CLOEXEC, Mode::empty()).call(call)
+        }
         // What is no fifo could be read and changed by the process.
         other => Err(Error::new(format_args!("{path:?} is not a fifo, but {other:?}"))),
     }
@@ -187,7 +204,7 @@ fn decode(text: &str) -> String {
 }
 
 /// Standard output and error, one after the other.
-fn to_file(opened: &mut Opened, path: &str) -> Result<()> {
+fn to_file(opened: &mut Opened, path: &str, owner: &Owner) -> Result<()> {
     if let Some(parent) = Path::new(path).parent() {
         std::fs::create_dir_all(parent).call(|| format!("mkdir({parent:?})"))?;
     }
@@ -195,6 +212,7 @@ fn to_file(opened: &mut Opened, path: &str) -> Result<()> {
         OpenOptions::new().append(true).create(true).mode(0o644).open(path).call(|| format!("open({path:?})"))?;
     let (source, theirs) = pipe()?;
     rustix::io::ioctl_fionbio(&source, true).call(|| "ioctl(FIONBIO)")?;
+    owner.take(theirs.as_fd())?;
     let both = theirs.try_clone().call(|| "dup(pipe)")?;
     opened.stdio = std::mem::take(&mut opened.stdio).stdout(theirs).stderr(both);
     opened.copies.push(Copy { source, file });
@@ -382,6 +400,12 @@ impl std::fmt::Debug for Relay {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Relay({})", self.master.as_fd().as_raw_fd())
     }
+}
+
+#[cfg(fuzzing)]
+pub fn fuzz(name: &str) {
+    assert!(decode(name).len() <= 3 * name.len());
+    let _ = path_of(fifo_path(name));
 }
 
 #[cfg(test)]

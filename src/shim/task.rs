@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use super::messages::{Status, Timestamp, WaitResponse};
+use super::messages::{Options, Status, Timestamp, WaitResponse};
 use super::poller::Token;
 use super::streams::{Kept, Names};
 use super::ttrpc::{Answer, Code, Failure, encoded};
@@ -104,12 +104,21 @@ impl Member {
     }
 }
 
+/// A container that is made of a checkpoint once it is started.
+#[derive(Clone)]
+pub struct Restoration {
+    pub images: PathBuf,
+    pub options: Options,
+}
+
 /// A container.
 pub struct Task {
     pub bundle: PathBuf,
-    /// `None` while it is being created.
+    /// `None` while it is being created, and until it is restored.
     pub container: Option<Container>,
-    pub paused: bool,
+    pub restoration: Option<Restoration>,
+    /// User and group of the streams of its processes.
+    pub stream_owner: (u32, u32),
     /// Its processes do not end with the first one.
     pub shares_pids: bool,
     pub oom: Option<(Token, OomWatch)>,

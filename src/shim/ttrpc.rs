@@ -183,16 +183,24 @@ impl AsFd for Connection {
     }
 }
 
-/// For tests/fuzz: receives these bytes, in two parts.
+/// For tests/fuzz: the requests in these bytes, which come in two parts.
 #[cfg(fuzzing)]
-pub fn fuzz(bytes: &[u8]) {
-    let Ok(null) = std::fs::File::open("/dev/null") else { return };
+pub fn requests(bytes: &[u8]) -> Vec<Request> {
+    let Ok(null) = std::fs::File::open("/dev/null") else { return Vec::new() };
     let mut connection = Connection::new(null.into());
+    let mut requests = Vec::new();
     let (one, other) = bytes.split_at(bytes.len() / 2);
     for part in [one, other] {
         connection.feed(part);
-        while connection.next().is_some() {}
+        while let Some(message) = connection.next() {
+            requests.extend(message.and_then(|message| match message {
+                Received::Request(_, request) => Some(request),
+                _ => None,
+            }));
+        }
+        assert!(connection.input.len() <= HEADER + MAX_MESSAGE);
     }
+    requests
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub mod clone;
 pub mod fd;
 pub mod helper;
 pub mod keyring;
+pub mod loopback;
 pub mod memberships;
 pub mod mount;
 pub mod mountinfo;

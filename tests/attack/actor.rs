@@ -48,6 +48,7 @@ fn act() {
     let words: Vec<_> = deed.split(' ').collect();
     let done = match words.as_slice() {
         ["trace", pid] => trace(pid.parse().unwrap()),
+        ["stop-others"] => stop_others(),
         ["overwrite"] => overwrite(),
         ["climb"] => climb(),
         ["rejoin"] => rejoin(),
@@ -72,6 +73,16 @@ fn trace(pid: i32) -> io::Result<String> {
     // SAFETY: PTRACE_SEIZE takes no address.
     check(unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid, none, none) })?;
     Ok("traced".to_owned())
+}
+
+/// Stops whatever comes into the PID namespace, as soon as it is there.
+fn stop_others() -> ! {
+    loop {
+        for pid in 2..200 {
+            // SAFETY: the call takes numbers only.
+            unsafe { libc::kill(pid, libc::SIGSTOP) };
+        }
+    }
 }
 
 /// Has a terminal believe that somebody typed.

@@ -2,15 +2,19 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use crate::harness::shim::{fifo, make_fifo, text, value_of};
-use crate::harness::{Config, Test};
+use crate::actor;
+use crate::harness::shim::{fifo, make_fifo, number, text, value_of};
+use crate::harness::{Config, Test, eventually};
 
 e2e!(any: the_socket_is_closed_to_others, another_user_is_not_answered, a_directory_that_is_open_is_not_used,
     a_message_that_is_too_long, a_group_is_no_path, a_fifo_that_others_can_reach_stays_closed, what_is_no_fifo,
-    a_logger_knows_nothing_of_the_shim);
+    a_logger_knows_nothing_of_the_shim, a_logger_that_dies, a_logger_that_is_not_ready,
+    a_reader_that_never_reads, a_process_that_never_reads, connections_that_say_nothing,
+    a_container_that_stops_who_joins_it,
+    layers_keep_their_owners_on_the_host);
 
 fn user() -> rustix::thread::Uid {
     rustix::thread::Uid::from_raw(1000)
@@ -143,10 +147,189 @@ fn a_logger_knows_nothing_of_the_shim(t: &Test) {
     shim.of("Start", "").unwrap();
     shim.wait("");
     let read = |name: &str| fs::read_to_string(format!("{log}{name}")).unwrap_or_default();
-    crate::harness::eventually("both streams", || read("").contains("logged") && read("").contains("twice"));
+    eventually("both streams", || read("").contains("logged") && read("").contains("twice"));
     let environment = read(".env");
     assert!(environment.contains(&format!("CONTAINER_ID={}", shim.id())), "{environment}");
     assert!(!environment.contains("TTRPC_ADDRESS"), "{environment}");
     assert!(!read(".fds").contains("socket:"), "{}", read(".fds"));
     shim.finish();
+}
+
+/// Whoever writes to it gets an error, and it does not stay behind as a zombie.
+fn a_logger_that_dies(t: &Test) {
+    let _run = t.private_run();
+    let mut shim = t.shim(Config::sh("trap '' PIPE; until ! echo line; do sleep 0.01; done 2> /dev/null; exit 3"));
+    let program = t.script("logger", &format!("#!/bin/sh\necho $$ > {}\nexec 5>&-\nread line <&3\n", t.path("pid")));
+    shim.create(false, ["", &format!("binary://{program}"), ""]).unwrap();
+    shim.of("Start", "").unwrap();
+    assert_eq!(shim.wait(""), 3);
+    let logger = fs::read_to_string(t.path("pid")).unwrap();
+    eventually("the end of the logger", || !Path::new("/proc").join(logger.trim()).exists());
+    shim.finish();
+}
+
+/// It holds up its own container, and no other one of the pod.
+fn a_logger_that_is_not_ready(t: &Test) {
+    let _run = t.private_run();
+    let mut shim = t.shim(Config::sleep());
+    let go = fifo(t, "go");
+    let program = t.script("logger", &format!("#!/bin/sh\nread line < {go}\nexec 5>&-\nexec cat <&3\n"));
+    let other = t.container(Config::sh("exit 4"));
+    let first = [text(1, shim.id()), text(2, shim.container.bundle.to_str().unwrap())].concat();
+    let held = shim.send("Create", &[first, text(6, format!("binary://{program}"))].concat());
+    // Each of these is answered before the one that waits.
+    shim.call("Create", &[text(1, &other.id), text(2, other.bundle.to_str().unwrap())].concat()).unwrap();
+    shim.call("Start", &text(1, &other.id)).unwrap();
+    assert_eq!(value_of(&shim.call("Wait", &text(1, &other.id)).unwrap(), 1), 4);
+    shim.call("Delete", &text(1, &other.id)).unwrap();
+    fs::write(&go, "now\n").unwrap();
+    let (stream, answer) = shim.receive();
+    assert_eq!((stream, answer.is_ok()), (held, true));
+    shim.finish();
+}
+
+/// Of a terminal's output, which the shim copies: only this stream stops.
+fn a_reader_that_never_reads(t: &Test) {
+    let _run = t.private_run();
+    let mut shim = t.shim(Config::new(["/bin/yes"]).set("/process/terminal", true));
+    let (never, stdout) = (fifo(t, "never"), fifo(t, "out"));
+    shim.create(true, ["", &never, ""]).unwrap();
+    shim.of("Start", "").unwrap();
+    let _filled = fs::File::open(&never).unwrap();
+    let full = fs::OpenOptions::new().write(true).open(&never).unwrap();
+    eventually("a full fifo", || {
+        let mut fds = [rustix::event::PollFd::new(&full, rustix::event::PollFlags::OUT)];
+        rustix::event::poll(&mut fds, Some(&Default::default())).unwrap() == 0
+    });
+    shim.exec("other", &["/bin/echo", "on"], ["", &stdout, ""]).unwrap();
+    shim.of("Start", "other").unwrap();
+    assert_eq!(shim.wait("other"), 0);
+    // There is no writer any more.
+    let mut text = String::new();
+    let flags = libc::O_NONBLOCK;
+    fs::OpenOptions::new().read(true).custom_flags(flags).open(&stdout).unwrap().read_to_string(&mut text).unwrap();
+    assert_eq!(text, "on\n");
+    shim.finish();
+}
+
+/// Of its standard input.
+fn a_process_that_never_reads(t: &Test) {
+    let _run = t.private_run();
+    let mut shim = t.shim(Config::sleep());
+    let stdin = fifo(t, "in");
+    shim.create(false, [&stdin, "", ""]).unwrap();
+    shim.of("Start", "").unwrap();
+    let input = fs::OpenOptions::new().write(true).open(&stdin).unwrap();
+    rustix::io::ioctl_fionbio(&input, true).unwrap();
+    // More than fits into the fifo: the shim has copied as much as the process's pipe takes.
+    let mut written = 0;
+    eventually("both pipes to be full", || {
+        while let Ok(count) = (&input).write(&[0; 4096]) {
+            written += count;
+        }
+        written > 128 << 10
+    });
+    assert_eq!(value_of(&shim.of("State", "").unwrap(), 4), 2);
+    shim.finish();
+}
+
+/// Connections that end, in the middle of a message as well, are forgotten.
+fn connections_that_say_nothing(t: &Test) {
+    const MANY: usize = 300;
+    let _run = t.private_run();
+    let mut shim = t.shim(Config::sleep());
+    shim.create(false, ["", "", ""]).unwrap();
+    let pid = shim.pid();
+    let open = || fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    let before = open();
+    let halves: Vec<_> = (0..MANY)
+        .map(|n| {
+            let mut socket = std::os::unix::net::UnixStream::connect(&shim.address).unwrap();
+            // A part of a header, or of a message.
+            socket.write_all(&[0, 0, 1, 0, 0, 0, 0, 1, 1, 0, 7][..n % 12]).unwrap();
+            socket
+        })
+        .collect();
+    assert_eq!(value_of(&shim.of("State", "").unwrap(), 4), 1);
+    eventually("all connections", || open() == before + MANY);
+    drop(halves);
+    eventually("the end of all connections", || open() == before);
+    shim.finish();
+}
+
+/// The process that joins is one of the container as soon as it is in its PID namespace, and not yet its program.
+fn a_container_that_stops_who_joins_it(t: &Test) {
+    let _run = t.private_run();
+    let c = actor::container(t, Config::new(actor::command("stop-others")));
+    let mut shim = t.shim_of(c);
+    let other = t.container(Config::sh("exit 4"));
+    shim.create(false, ["", "", ""]).unwrap();
+    shim.of("Start", "").unwrap();
+    let ids: Vec<_> = (0..10).map(|n| format!("joins{n}")).collect();
+    // Before the first start, whose answer may come at any time.
+    for id in &ids {
+        shim.exec(id, &["/bin/sleep", "1000"], ["", "", ""]).unwrap();
+    }
+    let started: Vec<_> =
+        ids.iter().map(|id| shim.send("Start", &[text(1, shim.id()), text(2, id)].concat())).collect();
+    // Some may have started. Whatever else is asked is answered.
+    let payload = [text(1, &other.id), text(2, other.bundle.to_str().unwrap())].concat();
+    let mut late = Vec::new();
+    for (method, payload) in [
+        ("State", text(1, shim.id())),
+        ("Create", payload),
+        ("Start", text(1, &other.id)),
+        ("Wait", text(1, &other.id)),
+        ("Delete", text(1, &other.id)),
+        ("Kill", [text(1, shim.id()), number(3, 9)].concat()),
+        ("Wait", text(1, shim.id())),
+    ] {
+        let stream = shim.send(method, &payload);
+        loop {
+            let (answered, answer) = shim.receive();
+            if answered == stream {
+                answer.unwrap();
+                break;
+            }
+            late.push(answered);
+        }
+    }
+    // With the container, all that wait for it come to their end.
+    while late.len() < started.len() {
+        late.push(shim.receive().0);
+    }
+    late.sort_unstable();
+    assert_eq!(late, started);
+    shim.finish();
+}
+
+/// Layers are shown with other owners to one overlay. Elsewhere, root's programs would be those of a container's root, who
+/// could change them there, and put files with the bits of set-user-id among the host's.
+fn layers_keep_their_owners_on_the_host(t: &Test) {
+    use std::os::unix::fs::MetadataExt;
+    let _run = t.private_run();
+    let mut shim = t.shim(Config::sleep().userns(100_000));
+    let lower = t.path("lower");
+    fs::rename(shim.container.rootfs(), &lower).unwrap();
+    for name in ["upper", "work", "empty"] {
+        fs::create_dir(t.path(name)).unwrap();
+        std::os::unix::fs::chown(t.path(name), Some(100_000), Some(100_000)).unwrap();
+    }
+    // As the host's mounts are under systemd: what is mounted in one namespace appears in all.
+    rustix::mount::mount_bind(&lower, &lower).unwrap();
+    rustix::mount::mount_change(&lower, rustix::mount::MountPropagationFlags::SHARED).unwrap();
+    let (layers, upper, work) = (t.path("empty"), t.path("upper"), t.path("work"));
+    let options = [
+        "uidmap=0:100000:65536".to_owned(),
+        "gidmap=0:100000:65536".to_owned(),
+        format!("lowerdir={layers}:{lower}"),
+        format!("upperdir={upper}"),
+        format!("workdir={work}"),
+    ];
+    let options: Vec<u8> = options.iter().flat_map(|option| text(4, option)).collect();
+    let mount = [text(1, "overlay"), text(2, "overlay"), options].concat();
+    shim.create_with(false, ["", "", ""], &text(3, mount)).unwrap();
+    assert_eq!(fs::metadata(format!("{lower}/bin/busybox")).unwrap().uid(), 0);
+    shim.finish();
+    rustix::mount::unmount(&lower, rustix::mount::UnmountFlags::DETACH).unwrap();
 }

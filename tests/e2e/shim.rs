@@ -4,12 +4,17 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 
-use crate::harness::shim::{fifo, number, text, texts_of, value_of};
-use crate::harness::{Config, Test, eventually, left};
+use crate::checkpoint::{READ, VERSION, criu_works, stand_in};
+use crate::harness::shim::{NAMESPACE, any, fifo, number, runc_options, text, texts_of, value_of};
+use crate::harness::{Config, Mode, Test, eventually, left};
 
 e2e!(any: a_life, further_processes, a_terminal, what_is_written_while_nobody_reads, another_user_opens_its_streams,
     a_log_file_is_not_the_containers, a_shim_that_was_killed, what_is_not_known, a_start_that_fails,
-    a_created_container_is_deleted, pausing, one_shim_for_a_pod, a_wait_does_not_hold_up_others);
+    a_created_container_is_deleted, pausing, one_shim_for_a_pod, a_wait_does_not_hold_up_others,
+    each_containerd_reads_the_answer, what_the_runtime_can, it_is_killed_before_containerd, streams_have_an_owner,
+    options_that_are_not_understood,
+    a_process_that_is_traced, an_image_in_a_file, an_overlay_with_other_owners, a_restore_that_fails, a_container_goes_on_from_files);
+e2e!(the_shim_in_a_cgroup, others_may_pause, limits_are_changed);
 
 const CREATED: u64 = 1;
 const RUNNING: u64 = 2;
@@ -248,4 +253,361 @@ fn a_wait_does_not_hold_up_others(t: &Test) {
     streams.sort_unstable();
     assert_eq!(streams, [waiting, killing]);
     shim.finish();
+}
+
+/// containerd 1.6 and 1.7 read nothing but the address; 2.3 writes a message, and reads one.
+fn each_containerd_reads_the_answer(t: &Test) {
+    let _run = t.private_run();
+    let mut addresses = Vec::new();
+    for by_message in [false, true, false] {
+        let c = t.container(Config::sleep());
+        let options = runc_options(&number(9, 1));
+        let message = [text(1, &c.id), text(2, NAMESPACE), text(4, "2.3.4"), text(8, text(1, &options))].concat();
+        let start = match (by_message, addresses.len()) {
+            (true, _) => t.shim_cmd(&c, "start").stdin(t.file("input", &message)),
+            (_, 0) => t.shim_cmd(&c, "start"),
+            _ => t.shim_cmd(&c, "start").stdin(t.file("input", &options)),
+        };
+        let path = start.stdout_path();
+        start.ok();
+        let answer = fs::read(path).unwrap();
+        let kept = fs::read_to_string(c.bundle.join("address")).unwrap();
+        if by_message {
+            assert_eq!(answer, [number(1, 3), text(2, &kept), text(3, "ttrpc")].concat());
+        } else {
+            assert_eq!(answer, kept.as_bytes());
+        }
+        addresses.push(kept);
+    }
+    for address in addresses {
+        let path = address.strip_prefix("unix://").unwrap().to_owned();
+        let mut socket = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        let body = [text(1, "containerd.task.v3.Task"), text(2, "Shutdown")].concat();
+        let frame = [&(body.len() as u32).to_be_bytes()[..], &[0, 0, 0, 1, 1, 0], &body].concat();
+        socket.write_all(&frame).unwrap();
+        eventually("the end of the shim", || !fs::exists(&path).unwrap());
+    }
+}
+
+fn what_the_runtime_can(t: &Test) {
+    let c = t.container(Config::sleep());
+    let info = |input: &[u8]| {
+        let command = t.shim_cmd(&c, "-info").stdin(t.file("input", input));
+        let path = command.stdout_path();
+        command.ok();
+        fs::read(path).unwrap()
+    };
+    let first = |message: &[u8], field| texts_of(message, field).pop().unwrap_or_default();
+    let plain = info(&[]);
+    assert_eq!(first(&plain, 1), b"io.containerd.berth.v2");
+    assert!(first(&plain, 3).is_empty(), "no options");
+    let features: serde_json::Value = serde_json::from_slice(&first(&first(&plain, 4), 2)).unwrap();
+    assert!(features["linux"]["namespaces"].as_array().unwrap().contains(&"user".into()), "{features}");
+    let options = runc_options(&text(3, "/shims"));
+    assert_eq!(first(&info(&options), 3), options);
+    t.shim_cmd(&c, "-info").stdin(t.file("input", b"\xff")).run().code(1).says("standard input");
+}
+
+/// As runc's shim is: it can be replaced, and its container cannot do without either.
+fn it_is_killed_before_containerd(t: &Test) {
+    let _run = t.private_run();
+    let mut shim = t.shim(Config::sleep());
+    shim.create(false, ["", "", ""]).unwrap();
+    let score = |pid: &str| -> i32 {
+        fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap().trim().parse().unwrap()
+    };
+    assert_eq!(score(&shim.pid().to_string()), (score("self") + 1).min(1000));
+    shim.finish();
+}
+
+fn the_shim_in_a_cgroup(t: &Test) {
+    let _run = t.private_run();
+    let path = format!("{}/shims", t.cgroup);
+    let hierarchy = if t.mode == Mode::V1 { "/sys/fs/cgroup/pids" } else { "/sys/fs/cgroup" };
+    let dir = format!("{hierarchy}{path}");
+    fs::create_dir_all(&dir).unwrap();
+    // As Docker and `ctr` pass the option; as the CRI plugin does.
+    let toml = format!("ShimCgroup = {path:?}\n");
+    for options in [runc_options(&text(3, &path)), any("runtimeoptions.v1.Options", text(3, toml))] {
+        let mut shim = t.shim_with(Config::sleep(), |start| start.stdin(t.file("input", &options)));
+        shim.create(false, ["", "", ""]).unwrap();
+        let pid = shim.pid();
+        assert_eq!(fs::read_to_string(format!("{dir}/cgroup.procs")).unwrap(), format!("{pid}\n"));
+        shim.finish();
+    }
+    fs::remove_dir(&dir).unwrap();
+    let c = t.container(Config::sleep());
+    let options = runc_options(&text(3, &path));
+    t.shim_cmd(&c, "start").stdin(t.file("input", &options)).run().code(1).says("shim_cgroup: there is no cgroup");
+    assert_eq!(fs::read_dir("/run/berth-shim").unwrap().count(), 0, "a socket is left");
+}
+
+/// Root of a user namespace may open them anew.
+fn streams_have_an_owner(t: &Test) {
+    use std::os::unix::fs::MetadataExt;
+    const OWNER: (u32, u32) = (100_000, 100_000);
+    let _run = t.private_run();
+    let mut shim = t.shim(Config::sleep().userns(OWNER.0));
+    let (stdin, stdout, stderr) = (fifo(t, "in"), fifo(t, "out"), fifo(t, "err"));
+    let options = runc_options(&[number(4, OWNER.0.into()), number(5, OWNER.1.into())].concat());
+    let pid = shim.create_with(false, [&stdin, &stdout, &stderr], &text(10, &options)).unwrap();
+    shim.of("Start", "").unwrap();
+    let out = fifo(t, "further");
+    shim.exec("further", &["/bin/sleep", "1000"], ["", &out, ""]).unwrap();
+    let further = value_of(&shim.of("Start", "further").unwrap(), 1);
+    for (pid, stream) in [(pid, 0), (pid, 1), (pid, 2), (further, 1)] {
+        let stat = fs::metadata(format!("/proc/{pid}/fd/{stream}")).unwrap();
+        assert_eq!((stat.uid(), stat.gid()), OWNER, "stream {stream}");
+    }
+    shim.finish();
+}
+
+fn options_that_are_not_understood(t: &Test) {
+    let _run = t.private_run();
+    let mut shim = t.shim(Config::sleep());
+    let toml = any("runtimeoptions.v1.Options", text(3, "SystemdCgroup = yes"));
+    let file = any("runtimeoptions.v1.Options", text(2, "/nonexistent"));
+    for (options, complaint) in [
+        (toml, "SystemdCgroup = yes is not understood"),
+        (file, "no such file or directory"),
+        (any("containerd.runc.v1.Options", b"\xff"), "containerd.runc.v1.Options"),
+    ] {
+        let failure = shim.create_with(false, ["", "", ""], &text(10, &options)).unwrap_err();
+        assert!(failure.0 == 3 && failure.1.contains(complaint), "{failure:?}");
+    }
+    shim.call("Shutdown", &[]).unwrap();
+    t.assert_no_process();
+}
+
+/// By a command that containerd knows nothing of.
+fn others_may_pause(t: &Test) {
+    let _run = t.private_run();
+    let mut shim = t.shim(Config::sleep());
+    shim.create(false, ["", "", ""]).unwrap();
+    shim.of("Start", "").unwrap();
+    shim.exec("further", &["/bin/sleep", "1000"], ["", "", ""]).unwrap();
+    shim.of("Start", "further").unwrap();
+    let root = format!("/run/containerd/berth/{NAMESPACE}");
+    for (command, status) in [("pause", PAUSED), ("resume", RUNNING), ("pause", PAUSED)] {
+        t.runtime().args(["--root", &root, command, shim.id()]).ok();
+        for process in ["", "further"] {
+            assert_eq!(value_of(&shim.of("State", process).unwrap(), 4), status, "{command} {process:?}");
+        }
+    }
+    shim.of("Resume", "").unwrap();
+    assert_eq!(value_of(&shim.of("State", "").unwrap(), 4), RUNNING);
+    shim.finish();
+}
+
+/// All that the CRI plugin has in the configuration is sent again when a container is resized in place.
+fn limits_are_changed(t: &Test) {
+    let (controller, file) =
+        if t.mode == Mode::V1 { ("memory", "memory.limit_in_bytes") } else { ("memory", "memory.max") };
+    if !t.has_controller(controller) {
+        skip!("there is no controller {controller} here");
+        return;
+    }
+    let _run = t.private_run();
+    let limits = |memory: u64| {
+        serde_json::json!({
+            "devices": [{ "allow": false, "access": "rwm" }],
+            "memory": { "limit": memory, "swap": memory, "oom_score_adj": 2 },
+            "cpu": { "shares": 512, "quota": 50000, "period": 100_000, "cpus": "", "mems": "" },
+            "unified": {},
+        })
+    };
+    let mut shim = t.shim(Config::sleep().set("/linux/resources", limits(128 << 20)));
+    shim.create(false, ["", "", ""]).unwrap();
+    shim.of("Start", "").unwrap();
+    let kind = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
+    for memory in [64 << 20, 256 << 20] {
+        let annotations = text(3, [text(1, "io.kubernetes.cri.container-type"), text(2, "container")].concat());
+        let resources = any(kind, limits(memory).to_string());
+        let payload = [text(1, shim.id()), text(2, resources), annotations].concat();
+        shim.call("Update", &payload).unwrap();
+        assert_eq!(shim.container.cgroup_file(controller, file), memory.to_string());
+    }
+    let payload = [text(1, shim.id()), text(2, any(kind, r#"{"memory":{"limit":"a"}}"#))].concat();
+    assert_ne!(shim.call("Update", &payload).unwrap_err().0, 0);
+    assert_eq!(shim.container.cgroup_file(controller, file), (256 << 20).to_string());
+    shim.finish();
+}
+
+/// A mount of the root file system, as a field of the request.
+fn rootfs_mount(kind: &str, source: &str, options: &[&str]) -> Vec<u8> {
+    let options: Vec<u8> = options.iter().flat_map(|option| text(4, option)).collect();
+    text(3, [text(1, kind), text(2, source), options].concat())
+}
+
+/// The snapshotters "blockfile" and "erofs" ask for loop devices.
+fn an_image_in_a_file(t: &Test) {
+    let make = |image: &str, root: &std::path::Path| {
+        fs::File::create(image).unwrap().set_len(16 << 20).unwrap();
+        let made = std::process::Command::new("mkfs.ext4").args(["-q", "-d"]).arg(root).arg(image).output();
+        made.is_ok_and(|made| made.status.success())
+    };
+    let _run = t.private_run();
+    for options in [&["loop"][..], &["ro", "loop"], &["loop", "direct-io"]] {
+        let mut shim =
+            t.shim(Config::sh("touch /new; echo $? > /dev/console; sleep 1000").set("/root/readonly", false));
+        let image = t.path(&format!("image{}", options.len()));
+        if !fs::exists("/dev/loop-control").unwrap() || !make(&image, &shim.container.rootfs()) {
+            skip!("there are no loop devices or no mkfs.ext4 here");
+            shim.call("Shutdown", &[]).unwrap();
+            return;
+        }
+        let pid = shim.create_with(false, ["", "", ""], &rootfs_mount("ext4", &image, options)).unwrap();
+        shim.of("Start", "").unwrap();
+        let mounts = fs::read_to_string(format!("/proc/{pid}/mounts")).unwrap();
+        let flags = if options.contains(&"ro") { " / ext4 ro," } else { " / ext4 rw," };
+        assert!(mounts.lines().next().unwrap().contains(flags), "{mounts}");
+        shim.finish();
+        let is_free = || {
+            let mut devices = fs::read_dir("/sys/block").unwrap().map(|device| device.unwrap().path());
+            let file = |device: std::path::PathBuf| fs::read_to_string(device.join("loop/backing_file"));
+            devices.all(|device| file(device).unwrap_or_default().trim() != image)
+        };
+        eventually("the release of the device", is_free);
+    }
+}
+
+/// The tracer is told first. CRIU traces what it saves.
+fn a_process_that_is_traced(t: &Test) {
+    let _run = t.private_run();
+    let mut shim = t.shim(Config::sh("read line; exit 7"));
+    let stdin = fifo(t, "in");
+    let pid = shim.create(false, [&stdin, "", ""]).unwrap() as i32;
+    shim.of("Start", "").unwrap();
+    crate::harness::sys::trace(pid).unwrap();
+    fs::OpenOptions::new().write(true).open(&stdin).unwrap().write_all(b"\n").unwrap();
+    eventually("the end of the process", || left::is_zombie(pid));
+    // The shim has seen it, and goes on.
+    shim.of("State", "").unwrap();
+    let waiting = shim.send("Wait", &text(1, shim.id()));
+    crate::harness::sys::wait_for(pid).unwrap();
+    let (stream, answer) = shim.receive();
+    assert_eq!((stream, value_of(&answer.unwrap(), 1)), (waiting, 7));
+    assert_eq!(children(shim.pid()), "");
+    shim.finish();
+}
+
+fn a_restore_that_fails(t: &Test) {
+    let _run = t.private_run();
+    let path = stand_in(t, &format!(r"{READ}; {VERSION} >&$2; {READ}; printf '\010\002\020\001' >&$2; {READ}"));
+    let mut shim = t.shim_with(Config::sleep(), |start| start.env("PATH", &path));
+    let images = t.path("images");
+    fs::create_dir(&images).unwrap();
+    let stdout = fifo(t, "out");
+    for field in [text(8, &images), text(10, runc_options(&text(10, &images)))] {
+        assert_eq!(shim.create_with(false, ["", &stdout, ""], &field).unwrap(), 0, "there is no process yet");
+        assert_eq!(value_of(&shim.of("State", "").unwrap(), 4), CREATED);
+        for method in ["Pause", "Stats", "Pids", "Checkpoint"] {
+            assert_eq!(shim.of(method, "").unwrap_err(), (9, "the container has not been restored yet".into()));
+        }
+        let failure = shim.of("Start", "").unwrap_err();
+        assert!(failure.1.contains("OCI runtime restore failed: CRIU does not tell which process"), "{failure:?}");
+        assert_eq!(value_of(&shim.of("State", "").unwrap(), 4), CREATED);
+        shim.of("Delete", "").unwrap();
+        assert_eq!(children(shim.pid()), "");
+    }
+    shim.call("Shutdown", &[]).unwrap();
+}
+
+/// Also those that have ended, and that nobody has waited for.
+fn children(pid: i32) -> String {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let children =
+        threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("children")).unwrap_or_default());
+    let status = |pid: &str| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    children.collect::<String>().split_whitespace().map(status).collect()
+}
+
+/// The streams are fifos of containerd's, which the container cannot reach.
+fn a_container_goes_on_from_files(t: &Test) {
+    if !criu_works() {
+        return;
+    }
+    let _run = t.private_run();
+    let script =
+        "mkfifo /tmp/wait; exec 9<>/tmp/wait; n=0; while true; do n=$((n+1)); echo $n; read -t 0.05 x <&9; done";
+    let mut shim = t.shim_with(Config::sh(script), |start| start.env("PATH", &std::env::var("PATH").unwrap()));
+    let (stdin, stdout) = (fifo(t, "in"), fifo(t, "out"));
+    let numbers = |path: &str| {
+        let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap();
+        rustix::io::ioctl_fionbio(&file, false).unwrap();
+        std::io::BufRead::lines(std::io::BufReader::new(file)).map(|line| line.unwrap().parse::<u64>().unwrap())
+    };
+    shim.create(false, [&stdin, &stdout, &stdout]).unwrap();
+    shim.of("Start", "").unwrap();
+    let mut lines = numbers(&stdout);
+    assert!(lines.by_ref().take(3).eq([1, 2, 3]));
+    for exit in [0, 1] {
+        let options = any("containerd.runc.v1.CheckpointOptions", number(1, exit));
+        let payload = [text(1, shim.id()), text(2, t.path(&format!("images{exit}"))), text(3, options)].concat();
+        shim.call("Checkpoint", &payload).unwrap();
+    }
+    assert_eq!(shim.wait(""), 137);
+    shim.of("Delete", "").unwrap();
+    let last = lines.last().unwrap();
+    let (stdin, stdout) = (fifo(t, "in2"), fifo(t, "out2"));
+    shim.create_with(false, [&stdin, &stdout, &stdout], &text(8, t.path("images1"))).unwrap();
+    let pid = value_of(&shim.of("Start", "").unwrap(), 1);
+    assert_eq!(value_of(&shim.of("State", "").unwrap(), 3), pid);
+    // What nobody had read then is in the images as well.
+    let mut lines = numbers(&stdout);
+    let first = lines.next().unwrap();
+    assert!(first <= last + 1, "{last}, then {first}");
+    assert!(lines.take_while(|line| *line <= last + 5).eq(first + 1..=last + 5));
+    assert_eq!(fs::read_link(format!("/proc/{pid}/fd/2")).unwrap().to_str(), Some(&*stdout));
+    shim.kill("", libc::SIGKILL).unwrap();
+    assert_eq!(shim.wait(""), 137);
+    shim.of("Delete", "").unwrap();
+
+    // What CRIU has made before it fails is a child of the shim.
+    let path = shim.container.bundle.join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config["hooks"] = serde_json::json!({ "createRuntime": [{ "path": "/bin/false" }] });
+    fs::write(&path, config.to_string()).unwrap();
+    shim.create_with(false, ["", &stdout, &stdout], &text(8, t.path("images1"))).unwrap();
+    let failure = shim.of("Start", "").unwrap_err();
+    assert!(failure.1.contains("error running createRuntime hook"), "{failure:?}");
+    shim.of("Delete", "").unwrap();
+    assert_eq!(children(shim.pid()), "");
+    shim.call("Shutdown", &[]).unwrap();
+}
+
+/// As of a pod with a user namespace: the files of the image are those of the container's root.
+fn an_overlay_with_other_owners(t: &Test) {
+    let _run = t.private_run();
+    let script = "stat -c '%u %g' /bin /extra; touch /new; stat -c %u /new";
+    let config = Config::sh(script).userns(100_000);
+    let mut shim = t.shim(config);
+    let bundle = shim.container.bundle.to_str().unwrap().to_owned();
+    let path = |name: &str| format!("{bundle}/{name}");
+    fs::rename(path("rootfs"), path("lower")).unwrap();
+    fs::create_dir_all(path("second/extra")).unwrap();
+    for name in ["upper", "work", "rootfs"] {
+        fs::create_dir(path(name)).unwrap();
+    }
+    // What is changed in the container belongs to its users on the host as well.
+    std::os::unix::fs::chown(path("upper"), Some(100_000), Some(100_000)).unwrap();
+    let options = [
+        "uidmap=0:100000:65536".to_owned(),
+        "gidmap=0:100000:65536".to_owned(),
+        format!("lowerdir={}:{}", path("second"), path("lower")),
+        format!("upperdir={}", path("upper")),
+        format!("workdir={}", path("work")),
+    ];
+    let options: Vec<u8> = options.iter().flat_map(|option| text(4, option)).collect();
+    let mount = [text(1, "overlay"), text(2, "overlay"), options].concat();
+    let stdout = fifo(t, "out");
+    let create = [text(1, shim.id()), text(2, &bundle), text(3, mount), text(6, &stdout), text(7, &stdout)].concat();
+    shim.call("Create", &create).unwrap();
+    let mounts = || fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+    assert_eq!(mounts().matches(&format!(" {} ", path("rootfs"))).count(), 1, "{}", mounts());
+    shim.of("Start", "").unwrap();
+    assert_eq!(read(&stdout), "0 0\n0 0\n0\n");
+    assert_eq!(shim.wait(""), 0);
+    shim.finish();
+    assert!(!mounts().contains(&bundle), "{}", mounts());
 }

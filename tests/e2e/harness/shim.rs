@@ -43,10 +43,28 @@ impl Test {
         self.command(program).env("TTRPC_ADDRESS", "").cwd(&c.bundle).args(options).arg(action)
     }
 
+    /// A file with this content, to be read.
+    pub fn file(&self, name: &str, content: &[u8]) -> fs::File {
+        fs::write(self.path(name), content).unwrap();
+        fs::File::open(self.path(name)).unwrap()
+    }
+
     /// Starts a shim for a container, which is not created yet.
     pub fn shim(&self, config: Config) -> Shimmed<'_> {
-        let container = self.container(config);
-        let output = self.shim_cmd(&container, "start").ok();
+        self.shim_with(config, |start| start)
+    }
+
+    pub fn shim_of<'t>(&'t self, container: Container<'t>) -> Shimmed<'t> {
+        self.shim_of_with(container, |start| start)
+    }
+
+    /// As [`Test::shim`], with something else for the command `start`.
+    pub fn shim_with(&self, config: Config, prepare: impl FnOnce(Cmd) -> Cmd) -> Shimmed<'_> {
+        self.shim_of_with(self.container(config), prepare)
+    }
+
+    fn shim_of_with<'t>(&'t self, container: Container<'t>, prepare: impl FnOnce(Cmd) -> Cmd) -> Shimmed<'t> {
+        let output = prepare(self.shim_cmd(&container, "start")).ok();
         let address = PathBuf::from(output.text().strip_prefix("unix://").unwrap());
         let socket = connect(&address);
         Shimmed { container, address, socket, stream: 1 }
@@ -194,11 +212,17 @@ impl Shimmed<'_> {
 
     /// Creates the container with these streams; returns the pid.
     pub fn create(&mut self, terminal: bool, streams: [&str; 3]) -> Result<u64, Failure> {
+        self.create_with(terminal, streams, &[])
+    }
+
+    /// As [`Shimmed::create`], with further fields of the request.
+    pub fn create_with(&mut self, terminal: bool, streams: [&str; 3], more: &[u8]) -> Result<u64, Failure> {
         let bundle = self.container.bundle.to_str().unwrap().to_owned();
         let mut payload = [text(1, self.id()), text(2, bundle), number(4, terminal.into())].concat();
         for (field, stream) in (5..).zip(streams) {
             payload.extend(text(field, stream));
         }
+        payload.extend(more);
         self.call("Create", &payload).map(|answer| value_of(&answer, 1))
     }
 
@@ -243,6 +267,15 @@ impl Shimmed<'_> {
     pub fn assert_ended(&self, pid: i32) {
         eventually("the end of the shim", || !Path::new(&format!("/proc/{pid}")).exists() || left::is_zombie(pid));
     }
+}
+
+/// The options of runc's shim, with these fields, as a message that names its type.
+pub fn runc_options(fields: &[u8]) -> Vec<u8> {
+    any("containerd.runc.v1.Options", fields)
+}
+
+pub fn any(kind: &str, message: impl AsRef<[u8]>) -> Vec<u8> {
+    [text(1, kind), text(2, message)].concat()
 }
 
 /// A fifo in a directory that is closed to others, as containerd makes them.

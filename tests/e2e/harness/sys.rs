@@ -114,6 +114,20 @@ pub fn on_terminal(command: &mut Command, terminal: File) {
 }
 
 /// Sends `signal` to the process `pid`.
+/// Traces a process, without a stop. Only the calling thread can then [`wait_for`] it.
+#[allow(dead_code, reason = "not every test target traces")]
+pub fn trace(pid: i32) -> io::Result<()> {
+    // SAFETY: PTRACE_SEIZE takes no pointers.
+    check(unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid, 0, 0) } as libc::c_int)
+}
+
+/// Waits for the end of a child, or of a process that this thread traces.
+#[allow(dead_code, reason = "not every test target traces")]
+pub fn wait_for(pid: i32) -> io::Result<()> {
+    // SAFETY: no status is asked for.
+    check(unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::__WALL) }.min(0))
+}
+
 pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
     // SAFETY: no memory is passed.
     check(unsafe { libc::kill(pid, signal) })
