@@ -59,6 +59,7 @@ target/THIRD-PARTY: Cargo.lock hack/third-party | rust
 install: $(if $(target),all)
 	@[ -x "$(binary)" ] || { echo "nothing is built, and rustc is not in PATH: run make as yourself first" >&2; exit 1; }
 	install -D -m 755 $(binary) $(DESTDIR)$(PREFIX)/bin/berth
+	ln -sf berth $(DESTDIR)$(PREFIX)/bin/containerd-shim-berth-v2
 	install -d $(DESTDIR)$(share)/man/man8 $(DESTDIR)$(share)/doc/berth
 	install -m 644 target/man/*.8 $(DESTDIR)$(share)/man/man8
 	install -m 644 LICENSE target/THIRD-PARTY $(DESTDIR)$(share)/doc/berth
@@ -68,7 +69,8 @@ install: $(if $(target),all)
 	$(binary) completion fish > $(DESTDIR)$(share)/$(word 3,$(completions))
 
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/bin/berth $(DESTDIR)$(share)/man/man8/berth.8 $(DESTDIR)$(share)/man/man8/berth-*.8
+	rm -f $(DESTDIR)$(PREFIX)/bin/berth $(DESTDIR)$(PREFIX)/bin/containerd-shim-berth-v2
+	rm -f $(DESTDIR)$(share)/man/man8/berth.8 $(DESTDIR)$(share)/man/man8/berth-*.8
 	rm -f $(addprefix $(DESTDIR)$(share)/,$(completions))
 	rm -rf $(DESTDIR)$(share)/doc/berth
 
