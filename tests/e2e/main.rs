@@ -38,6 +38,7 @@ mod rootless_ids;
 mod rootless_mounts;
 mod security;
 mod shim;
+mod shim_load;
 mod strange_names;
 mod systemd;
 mod systemd_scopes;

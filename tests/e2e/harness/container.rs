@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::{Cmd, Config, Mode, Output, Test};
 
+#[derive(Clone)]
 pub struct Container<'t> {
     pub t: &'t Test,
     pub id: String,

@@ -166,12 +166,15 @@ impl Shimmed<'_> {
     }
 
     pub fn send_to(&mut self, service: &str, method: &str, payload: &[u8]) -> u32 {
+        self.try_send(service, method, payload).unwrap()
+    }
+
+    fn try_send(&mut self, service: &str, method: &str, payload: &[u8]) -> std::io::Result<u32> {
         let request = [text(1, service), text(2, method), text(3, payload)].concat();
         let (stream, length) = (self.stream, request.len() as u32);
         self.stream += 2;
         let frame = [&length.to_be_bytes()[..], &stream.to_be_bytes(), &[1, 0], &request].concat();
-        self.socket.write_all(&frame).unwrap();
-        stream
+        self.socket.write_all(&frame).map(|()| stream)
     }
 
     pub fn send_raw(&mut self, bytes: &[u8]) {
@@ -180,13 +183,17 @@ impl Shimmed<'_> {
 
     /// The next answer, with the number of its stream.
     pub fn receive(&mut self) -> (u32, Result<Vec<u8>, Failure>) {
+        self.try_receive().unwrap()
+    }
+
+    fn try_receive(&mut self) -> std::io::Result<(u32, Result<Vec<u8>, Failure>)> {
         let mut header = [0; 10];
-        self.socket.read_exact(&mut header).unwrap();
+        self.socket.read_exact(&mut header)?;
         let length = u32::from_be_bytes(header[..4].try_into().unwrap());
         let stream = u32::from_be_bytes(header[4..8].try_into().unwrap());
         assert_eq!(header[8], 2, "a response");
         let mut body = vec![0; length as usize];
-        self.socket.read_exact(&mut body).unwrap();
+        self.socket.read_exact(&mut body)?;
         let answer = match texts_of(&body, 1).first() {
             None => Ok(texts_of(&body, 2).pop().unwrap_or_default()),
             Some(status) => {
@@ -194,7 +201,12 @@ impl Shimmed<'_> {
                 Err((value_of(status, 1), String::from_utf8(message).unwrap()))
             }
         };
-        (stream, answer)
+        Ok((stream, answer))
+    }
+
+    /// Asks a shim that may be killed meanwhile. True if it has answered.
+    pub fn asked(&mut self, method: &str, payload: &[u8]) -> bool {
+        self.try_send("containerd.task.v2.Task", method, payload).and_then(|_| self.try_receive()).is_ok()
     }
 
     pub fn call(&mut self, method: &str, payload: &[u8]) -> Result<Vec<u8>, Failure> {
@@ -228,13 +240,18 @@ impl Shimmed<'_> {
 
     /// Adds a process with these streams.
     pub fn exec(&mut self, exec_id: &str, args: &[&str], streams: [&str; 3]) -> Result<(), Failure> {
+        let payload = self.exec_payload(exec_id, args, streams);
+        self.call("Exec", &payload).map(drop)
+    }
+
+    pub fn exec_payload(&self, exec_id: &str, args: &[&str], streams: [&str; 3]) -> Vec<u8> {
         let document = serde_json::json!({ "args": args, "cwd": "/", "env": ["PATH=/bin"] }).to_string();
         let spec = [text(1, "types.containerd.io/opencontainers/runtime-spec/1/Process"), text(2, document)].concat();
         let mut payload = [text(1, self.id()), text(2, exec_id), text(7, spec)].concat();
         for (field, stream) in (4..).zip(streams) {
             payload.extend(text(field, stream));
         }
-        self.call("Exec", &payload).map(drop)
+        payload
     }
 
     /// The status that a process ends with.
@@ -250,6 +267,19 @@ impl Shimmed<'_> {
     /// The shim's own pid.
     pub fn pid(&mut self) -> i32 {
         value_of(&self.of("Connect", "").unwrap(), 1) as i32
+    }
+
+    /// The same as long as there is no container to ask: the process with this test's command line.
+    pub fn server(&self) -> i32 {
+        let program = self.container.t.path("containerd-shim-berth-v2");
+        let is_it = |pid: &i32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line);
+            line.starts_with(&program) && line.contains(&format!("-id\0{}\0", self.id())) && !left::is_zombie(*pid)
+        };
+        let pids =
+            fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.into_iter().find(is_it).expect("a shim")
     }
 
     /// Ends the container and the shim, of which nothing may be left.
