@@ -6,6 +6,7 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with, sockopt};
 
 use super::events::Publisher;
@@ -177,7 +178,13 @@ impl Shim {
     fn accept(&mut self) {
         let socket = match accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             Ok(socket) => socket,
-            Err(_) => return,
+            Err(errno) => {
+                if matches!(errno, Errno::MFILE | Errno::NFILE) {
+                    // Whoever wants to connect stays there, and would wake the loop again at once.
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                return;
+            }
         };
         let own = rustix::process::geteuid();
         match sockopt::socket_peercred(&socket) {
