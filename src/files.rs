@@ -6,6 +6,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -181,6 +182,30 @@ pub fn make_own_directory(path: &Path) -> Result<OwnedFd> {
         found => drop(found?),
     }
     open_own_directory(path)
+}
+
+/// Makes the directories of an absolute path that are missing, but only where no other user could have chosen the place.
+pub fn make_directories(path: &Path, mode: Mode) -> Result<()> {
+    match open_directory(path) {
+        Err(e) if e.errno() == Some(Errno::NOENT) => Walk::absolute(path, &judge)?.finish(Some(mode)).map(drop),
+        found => found.map(drop),
+    }
+}
+
+/// Reads a file of at most `limit` bytes that no other user can write, without waiting.
+pub fn read_own(path: &Path, limit: usize) -> Result<Vec<u8>> {
+    let call = || format!("open({path:?})");
+    let file = File::from(DirEntry::find(path)?.open(OFlags::RDONLY, 0).call(call)?);
+    let stat = fstat(&file).call(call)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(Error::new(format_args!("{path:?} is not a regular file")));
+    }
+    if !trusts(stat.st_uid) || others_can_write(&stat) {
+        return Err(Error::new(format_args!("{path:?} is open to other users")).with_hint("they could change it"));
+    }
+    let mut bytes = Vec::new();
+    file.take(limit as u64 + 1).read_to_end(&mut bytes).call(|| format!("read({path:?})"))?;
+    if bytes.len() > limit { Err(Error::new(format_args!("{path:?} is longer than {limit} bytes"))) } else { Ok(bytes) }
 }
 
 /// Checks the images that CRIU finds by a relative path from the directory `dir`, which is shown as `shown`.

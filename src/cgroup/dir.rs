@@ -130,6 +130,18 @@ fn walk(
     Ok(())
 }
 
+/// Thaws this cgroup of the v1 freezer and all below it.
+pub fn thaw(top: BorrowedFd<'_>) -> Result<(), Errno> {
+    let thaw = |dir: BorrowedFd<'_>| match write_file(dir, "freezer.state", "THAWED") {
+        Err(Errno::NOENT | Errno::NODEV) => Ok(()),
+        other => other,
+    };
+    match walk(top, thaw, |_, _| Ok(())) {
+        Err(Errno::NOENT | Errno::NODEV) => Ok(()),
+        other => other,
+    }
+}
+
 /// The processes in this cgroup and all below it.
 ///
 /// A domain lists the processes of the threaded cgroups below it as its own. If this cgroup itself is threaded, its

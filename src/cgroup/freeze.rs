@@ -63,6 +63,17 @@ impl Cgroup {
         }
     }
 
+    /// Thaws also what the container itself has frozen, in cgroups below its own. The v1 freezer holds back even processes
+    /// that were killed, and so the container could not be ended.
+    fn thaw_all(&self) -> Result<()> {
+        self.thaw()?;
+        let Some(slot) = self.v1("freezer") else { return Ok(()) };
+        match slot.dir().and_then(dir::thaw) {
+            Err(e) if !is_gone(e) => Err(Error::sys(format_args!("write({:?})", slot.path().join("freezer.state")), e)),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether the container's own cgroup was frozen. Cgroups above it do not count.
     pub fn is_frozen(&self) -> Result<bool> {
         let Some(slot) = self.freezer() else { return Ok(false) };
@@ -96,7 +107,7 @@ impl Cgroup {
             // The v1 freezer holds back even killed processes. And processes that are only in v1 have not been killed,
             // and would run on.
             self.signal_each(signal, &self.pids()?)?;
-            self.thaw()?;
+            self.thaw_all()?;
         }
         if self.slots.iter().any(|s| !s.directory.unified) {
             // Processes that another tool put only into v1.
@@ -116,7 +127,9 @@ impl Cgroup {
         let result =
             if frozen { self.signal_each(signal, &self.pids()?) } else { self.signal_until_none_is_new(signal) };
         // A paused container stays paused, unless it could not die then.
-        if !paused || signal == libc::SIGKILL {
+        if signal == libc::SIGKILL {
+            self.thaw_all()?;
+        } else if !paused {
             self.thaw()?;
         }
         result

@@ -68,6 +68,11 @@ impl Process {
         Self(Arc::new(Inner { pid, pidfd, terminal: Mutex::new(terminal), status: Mutex::new(None) }))
     }
 
+    /// Whether both are one process. A pid says that only until it is given again.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// In the PID namespace of this program.
     pub fn pid(&self) -> u32 {
         self.0.pid

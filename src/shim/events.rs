@@ -8,7 +8,7 @@ use prost::Message;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use super::messages::{Any, Envelope, ForwardRequest, Request};
+use super::messages::{Any, Envelope, ForwardRequest, Request, TaskEvent};
 use super::ttrpc::{Connection, Received};
 
 /// As many as are kept while containerd is away; then the oldest go.
@@ -24,12 +24,20 @@ pub struct Publisher {
     address: Option<SocketAddrUnix>,
     namespace: String,
     /// Encoded; the first is on its way if `sent`.
-    queue: VecDeque<Vec<u8>>,
+    queue: VecDeque<Event>,
     connection: Option<Connection>,
     /// Since when an answer is waited for.
     sent: Option<Instant>,
     stream: u32,
     retry: Option<Instant>,
+}
+
+/// One that containerd does not have yet.
+struct Event {
+    /// Out-of-memory kills of this container.
+    oom_of: Option<String>,
+    /// A `ForwardRequest`.
+    payload: Vec<u8>,
 }
 
 impl Publisher {
@@ -48,6 +56,20 @@ impl Publisher {
 
     /// `name`: as in `containerd.events.TaskExit`.
     pub fn publish(&mut self, topic: &str, name: &str, event: &impl Message) {
+        self.push(None, topic, name, event);
+    }
+
+    /// A container decides how often this happens. So it is told once while containerd is away, and the container cannot
+    /// push out the events of others.
+    pub fn publish_oom(&mut self, id: &str) {
+        let waiting = self.queue.iter().skip(usize::from(self.sent.is_some()));
+        if waiting.into_iter().any(|event| event.oom_of.as_deref() == Some(id)) {
+            return;
+        }
+        self.push(Some(id), "/tasks/oom", "TaskOOM", &TaskEvent { container_id: id.to_owned() });
+    }
+
+    fn push(&mut self, oom_of: Option<&str>, topic: &str, name: &str, event: &impl Message) {
         if self.address.is_none() {
             return;
         }
@@ -61,7 +83,8 @@ impl Publisher {
             // Never the one that is on its way.
             self.queue.remove(usize::from(self.sent.is_some()));
         }
-        self.queue.push_back(ForwardRequest { envelope: Some(envelope) }.encode_to_vec());
+        let payload = ForwardRequest { envelope: Some(envelope) }.encode_to_vec();
+        self.queue.push_back(Event { oom_of: oom_of.map(str::to_owned), payload });
     }
 
     pub fn is_done(&self) -> bool {
@@ -93,13 +116,13 @@ impl Publisher {
         if self.connection.is_none() {
             self.connection = self.connect();
         }
-        let (Some(connection), Some(payload)) = (&mut self.connection, self.queue.front()) else {
+        let (Some(connection), Some(event)) = (&mut self.connection, self.queue.front()) else {
             return self.lose();
         };
         let request = Request {
             service: "containerd.services.events.ttrpc.v1.Events".to_owned(),
             method: "Forward".to_owned(),
-            payload: payload.clone(),
+            payload: event.payload.clone(),
             timeout_nano: 0,
         };
         connection.request(self.stream, &request);
@@ -200,6 +223,14 @@ mod tests {
         assert_eq!(serve(&listener, &mut publisher, 1), ["c"]);
         assert!(publisher.is_done());
         std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_container_does_not_push_out_the_events_of_others() {
+        let mut publisher = Publisher::new("/nonexistent/socket", "n");
+        publish(&mut publisher, "x");
+        (0..MOST + 10).for_each(|n| publisher.publish_oom(["a", "b"][n % 2]));
+        assert_eq!(publisher.queue.len(), 3);
     }
 
     #[test]

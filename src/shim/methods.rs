@@ -13,7 +13,7 @@ use super::messages::{
 };
 use super::server::{Adopted, Shim};
 use super::streams::{self, Names, Owner};
-use super::task::{Exit, FIRST, Member, Reply, Restoration, Stage, Task, failed, no_task, not_yet, waited};
+use super::task::{Exit, FIRST, Member, Reply, Restoration, Stage, Task, failed, no_process, no_task, not_yet, waited};
 use super::ttrpc::{Answer, Code, Failure, encoded};
 use super::{metrics, names_a_slice, options, rootfs, runtime};
 use crate::error::{Error, Result};
@@ -341,7 +341,13 @@ fn joined(
         failed("OCI runtime exec failed", e)
     })?;
     let pid = process.pid();
-    let member = shim.member(id, exec_id)?;
+    let member = shim.member(id, exec_id).ok().filter(|member| matches!(member.stage, Stage::Starting));
+    let Some(member) = member else {
+        // The container was deleted meanwhile, and may have been made again.
+        let _ = process.kill(libc::SIGKILL);
+        shim.end_relay(relay);
+        return Err(no_process(exec_id));
+    };
     (member.process, member.kept, member.relay) = (Some(process), kept, relay);
     member.feed = feed;
     if member.input_closed {

@@ -1,9 +1,15 @@
 //! The options of a container that containerd passes on: those of runc, which its users know, in three forms.
 
+use std::path::Path;
+
 use prost::Message;
 
 use super::messages::{Any, AnyRuntimeOptions, Options};
-use crate::error::{Call, Context, Error, Result};
+use crate::error::{Context, Error, Result};
+use crate::files;
+
+/// Of a file with options, which has a few lines.
+const MAX_CONFIG: usize = 1 << 20;
 
 pub const RUNC: &str = "containerd.runc.v1.Options";
 /// The form for runtimes that containerd does not know: the CRI plugin has only this one for `io.containerd.berth.v2`.
@@ -34,7 +40,7 @@ pub fn read(options: &Any) -> Result<Options> {
                 AnyRuntimeOptions::decode(&*options.value).map_err(wrong)?;
             let body = match config_path.as_str() {
                 "" => config_body,
-                path => std::fs::read(path).call(|| format!("open({path:?})"))?,
+                path => files::read_own(Path::new(path), MAX_CONFIG)?,
             };
             let text = String::from_utf8(body).map_err(|_| Error::new("the runtime's options are not UTF-8"))?;
             from_toml(&text).context("options of the runtime")

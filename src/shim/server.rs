@@ -12,7 +12,7 @@ use rustix::net::{SocketFlags, accept_with, sockopt};
 use super::events::Publisher;
 use super::jobs::Jobs;
 use super::log::Log;
-use super::messages::{Request, Response, TaskEvent, TaskExit};
+use super::messages::{Request, Response, TaskExit};
 use super::poller::{Poller, Token};
 use super::streams::{Copy, Feed, Opened, Relay};
 use super::task::{Exit, FIRST, Member, Reply, Stage, Task, no_process, no_task, waited};
@@ -28,8 +28,8 @@ enum Source {
     Listener,
     Jobs,
     Publisher,
-    /// A process, by its container and its own id.
-    Process(String, String),
+    /// A process, with its container's id and its own. An id may be given again, also while the process is there still.
+    Process(Process, String, String),
     Oom(String),
     Relay(Relay),
     Feed(Feed),
@@ -149,9 +149,10 @@ impl Shim {
                     then(self);
                 }
             }
-            Some(Source::Process(id, exec_id)) => {
-                let (id, exec_id) = (id.clone(), exec_id.clone());
-                self.collect(token, &id, &exec_id);
+            Some(Source::Process(process, id, exec_id)) => {
+                let (process, id, exec_id) = (process.clone(), id.clone(), exec_id.clone());
+                self.sources.remove(&token);
+                self.collect(process, id, exec_id);
             }
             Some(Source::Oom(id)) => {
                 let id = id.clone();
@@ -256,7 +257,7 @@ impl Shim {
     pub fn watch(&mut self, process: &Process, id: &str, exec_id: &str) -> Result<()> {
         let token = self.poller.token();
         self.poller.add(process, token, EventFlags::IN)?;
-        self.sources.insert(token, Source::Process(id.to_owned(), exec_id.to_owned()));
+        self.sources.insert(token, Source::Process(process.clone(), id.to_owned(), exec_id.to_owned()));
         Ok(())
     }
 
@@ -269,7 +270,7 @@ impl Shim {
             self.poller.add(&copy, token, EventFlags::IN)?;
             self.sources.insert(token, Source::Copy(copy));
         }
-        if let Some(child) = logger {
+        if let Some(child) = logger.and_then(super::streams::Logger::keep) {
             let token = self.poller.token();
             let pid = rustix::process::Pid::from_child(&child);
             let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
@@ -300,6 +301,16 @@ impl Shim {
         }
     }
 
+    /// The process has ended: what it has printed is passed on, and then no more.
+    pub fn end_relay(&mut self, token: Option<Token>) {
+        if let Some(relay) = self.relay(token) {
+            relay.end();
+        }
+        if let Some(token) = token {
+            self.pump(token);
+        }
+    }
+
     /// Moves what can be moved, and waits for the rest.
     pub fn pump(&mut self, token: Token) {
         let (done, wanted) = match self.sources.get_mut(&token) {
@@ -319,30 +330,37 @@ impl Shim {
         }
     }
 
-    fn collect(&mut self, token: Token, id: &str, exec_id: &str) {
-        self.sources.remove(&token);
-        let Some(member) = self.tasks.get_mut(id).and_then(|task| task.members.get_mut(exec_id)) else { return };
-        let Some(process) = member.process.clone() else { return };
+    /// Waits for a process that has ended, also if containerd has forgotten it: a zombie would hold up the end of its PID
+    /// namespace.
+    fn collect(&mut self, process: Process, id: String, exec_id: String) {
         self.poller.remove(&process);
         let status = process.try_wait();
         if let Ok(None) = status {
             // It is traced, by a debugger or by CRIU, which gets to know first. A thread waits for that.
-            let (id, exec_id) = (id.to_owned(), exec_id.to_owned());
-            let name = format!("{id}/{exec_id} end");
+            let name = format!("{id}/{exec_id} end {}", process.pid());
             return self.jobs.run(&name, move || {
                 let status = process.wait();
-                Box::new(move |shim| shim.ended_with(&id, &exec_id, status))
+                Box::new(move |shim| shim.collected(&process, &id, &exec_id, status))
             });
         }
-        self.ended_with(id, exec_id, status.map(Option::unwrap_or_default));
+        self.collected(&process, &id, &exec_id, status.map(Option::unwrap_or_default));
     }
 
-    fn ended_with(&mut self, id: &str, exec_id: &str, status: Result<ExitStatus, crate::library::Error>) {
+    fn collected(
+        &mut self,
+        process: &Process,
+        id: &str,
+        exec_id: &str,
+        status: Result<ExitStatus, crate::library::Error>,
+    ) {
         let status = status.unwrap_or_else(|e| {
             self.log.warning(&e.to_string());
             ExitStatus::default()
         });
-        self.ended(id, exec_id, Exit::new(status));
+        let member = self.tasks.get(id).and_then(|task| task.members.get(exec_id));
+        if member.is_some_and(|member| member.process.as_ref().is_some_and(|known| known.is(process))) {
+            self.ended(id, exec_id, Exit::new(status));
+        }
     }
 
     /// Tells of the end of a process: after its start, and after the want of memory that may have caused it.
@@ -372,12 +390,7 @@ impl Shim {
         if let Some(feed) = feed {
             self.sources.remove(&feed);
         }
-        if let Some(relay) = self.relay(relay) {
-            relay.end();
-        }
-        if let Some(relay) = relay {
-            self.pump(relay);
-        }
+        self.end_relay(relay);
         let event = TaskExit {
             container_id: id.to_owned(),
             id: if exec_id == FIRST { id } else { exec_id }.to_owned(),
@@ -417,7 +430,7 @@ impl Shim {
             Ok(false) => {}
             Ok(true) => {
                 task.oom_kills += 1;
-                self.publisher.publish("/tasks/oom", "TaskOOM", &TaskEvent { container_id: id.to_owned() });
+                self.publisher.publish_oom(id);
             }
             Err(_) => {
                 // The cgroup has gone.

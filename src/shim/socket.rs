@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::{Mode, fchmod, fstat};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::error::{Call, Error, Result};
@@ -65,15 +66,22 @@ pub fn write_address(bundle: &Path, address: &str) -> Result<()> {
 
 fn read_address(bundle: &Path) -> Option<String> {
     let address = std::fs::read_to_string(bundle.join(FILE)).ok()?;
-    address.strip_prefix(SCHEME).filter(|path| path.starts_with(DIR)).is_some().then_some(address)
+    let name = address.strip_prefix(SCHEME)?.strip_prefix(DIR)?.strip_prefix('/')?;
+    let is_own = !name.is_empty() && name.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+    is_own.then_some(address)
 }
 
 /// The address of the shim that serves this group's first container, whose bundle lies beside ours, if it is there.
 pub fn of_group(group: &str) -> Option<String> {
     let address = read_address(&Path::new("..").join(group))?;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).ok()?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).ok()?;
     let path = SocketAddrUnix::new(address.strip_prefix(SCHEME)?).ok()?;
-    rustix::net::connect(&socket, &path).ok().map(|()| address)
+    match rustix::net::connect(&socket, &path) {
+        // So many wait to be accepted that no more can: somebody listens.
+        Ok(()) | Err(Errno::AGAIN) => Some(address),
+        Err(_) => None,
+    }
 }
 
 /// Nobody needs it any more. It is no error if it has gone.
@@ -94,6 +102,22 @@ pub fn remove_of(bundle: &Path, namespace: &str, id: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_is_in_the_shims_directory() {
+        let bundle = std::env::temp_dir().join(format!("berth-address-{}", std::process::id()));
+        std::fs::create_dir(&bundle).unwrap();
+        let read = |address: &str| {
+            write_address(&bundle, address).unwrap();
+            read_address(&bundle)
+        };
+        let own = format!("{SCHEME}{DIR}/{}-7", name("n", "i"));
+        assert_eq!(read(&own), Some(own));
+        for other in ["", "/x", "-evil/a", "/../a", "/a/../b", "/"] {
+            assert_eq!(read(&format!("{SCHEME}{DIR}{other}")), None, "{other}");
+        }
+        std::fs::remove_dir_all(&bundle).unwrap();
+    }
 
     #[test]
     fn each_container_has_a_name_of_its_own() {

@@ -5,10 +5,10 @@
 //! process could else cut short; and the standard input. A process that opens that anew, as /dev/stdin, would wait for ever
 //! if it were a fifo of which all writers have gone, and does not if it is a pipe.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio as ChildStdio};
 
@@ -17,9 +17,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, open};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
 use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::error::{Call, Context, Error, Result};
+use crate::files;
 use crate::library::Stdio;
 use crate::runtime::{Buffer, Stream};
 use crate::sys;
@@ -78,7 +80,27 @@ pub struct Opened {
     pub copies: Vec<Copy>,
     /// The standard input.
     pub feed: Option<Feed>,
-    pub logger: Option<Child>,
+    pub logger: Option<Logger>,
+}
+
+/// A program that was executed for a process that is still to come. If none comes, it ends with this value: nobody else
+/// would wait for it.
+pub struct Logger(Option<Child>);
+
+impl Logger {
+    pub fn keep(mut self) -> Option<Child> {
+        self.0.take()
+    }
+}
+
+impl Drop for Logger {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            // Neither can fail for a child that was not waited for.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
 }
 
 /// Opens what the names say. `input_closed`: nobody keeps the standard input open.
@@ -137,46 +159,56 @@ fn fifo_path(name: &str) -> &str {
 
 /// The end that is read from, without blocking, and the one that keeps it open.
 fn input(name: &str) -> Result<(OwnedFd, OwnedFd)> {
-    let path = fifo_path(name);
-    let source = open_fifo(path, OFlags::RDONLY | OFlags::NONBLOCK)?;
-    Ok((source, open_fifo(path, OFlags::WRONLY)?))
+    let fifo = Fifo::find(fifo_path(name))?;
+    let source = fifo.open(OFlags::RDONLY | OFlags::NONBLOCK)?;
+    // There is a reader, so this waits for nobody.
+    Ok((source, fifo.open(OFlags::WRONLY)?))
 }
 
 /// The end that the process writes to, and the one that keeps it open.
 fn output(path: &str, owner: &Owner) -> Result<(OwnedFd, OwnedFd)> {
-    let ours = open_fifo(path, OFlags::RDONLY | OFlags::NONBLOCK)?;
-    // There is a reader, so this waits for nobody.
-    let theirs = open_fifo(path, OFlags::WRONLY)?;
-    let write = Mode::RUSR | Mode::WUSR | Mode::WGRP | Mode::WOTH;
-    share(path, theirs.as_fd(), write)?;
+    let fifo = Fifo::find(path)?;
+    let ours = fifo.open(OFlags::RDONLY | OFlags::NONBLOCK)?;
+    let theirs = fifo.open(OFlags::WRONLY)?;
+    fifo.share(theirs.as_fd())?;
     owner.take(theirs.as_fd())?;
     Ok((theirs, ours))
 }
 
-fn open_fifo(path: &str, flags: OFlags) -> Result<OwnedFd> {
-    let call = || format!("open({path:?})");
-    let found = open(path, OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty()).call(call)?;
-    let stat = fstat(&found).call(call)?;
-    match FileType::from_raw_mode(stat.st_mode) {
-        // CRIU opens it by the flags that the process's stream has, and by a link of procfs.
-        FileType::Fifo => {
-            let link = format!("/proc/self/fd/{}", found.as_raw_fd());
-            open(link, flags | OFlags::CLOEXEC, Mode::empty()).call(call)
-        }
-        // What is no fifo could be read and changed by the process.
-        other => Err(Error::new(format_args!("{path:?} is not a fifo, but {other:?}"))),
-    }
+/// A fifo that is found by its path once, and is the same one whenever it is opened.
+struct Fifo<'a> {
+    path: &'a str,
+    found: OwnedFd,
 }
 
-/// The process may open its streams anew by names such as /dev/stdout, also as another user. Other users of the host cannot
-/// reach the fifo if its directory is closed to them: only then is it opened to users.
-fn share(path: &str, fifo: BorrowedFd, mode: Mode) -> Result<()> {
-    let Some(parent) = Path::new(path).parent() else { return Ok(()) };
-    let stat = std::fs::metadata(parent).call(|| format!("stat({parent:?})"))?;
-    if stat.mode() & 0o011 != 0 {
-        return Ok(());
+impl<'a> Fifo<'a> {
+    fn find(path: &'a str) -> Result<Self> {
+        let call = || format!("open({path:?})");
+        let found = open(path, OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty()).call(call)?;
+        match FileType::from_raw_mode(fstat(&found).call(call)?.st_mode) {
+            FileType::Fifo => Ok(Self { path, found }),
+            // What is no fifo could be read and changed by the process.
+            other => Err(Error::new(format_args!("{path:?} is not a fifo, but {other:?}"))),
+        }
     }
-    fchmod(fifo, mode).call(|| format!("fchmod({path:?})"))
+
+    /// CRIU opens it by the flags that the process's stream has, and by a link of procfs.
+    fn open(&self, flags: OFlags) -> Result<OwnedFd> {
+        let link = format!("/proc/self/fd/{}", self.found.as_raw_fd());
+        open(link, flags | OFlags::CLOEXEC, Mode::empty()).call(|| format!("open({:?})", self.path))
+    }
+
+    /// The process may open its streams anew by names such as /dev/stdout, also as another user. Other users of the host
+    /// cannot reach the fifo if its directory is closed to them: only then is it opened to users.
+    fn share(&self, fifo: BorrowedFd) -> Result<()> {
+        let Some(parent) = Path::new(self.path).parent() else { return Ok(()) };
+        let stat = std::fs::metadata(parent).call(|| format!("stat({parent:?})"))?;
+        if stat.mode() & 0o011 != 0 || !files::trusts(stat.uid()) {
+            return Ok(());
+        }
+        let mode = Mode::RUSR | Mode::WUSR | Mode::WGRP | Mode::WOTH;
+        fchmod(fifo, mode).call(|| format!("fchmod({:?})", self.path))
+    }
 }
 
 /// The path of an address, behind `file://` or `binary://`: without a query, and with `%41` for "A".
@@ -205,11 +237,15 @@ fn decode(text: &str) -> String {
 
 /// Standard output and error, one after the other.
 fn to_file(opened: &mut Opened, path: &str, owner: &Owner) -> Result<()> {
-    if let Some(parent) = Path::new(path).parent() {
-        std::fs::create_dir_all(parent).call(|| format!("mkdir({parent:?})"))?;
+    let path = Path::new(path);
+    if let Some(parent) = path.parent() {
+        files::make_directories(parent, Mode::from_raw_mode(0o755))?;
     }
-    let file =
-        OpenOptions::new().append(true).create(true).mode(0o644).open(path).call(|| format!("open({path:?})"))?;
+    let file = files::open_append(path, 0o644)?;
+    // The loop of the shim writes to it, and waits for no reader.
+    if !file.metadata().call(|| format!("fstat({path:?})"))?.is_file() {
+        return Err(Error::new(format_args!("{path:?} is not a regular file")));
+    }
     let (source, theirs) = pipe()?;
     rustix::io::ioctl_fionbio(&source, true).call(|| "ioctl(FIONBIO)")?;
     owner.take(theirs.as_fd())?;
@@ -239,19 +275,18 @@ fn to_program(opened: &mut Opened, rest: &str, owner: &Owner) -> Result<()> {
         }
     }
     command.env_clear().env("CONTAINER_ID", owner.id).env("CONTAINER_NAMESPACE", owner.namespace);
+    // The shim's own is the bundle of its first container.
+    command.current_dir("/");
     command.stdin(ChildStdio::null()).stdout(ChildStdio::null()).stderr(ChildStdio::null());
     let ((out, our_out), (err, our_err), (ready, theirs)) = (pipe()?, pipe()?, pipe()?);
     sys::child::confine(&mut command, None);
     sys::child::place(&mut command, &[out.as_fd(), err.as_fd(), theirs.as_fd()]).call(|| "fcntl(F_DUPFD_CLOEXEC)")?;
-    let mut logger = command.spawn().call(|| format!("exec {path:?}"))?;
+    let logger = Logger(Some(command.spawn().call(|| format!("exec {path:?}"))?));
     // It has kept copies of the ends.
     drop((command, out, err, theirs));
     let mut fds = [PollFd::new(&ready, PollFlags::IN)];
     let answered = rustix::io::retry_on_intr(|| poll(&mut fds, Some(&READY))).call(|| "poll(logger)")?;
     if answered == 0 {
-        // Neither can fail for a child that was not waited for.
-        let _ = logger.kill();
-        let _ = logger.wait();
         return Err(Error::new(format_args!("{path:?} was not ready after {} s", READY.tv_sec)));
     }
     opened.stdio = std::mem::take(&mut opened.stdio).stdout(our_out).stderr(our_err);
@@ -319,6 +354,8 @@ impl Feed {
 /// whoever does not read stops what is sent to them, and nothing else.
 pub struct Relay {
     master: Stream,
+    /// Without it a process that closes the terminal and opens it again would find that it has been hung up.
+    _slave: OwnedFd,
     input: Option<Stream>,
     output: Option<Stream>,
     to_container: Buffer,
@@ -332,8 +369,11 @@ pub type Wanted<'a> = (BorrowedFd<'a>, EventFlags);
 
 impl Relay {
     pub fn new(master: OwnedFd, (input, output): (Option<OwnedFd>, Option<OwnedFd>)) -> Result<Self> {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let slave = ioctl_tiocgptpeer(&master, flags).call(|| "ioctl(TIOCGPTPEER)")?;
         Ok(Self {
             master: Stream::own(master)?,
+            _slave: slave,
             input: input.map(Stream::own).transpose()?,
             output: output.map(Stream::own).transpose()?,
             to_container: Buffer::default(),
@@ -422,7 +462,7 @@ mod tests {
     #[test]
     fn what_is_no_fifo_is_refused() {
         for path in ["/dev/null", "/etc/passwd", "/"] {
-            let e = open_fifo(path, OFlags::RDONLY).unwrap_err();
+            let e = Fifo::find(path).map(drop).unwrap_err();
             assert!(e.to_string().contains("is not a fifo"), "{e}");
         }
     }

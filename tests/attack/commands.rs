@@ -16,6 +16,7 @@ e2e!(
     delete_is_delayed,
     a_process_that_comes_late_is_killed,
     what_is_frozen_is_killed_before_it_is_thawed,
+    a_container_that_has_frozen_itself,
 );
 e2e!(any: run_is_delayed, start_is_delayed, changes_are_delayed, looks_are_delayed);
 e2e!(any:
@@ -505,6 +506,27 @@ fn what_is_being_made_says_so(t: &Test) {
 }
 
 /// Where the processes of a container outlive its init, an `exec` that waits in it would run its program once it is thawed.
+/// With a cgroup mount that it can write to.
+fn a_container_that_has_frozen_itself(t: &Test) {
+    let c = t.container(Config::sleep());
+    for delete in [false, true] {
+        c.up();
+        let dir = c.cgroup_dir("freezer").join("inner");
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(dir.join("cgroup.procs"), c.pid().to_string()).unwrap();
+        let (file, value) = if t.mode == Mode::V1 { ("freezer.state", "FROZEN") } else { ("cgroup.freeze", "1") };
+        std::fs::write(dir.join(file), value).unwrap();
+        if delete {
+            c.cli("delete", &["--force"]).arg(&c.id).ok();
+        } else {
+            c.cli("kill", &[]).arg(&c.id).arg("KILL").ok();
+            eventually("its end", || c.status() == "stopped");
+            c.cli("delete", &[]).arg(&c.id).ok();
+        }
+        c.assert_gone();
+    }
+}
+
 fn what_is_frozen_is_killed_before_it_is_thawed(t: &Test) {
     let c = t.container(Config::sleep().without_namespace("pid"));
     c.up();

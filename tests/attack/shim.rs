@@ -6,14 +6,15 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use crate::actor;
-use crate::harness::shim::{fifo, make_fifo, number, text, value_of};
+use crate::harness::shim::{any, fifo, make_fifo, number, text, value_of};
 use crate::harness::{Config, Test, eventually};
 
 e2e!(any: the_socket_is_closed_to_others, another_user_is_not_answered, a_directory_that_is_open_is_not_used,
     a_message_that_is_too_long, a_group_is_no_path, a_fifo_that_others_can_reach_stays_closed, what_is_no_fifo,
     a_logger_knows_nothing_of_the_shim, a_logger_that_dies, a_logger_that_is_not_ready,
     a_reader_that_never_reads, a_process_that_never_reads, connections_that_say_nothing,
-    a_container_that_stops_who_joins_it,
+    a_container_that_stops_who_joins_it, a_log_where_others_can_write, options_in_a_file_of_others,
+    loggers_of_what_never_runs,
     layers_keep_their_owners_on_the_host);
 
 fn user() -> rustix::thread::Uid {
@@ -332,4 +333,70 @@ fn layers_keep_their_owners_on_the_host(t: &Test) {
     assert_eq!(fs::metadata(format!("{lower}/bin/busybox")).unwrap().uid(), 0);
     shim.finish();
     rustix::mount::unmount(&lower, rustix::mount::UnmountFlags::DETACH).unwrap();
+}
+
+/// A link there would have root's shim write into any file; a fifo would have it wait.
+fn a_log_where_others_can_write(t: &Test) {
+    let _run = t.private_run();
+    let mut shim = t.shim(Config::sh("echo logged"));
+    let dir = t.path("theirs");
+    fs::create_dir(&dir).unwrap();
+    let kept = t.write("kept", "");
+    let log = make_fifo(Path::new(&dir), "fifo");
+    let _reader = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&log).unwrap();
+    std::os::unix::fs::symlink(&kept, format!("{dir}/link")).unwrap();
+    std::os::unix::fs::symlink(t.path(""), format!("{dir}/directories")).unwrap();
+    for name in ["", "/fifo", "/link", "/directories"] {
+        std::os::unix::fs::lchown(format!("{dir}{name}"), Some(1000), Some(1000)).unwrap();
+    }
+    for (name, complaint) in [
+        ("fifo", "is not a regular file"),
+        ("link", "is a link of user 1000"),
+        ("directories/new/log", "is a link of user 1000"),
+        ("new/log", "is open to other users"),
+    ] {
+        let failure = shim.create(false, ["", &format!("file://{dir}/{name}"), ""]).unwrap_err();
+        assert!(failure.1.contains(complaint), "{name}: {failure:?}");
+    }
+    assert_eq!(fs::read_to_string(&kept).unwrap(), "");
+    assert!(!Path::new(&t.path("new")).exists());
+    shim.call("Shutdown", &[]).unwrap();
+    t.assert_no_process();
+}
+
+/// They are read by the loop that answers for all containers.
+fn options_in_a_file_of_others(t: &Test) {
+    let _run = t.private_run();
+    let mut shim = t.shim(Config::sleep());
+    let theirs = t.write("theirs", "NoPivotRoot = true");
+    std::os::unix::fs::chown(&theirs, Some(1000), Some(1000)).unwrap();
+    let long = t.write("long", &"#".repeat((1 << 20) + 1));
+    let fifo = fifo(t, "options");
+    for (path, complaint) in [
+        (&*theirs, "is open to other users"),
+        (&long, "is longer than"),
+        (&fifo, "is not a regular file"),
+        ("/dev/zero", "is not a regular file"),
+    ] {
+        let options = any("runtimeoptions.v1.Options", text(2, path));
+        let failure = shim.create_with(false, ["", "", ""], &text(10, &options)).unwrap_err();
+        assert!(failure.1.contains(complaint), "{path}: {failure:?}");
+    }
+    shim.call("Shutdown", &[]).unwrap();
+    t.assert_no_process();
+}
+
+/// An image decides whether its program exists.
+fn loggers_of_what_never_runs(t: &Test) {
+    let _run = t.private_run();
+    let mut shim = t.shim(Config::new(["/nonexistent"]));
+    let program = t.script("logger", "#!/bin/sh\nexec 5>&-\nexec cat <&3\n");
+    let logger = format!("binary://{program}");
+    for _ in 0..3 {
+        shim.create(false, ["", &logger, ""]).unwrap_err();
+    }
+    let children = |pid: i32| fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    assert_eq!(children(shim.server()), "");
+    shim.call("Shutdown", &[]).unwrap();
+    t.assert_no_process();
 }

@@ -8,12 +8,12 @@ use crate::checkpoint::{READ, VERSION, criu_works, stand_in};
 use crate::harness::shim::{NAMESPACE, any, fifo, number, runc_options, text, texts_of, value_of};
 use crate::harness::{Config, Mode, Test, eventually, left};
 
-e2e!(any: a_life, further_processes, a_terminal, what_is_written_while_nobody_reads, another_user_opens_its_streams,
+e2e!(any: a_life, further_processes, a_terminal, a_terminal_that_is_closed_for_a_moment, what_is_written_while_nobody_reads, another_user_opens_its_streams,
     a_log_file_is_not_the_containers, a_shim_that_was_killed, what_is_not_known, a_start_that_fails,
     a_created_container_is_deleted, pausing, one_shim_for_a_pod, a_wait_does_not_hold_up_others,
     each_containerd_reads_the_answer, what_the_runtime_can, it_is_killed_before_containerd, streams_have_an_owner,
     options_that_are_not_understood,
-    a_process_that_is_traced, an_image_in_a_file, an_overlay_with_other_owners, a_restore_that_fails, a_container_goes_on_from_files);
+    a_process_that_is_traced, an_end_is_told_of_its_own_process, an_image_in_a_file, an_overlay_with_other_owners, a_restore_that_fails, a_container_goes_on_from_files);
 e2e!(the_shim_in_a_cgroup, others_may_pause, limits_are_changed);
 
 const CREATED: u64 = 1;
@@ -335,7 +335,8 @@ fn the_shim_in_a_cgroup(t: &Test) {
         assert_eq!(fs::read_to_string(format!("{dir}/cgroup.procs")).unwrap(), format!("{pid}\n"));
         shim.finish();
     }
-    fs::remove_dir(&dir).unwrap();
+    // A shim leaves its cgroup a moment after it has become a zombie.
+    eventually("an empty cgroup", || fs::remove_dir(&dir).is_ok());
     let c = t.container(Config::sleep());
     let options = runc_options(&text(3, &path));
     t.shim_cmd(&c, "start").stdin(t.file("input", &options)).run().code(1).says("shim_cgroup: there is no cgroup");
@@ -359,6 +360,20 @@ fn streams_have_an_owner(t: &Test) {
         let stat = fs::metadata(format!("/proc/{pid}/fd/{stream}")).unwrap();
         assert_eq!((stat.uid(), stat.gid()), OWNER, "stream {stream}");
     }
+    shim.finish();
+}
+
+/// As some init programs do.
+fn a_terminal_that_is_closed_for_a_moment(t: &Test) {
+    let _run = t.private_run();
+    let script =
+        "echo first; exec <&- >&- 2>&-; sleep 0.3; exec < /dev/console > /dev/console 2>&1; echo second; exit 7";
+    let mut shim = t.shim(Config::sh(script).set("/process/terminal", true));
+    let stdout = fifo(t, "out");
+    shim.create(true, ["", &stdout, ""]).unwrap();
+    shim.of("Start", "").unwrap();
+    assert_eq!(shim.wait(""), 7);
+    assert_eq!(read(&stdout), "first\r\nsecond\r\n");
     shim.finish();
 }
 
@@ -488,6 +503,37 @@ fn a_process_that_is_traced(t: &Test) {
     let (stream, answer) = shim.receive();
     assert_eq!((stream, value_of(&answer.unwrap(), 1)), (waiting, 7));
     assert_eq!(children(shim.pid()), "");
+    shim.finish();
+}
+
+/// A process that is traced may be there still when its ids have been given to a new one.
+fn an_end_is_told_of_its_own_process(t: &Test) {
+    let _run = t.private_run();
+    let mut shim = t.shim(Config::sleep().without_namespace("pid"));
+    let sleep = ["/bin/sleep", "1000"];
+    shim.create(false, ["", "", ""]).unwrap();
+    shim.of("Start", "").unwrap();
+    shim.exec("other", &sleep, ["", "", ""]).unwrap();
+    let old = value_of(&shim.of("Start", "other").unwrap(), 1) as i32;
+    crate::harness::sys::trace(old).unwrap();
+    shim.kill("", libc::SIGKILL).unwrap();
+    shim.wait("");
+    eventually("the end of the process", || left::is_zombie(old));
+    // So that the shim has seen it.
+    shim.of("State", "").unwrap();
+    shim.of("Delete", "").unwrap();
+    shim.create(false, ["", "", ""]).unwrap();
+    shim.of("Start", "").unwrap();
+    shim.exec("other", &sleep, ["", "", ""]).unwrap();
+    shim.of("Start", "other").unwrap();
+    crate::harness::sys::wait_for(old).unwrap();
+    let pid = shim.pid();
+    eventually("the old process to be collected", || !std::path::Path::new(&format!("/proc/{old}")).exists());
+    // Its thread tells the loop afterwards.
+    eventually("the end of the thread", || fs::read_dir(format!("/proc/{pid}/task")).unwrap().count() == 1);
+    assert_eq!(value_of(&shim.of("State", "other").unwrap(), 4), RUNNING);
+    shim.kill("other", libc::SIGKILL).unwrap();
+    assert_eq!(shim.wait("other"), 128 + 9);
     shim.finish();
 }
 
