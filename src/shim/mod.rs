@@ -123,9 +123,12 @@ fn start(args: &Args) -> Result<()> {
         crate::cgroup::enter(&layout, &told.options.shim_cgroup).context("shim_cgroup")?;
     }
     let (listener, address) = socket::listen(&args.namespace, &args.id)?;
-    socket::write_address(Path::new("."), &address)?;
-    make_killable();
-    match fork(CloneOptions::default()).call(|| "clone3()")? {
+    let forked = socket::write_address(Path::new("."), &address).and_then(|()| {
+        make_killable();
+        fork(CloneOptions::default()).call(|| "clone3()")
+    });
+    // Without a shim, nobody would remove it.
+    match forked.inspect_err(|_| socket::remove(&address))? {
         Some(_) => print(&told.answer(&address)),
         None => {
             let ended = serve(args, &told, listener);

@@ -10,7 +10,7 @@ use crate::harness::{Config, Mode, Test, eventually, left};
 
 e2e!(any: a_life, further_processes, a_terminal, what_is_written_while_nobody_reads, another_user_opens_its_streams,
     a_log_file_is_not_the_containers, a_shim_that_was_killed, what_is_not_known, a_start_that_fails,
-    a_created_container_is_deleted, pausing, one_shim_for_a_pod, a_wait_does_not_hold_up_others,
+    a_start_that_fails_leaves_no_socket, a_created_container_is_deleted, pausing, one_shim_for_a_pod, a_wait_does_not_hold_up_others,
     each_containerd_reads_the_answer, what_the_runtime_can, it_is_killed_before_containerd, streams_have_an_owner,
     options_that_are_not_understood,
     a_process_that_is_traced, an_image_in_a_file, an_overlay_with_other_owners, a_restore_that_fails, a_container_goes_on_from_files);
@@ -187,6 +187,18 @@ fn a_start_that_fails(t: &Test) {
     shim.of("Shutdown", "").unwrap();
     eventually("the end of the shim", || !shim.address.exists());
     t.assert_no_process();
+}
+
+/// The address cannot be written; nor can the shim enter its cgroup.
+fn a_start_that_fails_leaves_no_socket(t: &Test) {
+    let _run = t.private_run();
+    let c = t.container(Config::sleep());
+    fs::create_dir(c.bundle.join("address")).unwrap();
+    t.shim_cmd(&c, "start").run().code(1).says("write(\"./address\")");
+    fs::remove_dir(c.bundle.join("address")).unwrap();
+    let options = runc_options(&text(3, "/nonexistent/cgroup"));
+    t.shim_cmd(&c, "start").stdin(t.file("input", &options)).run().code(1).says("shim_cgroup");
+    assert_eq!(fs::read_dir("/run/berth-shim").unwrap().count(), 0, "a socket is left");
 }
 
 fn a_created_container_is_deleted(t: &Test) {
