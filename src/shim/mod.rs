@@ -31,6 +31,7 @@ use std::time::SystemTime;
 
 use prost::Message;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use self::args::{Action, Args};
 use self::bootstrap::Told;
@@ -70,6 +71,7 @@ pub fn main(args: &[OsString]) -> u8 {
 
 fn run(args: &Args) -> Result<()> {
     match args.action {
+        Action::Help => print(args::USAGE.as_bytes()),
         Action::Version => print(version().as_bytes()),
         Action::Info => print(&info()?),
         Action::Start => start(args),
@@ -111,8 +113,14 @@ fn runtime(namespace: &str, systemd: bool, log: &Log) -> Runtime {
 /// Sees to it that a shim serves the container, which is still to be created, and prints its address. The working directory
 /// is the bundle.
 fn start(args: &Args) -> Result<()> {
+    if let Some(bundle) = &args.bundle {
+        std::env::set_current_dir(bundle).call(|| format!("chdir({bundle:?})"))?;
+    }
     let told = Told::read(&args.namespace, &args.id)?;
-    let group = group(Path::new("."), &args.id)?;
+    let group = group(Path::new("."), &args.id).map_err(|e| match e.errno() {
+        Some(Errno::NOENT) => e.with_hint("`start` runs in the bundle: cd there first"),
+        _ => e,
+    })?;
     if let Some(address) = group.as_deref().and_then(socket::of_group) {
         socket::write_address(Path::new("."), &address)?;
         return print(&told.answer(&address));
@@ -176,7 +184,7 @@ fn group(bundle: &Path, id: &str) -> Result<Option<String>> {
     let annotations = Parts::read(bundle)?.annotations.unwrap_or_default();
     let group = KEYS.iter().find_map(|key| annotations.get(*key)).filter(|group| *group != id);
     match group {
-        Some(group) => args::check_id(group).map(|()| Some(group.clone())),
+        Some(group) => args::check_id("the pod", group).map(|()| Some(group.clone())),
         None => Ok(None),
     }
 }
