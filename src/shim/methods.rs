@@ -73,8 +73,12 @@ fn create(shim: &mut Shim, reply: Reply, request: CreateRequest) -> Option<Answe
         Ok(options) => options.unwrap_or_default(),
         Err(e) => return Some(Err(Failure::new(Code::InvalidArgument, e.to_string()))),
     };
-    if !options.binary_name.is_empty() || !options.root.is_empty() {
-        shim.log.debug("the options binary_name and root have no effect: the shim is the runtime");
+    if !options.binary_name.is_empty() {
+        shim.log.of(&request.id).debug("the option BinaryName has no effect: the shim is the runtime");
+    }
+    if !options.root.is_empty() {
+        let message = format!("the option Root has no effect: the state is in {}", super::ROOT);
+        shim.log.of(&request.id).warning(&message);
     }
     let names = Names {
         stdin: request.stdin.clone(),
@@ -99,7 +103,7 @@ fn create(shim: &mut Shim, reply: Reply, request: CreateRequest) -> Option<Answe
         let restoration = Restoration { images: images.into(), options };
         return create_restored(shim, reply, request, restoration);
     }
-    let (namespace, log) = (shim.namespace.clone(), shim.log.clone());
+    let (namespace, log) = (shim.namespace.clone(), shim.log.of(&request.id));
     shim.jobs.run(&job_name(&request.id, FIRST), move || {
         let made = make(&request, &names, &options, &namespace, log);
         Box::new(move |shim| {
@@ -234,7 +238,7 @@ fn tell_created(shim: &mut Shim, request: &CreateRequest, pid: u32) -> Answer {
 }
 
 fn start(shim: &mut Shim, reply: Reply, request: ProcessRequest) -> Option<Answer> {
-    let (namespace, log) = (shim.namespace.clone(), shim.log.clone());
+    let (namespace, log) = (shim.namespace.clone(), shim.log.of(&request.id));
     let task = match shim.task(&request.id) {
         Ok(task) => task,
         Err(failure) => return Some(Err(failure)),

@@ -149,7 +149,7 @@ fn start(args: &Args) -> Result<()> {
 /// The shim itself.
 fn serve(args: &Args, told: &Told, listener: OwnedFd) -> Result<()> {
     detach()?;
-    let log = Log::open(args.debug);
+    let log = Log::open(args.debug, &args.namespace, &args.id);
     let address = told.ttrpc_address.clone().or_else(|| std::env::var("TTRPC_ADDRESS").ok());
     let publisher = Publisher::new(&address.unwrap_or_default(), &args.namespace);
     let shim = Shim::new(listener, &args.namespace, publisher, log.clone(), methods::call);

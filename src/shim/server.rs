@@ -339,7 +339,7 @@ impl Shim {
 
     fn ended_with(&mut self, id: &str, exec_id: &str, status: Result<ExitStatus, crate::library::Error>) {
         let status = status.unwrap_or_else(|e| {
-            self.log.warning(&e.to_string());
+            self.log.of(id).warning(&e.to_string());
             ExitStatus::default()
         });
         self.ended(id, exec_id, Exit::new(status));
@@ -401,12 +401,12 @@ impl Shim {
             Ok(Some(watch)) => {
                 let flags = if watch.is_counter() { EventFlags::IN } else { EventFlags::PRI };
                 if let Err(e) = self.poller.add(std::os::fd::AsFd::as_fd(&watch), token, flags) {
-                    return self.log.warning(&e.to_string());
+                    return self.log.of(id).warning(&e.to_string());
                 }
                 task.oom = Some((token, watch));
                 self.sources.insert(token, Source::Oom(id.to_owned()));
             }
-            Err(e) => self.log.warning(&e.to_string()),
+            Err(e) => self.log.of(id).warning(&e.to_string()),
         }
     }
 

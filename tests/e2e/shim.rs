@@ -5,14 +5,14 @@ use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 
 use crate::checkpoint::{READ, VERSION, criu_works, stand_in};
-use crate::harness::shim::{NAMESPACE, any, fifo, number, runc_options, text, texts_of, value_of};
+use crate::harness::shim::{NAMESPACE, any, fifo, make_fifo, number, runc_options, text, texts_of, value_of};
 use crate::harness::{Config, Mode, Test, eventually, left};
 
 e2e!(any: a_life, further_processes, a_terminal, what_is_written_while_nobody_reads, another_user_opens_its_streams,
     a_log_file_is_not_the_containers, a_shim_that_was_killed, what_is_not_known, a_start_that_fails,
     a_start_that_fails_leaves_no_socket, calls_by_hand, a_created_container_is_deleted, pausing, one_shim_for_a_pod, a_wait_does_not_hold_up_others,
     each_containerd_reads_the_answer, what_the_runtime_can, it_is_killed_before_containerd, streams_have_an_owner,
-    options_that_are_not_understood,
+    options_that_are_not_understood, the_log_names_the_container,
     a_process_that_is_traced, an_image_in_a_file, an_overlay_with_other_owners, a_restore_that_fails, a_container_goes_on_from_files);
 e2e!(the_shim_in_a_cgroup, others_may_pause, limits_are_changed);
 
@@ -413,6 +413,28 @@ fn options_that_are_not_understood(t: &Test) {
     }
     shim.call("Shutdown", &[]).unwrap();
     t.assert_no_process();
+}
+
+fn the_log_names_the_container(t: &Test) {
+    let _run = t.private_run();
+    let c = t.container(Config::sleep());
+    // As containerd opens it: before the shim is there.
+    let path = make_fifo(&c.bundle, "log");
+    let log = fs::OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap();
+    let mut shim = t.shim_of(c);
+    let options = runc_options(&text(7, "/elsewhere"));
+    shim.create_with(false, ["", "", ""], &text(10, &options)).unwrap();
+    let mut bytes = [0; 4096];
+    let length = (&log).read(&mut bytes).unwrap();
+    let line = String::from_utf8_lossy(&bytes[..length]);
+    let end = format!(
+        "Z\" level=warning msg=\"berth: the option Root has no effect: the state is in /run/containerd/berth\" id={} \
+         namespace={NAMESPACE}\n",
+        shim.id()
+    );
+    assert!(line.starts_with("time=\"20") && line.contains(&end), "{line}");
+    shim.of("Start", "").unwrap();
+    shim.finish();
 }
 
 /// By a command that containerd knows nothing of.
