@@ -40,7 +40,6 @@ pub enum ErrorKind {
 }
 
 /// Prints as one line of plain text: what was attempted, on what, and why it failed. `source` is the call that failed.
-#[derive(Debug)]
 pub struct Error {
     error: error::Error,
     source: Option<std::io::Error>,
@@ -94,6 +93,14 @@ impl fmt::Display for Error {
     }
 }
 
+/// As text, with the hint: a `main` that returns an error prints it so.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        self.hint().map_or(Ok(()), |hint| write!(f, "\n  hint: {hint}"))
+    }
+}
+
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.source.as_ref().map(|source| source as _)
@@ -114,6 +121,13 @@ mod tests {
         assert_eq!(kind(error::Error::sys("x", Errno::PERM)), ErrorKind::Denied);
         assert_eq!(kind(error::Error::sys("x", Errno::IO)), ErrorKind::System);
         assert_eq!(kind(error::Error::new("x")), ErrorKind::Other);
+    }
+
+    #[test]
+    fn a_main_that_returns_an_error_prints_it_as_text() {
+        let e = Error::from(error::Error::new("x").context("create web").with_hint("do y"));
+        assert_eq!(format!("{e:?}"), "create web: x\n  hint: do y");
+        assert_eq!(format!("{:?}", Error::from(error::Error::new("x"))), "x");
     }
 
     #[test]
