@@ -358,7 +358,7 @@ fn joined(
 
 /// The end of a start, whether it has succeeded or not.
 fn conclude(shim: &mut Shim, reply: Reply, request: &ProcessRequest, answer: Answer) {
-    /// Of a process that never came to be, as for a command that a shell cannot find.
+    /// The status of a process that was never started, as a shell has it for an unknown command.
     const NEVER: u32 = 127;
     let ProcessRequest { id, exec_id } = request;
     let Ok(member) = shim.member(id, exec_id) else { return shim.answer(reply, answer) };
@@ -462,7 +462,7 @@ fn exec(shim: &mut Shim, request: ExecRequest) -> Answer {
         return Err(Failure::new(Code::AlreadyExists, format!("id {}", request.exec_id)));
     }
     let document = request.spec.map(|spec| spec.value).unwrap_or_default();
-    // What is wrong with it is told when the process is started, as by runc's shim, but not that it is none.
+    // An empty document is refused now; other mistakes are reported at start, as by runc's shim.
     if document.is_empty() {
         return Err(Failure::new(Code::InvalidArgument, "a further process needs a document"));
     }
@@ -478,7 +478,7 @@ fn state(shim: &mut Shim, request: &ProcessRequest) -> Answer {
     let task = shim.task(&request.id)?;
     let bundle = task.bundle.to_string_lossy().into_owned();
     let is_running = task.members.get(FIRST).is_some_and(|member| matches!(member.stage, Stage::Running));
-    // Anybody can freeze it.
+    // Other programs may freeze it too.
     let paused =
         is_running && task.container.as_ref().is_some_and(|container| container.is_paused().unwrap_or_default());
     let member = shim.member(&request.id, &request.exec_id)?;
@@ -622,7 +622,7 @@ fn update(shim: &mut Shim, reply: Reply, request: UpdateRequest) -> Option<Answe
         Err(failure) => return Some(Err(failure)),
     };
     let text = request.resources.map(|resources| resources.value).unwrap_or_default();
-    let resources = match Resources::from_json(&text) {
+    let resources = match Resources::from_json(text) {
         Ok(resources) => resources,
         Err(e) => return Some(Err(failed("update", e))),
     };
