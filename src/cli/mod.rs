@@ -43,8 +43,8 @@ use crate::error::{Call, Error, Kind, Result};
 use crate::runtime::{CgroupManager, Runtime, Sink, is_rootless};
 use args::{flag, path, value};
 pub use features::text as features_text;
-pub use time::nanoseconds as rfc3339;
 use log::Log;
+pub use time::nanoseconds as rfc3339;
 
 /// A command: its options, and the function that runs it.
 struct Command {

@@ -156,10 +156,7 @@ mod tests {
             ("start -namespace n -id web", "options come before start: \"-namespace\""),
             ("-namespace n -id web start extra", "unexpected argument \"extra\""),
             ("-namespace n -id web delete extra", "unexpected argument \"extra\""),
-            (
-                "-namespace n -id a/b start",
-                r#"-id "a/b": 1 to 76 letters, digits, "_", "-" and ".", and no "." first"#,
-            ),
+            ("-namespace n -id a/b start", r#"-id "a/b": 1 to 76 letters, digits, "_", "-" and ".", and no "." first"#),
             (
                 "-namespace .n -id web start",
                 r#"-namespace ".n": 1 to 76 letters, digits, "_", "-" and ".", and no "." first"#,

@@ -110,8 +110,7 @@ fn runtime(namespace: &str, systemd: bool, log: &Log) -> Runtime {
     if log.is_debugging() { runtime.on_debug(move |text| lines.debug(text)).build() } else { runtime.build() }
 }
 
-/// Sees to it that a shim serves the container, which is still to be created, and prints its address. The working directory
-/// is the bundle.
+/// Makes sure that a shim serves the new container, and prints its address. The working directory is the bundle.
 fn start(args: &Args) -> Result<()> {
     if let Some(bundle) = &args.bundle {
         std::env::set_current_dir(bundle).call(|| format!("chdir({bundle:?})"))?;
@@ -157,7 +156,8 @@ fn serve(args: &Args, told: &Told, listener: OwnedFd) -> Result<()> {
     served.inspect_err(|e| log.warning(&format!("the shim ends: {e}")))
 }
 
-/// The shim is nobody's: containerd waits for the end of what `start` prints, and the terminal is its caller's.
+/// Detaches the shim from its caller: containerd reads the output of `start` to its end, and the terminal is the
+/// caller's.
 fn detach() -> Result<()> {
     rustix::process::setsid().call(|| "setsid()")?;
     let null =
@@ -167,8 +167,7 @@ fn detach() -> Result<()> {
     rustix::stdio::dup2_stderr(&null).call(|| "dup2()")
 }
 
-/// When memory is short, a shim goes before containerd: it can be replaced, and its container cannot do without either.
-/// Whoever may not say so goes on as they are.
+/// When memory is short, the kernel shall kill a shim before containerd. If the score cannot be written, it stays.
 fn make_killable() {
     const MOST: i32 = 1000;
     let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());

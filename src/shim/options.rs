@@ -82,7 +82,7 @@ fn flag(value: &str) -> Option<bool> {
     plain(value).parse().ok()
 }
 
-/// `"basic"`, of which JSON has the escapes, or `'literal'`.
+/// A `"basic"` string (its escapes are those of JSON) or a `'literal'` one.
 fn string(value: &str) -> Option<String> {
     let (quote, rest) = value.split_at_checked(1)?;
     let text = match quote {
