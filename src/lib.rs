@@ -15,7 +15,7 @@
 //!     // takes a text.
 //!     let mut spec = oci_spec::runtime::Spec::default();
 //!     let mut process = spec.process().clone().unwrap_or_default();
-//!     process.set_args(Some(vec!["sleep".to_owned(), "1000".to_owned()]));
+//!     process.set_args(Some(["sh", "-c", "trap exit TERM; while :; do sleep 1; done"].map(str::to_owned).to_vec()));
 //!     process.set_terminal(Some(false));
 //!     spec.set_process(Some(process));
 //!
@@ -37,13 +37,30 @@
 //!     println!("{} bytes, {} ns", stats.memory.usage.usage, stats.cpu.usage.total);
 //!
 //!     container.kill(libc::SIGTERM, false)?;
-//!     if let Some(first) = container.process() {
-//!         first.wait_timeout(Duration::from_secs(10))?;
+//!     if let Some(first) = container.process()
+//!         && first.wait_timeout(Duration::from_secs(10))?.is_none()
+//!     {
+//!         eprintln!("it ignores SIGTERM");
 //!     }
+//!     // What still runs is killed.
 //!     container.delete(true)?;
 //!     Ok(())
 //! }
 //! ```
+//!
+//! # How to depend on it
+//!
+//! It is not on crates.io yet. The example needs:
+//!
+//! ```toml
+//! [dependencies]
+//! berth = { git = "URL", features = ["oci-spec"] }
+//! libc = "0.2"
+//! oci-spec = { version = "0.10", default-features = false, features = ["runtime"] }
+//! ```
+//!
+//! The program runs as root, or as a user with a user namespace in the configuration (docs/rootless.md). If it ends
+//! halfway, the container stays: [`Runtime::remove`] clears it away.
 //!
 //! # What it does to the program that uses it
 //!
@@ -52,23 +69,22 @@
 //! nothing, causes no SIGPIPE, and waits for no child but its own.
 //!
 //! What it does make are **children**: the processes of containers, for which the program waits by [`Process::wait`].
-//! A program that waits for any child whatsoever (`waitpid(-1)`), or ignores SIGCHLD, loses how they have ended.
+//! A program that waits for any child whatsoever (`waitpid(-1)`), or ignores SIGCHLD, loses their exit status.
 //!
 //! # How long it takes
 //!
-//! The methods of [`Process`] wait as long as their names say. [`Runtime::create`], [`Container::start`] and
-//! [`Container::exec`] return once the step is done. They wait for hooks of the configuration, which may have a `timeout`
-//! there, and for init, which may say nothing for two minutes at most. Whoever changes a container waits for others that
-//! do so for ten seconds, then fails with [`ErrorKind::Busy`]. A container can be deleted meanwhile, from another thread
-//! or program: that ends its creation.
+//! A method of [`Process`] waits as its name says. [`Runtime::create`], [`Container::start`] and [`Container::exec`]
+//! return when the step is done. They wait for the hooks, which may have a `timeout` in the configuration, and at most two
+//! minutes for an answer of init. A method that changes a container waits at most ten seconds for another one that does,
+//! then fails with [`ErrorKind::Busy`]. If another thread or program deletes the container meanwhile, its creation fails.
 //!
 //! # Init's program
 //!
-//! What runs first in a container is a small program of its own, which the library has within itself. So it needs no file
-//! beside the program that it is part of, finds nothing by a path, and never executes that program in a container. Each
-//! start gets a sealed copy in memory, which no container can change, or reach the program through (CVE-2019-5736).
-//! Between the clone and the execution of that copy the child makes only system calls. So this works from every program,
-//! also from one with threads, or one that is dynamically linked. `build.rs` builds the copy, always static.
+//! The first program that runs in a container is *init*, which is embedded in the library. The library needs no other
+//! file, and never executes your program in a container. Each start gets a sealed copy of init in memory, which no
+//! container can change, or reach your program through (CVE-2019-5736). Between the clone and the execution of that copy
+//! the child makes only system calls. So this works from every program, also from one with threads, or one that is
+//! dynamically linked. `build.rs` builds the copy, always static.
 //!
 //! # Features
 //!

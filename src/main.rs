@@ -1,4 +1,4 @@
-//! The binary: the command line.
+//! The binary: the command line, and containerd's shim.
 //!
 //! It has no `fn main`: the standard library's preparations (a handler for stack overflows, for which it reads the
 //! memory map) would take longer than some commands.

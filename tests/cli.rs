@@ -77,6 +77,14 @@ fn the_version_is_what_engines_parse() {
     }
 }
 
+/// containerd calls a shim like this. A link of another name does not make berth one.
+#[test]
+fn a_shim_of_another_name_is_told_of_the_right_one() {
+    let output = berth(&["-namespace", "default", "-id", "web", "start"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("ln -s berth containerd-shim-berth-v2"), "{}", stderr(&output));
+}
+
 #[test]
 fn help_is_no_failure() {
     for flag in ["-h", "--help", "-help"] {

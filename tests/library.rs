@@ -111,10 +111,10 @@ fn a_configuration_in_memory(t: &Test) {
     let file = c.bundle.join("config.json");
     let text = fs::read(&file).unwrap();
     fs::remove_file(&file).unwrap();
-    let options = || CreateOptions::new().spec(Spec::from_json(text.clone()).unwrap());
+    let options = || CreateOptions::new().spec(Spec::from_json(&text).unwrap());
     let container = runtime(t).create("web", &c.bundle, options()).unwrap();
     container.start().unwrap();
-    assert!(container.rootfs().unwrap().as_ref().starts_with(&c.bundle), "relative paths begin at the bundle");
+    assert!(container.rootfs().unwrap().starts_with(&c.bundle), "relative paths begin at the bundle");
     let (mut reader, writer) = std::io::pipe().unwrap();
     let process = br#"{"cwd":"/","args":["/bin/sh","-c","echo $A $B; pwd; id -u"],"env":["A=1","PATH=/bin"]}"#;
     let options = ExecOptions::from_json(process).unwrap().stdio(Stdio::null().stdout(writer));
@@ -126,7 +126,7 @@ fn a_configuration_in_memory(t: &Test) {
     container.delete(true).unwrap();
     let e = runtime(t).create("web", &c.bundle, CreateOptions::new()).unwrap_err();
     assert!(e.to_string().contains("config.json not found"), "{e}");
-    let wrong = Spec::from_json(br#"{"ociVersion":"1.0.2","process":{"cwd":"x","args":["a"]}}"#.to_vec()).unwrap();
+    let wrong = Spec::from_json(br#"{"ociVersion":"1.0.2","process":{"cwd":"x","args":["a"]}}"#).unwrap();
     let e = runtime(t).create("web", &c.bundle, CreateOptions::new().spec(wrong)).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::InvalidConfiguration, "{e}");
 }

@@ -44,6 +44,7 @@ use crate::runtime::{CgroupManager, Runtime, Sink, is_rootless};
 use args::{flag, path, value};
 pub use features::text as features_text;
 use log::Log;
+pub use time::nanoseconds as rfc3339;
 
 /// A command: its options, and the function that runs it.
 struct Command {
@@ -126,12 +127,20 @@ pub fn main(args: Vec<OsString>) -> u8 {
     }
 }
 
+const SHIM_BY_NAME: &str =
+    "as containerd's shim the file must be called containerd-shim-berth-v2: ln -s berth containerd-shim-berth-v2";
+
 /// `all`: with the program's name.
 fn dispatch(program: &str, all: &[OsString], log: &mut Log, failure: &mut u8) -> Result<Outcome> {
     let args = all.get(1..).unwrap_or_default();
     let options = global_options(program);
     let split = args::first_positional(&options, args);
-    let matches = match parse(options, program, &args[..split], false)? {
+    let parsed = parse(options, program, &args[..split], false).map_err(|e| match args.first() {
+        // How containerd calls a shim.
+        Some(first) if first == "-namespace" => e.with_hint(SHIM_BY_NAME),
+        _ => e,
+    });
+    let matches = match parsed? {
         Parsed::Matches(matches) => matches,
         Parsed::Help(help) => return Ok(Outcome::Print(help)),
     };

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// As Go's `RFC3339Nano` prints it: no trailing zeros in the fraction.
-pub(super) fn nanoseconds(time: SystemTime) -> String {
+pub fn nanoseconds(time: SystemTime) -> String {
     let (text, nanos) = calendar(time);
     if nanos == 0 {
         return text + "Z";

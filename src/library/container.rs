@@ -1,6 +1,7 @@
 //! A container, as a program holds it.
 
-use std::path::Path;
+use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::checkpoint::CheckpointOptions;
@@ -55,7 +56,7 @@ impl Container {
         Ok(self.load()?.state()?)
     }
 
-    /// Whether its processes are frozen, by whomever. The kernel is asked each time.
+    /// Whether its processes are frozen, by this program or another. The kernel is asked each time.
     pub fn is_paused(&self) -> Result<bool> {
         Ok(self.load()?.cgroup().is_frozen()?)
     }
@@ -65,7 +66,7 @@ impl Container {
         Ok(self.lock()?.start(None)?)
     }
 
-    /// Makes a further process, up to where only its program is missing.
+    /// Prepares a further process. [`Exec::start`] executes its program.
     pub fn exec(&self, options: ExecOptions) -> Result<Exec> {
         let ExecOptions { stdio, mut options } = options;
         options.detach = true;
@@ -102,8 +103,8 @@ impl Container {
         Ok(self.load()?.cgroup().stats()?)
     }
 
-    /// Tells of processes that the kernel kills for want of memory, from now on. `None` if no controller counts the
-    /// container's memory.
+    /// Tells of processes that the kernel kills because memory has run out, from now on. `None` if no controller counts
+    /// the container's memory.
     pub fn watch_oom(&self) -> Result<Option<OomWatch>> {
         Ok(self.load()?.cgroup().watch_oom()?.map(OomWatch))
     }
@@ -125,13 +126,13 @@ impl Container {
     }
 
     /// Where the root file system is, as the configuration names it.
-    pub fn rootfs(&self) -> Result<impl AsRef<Path> + use<>> {
+    pub fn rootfs(&self) -> Result<PathBuf> {
         Ok(self.load()?.rootfs().to_owned())
     }
 
-    /// Removes the container, of which the record must be whole ([`Runtime::remove`](super::Runtime::remove) needs none);
-    /// with `force` also one that runs, which is killed. The first process, if it is a child of this
-    /// program, is collected; [`Process::wait`] tells how it has ended.
+    /// Removes the container; with `force` also one that runs, which is killed. Its record must be readable;
+    /// [`Runtime::remove`](super::Runtime::remove) does without. The first process, if it is a child of this program, is
+    /// collected; [`Process::wait`] tells how it has ended.
     pub fn delete(&self, force: bool) -> Result<()> {
         self.load()?;
         self.runtime.delete(&self.id, force)?;
@@ -142,10 +143,16 @@ impl Container {
     }
 }
 
-/// A process that only its program is missing of. It is killed if it is dropped before [`Exec::start`].
+/// A process that is prepared, but does not execute its program yet. Dropping it kills it.
 pub struct Exec {
     exec: runtime::Exec,
     created: u64,
+}
+
+impl fmt::Debug for Exec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exec").field("pid", &self.pid()).finish_non_exhaustive()
+    }
 }
 
 impl Exec {

@@ -24,7 +24,7 @@ pub enum ErrorKind {
     /// Another thread or program has been at work on the container for too long.
     Busy,
     /// The kernel refuses it to this user (`EACCES`, `EPERM`).
-    Denied,
+    PermissionDenied,
     /// The kernel does not know it (`ENOSYS`, `EOPNOTSUPP`).
     Unsupported,
     /// The program of the process does not exist. Shells and engines answer 127.
@@ -32,7 +32,7 @@ pub enum ErrorKind {
     /// The program of the process cannot be executed. Shells and engines answer 126.
     NotExecutable,
     /// It took longer than it may (`ETIMEDOUT`).
-    Deadline,
+    TimedOut,
     /// Any other call of the system that failed; [`Error::errno`] has its number.
     System,
     /// Anything else: see the message.
@@ -40,7 +40,6 @@ pub enum ErrorKind {
 }
 
 /// Prints as one line of plain text: what was attempted, on what, and why it failed. `source` is the call that failed.
-#[derive(Debug)]
 pub struct Error {
     error: error::Error,
     source: Option<std::io::Error>,
@@ -57,9 +56,9 @@ impl Error {
             (Kind::Busy, _) => ErrorKind::Busy,
             (Kind::CommandNotFound, _) => ErrorKind::CommandNotFound,
             (Kind::CommandNotExecutable, _) => ErrorKind::NotExecutable,
-            (_, Some(Errno::ACCESS | Errno::PERM)) => ErrorKind::Denied,
+            (_, Some(Errno::ACCESS | Errno::PERM)) => ErrorKind::PermissionDenied,
             (_, Some(Errno::NOSYS | Errno::OPNOTSUPP)) => ErrorKind::Unsupported,
-            (_, Some(Errno::TIMEDOUT)) => ErrorKind::Deadline,
+            (_, Some(Errno::TIMEDOUT)) => ErrorKind::TimedOut,
             (_, Some(_)) => ErrorKind::System,
             (Kind::Other | Kind::Init | Kind::DamagedRecord | Kind::MadeByRunc, None) => ErrorKind::Other,
         }
@@ -94,6 +93,14 @@ impl fmt::Display for Error {
     }
 }
 
+/// As text, with the hint: a `main` that returns an error prints it so.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        self.hint().map_or(Ok(()), |hint| write!(f, "\n  hint: {hint}"))
+    }
+}
+
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.source.as_ref().map(|source| source as _)
@@ -111,9 +118,16 @@ mod tests {
         let kind = |error: error::Error| Error::from(error).kind();
         assert_eq!(kind(error::Error::new("x").with_kind(Kind::NoContainer)), ErrorKind::NotFound);
         assert_eq!(kind(error::Error::config("/a", "x")), ErrorKind::InvalidConfiguration);
-        assert_eq!(kind(error::Error::sys("x", Errno::PERM)), ErrorKind::Denied);
+        assert_eq!(kind(error::Error::sys("x", Errno::PERM)), ErrorKind::PermissionDenied);
         assert_eq!(kind(error::Error::sys("x", Errno::IO)), ErrorKind::System);
         assert_eq!(kind(error::Error::new("x")), ErrorKind::Other);
+    }
+
+    #[test]
+    fn a_main_that_returns_an_error_prints_it_as_text() {
+        let e = Error::from(error::Error::new("x").context("create web").with_hint("do y"));
+        assert_eq!(format!("{e:?}"), "create web: x\n  hint: do y");
+        assert_eq!(format!("{:?}", Error::from(error::Error::new("x"))), "x");
     }
 
     #[test]

@@ -35,7 +35,7 @@ impl TryFrom<&runtime::Process> for ExecOptions {
     type Error = Error;
 
     fn try_from(process: &runtime::Process) -> Result<Self> {
-        Self::from_json(&json(process)?)
+        Self::from_json(json(process)?)
     }
 }
 
@@ -52,6 +52,6 @@ impl TryFrom<&runtime::LinuxResources> for Resources {
     type Error = Error;
 
     fn try_from(resources: &runtime::LinuxResources) -> Result<Self> {
-        Self::from_json(&json(resources)?)
+        Self::from_json(json(resources)?)
     }
 }

@@ -1,20 +1,20 @@
-//! Notices of kills for want of memory.
+//! Notices of out-of-memory kills.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::error::Result;
 use crate::cgroup;
 
-/// Tells of processes of a container that the kernel kills for want of memory: poll the descriptor, then ask
+/// Tells of processes of a container that the kernel kills because memory has run out: poll the descriptor, then ask
 /// [`OomWatch::happened`].
 #[derive(Debug)]
 pub struct OomWatch(pub(super) cgroup::OomWatch);
 
 impl OomWatch {
-    /// Whether the descriptor is ready once it can be read (`POLLIN`, as in cgroup v1). Otherwise it has an exceptional
-    /// condition (`POLLPRI`) then. It becomes ready as well when the container ends.
-    pub fn is_counter(&self) -> bool {
-        self.0.is_counter()
+    /// What to poll the descriptor for: `POLLIN` with cgroup v1, `POLLPRI` with v2. It becomes ready as well when the
+    /// container ends.
+    pub fn poll_events(&self) -> i16 {
+        if self.0.is_counter() { libc::POLLIN } else { libc::POLLPRI }
     }
 
     /// Whether a process was killed since the last call. Never waits.

@@ -78,8 +78,8 @@ impl Process {
         self.0.pid
     }
 
-    /// Waits until the process has ended, and until its tracer knows, if it has one; collects it if it is a child of this program. What the process has left
-    /// behind may run on.
+    /// Waits until the process has ended. If it is traced, also until the tracer has been told. Collects it if it is a
+    /// child of this program. Processes that it has left may run on.
     pub fn wait(&self) -> Result<ExitStatus> {
         loop {
             if let Some(status) = self.wait_for(None, None)? {
@@ -168,7 +168,7 @@ impl Process {
         self.0.terminal.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Sets the size of the terminal, as long as nobody has taken it. Who has it uses `TIOCSWINSZ`.
+    /// Sets the size of the terminal, as long as nobody has taken it. Whoever has taken it uses `TIOCSWINSZ`.
     pub fn resize(&self, rows: u16, columns: u16) -> Result<()> {
         let terminal = self.0.terminal.lock().unwrap_or_else(PoisonError::into_inner);
         let terminal =

@@ -17,6 +17,7 @@ use crate::runtime::{self, CgroupManager};
 pub struct Runtime(Arc<runtime::Runtime>);
 
 /// How a [`Runtime`] makes containers.
+#[derive(Debug)]
 pub struct Builder(runtime::Runtime);
 
 impl Builder {
@@ -34,21 +35,21 @@ impl Builder {
         self
     }
 
-    /// Takes a line for each thing that is wrong, but stops nothing. By default nobody is told.
+    /// Is called with each warning. By default nobody is told.
     #[must_use]
     pub fn on_warning(mut self, tell: impl Fn(&str) + Send + Sync + 'static) -> Self {
         self.0.warn = Box::new(tell);
         self
     }
 
-    /// Takes a line for each thing that is done.
+    /// Is called with a line for each step.
     #[must_use]
     pub fn on_debug(mut self, tell: impl Fn(&str) + Send + Sync + 'static) -> Self {
         self.0.debug = Some(Box::new(tell));
         self
     }
 
-    /// The runtime as it was described.
+    /// Builds the runtime.
     pub fn build(self) -> Runtime {
         Runtime(Arc::new(self.0))
     }
@@ -73,8 +74,8 @@ impl Runtime {
         })
     }
 
-    /// Makes a container from a bundle, a directory with `config.json`, up to where only the program of its process is
-    /// missing. The process becomes a child of this program. Whatever fails, nothing is left.
+    /// Creates a container from a bundle, a directory with `config.json`. Its process becomes a child of this program.
+    /// [`Container::start`] executes its program. If it fails, nothing is left.
     pub fn create(&self, id: &str, bundle: impl AsRef<Path>, options: CreateOptions) -> Result<Container> {
         let CreateOptions { stdio, mut options } = options;
         bundle.as_ref().clone_into(&mut options.bundle);

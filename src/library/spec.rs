@@ -14,8 +14,8 @@ pub struct Spec {
 
 impl Spec {
     /// Fails if the text is not JSON of that form. [`Error::pointer`](super::Error::pointer) names the value at fault.
-    pub fn from_json(text: impl Into<Vec<u8>>) -> Result<Self> {
-        let text = text.into();
+    pub fn from_json(text: impl AsRef<[u8]>) -> Result<Self> {
+        let text = text.as_ref().to_vec();
         spec::Spec::parse(&text)?;
         Ok(Self { text })
     }
@@ -30,8 +30,8 @@ pub struct Resources {
 
 impl Resources {
     /// Fails if the text is not JSON of that form. [`Error::pointer`](super::Error::pointer) names the value at fault.
-    pub fn from_json(text: &[u8]) -> Result<Self> {
-        Ok(Self { resources: spec::parse(text)? })
+    pub fn from_json(text: impl AsRef<[u8]>) -> Result<Self> {
+        Ok(Self { resources: spec::parse(text.as_ref())? })
     }
 }
 
@@ -44,9 +44,9 @@ mod tests {
     fn the_value_at_fault_is_named() {
         let e = Spec::from_json(r#"{"ociVersion":"1.0.2","process":{"cwd":7}}"#).unwrap_err();
         assert_eq!((e.kind(), e.pointer()), (ErrorKind::InvalidConfiguration, Some("/process/cwd")), "{e}");
-        let e = Resources::from_json(br#"{"pids":{"limit":"many"}}"#).unwrap_err();
+        let e = Resources::from_json(r#"{"pids":{"limit":"many"}}"#).unwrap_err();
         assert_eq!((e.kind(), e.pointer()), (ErrorKind::InvalidConfiguration, Some("/pids/limit")), "{e}");
-        let e = ExecOptions::from_json(br#"{"args":["a",1]}"#).unwrap_err();
+        let e = ExecOptions::from_json(r#"{"args":["a",1]}"#).unwrap_err();
         assert_eq!((e.kind(), e.pointer()), (ErrorKind::InvalidConfiguration, Some("/args/1")), "{e}");
     }
 }

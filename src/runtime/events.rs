@@ -26,7 +26,7 @@ pub struct Stats {
 #[derive(Debug)]
 pub enum Event {
     Stats(Box<Stats>),
-    /// The kernel killed a process for want of memory.
+    /// The kernel killed a process because memory ran out.
     Oom,
 }
 
@@ -42,7 +42,7 @@ impl Container<'_> {
         let init = self.init_pidfd()?;
         let mut oom = self.record.cgroup.watch_oom().context("out-of-memory events")?;
         if oom.is_none() {
-            (self.runtime.warn)("no memory controller: nobody will be told of processes killed for want of memory");
+            (self.runtime.warn)("no memory controller: nobody will be told of out-of-memory kills");
         }
         let mut next = Instant::now() + interval;
         loop {

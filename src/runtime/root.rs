@@ -110,10 +110,12 @@ fn untrusted(why: impl std::fmt::Display) -> Error {
 pub fn hint(error: Error) -> Error {
     let is_user = !rustix::process::geteuid().is_root();
     match error.errno() {
-        Some(Errno::ACCESS | Errno::ROFS) if is_user => {
-            error.with_hint("a user who is not root needs XDG_RUNTIME_DIR, or --root, to name a directory of their own")
+        Some(Errno::ACCESS | Errno::ROFS) if is_user => error.with_hint(
+            "the directory of the runtime must belong to the user: XDG_RUNTIME_DIR or --root names another one",
+        ),
+        Some(Errno::ROFS) => {
+            error.with_hint("the directory of the runtime (--root) must be on a file system that can be written")
         }
-        Some(Errno::ROFS) => error.with_hint("--root must be on a file system that can be written"),
         _ => error,
     }
 }

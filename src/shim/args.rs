@@ -1,9 +1,16 @@
 //! The command line of a shim: options as in Go, with one dash or two, then what is to be done.
 
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
+
+pub const USAGE: &str = "\
+usage: containerd-shim-berth-v2 -namespace NAME -id ID [-bundle DIR] [-debug] start | delete
+       containerd-shim-berth-v2 -v | -info
+containerd calls the shim; people use `ctr run --runtime io.containerd.berth.v2`.
+";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -11,6 +18,7 @@ pub enum Action {
     Delete,
     Info,
     Version,
+    Help,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -34,19 +42,21 @@ impl Args {
                 action = Some(match arg.as_str() {
                     "start" => Action::Start,
                     "delete" => Action::Delete,
-                    other => return Err(Error::new(format_args!("{other:?} is neither start nor delete"))),
+                    "help" => Action::Help,
+                    other => return Err(usage(format_args!("{other:?} is neither start nor delete"))),
                 });
                 break;
             };
             let (name, value) = option.split_once('=').map_or((option, None), |(name, value)| (name, Some(value)));
             match name {
                 "debug" => parsed.debug = value != Some("false"),
-                "v" => action = Some(Action::Version),
+                "v" | "version" => action = Some(Action::Version),
                 "info" => action = Some(Action::Info),
+                "h" | "help" => action = Some(Action::Help),
                 "namespace" | "id" | "bundle" | "address" | "publish-binary" | "socket" => {
                     let value = match value {
                         Some(value) => value.to_owned(),
-                        None => text(rest.next().ok_or_else(|| Error::new(format_args!("-{name} needs a value")))?)?,
+                        None => text(rest.next().ok_or_else(|| usage(format_args!("-{name} needs a value")))?)?,
                     };
                     match name {
                         "namespace" => parsed.namespace = value,
@@ -56,31 +66,49 @@ impl Args {
                         _ => {}
                     }
                 }
-                _ => return Err(Error::new(format_args!("-{name} is no option of the shim"))),
+                _ => return Err(usage(format_args!("-{name} is no option of the shim"))),
             }
-            if matches!(action, Some(Action::Version | Action::Info)) {
+            if action.is_some() {
                 break;
             }
         }
-        parsed.action = action.ok_or_else(|| {
-            Error::new("nothing to do")
-                .with_hint("containerd calls the shim; people use `ctr run --runtime io.containerd.berth.v2`")
-        })?;
-        if matches!(parsed.action, Action::Start | Action::Delete) {
-            check_id(&parsed.namespace)?;
-            check_id(&parsed.id)?;
+        parsed.action = action.ok_or_else(|| usage("neither start nor delete is given"))?;
+        let word = match parsed.action {
+            Action::Start => "start",
+            Action::Delete => "delete",
+            Action::Info | Action::Version | Action::Help => return Ok(parsed),
+        };
+        match rest.next().map(text).transpose()? {
+            Some(option) if option.starts_with('-') => {
+                return Err(usage(format_args!("options come before {word}: {option:?}")));
+            }
+            Some(other) => return Err(usage(format_args!("unexpected argument {other:?}"))),
+            None => {}
         }
+        for (name, value) in [("-namespace", &parsed.namespace), ("-id", &parsed.id)] {
+            if value.is_empty() {
+                return Err(usage(format_args!("{word} needs {name}")));
+            }
+        }
+        check_id("-namespace", &parsed.namespace)?;
+        check_id("-id", &parsed.id)?;
         Ok(parsed)
     }
 }
 
+fn usage(message: impl Display) -> Error {
+    Error::new(message).with_hint("`containerd-shim-berth-v2 -help` shows the usage")
+}
+
 /// Ids and namespaces are names of directories. containerd itself allows no others.
-pub fn check_id(id: &str) -> Result<()> {
+pub fn check_id(what: &str, id: &str) -> Result<()> {
     const LONGEST: usize = 76;
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
     match !id.is_empty() && id.len() <= LONGEST && id.chars().all(allowed) && !id.starts_with('.') {
         true => Ok(()),
-        false => Err(Error::new(format_args!("{id:?} is no id of containerd's"))),
+        false => Err(Error::new(format_args!(
+            r#"{what} {id:?}: 1 to {LONGEST} letters, digits, "_", "-" and ".", and no "." first"#
+        ))),
     }
 }
 
@@ -104,6 +132,7 @@ mod tests {
         let args = ["-namespace", "n", "-id", "web", "-bundle", "/b", "delete"];
         assert_eq!(parse(&args).unwrap().bundle, Some(PathBuf::from("/b")));
         assert_eq!(parse(&["-v"]).unwrap().action, Action::Version);
+        assert_eq!(parse(&["--version"]).unwrap().action, Action::Version);
         assert_eq!(parse(&["-info"]).unwrap().action, Action::Info);
     }
 
@@ -113,8 +142,35 @@ mod tests {
             assert!(parse(&["-namespace", "n", "-id", id, "start"]).is_err(), "{id}");
             assert!(parse(&["-namespace", id, "-id", "x", "delete"]).is_err(), "{id}");
         }
-        for args in [&[][..], &["-id"], &["-x", "start"], &["stop"]] {
-            assert!(parse(args).is_err(), "{args:?}");
+    }
+
+    #[test]
+    fn a_mistake_is_named() {
+        for (args, message) in [
+            ("", "neither start nor delete is given"),
+            ("-id", "-id needs a value"),
+            ("-x start", "-x is no option of the shim"),
+            ("stop", "\"stop\" is neither start nor delete"),
+            ("start", "start needs -namespace"),
+            ("-namespace n delete", "delete needs -id"),
+            ("start -namespace n -id web", "options come before start: \"-namespace\""),
+            ("-namespace n -id web start extra", "unexpected argument \"extra\""),
+            ("-namespace n -id web delete extra", "unexpected argument \"extra\""),
+            ("-namespace n -id a/b start", r#"-id "a/b": 1 to 76 letters, digits, "_", "-" and ".", and no "." first"#),
+            (
+                "-namespace .n -id web start",
+                r#"-namespace ".n": 1 to 76 letters, digits, "_", "-" and ".", and no "." first"#,
+            ),
+        ] {
+            let e = parse(&args.split_whitespace().collect::<Vec<_>>()).unwrap_err();
+            assert_eq!(e.to_string(), message, "{args}");
+        }
+    }
+
+    #[test]
+    fn help_is_asked_for_in_many_ways() {
+        for args in [&["-h"][..], &["--help"], &["-help"], &["help"], &["-namespace", "n", "-h"]] {
+            assert_eq!(parse(args).unwrap().action, Action::Help, "{args:?}");
         }
     }
 }

@@ -70,7 +70,10 @@ fn parse_options(input: &[u8]) -> Result<Option<Options>> {
     if input.is_empty() {
         return Ok(None);
     }
-    let any = Any::decode(input).map_err(Error::new).context("standard input")?;
+    let any = Any::decode(input)
+        .map_err(Error::new)
+        .context("standard input")
+        .hint("containerd writes the options there; by hand use < /dev/null")?;
     options::read(&any).map(Some)
 }
 

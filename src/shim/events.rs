@@ -1,4 +1,4 @@
-//! Telling containerd what happens: in order, and again until containerd has it.
+//! Sends events to containerd, in order, and again until it has them.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};

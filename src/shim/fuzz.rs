@@ -31,7 +31,7 @@ fn payload(method: &str, payload: &[u8]) {
             let Ok(request) = ExecRequest::decode(payload) else { return };
             again(&request);
             let document = request.spec.map(|spec| spec.value).unwrap_or_default();
-            let _ = crate::library::ExecOptions::from_json(&document);
+            let _ = crate::library::ExecOptions::from_json(document);
         }
         "Update" => {
             let Ok(request) = UpdateRequest::decode(payload) else { return };

@@ -1,6 +1,5 @@
 //! The shim's log, which containerd reads from a fifo in the bundle and adds to its own.
 
-use std::fmt::Write as _;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -14,13 +13,22 @@ use crate::error::one_line;
 pub struct Log {
     fifo: Option<Arc<OwnedFd>>,
     debug: bool,
+    namespace: String,
+    id: String,
 }
 
 impl Log {
-    /// In the working directory, which is the bundle.
-    pub fn open(debug: bool) -> Self {
+    /// In the working directory, which is the bundle of the container `id`.
+    pub fn open(debug: bool, namespace: &str, id: &str) -> Self {
         let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Self { fifo: open("log", flags, Mode::empty()).ok().map(Arc::new), debug }
+        let fifo = open("log", flags, Mode::empty()).ok().map(Arc::new);
+        Self { fifo, debug, namespace: namespace.to_owned(), id: id.to_owned() }
+    }
+
+    /// For lines about another container of the same shim.
+    #[must_use]
+    pub fn of(&self, id: &str) -> Self {
+        Self { id: id.to_owned(), ..self.clone() }
     }
 
     pub fn is_debugging(&self) -> bool {
@@ -28,22 +36,44 @@ impl Log {
     }
 
     pub fn warning(&self, message: &str) {
-        self.line("warning", message);
+        self.write("warning", message);
     }
 
     pub fn debug(&self, message: &str) {
         if self.debug {
-            self.line("debug", message);
+            self.write("debug", message);
+        }
+    }
+
+    fn write(&self, level: &str, message: &str) {
+        if let Some(fifo) = &self.fifo {
+            let _ = rustix::io::write(&**fifo, self.line(SystemTime::now(), level, message).as_bytes());
         }
     }
 
     /// As containerd writes its own lines.
-    fn line(&self, level: &str, message: &str) {
-        let Some(fifo) = &self.fifo else { return };
-        let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let mut line = String::new();
+    fn line(&self, time: SystemTime, level: &str, message: &str) -> String {
+        let Self { namespace, id, .. } = self;
+        let time = crate::cli::rfc3339(time);
         let message = one_line(message).replace('\\', "\\\\").replace('"', "\\\"");
-        let _ = writeln!(line, "time={seconds} level={level} msg=\"berth: {message}\"");
-        let _ = rustix::io::write(&**fifo, line.as_bytes());
+        format!("time=\"{time}\" level={level} msg=\"berth: {message}\" id={id} namespace={namespace}\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_line_names_its_container() {
+        let log = Log { namespace: "default".into(), id: "pod".into(), ..Log::default() }.of("web");
+        let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1500);
+        assert_eq!(
+            log.line(time, "debug", "open(\"a\\b\")\n"),
+            "time=\"1970-01-01T00:00:01.5Z\" level=debug msg=\"berth: open(\\\"a\\\\b\\\")\\\\n\" id=web \
+             namespace=default\n"
+        );
     }
 }

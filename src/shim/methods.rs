@@ -73,8 +73,12 @@ fn create(shim: &mut Shim, reply: Reply, request: CreateRequest) -> Option<Answe
         Ok(options) => options.unwrap_or_default(),
         Err(e) => return Some(Err(Failure::new(Code::InvalidArgument, e.to_string()))),
     };
-    if !options.binary_name.is_empty() || !options.root.is_empty() {
-        shim.log.debug("the options binary_name and root have no effect: the shim is the runtime");
+    if !options.binary_name.is_empty() {
+        shim.log.of(&request.id).debug("the option BinaryName has no effect: the shim is the runtime");
+    }
+    if !options.root.is_empty() {
+        let message = format!("the option Root has no effect: the state is in {}", super::ROOT);
+        shim.log.of(&request.id).warning(&message);
     }
     let names = Names {
         stdin: request.stdin.clone(),
@@ -99,7 +103,7 @@ fn create(shim: &mut Shim, reply: Reply, request: CreateRequest) -> Option<Answe
         let restoration = Restoration { images: images.into(), options };
         return create_restored(shim, reply, request, restoration);
     }
-    let (namespace, log) = (shim.namespace.clone(), shim.log.clone());
+    let (namespace, log) = (shim.namespace.clone(), shim.log.of(&request.id));
     shim.jobs.run(&job_name(&request.id, FIRST), move || {
         let made = make(&request, &names, &options, &namespace, log);
         Box::new(move |shim| {
@@ -234,7 +238,7 @@ fn tell_created(shim: &mut Shim, request: &CreateRequest, pid: u32) -> Answer {
 }
 
 fn start(shim: &mut Shim, reply: Reply, request: ProcessRequest) -> Option<Answer> {
-    let (namespace, log) = (shim.namespace.clone(), shim.log.clone());
+    let (namespace, log) = (shim.namespace.clone(), shim.log.of(&request.id));
     let task = match shim.task(&request.id) {
         Ok(task) => task,
         Err(failure) => return Some(Err(failure)),
@@ -360,7 +364,7 @@ fn joined(
 
 /// The end of a start, whether it has succeeded or not.
 fn conclude(shim: &mut Shim, reply: Reply, request: &ProcessRequest, answer: Answer) {
-    /// Of a process that never came to be, as for a command that a shell cannot find.
+    /// The status of a process that was never started, as a shell has it for an unknown command.
     const NEVER: u32 = 127;
     let ProcessRequest { id, exec_id } = request;
     let Ok(member) = shim.member(id, exec_id) else { return shim.answer(reply, answer) };
@@ -464,7 +468,7 @@ fn exec(shim: &mut Shim, request: ExecRequest) -> Answer {
         return Err(Failure::new(Code::AlreadyExists, format!("id {}", request.exec_id)));
     }
     let document = request.spec.map(|spec| spec.value).unwrap_or_default();
-    // What is wrong with it is told when the process is started, as by runc's shim, but not that it is none.
+    // An empty document is refused now; other mistakes are reported at start, as by runc's shim.
     if document.is_empty() {
         return Err(Failure::new(Code::InvalidArgument, "a further process needs a document"));
     }
@@ -480,7 +484,7 @@ fn state(shim: &mut Shim, request: &ProcessRequest) -> Answer {
     let task = shim.task(&request.id)?;
     let bundle = task.bundle.to_string_lossy().into_owned();
     let is_running = task.members.get(FIRST).is_some_and(|member| matches!(member.stage, Stage::Running));
-    // Anybody can freeze it.
+    // Other programs may freeze it too.
     let paused =
         is_running && task.container.as_ref().is_some_and(|container| container.is_paused().unwrap_or_default());
     let member = shim.member(&request.id, &request.exec_id)?;
@@ -624,7 +628,7 @@ fn update(shim: &mut Shim, reply: Reply, request: UpdateRequest) -> Option<Answe
         Err(failure) => return Some(Err(failure)),
     };
     let text = request.resources.map(|resources| resources.value).unwrap_or_default();
-    let resources = match Resources::from_json(&text) {
+    let resources = match Resources::from_json(text) {
         Ok(resources) => resources,
         Err(e) => return Some(Err(failed("update", e))),
     };

@@ -365,7 +365,7 @@ pub struct V2MemoryEvents {
     pub oom_kill: u64,
 }
 
-/// `oom_kills`: how many processes the kernel has killed for want of memory.
+/// `oom_kills`: how many processes the kernel has killed because memory ran out.
 pub fn encode(stats: &Stats, v2: bool, oom_kills: u64) -> Any {
     match v2 {
         true => Any::new("io.containerd.cgroups.v2.Metrics", &to_v2(stats, oom_kills)),

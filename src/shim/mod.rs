@@ -31,6 +31,7 @@ use std::time::SystemTime;
 
 use prost::Message;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use self::args::{Action, Args};
 use self::bootstrap::Told;
@@ -70,6 +71,7 @@ pub fn main(args: &[OsString]) -> u8 {
 
 fn run(args: &Args) -> Result<()> {
     match args.action {
+        Action::Help => print(args::USAGE.as_bytes()),
         Action::Version => print(version().as_bytes()),
         Action::Info => print(&info()?),
         Action::Start => start(args),
@@ -108,11 +110,16 @@ fn runtime(namespace: &str, systemd: bool, log: &Log) -> Runtime {
     if log.is_debugging() { runtime.on_debug(move |text| lines.debug(text)).build() } else { runtime.build() }
 }
 
-/// Sees to it that a shim serves the container, which is still to be created, and prints its address. The working directory
-/// is the bundle.
+/// Makes sure that a shim serves the new container, and prints its address. The working directory is the bundle.
 fn start(args: &Args) -> Result<()> {
+    if let Some(bundle) = &args.bundle {
+        std::env::set_current_dir(bundle).call(|| format!("chdir({bundle:?})"))?;
+    }
     let told = Told::read(&args.namespace, &args.id)?;
-    let group = group(Path::new("."), &args.id)?;
+    let group = group(Path::new("."), &args.id).map_err(|e| match e.errno() {
+        Some(Errno::NOENT) => e.with_hint("`start` runs in the bundle: cd there first"),
+        _ => e,
+    })?;
     if let Some(address) = group.as_deref().and_then(socket::of_group) {
         socket::write_address(Path::new("."), &address)?;
         return print(&told.answer(&address));
@@ -123,9 +130,12 @@ fn start(args: &Args) -> Result<()> {
         crate::cgroup::enter(&layout, &told.options.shim_cgroup).context("shim_cgroup")?;
     }
     let (listener, address) = socket::listen(&args.namespace, &args.id)?;
-    socket::write_address(Path::new("."), &address)?;
-    make_killable();
-    match fork(CloneOptions::default()).call(|| "clone3()")? {
+    let forked = socket::write_address(Path::new("."), &address).and_then(|()| {
+        make_killable();
+        fork(CloneOptions::default()).call(|| "clone3()")
+    });
+    // Without a shim, nobody would remove it.
+    match forked.inspect_err(|_| socket::remove(&address))? {
         Some(_) => print(&told.answer(&address)),
         None => {
             let ended = serve(args, &told, listener);
@@ -138,7 +148,7 @@ fn start(args: &Args) -> Result<()> {
 /// The shim itself.
 fn serve(args: &Args, told: &Told, listener: OwnedFd) -> Result<()> {
     detach()?;
-    let log = Log::open(args.debug);
+    let log = Log::open(args.debug, &args.namespace, &args.id);
     let address = told.ttrpc_address.clone().or_else(|| std::env::var("TTRPC_ADDRESS").ok());
     let publisher = Publisher::new(&address.unwrap_or_default(), &args.namespace);
     let shim = Shim::new(listener, &args.namespace, publisher, log.clone(), methods::call);
@@ -146,7 +156,8 @@ fn serve(args: &Args, told: &Told, listener: OwnedFd) -> Result<()> {
     served.inspect_err(|e| log.warning(&format!("the shim ends: {e}")))
 }
 
-/// The shim is nobody's: containerd waits for the end of what `start` prints, and the terminal is its caller's.
+/// Detaches the shim from its caller: containerd reads the output of `start` to its end, and the terminal is the
+/// caller's.
 fn detach() -> Result<()> {
     rustix::process::setsid().call(|| "setsid()")?;
     let null =
@@ -156,8 +167,7 @@ fn detach() -> Result<()> {
     rustix::stdio::dup2_stderr(&null).call(|| "dup2()")
 }
 
-/// When memory is short, a shim goes before containerd: it can be replaced, and its container cannot do without either.
-/// Whoever may not say so goes on as they are.
+/// When memory is short, the kernel shall kill a shim before containerd. If the score cannot be written, it stays.
 fn make_killable() {
     const MOST: i32 = 1000;
     let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
@@ -173,7 +183,7 @@ fn group(bundle: &Path, id: &str) -> Result<Option<String>> {
     let annotations = Parts::read(bundle)?.annotations.unwrap_or_default();
     let group = KEYS.iter().find_map(|key| annotations.get(*key)).filter(|group| *group != id);
     match group {
-        Some(group) => args::check_id(group).map(|()| Some(group.clone())),
+        Some(group) => args::check_id("the pod", group).map(|()| Some(group.clone())),
         None => Ok(None),
     }
 }

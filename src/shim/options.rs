@@ -69,7 +69,12 @@ fn from_toml(text: &str) -> Result<Options> {
             "CriuWorkPath" => string(value).map(|value| options.criu_work_path = value),
             _ => Some(()),
         };
-        known.ok_or_else(|| Error::new(format_args!("{key} = {value} is not understood")))?;
+        let form = match key {
+            "NoPivotRoot" | "NoNewKeyring" | "SystemdCgroup" => "true or false",
+            "IoUid" | "IoGid" => "a number",
+            _ => "a text in quotes",
+        };
+        known.ok_or_else(|| Error::new(format_args!("{key} = {value} is not understood: {form}")))?;
     }
     Ok(options)
 }
@@ -83,7 +88,7 @@ fn flag(value: &str) -> Option<bool> {
     plain(value).parse().ok()
 }
 
-/// `"basic"`, of which JSON has the escapes, or `'literal'`.
+/// A `"basic"` string (its escapes are those of JSON) or a `'literal'` one.
 fn string(value: &str) -> Option<String> {
     let (quote, rest) = value.split_at_checked(1)?;
     let text = match quote {
@@ -128,10 +133,15 @@ mod tests {
 
     #[test]
     fn a_value_that_is_not_understood_is_an_error() {
-        for line in ["SystemdCgroup = yes", "ShimCgroup = /a", "ShimCgroup = \"a", "ShimCgroup = \"a\" b", "IoUid = -1"]
-        {
+        for (line, form) in [
+            ("SystemdCgroup = yes", "true or false"),
+            ("ShimCgroup = /a", "a text in quotes"),
+            ("ShimCgroup = \"a", "a text in quotes"),
+            ("ShimCgroup = \"a\" b", "a text in quotes"),
+            ("IoUid = -1", "a number"),
+        ] {
             let e = read_toml(line).unwrap_err().to_string();
-            assert!(e.contains("is not understood"), "{line}: {e}");
+            assert!(e.ends_with(&format!("{line} is not understood: {form}")), "{line}: {e}");
         }
     }
 

@@ -165,7 +165,7 @@ impl Shim {
                 }
             }
             Some(Source::Logger(child, pidfd)) => {
-                // It is there to be waited for: its pidfd says so.
+                // Its pidfd is readable, so this does not block.
                 let _ = child.wait();
                 self.poller.remove(pidfd);
                 self.sources.remove(&token);
@@ -206,7 +206,7 @@ impl Shim {
             match message {
                 Received::Request(stream, request) => self.dispatch(Reply { connection: token, stream }, &request),
                 Received::Bad(stream, failure) => self.answer(Reply { connection: token, stream }, Err(failure)),
-                // Nobody has been asked here.
+                // The shim sends no requests here: ignored.
                 Received::Response(_, Response { .. }) => {}
             }
         }
@@ -336,7 +336,7 @@ impl Shim {
         self.poller.remove(&process);
         let status = process.try_wait();
         if let Ok(None) = status {
-            // It is traced, by a debugger or by CRIU, which gets to know first. A thread waits for that.
+            // A tracer (a debugger, CRIU) is told first. A thread waits until it has been.
             let name = format!("{id}/{exec_id} end {}", process.pid());
             return self.jobs.run(&name, move || {
                 let status = process.wait();
@@ -354,7 +354,7 @@ impl Shim {
         status: Result<ExitStatus, crate::library::Error>,
     ) {
         let status = status.unwrap_or_else(|e| {
-            self.log.warning(&e.to_string());
+            self.log.of(id).warning(&e.to_string());
             ExitStatus::default()
         });
         let member = self.tasks.get(id).and_then(|task| task.members.get(exec_id));
@@ -363,7 +363,7 @@ impl Shim {
         }
     }
 
-    /// Tells of the end of a process: after its start, and after the want of memory that may have caused it.
+    /// Reports an exit: after the start, and after an out-of-memory kill that may have caused it.
     pub fn ended(&mut self, id: &str, exec_id: &str, exit: Exit) {
         self.tell_oom(id);
         let Some(task) = self.tasks.get_mut(id) else { return };
@@ -379,10 +379,10 @@ impl Shim {
         let feed = member.feed.take();
         if exec_id == FIRST {
             if task.shares_pids {
-                // Those that it has left are nobody's any more. There is nothing to do if this fails.
+                // Kills the processes that it has left. A failure is ignored.
                 let _ = task.container.as_ref().map(|container| container.kill(libc::SIGKILL, true));
             }
-            // Its cgroup may go at any time, and would then be told of for ever.
+            // When the cgroup is removed, its descriptor would be ready for ever.
             if let Some((token, _)) = task.oom.take() {
                 self.sources.remove(&token);
             }
@@ -404,7 +404,7 @@ impl Shim {
         }
     }
 
-    /// From now on, want of memory is told.
+    /// From now on, out-of-memory kills are reported.
     pub fn watch_oom(&mut self, id: &str) {
         let token = self.poller.token();
         let Some(task) = self.tasks.get_mut(id) else { return };
@@ -412,14 +412,14 @@ impl Shim {
         match container.watch_oom() {
             Ok(None) => {}
             Ok(Some(watch)) => {
-                let flags = if watch.is_counter() { EventFlags::IN } else { EventFlags::PRI };
+                let flags = if watch.poll_events() == libc::POLLIN { EventFlags::IN } else { EventFlags::PRI };
                 if let Err(e) = self.poller.add(std::os::fd::AsFd::as_fd(&watch), token, flags) {
-                    return self.log.warning(&e.to_string());
+                    return self.log.of(id).warning(&e.to_string());
                 }
                 task.oom = Some((token, watch));
                 self.sources.insert(token, Source::Oom(id.to_owned()));
             }
-            Err(e) => self.log.warning(&e.to_string()),
+            Err(e) => self.log.of(id).warning(&e.to_string()),
         }
     }
 

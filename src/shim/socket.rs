@@ -27,11 +27,14 @@ const BACKLOG: i32 = 128;
 
 /// A socket that does not block, and its address.
 pub fn listen(namespace: &str, id: &str) -> Result<(OwnedFd, String)> {
-    match std::fs::DirBuilder::new().mode(0o700).create(DIR) {
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-        made => made.call(|| format!("mkdir({DIR:?})"))?,
-    }
-    let dir = files::open_own_directory(Path::new(DIR))?;
+    let made = match std::fs::DirBuilder::new().mode(0o700).create(DIR) {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.call(|| format!("mkdir({DIR:?})")),
+    };
+    let dir = made.and_then(|()| files::open_own_directory(Path::new(DIR))).map_err(|e| match e.errno() {
+        Some(Errno::ACCESS) => e.with_hint("the shim runs as root"),
+        _ => e,
+    })?;
     if fstat(&dir).call(|| format!("fstat({DIR:?})"))?.st_mode & 0o077 != 0 {
         return Err(Error::new(format_args!("{DIR:?} is open to other users")).with_hint("its mode must be 0700"));
     }

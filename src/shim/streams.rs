@@ -58,12 +58,12 @@ impl Owner<'_> {
 pub struct Kept {
     /// Ends for reading of fifos that the process writes to.
     outputs: Vec<OwnedFd>,
-    /// The end for writing of its standard input: as long as it is open there is no end of the input.
+    /// The writing end of its standard input: while it is open, the process sees no end of file.
     input: Option<OwnedFd>,
 }
 
 impl Kept {
-    /// Whoever else writes to the standard input may go on; when they are done, it is at its end.
+    /// Other writers may go on; the process sees end of file after the last one.
     pub fn close_input(&mut self) {
         self.input = None;
     }

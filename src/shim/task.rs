@@ -151,7 +151,7 @@ pub fn failed(what: &str, e: impl Into<crate::library::Error>) -> Failure {
         ErrorKind::InvalidConfiguration => Code::InvalidArgument,
         ErrorKind::WrongState => Code::FailedPrecondition,
         ErrorKind::Busy => Code::Unavailable,
-        ErrorKind::Denied => Code::PermissionDenied,
+        ErrorKind::PermissionDenied => Code::PermissionDenied,
         _ => Code::Unknown,
     };
     let hint = e.hint().map_or_else(String::new, |hint| format!(" ({hint})"));

@@ -5,15 +5,18 @@ use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 
 use crate::checkpoint::{READ, VERSION, criu_works, stand_in};
-use crate::harness::shim::{NAMESPACE, any, fifo, number, runc_options, text, texts_of, value_of};
+use crate::harness::shim::{NAMESPACE, any, fifo, make_fifo, number, runc_options, text, texts_of, value_of};
 use crate::harness::{Config, Mode, Test, eventually, left};
 
-e2e!(any: a_life, further_processes, a_terminal, a_terminal_that_is_closed_for_a_moment, what_is_written_while_nobody_reads, another_user_opens_its_streams,
+e2e!(any: a_life, further_processes, a_terminal, a_terminal_that_is_closed_for_a_moment,
+    what_is_written_while_nobody_reads, another_user_opens_its_streams,
     a_log_file_is_not_the_containers, a_shim_that_was_killed, what_is_not_known, a_start_that_fails,
-    a_created_container_is_deleted, pausing, one_shim_for_a_pod, a_wait_does_not_hold_up_others,
+    a_start_that_fails_leaves_no_socket, calls_by_hand, a_created_container_is_deleted, pausing, one_shim_for_a_pod,
+    a_wait_does_not_hold_up_others,
     each_containerd_reads_the_answer, what_the_runtime_can, it_is_killed_before_containerd, streams_have_an_owner,
-    options_that_are_not_understood,
-    a_process_that_is_traced, an_end_is_told_of_its_own_process, an_image_in_a_file, an_overlay_with_other_owners, a_restore_that_fails, a_container_goes_on_from_files);
+    options_that_are_not_understood, the_log_names_the_container, a_process_that_is_traced,
+    an_end_is_told_of_its_own_process, an_image_in_a_file, an_overlay_with_other_owners, a_restore_that_fails,
+    a_container_goes_on_from_files);
 e2e!(the_shim_in_a_cgroup, others_may_pause, limits_are_changed);
 
 const CREATED: u64 = 1;
@@ -189,6 +192,38 @@ fn a_start_that_fails(t: &Test) {
     t.assert_no_process();
 }
 
+/// The address cannot be written; nor can the shim enter its cgroup.
+fn a_start_that_fails_leaves_no_socket(t: &Test) {
+    let _run = t.private_run();
+    let c = t.container(Config::sleep());
+    fs::create_dir(c.bundle.join("address")).unwrap();
+    t.shim_cmd(&c, "start").run().code(1).says("write(\"./address\")");
+    fs::remove_dir(c.bundle.join("address")).unwrap();
+    let options = runc_options(&text(3, "/nonexistent/cgroup"));
+    t.shim_cmd(&c, "start").stdin(t.file("input", &options)).run().code(1).says("shim_cgroup");
+    assert_eq!(fs::read_dir("/run/berth-shim").unwrap().count(), 0, "a socket is left");
+}
+
+/// Mistakes are named, and no shim is left.
+fn calls_by_hand(t: &Test) {
+    let _run = t.private_run();
+    let c = t.container(Config::sleep());
+    let start = || t.shim_cmd(&c, "start");
+    let help = t.shim_cmd(&c, "-help").ok();
+    assert!(help.text().starts_with("usage: containerd-shim-berth-v2 -namespace NAME -id ID"), "{help}");
+    start().arg("extra").run().code(1).says("unexpected argument \"extra\"");
+    start().cwd(t.path("")).run().code(1).says("`start` runs in the bundle: cd there first");
+    t.shim_cmd(&c, "-bundle").args(["/nonexistent", "start"]).run().code(1).says("chdir(\"/nonexistent\")");
+    start().stdin(t.file("input", b"\xff")).run().code(1).says("by hand use < /dev/null");
+    assert!(!fs::exists("/run/berth-shim").unwrap());
+    // The bundle may be named in place of the working directory.
+    let bundle = c.bundle.to_str().unwrap();
+    let output = t.shim_cmd(&c, "-bundle").args([bundle, "start"]).cwd(t.path("")).ok();
+    let address = output.text().strip_prefix("unix://").unwrap().to_owned();
+    assert_eq!(fs::read_to_string(c.bundle.join("address")).unwrap(), output.text());
+    shut_down(&address);
+}
+
 fn a_created_container_is_deleted(t: &Test) {
     let _run = t.private_run();
     let mut shim = t.shim(Config::sleep());
@@ -280,13 +315,17 @@ fn each_containerd_reads_the_answer(t: &Test) {
         addresses.push(kept);
     }
     for address in addresses {
-        let path = address.strip_prefix("unix://").unwrap().to_owned();
-        let mut socket = std::os::unix::net::UnixStream::connect(&path).unwrap();
-        let body = [text(1, "containerd.task.v3.Task"), text(2, "Shutdown")].concat();
-        let frame = [&(body.len() as u32).to_be_bytes()[..], &[0, 0, 0, 1, 1, 0], &body].concat();
-        socket.write_all(&frame).unwrap();
-        eventually("the end of the shim", || !fs::exists(&path).unwrap());
+        shut_down(address.strip_prefix("unix://").unwrap());
     }
+}
+
+/// Ends a shim without containers.
+fn shut_down(path: &str) {
+    let mut socket = std::os::unix::net::UnixStream::connect(path).unwrap();
+    let body = [text(1, "containerd.task.v3.Task"), text(2, "Shutdown")].concat();
+    let frame = [&(body.len() as u32).to_be_bytes()[..], &[0, 0, 0, 1, 1, 0], &body].concat();
+    socket.write_all(&frame).unwrap();
+    eventually("the end of the shim", || !fs::exists(path).unwrap());
 }
 
 fn what_the_runtime_can(t: &Test) {
@@ -383,7 +422,7 @@ fn options_that_are_not_understood(t: &Test) {
     let toml = any("runtimeoptions.v1.Options", text(3, "SystemdCgroup = yes"));
     let file = any("runtimeoptions.v1.Options", text(2, "/nonexistent"));
     for (options, complaint) in [
-        (toml, "SystemdCgroup = yes is not understood"),
+        (toml, "SystemdCgroup = yes is not understood: true or false"),
         (file, "no such file or directory"),
         (any("containerd.runc.v1.Options", b"\xff"), "containerd.runc.v1.Options"),
     ] {
@@ -392,6 +431,28 @@ fn options_that_are_not_understood(t: &Test) {
     }
     shim.call("Shutdown", &[]).unwrap();
     t.assert_no_process();
+}
+
+fn the_log_names_the_container(t: &Test) {
+    let _run = t.private_run();
+    let c = t.container(Config::sleep());
+    // As containerd opens it: before the shim is there.
+    let path = make_fifo(&c.bundle, "log");
+    let log = fs::OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap();
+    let mut shim = t.shim_of(c);
+    let options = runc_options(&text(7, "/elsewhere"));
+    shim.create_with(false, ["", "", ""], &text(10, &options)).unwrap();
+    let mut bytes = [0; 4096];
+    let length = (&log).read(&mut bytes).unwrap();
+    let line = String::from_utf8_lossy(&bytes[..length]);
+    let end = format!(
+        "Z\" level=warning msg=\"berth: the option Root has no effect: the state is in /run/containerd/berth\" id={} \
+         namespace={NAMESPACE}\n",
+        shim.id()
+    );
+    assert!(line.starts_with("time=\"20") && line.contains(&end), "{line}");
+    shim.of("Start", "").unwrap();
+    shim.finish();
 }
 
 /// By a command that containerd knows nothing of.

@@ -314,7 +314,7 @@ fn no_systemd(t: &Test) {
     }
     for options in [["--systemd-cgroup", "create"], ["--cgroup-manager=systemd", "create"]] {
         let create = t.cli(options).arg("--bundle").arg(&c.bundle).arg(&c.id).run().fails();
-        create.says("--systemd-cgroup needs systemd as pid 1: connect(/run/systemd/private): no such file");
+        create.says("cgroups by systemd need systemd as pid 1: connect(/run/systemd/private): no such file");
         assert!(!t.root.join(&c.id).exists());
     }
     // Only what makes cgroups needs it.

@@ -151,7 +151,7 @@ pub struct Memory {
     /// All of `memory.stat`.
     #[serde(skip_serializing_if = "is_zero")]
     pub raw: BTreeMap<String, u64>,
-    /// Stalls for want of memory, where the kernel counts them.
+    /// Stalls because memory is short, where the kernel counts them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub psi: Option<Psi>,
 }

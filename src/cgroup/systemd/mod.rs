@@ -41,7 +41,7 @@ impl Systemd {
             let whose = if user { "the user's service manager (systemd --user)" } else { "systemd as pid 1" };
             let tried: Vec<_> = failures.iter().map(ToString::to_string).collect();
             let tried = if tried.is_empty() { "XDG_RUNTIME_DIR is not set".to_owned() } else { tried.join("; ") };
-            let error = Error::new(format_args!("--systemd-cgroup needs {whose}: {tried}"));
+            let error = Error::new(format_args!("cgroups by systemd need {whose}: {tried}"));
             error.with_hint(if user {
                 "log in as the user, or `loginctl enable-linger USER`, and install dbus-user-session; else use the \
                  cgroupfs manager"
