@@ -63,10 +63,12 @@ impl Cgroup {
         }
     }
 
-    /// Thaws also what the container itself has frozen, in cgroups below its own. The v1 freezer holds back even processes
-    /// that were killed, and so the container could not be ended.
-    fn thaw_all(&self) -> Result<()> {
-        self.thaw()?;
+    /// For processes that were killed: the v1 freezer holds back even these. Thaws also what the container itself has
+    /// frozen, in cgroups below its own.
+    pub fn thaw_all(&self) -> Result<()> {
+        if self.is_frozen()? {
+            self.thaw()?;
+        }
         let Some(slot) = self.v1("freezer") else { return Ok(()) };
         match slot.dir().and_then(dir::thaw) {
             Err(e) if !is_gone(e) => Err(Error::sys(format_args!("write({:?})", slot.path().join("freezer.state")), e)),

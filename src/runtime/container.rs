@@ -190,7 +190,7 @@ impl<'a> Container<'a> {
             None if everyone => return self.record.cgroup.kill(signal),
             None => return Err(Error::new("container not running").with_kind(Kind::State)),
         }
-        if signal == SIGKILL { self.record.thaw() } else { Ok(()) }
+        if signal == SIGKILL { self.record.cgroup.thaw_all() } else { Ok(()) }
     }
 }
 

@@ -88,7 +88,7 @@ pub(super) fn kill(record: &Record) -> Result<()> {
             // Otherwise an `exec` that waits in the cgroup could still execute its process.
             record.cgroup.kill(libc::SIGKILL).context("processes of the container")?;
         }
-        record.thaw()?;
+        record.cgroup.thaw_all()?;
         let deadline = Instant::now() + DEATH;
         while !ends_within(pidfd.as_fd(), SOON)? {
             if Instant::now() >= deadline {
@@ -100,7 +100,7 @@ pub(super) fn kill(record: &Record) -> Result<()> {
             // others that it traces.
             process::kill_criu_of(init.pid)?;
             record.cgroup.kill(libc::SIGKILL).context("processes of the container")?;
-            record.thaw()?;
+            record.cgroup.thaw_all()?;
         }
     }
     record.cgroup.kill(libc::SIGKILL).context("processes of the container")

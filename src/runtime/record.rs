@@ -127,11 +127,6 @@ impl Record {
         }
     }
 
-    /// The v1 freezer holds back even SIGKILL.
-    pub fn thaw(&self) -> Result<()> {
-        if self.cgroup.is_frozen()? { self.cgroup.thaw() } else { Ok(()) }
-    }
-
     /// The files that take the output of hooks, if annotations name them.
     pub fn hook_output(&self) -> Result<Output> {
         if self.inert_annotations {
