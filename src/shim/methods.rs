@@ -367,7 +367,9 @@ fn conclude(shim: &mut Shim, reply: Reply, request: &ProcessRequest, answer: Ans
     /// The status of a process that was never started, as a shell has it for an unknown command.
     const NEVER: u32 = 127;
     let ProcessRequest { id, exec_id } = request;
-    let Ok(member) = shim.member(id, exec_id) else { return shim.answer(reply, answer) };
+    let member = shim.member(id, exec_id).ok().filter(|member| matches!(member.stage, Stage::Starting));
+    // The container was deleted meanwhile, and may have been made again.
+    let Some(member) = member else { return shim.answer(reply, answer) };
     let early = member.early_exit.take();
     let mut waiters = Vec::new();
     match (&answer, exec_id.as_str()) {

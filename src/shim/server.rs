@@ -17,7 +17,7 @@ use super::poller::{Poller, Token};
 use super::streams::{Copy, Feed, Opened, Relay};
 use super::task::{Exit, FIRST, Member, Reply, Stage, Task, no_process, no_task, waited};
 use super::ttrpc::{Answer, Connection, Failure, Received};
-use crate::error::{Call, Result};
+use crate::error::Result;
 use crate::library::{ExitStatus, Process};
 
 /// Answers a request, or `None` if the answer comes later.
@@ -270,13 +270,14 @@ impl Shim {
             self.poller.add(&copy, token, EventFlags::IN)?;
             self.sources.insert(token, Source::Copy(copy));
         }
-        if let Some(child) = logger.and_then(super::streams::Logger::keep) {
+        if let Some(logger) = logger
+            && let Some(pidfd) = logger.pidfd()?
+        {
             let token = self.poller.token();
-            let pid = rustix::process::Pid::from_child(&child);
-            let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
-            let pidfd = pidfd.call(|| "pidfd_open(logger)")?;
             self.poller.add(&pidfd, token, EventFlags::IN)?;
-            self.sources.insert(token, Source::Logger(child, pidfd));
+            if let Some(child) = logger.keep() {
+                self.sources.insert(token, Source::Logger(child, pidfd));
+            }
         }
         if let Some(feed) = feed {
             adopted.feed = Some(self.join(Source::Feed(feed)));

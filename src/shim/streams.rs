@@ -88,6 +88,13 @@ pub struct Opened {
 pub struct Logger(Option<Child>);
 
 impl Logger {
+    /// For who is told by this pidfd that it has ended, and waits for it.
+    pub fn pidfd(&self) -> Result<Option<OwnedFd>> {
+        let Some(child) = &self.0 else { return Ok(None) };
+        let (pid, flags) = (rustix::process::Pid::from_child(child), rustix::process::PidfdFlags::empty());
+        rustix::process::pidfd_open(pid, flags).map(Some).call(|| "pidfd_open(logger)")
+    }
+
     pub fn keep(mut self) -> Option<Child> {
         self.0.take()
     }
