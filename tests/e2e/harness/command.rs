@@ -14,8 +14,8 @@ use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, pidfd_open};
 use super::inject::{Action, Point, Seen, Traced};
 use super::sys;
 
-/// How long a command may take before it is killed and the test fails.
-const DEADLINE: Duration = Duration::from_secs(20);
+/// How long a command, or what is waited for, may take before the test fails: an emulated processor is slow.
+pub const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A command whose output goes to files, so that a container which outlives the command cannot block its reader.
 pub struct Cmd {

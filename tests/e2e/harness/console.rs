@@ -14,6 +14,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 use super::Cmd;
+use super::command::DEADLINE;
 
 /// A socket at which a runtime hands over descriptors.
 pub struct DescriptorSocket {
@@ -38,9 +39,9 @@ impl DescriptorSocket {
 
     /// That descriptor, and what was sent with it.
     pub fn receive_with_data(&self) -> (OwnedFd, Vec<u8>) {
-        assert!(readable(&self.listener, Duration::from_secs(8)), "nobody connected to the socket");
+        assert!(readable(&self.listener, DEADLINE), "nobody connected to the socket");
         let (stream, _) = self.listener.accept().unwrap();
-        assert!(readable(&stream, Duration::from_secs(8)), "no message on the socket");
+        assert!(readable(&stream, DEADLINE), "no message on the socket");
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut data = [0; 4096];
@@ -92,7 +93,7 @@ impl Terminal {
     /// Reads until `text` appears; returns all that was read so far.
     #[track_caller]
     pub fn wait(&mut self, text: &str) -> &str {
-        let until = Instant::now() + Duration::from_secs(8);
+        let until = Instant::now() + DEADLINE;
         while !self.seen.contains(text) && self.read(until) {}
         assert!(self.seen.contains(text), "expected {text:?} on the terminal, got {:?}", self.seen);
         &self.seen
@@ -100,7 +101,7 @@ impl Terminal {
 
     /// Reads until the other side is closed.
     pub fn rest(&mut self) -> &str {
-        let until = Instant::now() + Duration::from_secs(8);
+        let until = Instant::now() + DEADLINE;
         while self.read(until) {}
         &self.seen
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::command::DEADLINE;
 use super::{Cmd, Config, Mode, Output, Test};
 
 #[derive(Clone)]
@@ -157,10 +158,10 @@ pub fn wait_file(path: &Path) -> String {
     text
 }
 
-/// Polls until `done`, and fails after a few seconds.
+/// Polls until `done`, and fails when that takes too long.
 #[track_caller]
 pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(8);
+    let until = Instant::now() + DEADLINE;
     while !done() {
         assert!(Instant::now() < until, "waited in vain for: {what}");
         std::thread::sleep(Duration::from_millis(5));
