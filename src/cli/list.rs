@@ -7,7 +7,7 @@ use rustix::process::geteuid;
 
 use super::state::Document;
 use super::{Command, Global, ROOT, args, print, text};
-use crate::error::{Call, Error, Kind, Result, one_line};
+use crate::error::{Error, Kind, Result, one_line};
 use crate::runtime::Listed;
 
 const PASSWD: &str = "/etc/passwd";
@@ -58,18 +58,20 @@ fn hint(global: &Global) {
 
 fn containers(global: &Global) -> Result<Vec<Document>> {
     let root = &global.runtime.root;
-    match rustix::fs::stat(root) {
+    // What else may be wrong with it is told below by who opens it.
+    if rustix::fs::stat(root).err() == Some(Errno::NOENT) {
         // A user without that variable in the environment cannot have any there.
-        Err(Errno::NOENT) if !global.root_given && (*root != Path::new(ROOT) || geteuid().is_root()) => {
+        if !global.root_given && (*root != Path::new(ROOT) || geteuid().is_root()) {
             return Ok(Vec::new());
         }
-        other => other.call(|| format!("stat({root:?})")).map_err(|e| match geteuid().is_root() {
-            true => e,
-            false => e.with_hint(
+        let missing = Error::sys(format_args!("stat({root:?})"), Errno::NOENT);
+        return Err(match geteuid().is_root() {
+            true => missing,
+            false => missing.with_hint(
                 "for a user who is not root, XDG_RUNTIME_DIR or --root must name the directory of the containers",
             ),
-        })?,
-    };
+        });
+    }
     let users = std::fs::read(PASSWD).unwrap_or_default();
     let users = String::from_utf8_lossy(&users);
     let owner = |uid| owner(&users, uid);
