@@ -97,7 +97,7 @@ attack: build
 	BERTH_BIN=$(CURDIR)/$(binary) $(CARGO) $(if $(nextest),nextest run,test) --locked --no-fail-fast --test attack
 
 # Without a KVM the processor is emulated: about ten minutes, and as many for the machine, which is kept.
-VM_TESTS ?= resources:: update:: events:: pause:: systemd rootless apparmor checkpoint
+VM_TESTS ?= resources:: update:: events:: pause:: systemd rootless apparmor checkpoint state_root
 vm-test:
 	@$(REQUIRE) cc:gcc+libc6-dev
 	hack/vm $(VM) $(VM_TESTS)
