@@ -11,6 +11,7 @@ use super::messages::{
     Request, ResizeRequest, StateResponse, StatsResponse, TaskCheckpointed, TaskCreate, TaskDelete, TaskEvent,
     TaskExecAdded, TaskExecStarted, TaskIo, TaskStart, UpdateRequest,
 };
+use super::poller::Token;
 use super::server::{Adopted, Shim};
 use super::streams::{self, Names, Owner};
 use super::task::{Exit, FIRST, Member, Reply, Restoration, Stage, Task, failed, no_process, no_task, not_yet, waited};
@@ -94,7 +95,7 @@ fn create(shim: &mut Shim, reply: Reply, request: CreateRequest) -> Option<Answe
         stream_owner: (options.io_uid, options.io_gid),
         oom: None,
         oom_kills: 0,
-        members: [(FIRST.to_owned(), Member::new(names.clone(), Vec::new()))].into(),
+        members: [(FIRST.to_owned(), Member::new(shim.number(), names.clone(), Vec::new()))].into(),
     };
     shim.tasks.insert(request.id.clone(), task);
     // containerd 1.6 knows the second one for runc only.
@@ -200,7 +201,7 @@ fn created(shim: &mut Shim, request: &CreateRequest, made: Made) -> Answer {
 /// From now on the container's first process and its streams are looked after. Returns the pid.
 fn take_up(shim: &mut Shim, id: &str, (container, opened): Made) -> Result<u32> {
     let process = container.process().cloned().ok_or_else(|| Error::new("the container has no process"))?;
-    let adopted = shim.adopt(opened, &process).and_then(|adopted| shim.watch(&process, id, FIRST).map(|()| adopted));
+    let adopted = shim.adopt(opened, &process, id, FIRST);
     // It cannot be looked after. The failure is what is told, not what may be left.
     let Adopted { kept, relay, feed } = adopted.inspect_err(|_| drop(container.delete(true)))?;
     let shares_pids = container.shares_pids().unwrap_or_default();
@@ -255,6 +256,7 @@ fn start(shim: &mut Shim, reply: Reply, request: ProcessRequest) -> Option<Answe
         Stage::Ended(_) => return Some(Err(not_yet("cannot start a process that has ended"))),
     }
     let (names, closed, document) = (member.names.clone(), member.input_closed, std::mem::take(&mut member.document));
+    let number = member.number;
     let name = job_name(&request.id, &request.exec_id);
     shim.jobs.run(&name, move || {
         let owner = Owner { namespace: &namespace, id: &request.id, ids };
@@ -263,14 +265,14 @@ fn start(shim: &mut Shim, reply: Reply, request: ProcessRequest) -> Option<Answe
                 let started = container.start().map_err(|e| failed("OCI runtime start failed", e));
                 Box::new(move |shim| {
                     let answer = started.and_then(|()| first_started(shim, &request.id));
-                    conclude(shim, reply, &request, answer);
+                    conclude(shim, reply, &request, number, answer);
                 })
             }
             (Some(container), _) => {
                 let made = join(&container, &names, closed, &document, &owner);
                 Box::new(move |shim| {
-                    let answer = made.and_then(|made| joined(shim, &request, made));
-                    conclude(shim, reply, &request, answer);
+                    let answer = made.and_then(|made| joined(shim, &request, number, made));
+                    conclude(shim, reply, &request, number, answer);
                 })
             }
             (None, restoration) => {
@@ -278,7 +280,7 @@ fn start(shim: &mut Shim, reply: Reply, request: ProcessRequest) -> Option<Answe
                 Box::new(move |shim| {
                     let taken = made.and_then(|made| take_up(shim, &request.id, made).map_err(|e| failed(RESTORE, e)));
                     let answer = taken.and_then(|_| first_started(shim, &request.id));
-                    conclude(shim, reply, &request, answer);
+                    conclude(shim, reply, &request, number, answer);
                 })
             }
         }
@@ -334,22 +336,21 @@ fn join(
 fn joined(
     shim: &mut Shim,
     request: &ProcessRequest,
+    number: Token,
     (process, opened): (crate::library::Process, streams::Opened),
 ) -> Answer {
     let ProcessRequest { id, exec_id } = request;
-    let adopted = shim.adopt(opened, &process).and_then(|adopted| shim.watch(&process, id, exec_id).map(|()| adopted));
-    let Adopted { kept, relay, feed } = adopted.map_err(|e| {
+    let Adopted { kept, relay, feed } = shim.adopt(opened, &process, id, exec_id).map_err(|e| {
         // It cannot be looked after.
         let _ = process.kill(libc::SIGKILL);
         let _ = process.wait();
         failed("OCI runtime exec failed", e)
     })?;
     let pid = process.pid();
-    let member = shim.member(id, exec_id).ok().filter(|member| matches!(member.stage, Stage::Starting));
-    let Some(member) = member else {
+    let Some(member) = shim.starting(request, number) else {
         // The container was deleted meanwhile, and may have been made again.
         let _ = process.kill(libc::SIGKILL);
-        shim.end_relay(relay);
+        shim.end_streams(relay, feed);
         return Err(no_process(exec_id));
     };
     (member.process, member.kept, member.relay) = (Some(process), kept, relay);
@@ -363,13 +364,12 @@ fn joined(
 }
 
 /// The end of a start, whether it has succeeded or not.
-fn conclude(shim: &mut Shim, reply: Reply, request: &ProcessRequest, answer: Answer) {
+fn conclude(shim: &mut Shim, reply: Reply, request: &ProcessRequest, number: Token, answer: Answer) {
     /// The status of a process that was never started, as a shell has it for an unknown command.
     const NEVER: u32 = 127;
     let ProcessRequest { id, exec_id } = request;
-    let member = shim.member(id, exec_id).ok().filter(|member| matches!(member.stage, Stage::Starting));
     // The container was deleted meanwhile, and may have been made again.
-    let Some(member) = member else { return shim.answer(reply, answer) };
+    let Some(member) = shim.starting(request, number) else { return shim.answer(reply, answer) };
     let early = member.early_exit.take();
     let mut waiters = Vec::new();
     match (&answer, exec_id.as_str()) {
@@ -462,6 +462,7 @@ fn deleted(pid: u32, exit: Option<Exit>) -> Answer {
 
 fn exec(shim: &mut Shim, request: ExecRequest) -> Answer {
     container(shim, &request.id)?;
+    let number = shim.number();
     let task = shim.task(&request.id)?;
     if request.exec_id == FIRST {
         return Err(Failure::new(Code::InvalidArgument, "a further process needs an id"));
@@ -476,7 +477,8 @@ fn exec(shim: &mut Shim, request: ExecRequest) -> Answer {
     }
     let names =
         Names { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr, terminal: request.terminal };
-    task.members.insert(request.exec_id.clone(), Member::new(names, document));
+    let member = Member::new(number, names, document);
+    task.members.insert(request.exec_id.clone(), member);
     let event = TaskExecAdded { container_id: request.id, exec_id: request.exec_id };
     shim.publisher.publish("/tasks/exec-added", "TaskExecAdded", &event);
     encoded(&Empty {})

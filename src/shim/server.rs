@@ -12,7 +12,7 @@ use rustix::net::{SocketFlags, accept_with, sockopt};
 use super::events::Publisher;
 use super::jobs::Jobs;
 use super::log::Log;
-use super::messages::{Request, Response, TaskExit};
+use super::messages::{ProcessRequest, Request, Response, TaskExit};
 use super::poller::{Poller, Token};
 use super::streams::{Copy, Feed, Opened, Relay};
 use super::task::{Exit, FIRST, Member, Reply, Stage, Task, no_process, no_task, waited};
@@ -253,18 +253,21 @@ impl Shim {
         self.task(id)?.members.get_mut(exec_id).ok_or_else(|| no_process(exec_id))
     }
 
-    /// From now on the end of the process is noticed.
-    pub fn watch(&mut self, process: &Process, id: &str, exec_id: &str) -> Result<()> {
-        let token = self.poller.token();
-        self.poller.add(process, token, EventFlags::IN)?;
-        self.sources.insert(token, Source::Process(process.clone(), id.to_owned(), exec_id.to_owned()));
-        Ok(())
+    /// The process that a start was asked for, unless it has been deleted meanwhile: its ids may be another's now.
+    pub fn starting(&mut self, request: &ProcessRequest, number: Token) -> Option<&mut Member> {
+        self.member(&request.id, &request.exec_id).ok().filter(|member| member.number == number)
     }
 
-    /// Takes what the shim has to look after of the streams that were opened for a process.
-    pub fn adopt(&mut self, opened: Opened, process: &Process) -> Result<Adopted> {
+    /// A number that no other process has.
+    pub fn number(&mut self) -> Token {
+        self.poller.token()
+    }
+
+    /// From now on the end of the process is noticed, and its streams are looked after. After a failure, nothing is left
+    /// that does not end with the process.
+    pub fn adopt(&mut self, opened: Opened, process: &Process, id: &str, exec_id: &str) -> Result<Adopted> {
         let Opened { kept, terminal, copies, feed, logger, stdio: _ } = opened;
-        let mut adopted = Adopted { kept, relay: None, feed: None };
+        let relay = process.take_terminal().map(|master| Relay::new(master, terminal)).transpose()?;
         for copy in copies {
             let token = self.poller.token();
             self.poller.add(&copy, token, EventFlags::IN)?;
@@ -279,13 +282,13 @@ impl Shim {
                 self.sources.insert(token, Source::Logger(child, pidfd));
             }
         }
-        if let Some(feed) = feed {
-            adopted.feed = Some(self.join(Source::Feed(feed)));
-        }
-        if let Some(master) = process.take_terminal() {
-            adopted.relay = Some(self.join(Source::Relay(Relay::new(master, terminal)?)));
-        }
-        Ok(adopted)
+        let token = self.poller.token();
+        self.poller.add(process, token, EventFlags::IN)?;
+        self.sources.insert(token, Source::Process(process.clone(), id.to_owned(), exec_id.to_owned()));
+        // These end only when containerd closes its side.
+        let feed = feed.map(|feed| self.join(Source::Feed(feed)));
+        let relay = relay.map(|relay| self.join(Source::Relay(relay)));
+        Ok(Adopted { kept, relay, feed })
     }
 
     fn join(&mut self, source: Source) -> Token {
@@ -302,13 +305,16 @@ impl Shim {
         }
     }
 
-    /// The process has ended: what it has printed is passed on, and then no more.
-    pub fn end_relay(&mut self, token: Option<Token>) {
-        if let Some(relay) = self.relay(token) {
+    /// The process has ended: what it has printed is passed on, and then no more. Nobody is to read its input.
+    pub fn end_streams(&mut self, relay: Option<Token>, feed: Option<Token>) {
+        if let Some(relay) = self.relay(relay) {
             relay.end();
         }
-        if let Some(token) = token {
-            self.pump(token);
+        if let Some(relay) = relay {
+            self.pump(relay);
+        }
+        if let Some(feed) = feed {
+            self.sources.remove(&feed);
         }
     }
 
@@ -375,9 +381,8 @@ impl Shim {
             Stage::Created | Stage::Running => {}
         }
         member.stage = Stage::Ended(exit);
-        let (pid, relay, waiters) = (member.pid(), member.relay, std::mem::take(&mut member.waiters));
-        // Nobody is to read it any more.
-        let feed = member.feed.take();
+        let (pid, waiters) = (member.pid(), std::mem::take(&mut member.waiters));
+        let (relay, feed) = (member.relay, member.feed.take());
         if exec_id == FIRST {
             if task.shares_pids {
                 // Kills the processes that it has left. A failure is ignored.
@@ -388,10 +393,7 @@ impl Shim {
                 self.sources.remove(&token);
             }
         }
-        if let Some(feed) = feed {
-            self.sources.remove(&feed);
-        }
-        self.end_relay(relay);
+        self.end_streams(relay, feed);
         let event = TaskExit {
             container_id: id.to_owned(),
             id: if exec_id == FIRST { id } else { exec_id }.to_owned(),

@@ -52,6 +52,8 @@ pub enum Stage {
 
 /// One process, from when containerd names it until it is deleted.
 pub struct Member {
+    /// Its ids may be given again, while a start of it is still at work. This is its own.
+    pub number: Token,
     pub names: Names,
     pub stage: Stage,
     pub process: Option<Process>,
@@ -67,8 +69,9 @@ pub struct Member {
 }
 
 impl Member {
-    pub fn new(names: Names, document: Vec<u8>) -> Self {
+    pub fn new(number: Token, names: Names, document: Vec<u8>) -> Self {
         Self {
+            number,
             names,
             stage: Stage::Created,
             process: None,

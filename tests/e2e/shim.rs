@@ -5,8 +5,9 @@ use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 
 use crate::checkpoint::{READ, VERSION, criu_works, stand_in};
+use crate::harness::inject::{Action, Point};
 use crate::harness::shim::{NAMESPACE, any, fifo, make_fifo, number, runc_options, text, texts_of, value_of};
-use crate::harness::{Config, Mode, Test, eventually, left};
+use crate::harness::{Config, Mode, Test, busybox, eventually, left};
 
 e2e!(any: a_life, further_processes, a_terminal, a_terminal_that_is_closed_for_a_moment,
     what_is_written_while_nobody_reads, another_user_opens_its_streams,
@@ -15,7 +16,8 @@ e2e!(any: a_life, further_processes, a_terminal, a_terminal_that_is_closed_for_a
     a_wait_does_not_hold_up_others,
     each_containerd_reads_the_answer, what_the_runtime_can, it_is_killed_before_containerd, streams_have_an_owner,
     options_that_are_not_understood, the_log_names_the_container, a_process_that_is_traced,
-    an_end_is_told_of_its_own_process, an_image_in_a_file, an_overlay_with_other_owners, a_restore_that_fails,
+    an_end_is_told_of_its_own_process, a_start_that_ends_late,
+    a_process_that_cannot_be_looked_after, a_logger_that_cannot_be_watched, an_image_in_a_file, an_overlay_with_other_owners, a_restore_that_fails,
     a_container_goes_on_from_files);
 e2e!(the_shim_in_a_cgroup, others_may_pause, limits_are_changed);
 
@@ -594,6 +596,135 @@ fn an_end_is_told_of_its_own_process(t: &Test) {
     shim.kill("other", libc::SIGKILL).unwrap();
     assert_eq!(shim.wait("other"), 128 + 9);
     shim.finish();
+}
+
+/// A start may be at work still when its ids have been given to a new process, which may be started already.
+fn a_start_that_ends_late(t: &Test) {
+    let _run = t.private_run();
+    let mut shim = t.shim(Config::sleep());
+    let sleep = ["/bin/sleep", "1000"];
+    let go = fifo(t, "go");
+    let program = t.script("logger", &format!("#!/bin/sh\nread line < {go}\nexec 5>&-\nexec cat <&3\n"));
+    let logger = format!("binary://{program}");
+    for started_meanwhile in [false, true] {
+        shim.create(false, ["", "", ""]).unwrap();
+        shim.of("Start", "").unwrap();
+        shim.exec("other", &sleep, ["", &logger, ""]).unwrap();
+        let payload = [text(1, shim.id()), text(2, "other")].concat();
+        let late = shim.send("Start", &payload);
+        shim.kill("", libc::SIGKILL).unwrap();
+        shim.wait("");
+        shim.of("Delete", "").unwrap();
+        shim.create(false, ["", "", ""]).unwrap();
+        shim.of("Start", "").unwrap();
+        shim.exec("other", &sleep, ["", "", ""]).unwrap();
+        let waiting = started_meanwhile.then(|| shim.send("Start", &payload));
+        fs::write(&go, "now\n").unwrap();
+        let (stream, answer) = shim.receive();
+        assert_eq!((stream, answer.is_err()), (late, true));
+        match waiting {
+            None => {
+                assert_eq!(value_of(&shim.of("State", "other").unwrap(), 4), CREATED);
+                shim.of("Start", "other").unwrap();
+            }
+            Some(waiting) => {
+                let (stream, answer) = shim.receive();
+                answer.unwrap();
+                assert_eq!(stream, waiting);
+            }
+        }
+        assert_eq!(value_of(&shim.of("State", "other").unwrap(), 4), RUNNING);
+        shim.kill("", libc::SIGKILL).unwrap();
+        shim.wait("");
+        shim.wait("other");
+        shim.of("Delete", "").unwrap();
+    }
+    shim.create(false, ["", "", ""]).unwrap();
+    shim.finish();
+}
+
+/// Has the `occurrence`th `call` of a process fail that is made meanwhile. Returns whether it came to that.
+fn with_fault(t: &Test, pid: i32, call: libc::c_long, occurrence: usize, meanwhile: impl FnOnce()) -> bool {
+    let end = make_fifo(std::path::Path::new(&t.path("")), "end");
+    let at = Point { process: 1, number: call, occurrence };
+    let beside = t.command(busybox()).args(["sh", "-c", &format!("read line < {end}")]);
+    let beside = beside.trace(&[pid], at, Action::Fail(libc::ENOMEM), std::time::Duration::from_secs(20));
+    // It can be opened once the other process is executed, and both are traced.
+    let mut opened = fs::OpenOptions::new().write(true).open(&end).unwrap();
+    fs::remove_file(end).unwrap();
+    meanwhile();
+    opened.write_all(b"now\n").unwrap();
+    beside.wait().1.hit
+}
+
+/// It is killed, and its streams are closed: containerd keeps its ends open, and nobody would ever close the shim's.
+fn a_process_that_cannot_be_looked_after(t: &Test) {
+    let _run = t.private_run();
+    let mut shim = t.shim(Config::sleep());
+    shim.create(false, ["", "", ""]).unwrap();
+    shim.of("Start", "").unwrap();
+    let pid = shim.pid();
+    let open = || fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    let (before, mut failures) = (open(), [0, 0]);
+    for terminal in [false, true] {
+        // The first is about the connection, which would end.
+        for occurrence in 2..8 {
+            let id = format!("process{terminal}{occurrence}");
+            let (stdin, stdout) = (fifo(t, &format!("{id}in")), fifo(t, &format!("{id}out")));
+            let both = |path: &str| fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+            let _containerds = (both(&stdin), both(&stdout));
+            let payload = shim.exec_payload(&id, &["/bin/sleep", "1000"], [&stdin, &stdout, ""]);
+            shim.call("Exec", &[payload, number(3, terminal.into())].concat()).unwrap();
+            let payload = [text(1, shim.id()), text(2, &id)].concat();
+            // Else the first calls would be about the answer before.
+            eventually("the shim to wait", || {
+                let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap();
+                [libc::SYS_epoll_pwait, libc::SYS_epoll_pwait2].iter().any(|n| call.starts_with(&format!("{n} ")))
+            });
+            let hit = with_fault(t, pid, libc::SYS_epoll_ctl, occurrence, || {
+                // The answer may be lost, and the connection with it. Then nothing more fails.
+                if !shim.asked("Start", &payload) {
+                    shim.again();
+                    eventually("the end of the start", || value_of(&shim.of("State", &id).unwrap(), 4) != CREATED);
+                }
+            });
+            shim.again();
+            if shim.kill(&id, libc::SIGKILL).is_err() {
+                assert!(hit, "{occurrence}");
+                failures[usize::from(terminal)] += 1;
+            }
+            shim.wait(&id);
+            shim.of("Delete", &id).unwrap();
+            // The old connection ends as well.
+            eventually("all descriptors to be closed", || open() == before);
+            assert_eq!(children(pid).lines().count(), 1, "{}", children(pid));
+        }
+    }
+    assert!(failures.iter().all(|count| *count > 0), "{failures:?}");
+    shim.finish();
+}
+
+/// It is ended, as nobody would wait for it.
+fn a_logger_that_cannot_be_watched(t: &Test) {
+    let _run = t.private_run();
+    let mut shim = t.shim(Config::sleep());
+    let program = t.script("logger", "#!/bin/sh\nexec 5>&-\nexec cat <&3\n");
+    let pid = shim.server();
+    let mut failures = Vec::new();
+    // Others are made for the container.
+    for occurrence in 1..4 {
+        let mut created = Ok(0);
+        let create = || created = shim.create(false, ["", &format!("binary://{program}"), ""]);
+        with_fault(t, pid, libc::SYS_pidfd_open, occurrence, create);
+        match created {
+            Ok(_) => drop(shim.of("Delete", "").unwrap()),
+            Err((_, message)) => failures.push(message),
+        }
+        eventually("the end of all children", || children(pid).is_empty());
+    }
+    assert!(failures.iter().any(|message| message.contains("pidfd_open(logger)")), "{failures:?}");
+    shim.call("Shutdown", &[]).unwrap();
+    t.assert_no_process();
 }
 
 fn a_restore_that_fails(t: &Test) {
