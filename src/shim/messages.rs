@@ -312,8 +312,7 @@ pub struct CheckpointOptions {
     pub file_locks: bool,
     #[prost(string, repeated, tag = 6)]
     pub empty_namespaces: Vec<String>,
-    #[prost(string, tag = 7)]
-    pub cgroups_mode: String,
+    // Two more, `cgroups_mode` and `image_path`, have no effect, as in runc's shim.
     #[prost(string, tag = 9)]
     pub work_path: String,
     #[prost(string, tag = 10)]

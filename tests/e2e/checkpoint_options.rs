@@ -6,9 +6,11 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use crate::checkpoint::{VERSION, checkpoint, images, restore, stand_in};
+use crate::harness::shim::{any, number, text as field};
 use crate::harness::{Config, Test};
 
-e2e!(any: options_of_checkpoint_reach_criu, options_of_restore_reach_criu, who_waits_for_lazy_pages_is_told);
+e2e!(any: options_of_checkpoint_reach_criu, options_of_restore_reach_criu, who_waits_for_lazy_pages_is_told,
+    options_of_the_shim_reach_criu);
 
 /// Keeps what it is asked to do and refuses it. `announcement` comes before the refusal.
 fn recorder(t: &Test, announcement: &str) -> String {
@@ -176,4 +178,49 @@ fn who_waits_for_lazy_pages_is_told(t: &Test) {
         File::from(read).read_to_end(&mut text).unwrap();
         assert_eq!(text, if told { &b"\0"[..] } else { b"" });
     }
+}
+
+/// The fields of `containerd.runc.v1.CheckpointOptions`.
+fn options_of_the_shim_reach_criu(t: &Test) {
+    let _run = t.private_run();
+    let path = recorder(t, "");
+    let mut shim = t.shim_with(Config::sleep(), |start| start.env("PATH", &path));
+    shim.create(false, ["", "", ""]).unwrap();
+    shim.of("Start", "").unwrap();
+    let mut ask = |options: Vec<u8>| {
+        let options = any("containerd.runc.v1.CheckpointOptions", options);
+        let payload = [field(1, shim.id()), field(2, t.path("images")), field(3, options)].concat();
+        shim.call("Checkpoint", &payload).unwrap_err()
+    };
+    let failure = ask(Vec::new());
+    assert!(failure.1.starts_with("checkpoint: "), "{failure:?}");
+    let plain = asked(t).1;
+    fs::create_dir(t.path("earlier")).unwrap();
+    for (options, wanted) in [
+        (Vec::new(), (3, YES)),
+        (number(2, 1), (5, YES)),
+        (number(3, 1), (4, YES)),
+        (number(4, 1), (7, YES)),
+        (number(5, 1), (8, YES)),
+        (field(6, "network"), (38, Value::Number(0x4000_0000))),
+        (field(10, "../earlier"), (14, text("../earlier"))),
+    ] {
+        ask(options.clone());
+        let (kind, given) = asked(t);
+        assert!(kind == 1 && given.contains(&wanted), "{options:?}: {given:?}");
+        // Those are what it is told in any case.
+        assert_eq!(plain.contains(&wanted), [3, 38].contains(&wanted.0), "{options:?}: {plain:?}");
+    }
+    ask(number(1, 1));
+    assert!(!asked(t).1.contains(&(3, YES)), "a container that is to exit is not left running");
+    for without_effect in [field(7, "strict"), field(8, t.path("elsewhere"))] {
+        ask(without_effect);
+        assert_eq!(asked(t).1, plain);
+    }
+    ask(field(9, t.path("work")));
+    assert!(Path::new(&t.path("work")).is_dir());
+    let failure = ask(field(6, "pid"));
+    assert_eq!(failure, (3, "checkpoint: namespace \"pid\" cannot be restored as an empty one".into()));
+    assert!(shim.container.bundle.join("criu-work").is_dir());
+    shim.finish();
 }
