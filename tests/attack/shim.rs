@@ -6,12 +6,12 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use crate::actor;
-use crate::harness::shim::{any, fifo, make_fifo, number, text, value_of};
+use crate::harness::shim::{Shimmed, any, fifo, make_fifo, number, text, value_of};
 use crate::harness::{Config, Test, eventually};
 
 e2e!(any: the_socket_is_closed_to_others, another_user_is_not_answered, a_directory_that_is_open_is_not_used,
     a_message_that_is_too_long, a_group_is_no_path, a_fifo_that_others_can_reach_stays_closed, what_is_no_fifo,
-    a_logger_knows_nothing_of_the_shim, a_logger_that_dies, a_logger_that_is_not_ready,
+    a_logger_knows_nothing_of_the_shim, environments_stay_apart, a_logger_that_dies, a_logger_that_is_not_ready,
     a_reader_that_never_reads, a_process_that_never_reads, connections_that_say_nothing,
     a_container_that_stops_who_joins_it, a_log_where_others_can_write, options_in_a_file_of_others,
     loggers_of_what_never_runs,
@@ -154,6 +154,64 @@ fn a_logger_knows_nothing_of_the_shim(t: &Test) {
     assert!(!environment.contains("TTRPC_ADDRESS"), "{environment}");
     assert!(!read(".fds").contains("socket:"), "{}", read(".fds"));
     shim.finish();
+}
+
+/// CVE-2021-21334: containers that were made at the same moment got the environment of one another. Here one process makes
+/// all containers of a pod, in threads, and has an environment of containerd's itself.
+fn environments_stay_apart(t: &Test) {
+    const MEMBERS: usize = 4;
+    let _run = t.private_run();
+    let config = |owner: &str| {
+        let env = ["PATH=/bin".to_owned(), "HOME=/".to_owned(), format!("SECRET=of {owner}")];
+        Config::sleep().set("/process/env", env.to_vec())
+    };
+    let shim = |owner: &str| t.shim_with(config(owner), |start| start.env("SECRET", "of containerd"));
+    let environ = |pid: u64| fs::read_to_string(format!("/proc/{pid}/environ")).unwrap();
+    let own = |owner: &str| format!("PATH=/bin\0HOME=/\0SECRET=of {owner}\0");
+    // Sends all, and returns the answers in the order in which they were asked for.
+    let at_once = |shim: &mut Shimmed, calls: Vec<(&str, Vec<u8>)>| {
+        let asked: Vec<_> = calls.iter().map(|(method, payload)| shim.send(method, payload)).collect();
+        let mut answers: Vec<_> = asked.iter().map(|_| shim.receive()).collect();
+        answers.sort_by_key(|(stream, _)| *stream);
+        answers.into_iter().map(|(_, answer)| value_of(&answer.unwrap(), 1)).collect::<Vec<_>>()
+    };
+    let names: Vec<_> = (0..MEMBERS).map(|n| format!("member {n}")).collect();
+    let members: Vec<_> = names.iter().map(|name| t.container(config(name))).collect();
+    let (mut pod, mut other) = (shim("the pod"), shim("another pod"));
+    let first = other.create(false, ["", "", ""]).unwrap();
+    pod.create(false, ["", "", ""]).unwrap();
+    let create = |c: &crate::harness::Container| [text(1, &c.id), text(2, c.bundle.to_str().unwrap())].concat();
+    let pids = at_once(&mut pod, members.iter().map(|c| ("Create", create(c))).collect());
+    // Before the program is executed, it is a process of berth's.
+    assert!(pids.iter().chain([&first]).all(|pid| environ(*pid).is_empty()), "{:?}", environ(pids[0]));
+    at_once(&mut pod, members.iter().map(|c| ("Start", text(1, &c.id))).collect());
+    other.of("Start", "").unwrap();
+    let further = |name: &str| {
+        let env = ["PATH=/bin".to_owned(), "HOME=/".to_owned(), format!("SECRET=of {name}")];
+        let document = serde_json::json!({ "args": ["/bin/sleep", "1000"], "cwd": "/", "env": env }).to_string();
+        text(7, [text(1, "types.containerd.io/opencontainers/runtime-spec/1/Process"), text(2, document)].concat())
+    };
+    for (c, name) in members.iter().zip(&names) {
+        let exec = [text(1, &c.id), text(2, "further"), further(&format!("exec in {name}"))].concat();
+        pod.call("Exec", &exec).unwrap();
+    }
+    let start = |c: &crate::harness::Container| [text(1, &c.id), text(2, "further")].concat();
+    let further = at_once(&mut pod, members.iter().map(|c| ("Start", start(c))).collect());
+    for ((name, pid), further) in names.iter().zip(pids).zip(further) {
+        assert_eq!(environ(pid), own(name));
+        assert_eq!(environ(further), own(&format!("exec in {name}")));
+    }
+    assert_eq!(environ(first), own("another pod"));
+    for c in &members {
+        pod.call("Kill", &[text(1, &c.id), number(3, 9)].concat()).unwrap();
+        pod.call("Wait", &text(1, &c.id)).unwrap();
+        pod.call("Delete", &text(1, &c.id)).unwrap();
+    }
+    other.kill("", libc::SIGKILL).unwrap();
+    other.wait("");
+    other.of("Delete", "").unwrap();
+    other.call("Shutdown", &[]).unwrap();
+    pod.finish();
 }
 
 /// Whoever writes to it gets an error, and it does not stay behind as a zombie.
