@@ -70,7 +70,7 @@ install: $(if $(target),all)
 
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/berth $(DESTDIR)$(PREFIX)/bin/containerd-shim-berth-v2
-	rm -f $(DESTDIR)$(share)/man/man8/berth.8 $(DESTDIR)$(share)/man/man8/berth-*.8
+	rm -f $(addprefix $(DESTDIR)$(share)/man/man8/,berth.8 berth-*.8 containerd-shim-berth-v2.8)
 	rm -f $(addprefix $(DESTDIR)$(share)/,$(completions))
 	rm -rf $(DESTDIR)$(share)/doc/berth
 

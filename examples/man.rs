@@ -1,4 +1,4 @@
-//! Writes the manual pages into the directory that is given: `berth.8`, and one for each command.
+//! Writes the manual pages into the directory that is given: `berth.8`, one for each command, and that of the shim.
 //!
 //! Names and options come from the definitions that the parser uses; `examples/man.txt` has the other sections. The date
 //! of the pages is SOURCE_DATE_EPOCH, or the date of the last commit, or none.
@@ -27,7 +27,22 @@ fn main() -> std::io::Result<()> {
     }
     let commands: Vec<_> = berth.get_subcommands().map(|command| format!("berth-{}(8)", command.get_name())).collect();
     let own = page("berth").expect("the page berth").replace("COMMAND-PAGES", &commands.join(", "));
-    write(dir, "berth", berth, &date, &own)
+    write(dir, "berth", berth, &date, &own)?;
+    // The shim has a command line of its own form, which clap does not know.
+    let shim = clap::Command::new(SHIM).about("containerd's shim with berth as the runtime");
+    let mut shim_page = Vec::new();
+    let man = title(Man::new(shim), SHIM, &date);
+    man.render_title(&mut shim_page)?;
+    man.render_name_section(&mut shim_page)?;
+    shim_page.extend(roff(page(SHIM).expect("the page of the shim")).bytes());
+    std::fs::write(dir.join(format!("{SHIM}.8")), shim_page)
+}
+
+const SHIM: &str = berth::internal::shim::PROGRAM;
+
+fn title(man: Man, name: &str, date: &str) -> Man {
+    let man = man.title(name).section("8").date(date).manual("berth");
+    man.source(concat!("berth ", env!("CARGO_PKG_VERSION")))
 }
 
 fn page(name: &str) -> Option<&str> {
@@ -43,8 +58,7 @@ fn write(dir: &Path, name: &str, mut command: clap::Command, date: &str, text: &
     // `Usage: berth exec [OPTIONS] <CONTAINER> [COMMAND]...`
     let usage = command.render_usage().to_string();
     let usage = usage.trim_start_matches("Usage: ").to_owned();
-    let man = Man::new(command.disable_version_flag(true)).title(name).section("8").date(date).manual("berth");
-    let man = man.source(concat!("berth ", env!("CARGO_PKG_VERSION")));
+    let man = title(Man::new(command.disable_version_flag(true)), name, date);
     let mut page = Vec::new();
     man.render_title(&mut page)?;
     man.render_name_section(&mut page)?;

@@ -1,4 +1,4 @@
-//! Holds the documents together: links lead somewhere, and each command has a manual page.
+//! Holds the documents together: links lead somewhere, and each command has a manual page, and the shim.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -52,5 +52,35 @@ fn each_command_has_a_manual_page() {
         let page = pages.split_once(&name).unwrap_or_else(|| panic!("no page{name}")).1;
         let page = page.split("\n# ").next().unwrap();
         assert!(page.contains("## EXAMPLES") && page.contains("## EXIT STATUS"), "{name}{page}");
+    }
+}
+
+/// The facts about the shim are those of its usage and of the page about it.
+#[test]
+fn the_shim_has_a_manual_page() {
+    use std::os::unix::process::CommandExt;
+    let pages = fs::read_to_string(root().join("examples/man.txt")).unwrap();
+    let page = pages.split_once("\n# containerd-shim-berth-v2\n").expect("a page").1.split("\n# ").next().unwrap();
+    for heading in ["SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "ENVIRONMENT", "FILES", "EXAMPLES"] {
+        assert!(page.contains(&format!("## {heading}\n")), "{heading}");
+    }
+    let mut shim = std::process::Command::new(env!("CARGO_BIN_EXE_berth"));
+    let usage = shim.arg0("containerd-shim-berth-v2").arg("-help").output().unwrap().stdout;
+    let usage = String::from_utf8(usage).unwrap();
+    let words = usage.split(|c: char| c.is_whitespace() || "[]|".contains(c)).filter(|word| word.starts_with('-'));
+    // Those of the shim have one dash; another is ctr's.
+    let options: Vec<_> = words.filter(|word| !word.starts_with("--")).collect();
+    assert!(options.len() > 5, "{usage}");
+    for option in options.into_iter().chain(["start", "delete"]) {
+        assert!(page.contains(&format!("\n- {option}")), "{option}");
+    }
+    let document = fs::read_to_string(root().join("docs/shim.md")).unwrap();
+    let table = document.split_once("\n| option | effect |\n").expect("the options").1.split("\n\n").next().unwrap();
+    let rows = table.lines().skip(1).filter_map(|row| row.split('|').nth(1));
+    let options: Vec<_> = rows.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+    assert!(options.len() > 8, "{table}");
+    // Those of containerd itself are not the shim's.
+    for option in options.into_iter().filter(|option| !option.starts_with("TaskApi")) {
+        assert!(page.contains(option), "{option}");
     }
 }
