@@ -12,7 +12,8 @@ use crate::harness::{Config, Mode, Test, busybox, eventually, left};
 e2e!(any: a_life, further_processes, a_terminal, a_terminal_that_is_closed_for_a_moment,
     what_is_written_while_nobody_reads, another_user_opens_its_streams,
     a_log_file_is_not_the_containers, a_shim_that_was_killed, what_is_not_known, a_start_that_fails,
-    a_start_that_fails_leaves_no_socket, calls_by_hand, a_created_container_is_deleted, pausing, one_shim_for_a_pod,
+    a_start_that_fails_leaves_no_socket, calls_by_hand, a_created_container_is_deleted,
+    a_created_container_that_is_killed, a_container_that_another_program_deletes, pausing, one_shim_for_a_pod,
     a_wait_does_not_hold_up_others,
     each_containerd_reads_the_answer, what_the_runtime_can, it_is_killed_before_containerd, streams_have_an_owner,
     options_that_are_not_understood, the_log_names_the_container, a_process_that_is_traced,
@@ -237,6 +238,33 @@ fn a_created_container_is_deleted(t: &Test) {
     assert_eq!(value_of(answers[0].1.as_ref().unwrap(), 1), 137);
     assert_eq!(value_of(answers[1].1.as_ref().unwrap(), 1), pid);
     shim.of("Shutdown", "").unwrap();
+    t.assert_no_process();
+}
+
+fn a_created_container_that_is_killed(t: &Test) {
+    let _run = t.private_run();
+    let mut shim = t.shim(Config::sleep());
+    let pid = shim.create(false, ["", "", ""]).unwrap();
+    crate::harness::sys::kill(pid as i32, libc::SIGKILL).unwrap();
+    assert_eq!(shim.wait(""), 128 + 9);
+    assert_eq!(value_of(&shim.of("State", "").unwrap(), 4), STOPPED);
+    assert_eq!(shim.of("Start", "").unwrap_err(), (9, "cannot start a process that has ended".into()));
+    shim.of("Delete", "").unwrap();
+    shim.call("Shutdown", &[]).unwrap();
+    t.assert_no_process();
+}
+
+fn a_container_that_another_program_deletes(t: &Test) {
+    let _run = t.private_run();
+    let mut shim = t.shim(Config::sleep());
+    shim.create(false, ["", "", ""]).unwrap();
+    shim.of("Start", "").unwrap();
+    let root = format!("/run/containerd/berth/{NAMESPACE}");
+    t.runtime().args(["--root", &root, "delete", "--force", shim.id()]).ok();
+    assert_eq!(shim.kill("", libc::SIGKILL).unwrap_err().0, 5);
+    assert_eq!(shim.wait(""), 128 + 9);
+    shim.of("Delete", "").unwrap();
+    shim.call("Shutdown", &[]).unwrap();
     t.assert_no_process();
 }
 
