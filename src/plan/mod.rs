@@ -337,3 +337,23 @@ fn in_namespace(name: &Option<String>, pointer: &str, namespaces: &Namespaces) -
         _ => Ok(None),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_need_a_uts_namespace_and_fit_into_it() {
+        let namespaces = |list| Namespaces::plan(&spec::Spec::parse(list).unwrap().linux).unwrap();
+        let own = namespaces(br#"{"linux":{"namespaces":[{"type":"uts"}]}}"#);
+        let none = namespaces(b"{}");
+        let checked = |name: &str, namespaces| in_namespace(&Some(name.to_owned()), "/hostname", namespaces);
+        for namespaces in [&own, &none] {
+            assert_eq!(in_namespace(&None, "/hostname", namespaces).unwrap(), None);
+            assert_eq!(checked("", namespaces).unwrap(), None);
+        }
+        assert_eq!(checked(&"h".repeat(64), &own).unwrap(), Some("h".repeat(64)));
+        assert!(checked(&"h".repeat(65), &own).is_err());
+        assert!(checked("h", &none).is_err());
+    }
+}
