@@ -96,6 +96,7 @@
 mod cgroup;
 mod cli;
 mod criu;
+mod doctor;
 mod error;
 mod files;
 mod hooks;

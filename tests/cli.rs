@@ -10,6 +10,7 @@ const COMMANDS: &[&str] = &[
     "completion",
     "create",
     "delete",
+    "doctor",
     "events",
     "exec",
     "features",

@@ -9,6 +9,7 @@ mod checkpoint;
 mod completion;
 mod create;
 mod delete;
+mod doctor;
 mod engine;
 mod events;
 mod exec;
@@ -63,6 +64,7 @@ const COMMANDS: &[&Command] = &[
     &completion::COMMAND,
     &create::COMMAND,
     &delete::COMMAND,
+    &doctor::COMMAND,
     &events::COMMAND,
     &exec::COMMAND,
     &features::COMMAND,

@@ -17,6 +17,7 @@ pub mod mount;
 pub mod mountinfo;
 pub mod namespace;
 pub mod network;
+pub mod probe;
 pub mod process;
 pub mod procfs;
 pub mod seccomp;

@@ -12,6 +12,7 @@ mod checkpoint;
 mod checkpoint_options;
 mod cli;
 mod docs;
+mod doctor;
 mod errors;
 mod events;
 mod exec;

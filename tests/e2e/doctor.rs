@@ -1,0 +1,97 @@
+//! `berth doctor`, on this machine and where it lacks something.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Config, Test};
+
+e2e!(doctor_starts_a_container_and_leaves_nothing);
+
+e2e!(any: doctor_has_one_line_for_each_finding, doctor_sees_what_a_seccomp_profile_forbids);
+e2e!(any: doctor_sees_that_capabilities_are_missing, doctor_works_for_an_ordinary_user);
+
+struct Report(Value);
+
+impl Report {
+    fn parse(text: &str) -> Self {
+        Self(serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}")))
+    }
+
+    fn all<'a>(&'a self, subject: &'a str) -> impl Iterator<Item = &'a Value> {
+        self.0["findings"].as_array().unwrap().iter().filter(move |finding| finding["subject"] == subject)
+    }
+
+    /// The level of the worst finding about the subject, and its text.
+    fn worst<'a>(&'a self, subject: &'a str) -> (&'a str, &'a str) {
+        let rank = |finding: &&Value| ["ok", "unseen", "warning", "error"].iter().position(|l| finding["level"] == **l);
+        let finding = self.all(subject).max_by_key(rank).unwrap_or_else(|| panic!("{subject}: {:#}", self.0));
+        (finding["level"].as_str().unwrap(), finding["found"].as_str().unwrap())
+    }
+}
+
+fn doctor_starts_a_container_and_leaves_nothing(t: &Test) {
+    let own = t.path("own");
+    std::fs::create_dir(&own).unwrap();
+    let output = t.cli(["doctor", "--json"]).env("TMPDIR", &own).run();
+    let report = Report::parse(&output.stdout);
+    assert_eq!(report.worst("container").0, "ok", "{:#}", report.0);
+    assert_eq!(report.worst("system calls").0, "ok");
+    let status = if report.0["worst"] == "warning" { 2 } else { 0 };
+    assert_eq!(output.status.code(), Some(status));
+    assert_eq!(std::fs::read_dir(&own).unwrap().count(), 0);
+}
+
+fn doctor_has_one_line_for_each_finding(t: &Test) {
+    let text = t.cli(["doctor"]).run();
+    let report = Report::parse(&t.cli(["doctor", "--json"]).run().stdout);
+    let findings = report.0["findings"].as_array().unwrap();
+    assert_eq!(text.stdout.lines().count(), findings.len(), "{}", text.stdout);
+    for (line, finding) in text.stdout.lines().zip(findings) {
+        assert!(line.starts_with(finding["level"].as_str().unwrap()), "{line}");
+        assert!(line.contains(finding["subject"].as_str().unwrap()), "{line}");
+        // What is not as it should be comes with a cure.
+        let needs_cure = ["warning", "error"].contains(&finding["level"].as_str().unwrap());
+        assert!(!needs_cure || finding["cure"].as_str().is_some_and(|cure| line.contains(cure)), "{line}");
+    }
+}
+
+/// Runs `berth doctor --json` in a container.
+fn inside(t: &Test, config: Config) -> Report {
+    let runtime = t.runtime_path().to_str().unwrap().to_owned();
+    let bind = json!({"destination": "/berth", "type": "bind", "source": runtime, "options": ["bind", "ro"]});
+    let container = t.container(config.mount(bind));
+    std::fs::write(container.rootfs().join("berth"), "").unwrap();
+    Report::parse(&container.run_cmd(&[]).run().stdout)
+}
+
+const DOCTOR: [&str; 3] = ["/berth", "doctor", "--json"];
+
+fn doctor_sees_what_a_seccomp_profile_forbids(t: &Test) {
+    let profile = json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [
+            {"names": ["openat2"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38},
+            {"names": ["mount_setattr"], "action": "SCMP_ACT_ERRNO", "errnoRet": 13},
+        ],
+    });
+    let report = inside(t, Config::new(DOCTOR).set("/linux/seccomp", profile));
+    let said: Vec<_> = report.all("system calls").map(|finding| finding["found"].as_str().unwrap()).collect();
+    assert!(said.iter().any(|text| text.contains("does not know openat2")), "{said:?}");
+    assert!(said.iter().any(|text| text.contains("not allowed: ") && text.contains("mount_setattr")), "{said:?}");
+    assert_eq!(report.worst("container").0, "error");
+}
+
+fn doctor_sees_that_capabilities_are_missing(t: &Test) {
+    let report = inside(t, Config::new(DOCTOR).capabilities(&["CAP_CHOWN"]));
+    let (level, said) = report.worst("system calls");
+    assert_eq!((level, said.contains("fsopen")), ("error", true), "{said}");
+    assert_eq!(report.worst("container").0, "error");
+}
+
+fn doctor_works_for_an_ordinary_user(t: &Test) {
+    t.become_user(4242, None);
+    let report = Report::parse(&t.cli(["doctor", "--json"]).run().stdout);
+    assert_eq!(report.worst("idmapped mounts").0, "unseen");
+    assert_eq!(report.worst("system calls").0, "ok");
+    assert_eq!(report.worst("ids").0, "warning", "{:#}", report.0);
+    assert_eq!(report.worst("container").0, "ok", "{:#}", report.0);
+}
