@@ -1,6 +1,8 @@
 # make            the release binary, static and stripped; its manual pages and licences
 # make install    with manual pages, completions and licences, into DESTDIR/PREFIX (PREFIX: /usr/local)
 # make uninstall  removes what install has put there
+# make dist       the same as an archive, with a bill of materials and a checksum, in target/dist
+# make deb        the same as a Debian package, in target/dist
 # make man        the manual pages, in target/man
 # make test       unit and end-to-end tests; needs root
 # make attack     the attacks once more, on the release binary; needs root
@@ -74,6 +76,13 @@ uninstall:
 	rm -f $(addprefix $(DESTDIR)$(share)/,$(completions))
 	rm -rf $(DESTDIR)$(share)/doc/berth
 
+dist: $(if $(target),all)
+	hack/dist $(target)
+
+deb: $(if $(target),all)
+	@$(REQUIRE) dpkg-deb:dpkg
+	hack/deb $(target)
+
 tested := cc:gcc+libc6-dev busybox:busybox-static newuidmap:uidmap nsenter:util-linux ps:procps python3 libseccomp.so.2:libseccomp2
 # The documentation of the library, in which every link leads somewhere.
 doc = RUSTDOCFLAGS="-D warnings" $(CARGO) doc --quiet --locked --no-deps --lib --features oci-spec
@@ -132,4 +141,4 @@ bench: build
 clean:
 	$(CARGO) clean
 
-.PHONY: all rust build man install uninstall test attack vm-test weaken fuzz integration demo bench clean
+.PHONY: all rust build man install uninstall dist deb test attack vm-test weaken fuzz integration demo bench clean
