@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, push_pointer};
 use crate::spec::{IdMapping, Linux, TimeOffset};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -185,10 +185,9 @@ impl Namespaces {
         let mut lines = String::new();
         for (clock, TimeOffset { secs, nanosecs }) in &linux.time_offsets {
             if clock != "monotonic" && clock != "boottime" {
-                return Err(Error::config(
-                    format_args!("/linux/timeOffsets/{clock}"),
-                    "the clock must be \"monotonic\" or \"boottime\"",
-                ));
+                let mut pointer = String::from("/linux/timeOffsets");
+                push_pointer(&mut pointer, clock);
+                return Err(Error::config(pointer, "the clock must be \"monotonic\" or \"boottime\""));
             }
             lines += &format!("{clock} {secs} {nanosecs}\n");
         }
@@ -311,6 +310,10 @@ mod tests {
             (
                 r#"{"namespaces":[{"type":"time"}],"timeOffsets":{"realtime":{"secs":1}}}"#,
                 "/linux/timeOffsets/realtime: the clock",
+            ),
+            (
+                r#"{"namespaces":[{"type":"time"}],"timeOffsets":{"a/b":{"secs":1}}}"#,
+                "/linux/timeOffsets/a~1b: the clock",
             ),
         ] {
             let error = plan(json).unwrap_err().to_string();
