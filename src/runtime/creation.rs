@@ -1,5 +1,6 @@
 //! Making a container, whether init makes it or CRIU restores it: the decisions, and the steps that both share.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -14,7 +15,7 @@ use crate::host;
 use crate::launch::{intel_rdt, send_descriptor};
 use crate::plan::annotations::Annotations;
 use crate::plan::cgroup::{CgroupPlan, Manager};
-use crate::plan::hierarchy::Directory;
+use crate::plan::hierarchy::{Directory, Layout};
 use crate::plan::init::InitPlan;
 use crate::plan::namespaces::{Join, Kind as NsKind, Namespaces, Owner};
 use crate::plan::{self, Lsm, Plan};
@@ -73,6 +74,72 @@ impl Placement {
     }
 }
 
+/// The host, as far as it decides about a container.
+pub(super) struct Setting {
+    manager: CgroupManager,
+    rootless: bool,
+    /// The cgroup below which the user's systemd makes those of units.
+    units: PathBuf,
+    layout: Layout,
+}
+
+/// What a plan depends on beside the configuration and the host.
+pub(super) struct Given<'a> {
+    pub id: &'a str,
+    pub bundle: &'a Path,
+    pub annotations: &'a BTreeMap<String, String>,
+    pub options: &'a CreateOptions,
+    pub keyring: Option<String>,
+}
+
+impl Setting {
+    /// Looks at the host. Systemd, if it makes the cgroups, is connected to.
+    pub fn probe(runtime: &Runtime, spec: &Spec) -> Result<(Self, Placement)> {
+        let rootless = runtime.rootless.unwrap_or_else(host::is_rootless);
+        let manager = runtime.cgroup_manager;
+        let mut placement = match manager {
+            CgroupManager::Disabled => Placement::None,
+            CgroupManager::Cgroupfs => Placement::Birth,
+            CgroupManager::Systemd => Placement::BySystemd(Systemd::connect(rootless)?),
+        };
+        let units = match &mut placement {
+            Placement::BySystemd(systemd) if rootless => systemd.control_group()?,
+            _ => PathBuf::new(),
+        };
+        let relative = manager == CgroupManager::Cgroupfs && plan::cgroup::is_relative(spec);
+        let layout = host::cgroup_layout(rootless || relative)?;
+        Ok((Self { manager, rootless, units, layout }, placement))
+    }
+
+    /// The plan, and the namespaces that the configuration names by their paths.
+    pub fn plan(&self, spec: &mut Spec, given: Given) -> Result<(Plan, Vec<host::Namespace>)> {
+        let Given { id, bundle, annotations, options, keyring } = given;
+        sources::name_by_root(spec, bundle, false)?;
+        let joins = Namespaces::plan(&spec.linux)?.join;
+        let namespaces = joins.iter().map(host::Namespace::open).collect::<Result<Vec<_>>>()?;
+        let owner = |kind| namespaces.iter().find(|found| found.kind == kind).map_or(Owner::Other, |found| found.owner);
+        let facts = plan::Facts {
+            id,
+            bundle,
+            annotations,
+            layout: &self.layout,
+            namespace_owner: &owner,
+            rootless: self.rootless,
+            cgroup_manager: match self.manager {
+                CgroupManager::Disabled => Manager::Disabled,
+                CgroupManager::Cgroupfs => Manager::Cgroupfs,
+                CgroupManager::Systemd => Manager::Systemd { user: self.rootless, root: &self.units },
+            },
+            lsm: lsm(spec),
+            no_pivot: options.no_pivot,
+            keyring,
+            preserve_fds: options.preserve_fds,
+            seccomp_receiver: options.seccomp_receiver.as_deref(),
+        };
+        Plan::new(spec, &facts).map(|plan| (plan, namespaces))
+    }
+}
+
 /// Callers recognize by these words that the bundle is at fault.
 fn no_config(e: Error) -> Error {
     match e.errno() {
@@ -102,45 +169,12 @@ impl<'a> Creation<'a> {
             Annotations::disregard(&mut spec.annotations);
         }
         hand_over(&mut spec, &runtime.root.join(id), options);
-        sources::name_by_root(&mut spec, &bundle, false).context(path.display())?;
-        let rootless = runtime.rootless.unwrap_or_else(host::is_rootless);
-        let mut placement = match runtime.cgroup_manager {
-            CgroupManager::Disabled => Placement::None,
-            CgroupManager::Cgroupfs => Placement::Birth,
-            CgroupManager::Systemd => Placement::BySystemd(Systemd::connect(rootless)?),
-        };
-        let units = match &mut placement {
-            Placement::BySystemd(systemd) if rootless => systemd.control_group()?,
-            _ => PathBuf::new(),
-        };
-        let cgroup_manager = match placement {
-            Placement::None => Manager::Disabled,
-            Placement::Birth => Manager::Cgroupfs,
-            Placement::BySystemd(_) => Manager::Systemd { user: rootless, root: &units },
-        };
-        let relative = cgroup_manager == Manager::Cgroupfs && plan::cgroup::is_relative(&spec);
-        let layout = host::cgroup_layout(rootless || relative)?;
-        let joins = Namespaces::plan(&spec.linux).context(path.display())?.join;
-        let namespaces = joins.iter().map(host::Namespace::open).collect::<Result<Vec<_>>>().context(path.display())?;
-        let owner = |kind| namespaces.iter().find(|found| found.kind == kind).map_or(Owner::Other, |found| found.owner);
+        let (setting, placement) = Setting::probe(runtime, &spec)?;
         let keyring = (!options.no_new_keyring).then(|| keyring::name(id)).transpose().call(|| "getrandom()")?;
-        let facts = plan::Facts {
-            id,
-            bundle: &bundle,
-            annotations: &annotations,
-            layout: &layout,
-            namespace_owner: &owner,
-            rootless,
-            cgroup_manager,
-            lsm: lsm(&spec),
-            no_pivot: options.no_pivot,
-            keyring,
-            preserve_fds: options.preserve_fds,
-            seccomp_receiver: options.seccomp_receiver.as_deref(),
-        };
-        let plan = Plan::new(&spec, &facts).context(path.display())?;
+        let given = Given { id, bundle: &bundle, annotations: &annotations, options, keyring };
+        let (plan, namespaces) = setting.plan(&mut spec, given).context(path.display())?;
         plan.warnings.iter().for_each(|warning| (runtime.warn)(warning));
-        runtime.debug(|| format!("{path:?} is valid; rootless: {rootless}"));
+        runtime.debug(|| format!("{path:?} is valid; rootless: {}", setting.rootless));
         Ok((Self { runtime, options, id, config, spec, plan, bundle, path, namespaces }, placement))
     }
 
