@@ -111,6 +111,7 @@ mod runtime;
 mod shim;
 mod spec;
 mod sys;
+mod validate;
 mod wire;
 
 pub use crate::cgroup::stats::Stats;
@@ -182,6 +183,9 @@ pub mod internal {
     }
     pub mod sys {
         pub use crate::sys::{memberships, mount, mountinfo, procfs, seccomp, start};
+    }
+    pub mod validate {
+        pub use crate::validate::{Finding, RULES, Severity, anywhere, facts, layouts};
     }
     pub mod wire {
         pub use crate::wire::{FromInit, ToInit, decode, encode};

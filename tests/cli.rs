@@ -26,6 +26,7 @@ const COMMANDS: &[&str] = &[
     "start",
     "state",
     "update",
+    "validate",
 ];
 
 fn berth(args: &[&str]) -> Output {
@@ -184,6 +185,7 @@ fn bash_completes_commands_options_and_values() {
         (&["checkpoint", "--manage-cgroups-mode", ""], "soft full strict ignore"),
         (&["checkpoint", "--manage-cgroups-mode", "=", "s"], "soft strict"),
         (&["list", "--format", "="], "table json"),
+        (&["validate", "--format", ""], "text json sarif"),
     ] {
         assert_eq!(completed(words), wanted, "{words:?}");
     }

@@ -19,7 +19,11 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("init", &["error", "hooks", "plan", "rootfs", "sys", "wire"]),
     ("criu", &["error", "files", "sys"]),
     ("launch", &["cgroup", "error", "files", "hooks", "plan", "sys", "wire"]),
-    ("runtime", &["cgroup", "criu", "error", "files", "hooks", "host", "launch", "plan", "rootfs", "spec", "sys"]),
+    ("validate", &["error", "plan", "spec"]),
+    (
+        "runtime",
+        &["cgroup", "criu", "error", "files", "hooks", "host", "launch", "plan", "rootfs", "spec", "sys", "validate"],
+    ),
     ("doctor", &["error", "host", "library", "plan", "rootfs", "spec", "sys"]),
     ("cli", &["doctor", "error", "files", "runtime", "spec"]),
     ("library", &["cgroup", "error", "runtime", "spec", "sys"]),
@@ -30,7 +34,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "lib",
         &[
             "cgroup", "cli", "criu", "error", "host", "init", "library", "plan", "rootfs", "runtime", "shim", "spec",
-            "sys", "wire",
+            "sys", "validate", "wire",
         ],
     ),
 ];

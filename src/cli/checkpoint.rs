@@ -19,6 +19,7 @@ pub(super) const COMMAND: Command = Command {
         Ok(0)
     },
     failure: 1,
+    usage: 1,
 };
 
 fn options(command: clap::Command) -> clap::Command {

@@ -24,6 +24,7 @@ pub(super) const COMMAND: Command = Command {
         Ok(0)
     },
     failure: 1,
+    usage: 1,
 };
 
 /// A command as shells need to know it. The first has no name and holds the global options.

@@ -18,6 +18,7 @@ pub(super) const COMMAND: Command = Command {
         Ok(0)
     },
     failure: 1,
+    usage: 1,
 };
 
 pub(super) fn options(matches: &ArgMatches) -> Result<CreateOptions> {

@@ -18,4 +18,5 @@ pub(super) const COMMAND: Command = Command {
         global.runtime.delete(get_id(matches), force).map(|()| 0)
     },
     failure: 1,
+    usage: 1,
 };

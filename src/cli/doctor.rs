@@ -22,6 +22,7 @@ pub(super) const COMMAND: Command = Command {
         Ok(status(report.worst()))
     },
     failure: 1,
+    usage: 1,
 };
 
 /// 1 is for the command itself.

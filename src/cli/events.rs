@@ -36,6 +36,7 @@ pub(super) const COMMAND: Command = Command {
         Ok(0)
     },
     failure: 1,
+    usage: 1,
 };
 
 /// The line that engines parse, and compare up to `data`.

@@ -23,6 +23,7 @@ pub(super) const COMMAND: Command = Command {
     },
     // Most programs use 1 themselves, and few use 255, so this distinguishes a failure to run the program from its own.
     failure: 255,
+    usage: 1,
 };
 
 /// The options that set fields of `/process`.

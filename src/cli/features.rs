@@ -17,6 +17,7 @@ pub(super) const COMMAND: Command = Command {
         Ok(0)
     },
     failure: 1,
+    usage: 1,
 };
 
 pub fn text() -> Result<String> {

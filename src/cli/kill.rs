@@ -24,4 +24,5 @@ pub(super) const COMMAND: Command = Command {
         Ok(0)
     },
     failure: 1,
+    usage: 1,
 };

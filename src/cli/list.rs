@@ -39,6 +39,7 @@ pub(super) const COMMAND: Command = Command {
         Ok(0)
     },
     failure: 1,
+    usage: 1,
 };
 
 /// The directories in which dockerd and containerd's shim keep a state root for each of their namespaces.

@@ -32,6 +32,7 @@ mod state;
 mod text;
 mod time;
 mod update;
+mod validate;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -55,8 +56,10 @@ struct Command {
     options_end: bool,
     options: fn(clap::Command) -> clap::Command,
     run: fn(&Global, &ArgMatches) -> Result<u8>,
-    /// The exit status for errors of the runtime. Wrong usage is 1 for all commands, as with runc.
+    /// The exit status for errors of the runtime.
     failure: u8,
+    /// The exit status for wrong usage: that of runc, for its commands.
+    usage: u8,
 }
 
 const COMMANDS: &[&Command] = &[
@@ -80,6 +83,7 @@ const COMMANDS: &[&Command] = &[
     &start::COMMAND,
     &state::COMMAND,
     &update::COMMAND,
+    &validate::COMMAND,
 ];
 
 /// The options before the command.
@@ -161,6 +165,7 @@ fn dispatch(program: &str, all: &[OsString], log: &mut Log, failure: &mut u8) ->
             .with_hint(word_of_an_engine(&name, program)));
     };
     let bin = format!("{program} {}", command.name);
+    *failure = command.usage;
     let mut options = (command.options)(base(&bin, command.about));
     if help {
         return Ok(Outcome::Print(options.render_help().to_string()));

@@ -31,6 +31,7 @@ pub(super) const COMMAND: Command = Command {
         result.map(|()| 0)
     },
     failure: 1,
+    usage: 1,
 };
 
 fn read(path: &Path) -> Result<Vec<Mount>> {

@@ -22,6 +22,7 @@ pub(super) const COMMAND: Command = Command {
     },
     run,
     failure: 1,
+    usage: 1,
 };
 
 fn run(global: &Global, matches: &ArgMatches) -> Result<u8> {

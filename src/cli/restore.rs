@@ -15,6 +15,7 @@ pub(super) const COMMAND: Command = Command {
     options,
     run: |global, matches| global.runtime.restore(get_id(matches), &read(matches)?),
     failure: 1,
+    usage: 1,
 };
 
 fn options(command: clap::Command) -> clap::Command {

@@ -24,4 +24,5 @@ pub(super) const COMMAND: Command = Command {
         global.runtime.run(get_id(matches), &options)
     },
     failure: 1,
+    usage: 1,
 };

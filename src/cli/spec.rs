@@ -34,6 +34,7 @@ pub(super) const COMMAND: Command = Command {
         Ok(0)
     },
     failure: 1,
+    usage: 1,
 };
 
 fn is_cgroup2() -> bool {

@@ -25,6 +25,7 @@ pub(super) const COMMAND: Command = Command {
         Ok(0)
     },
     failure: 1,
+    usage: 1,
 };
 
 /// The state of the specification, with the fields that runc adds. Scripts compare the text, so the order is fixed.

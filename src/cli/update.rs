@@ -18,6 +18,7 @@ pub(super) const COMMAND: Command = Command {
     options,
     run,
     failure: 1,
+    usage: 1,
 };
 
 fn options(command: clap::Command) -> clap::Command {

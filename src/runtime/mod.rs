@@ -27,9 +27,10 @@ mod sources;
 mod start;
 mod terminal;
 mod update;
+mod validate;
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
@@ -54,6 +55,7 @@ pub use crate::host::is_rootless;
 use crate::plan::hooks::Hook;
 use crate::spec::State;
 use crate::sys::clone::Stdio;
+pub use crate::validate::{Finding, RULES, Severity};
 
 use self::dir::{StateDir, no_container};
 #[cfg(fuzzing)]
@@ -155,6 +157,12 @@ impl Runtime {
     /// As [`Runtime::restore`], for a caller that stays: it gets the process, which is its child.
     pub fn restore_child(&self, id: &str, options: &RestoreOptions, stdio: Stdio) -> Result<Child> {
         restore::restore_child(self, id, options, stdio)
+    }
+
+    /// What `create` would refuse in the text of a configuration, and what its author may not have meant. `bundle` is
+    /// absolute. `here`: on this machine; otherwise on any.
+    pub fn validate(&self, text: &[u8], bundle: &Path, here: bool) -> Vec<Finding> {
+        validate::findings(self, text, bundle, here)
     }
 
     /// A container as it is now, for reading.

@@ -250,7 +250,11 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Field<V> {
             .clone()
             .find(|field| *field == name)
             .or_else(|| known.into_iter().find(|f| f.eq_ignore_ascii_case(name)));
-        self.visitor.visit_str(same.unwrap_or(name))
+        match same {
+            // This error tells which fields the object may have: `super::fields_of` asks for it.
+            None if name.contains('\0') => Err(E::unknown_field(name, self.fields)),
+            same => self.visitor.visit_str(same.unwrap_or(name)),
+        }
     }
 }
 
@@ -262,8 +266,8 @@ pub fn merged(text: &[u8]) -> Option<Vec<u8>> {
     serde_json::to_vec(&value).ok()
 }
 
-/// These names are no fields, so their case matters.
-const MAPS: [&str; 6] = ["annotations", "netDevices", "rdma", "sysctl", "timeOffsets", "unified"];
+/// In these objects the names are no fields, so their case matters.
+pub const MAPS: [&str; 6] = ["annotations", "netDevices", "rdma", "sysctl", "timeOffsets", "unified"];
 
 #[derive(Clone, Copy)]
 struct Merged {
@@ -471,5 +475,7 @@ mod tests {
             assert!(error.starts_with(at) && error.contains("contains a NUL byte"), "{text}: {error}");
         }
         assert!(parse::<Process>(br#"{"args":["a\u0000"]}"#).is_err());
+        let error = parse::<Spec>(br#"{"root":{"pa\u0000th":"x"}}"#).unwrap_err().to_string();
+        assert!(error.starts_with("/root/pa") && error.contains("unknown field"), "{error}");
     }
 }

@@ -13,6 +13,7 @@ mod seccomp;
 mod state;
 
 pub use config::*;
+pub use document::MAPS;
 pub use linux::*;
 pub use seccomp::*;
 pub use state::*;
@@ -53,6 +54,24 @@ fn read<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> {
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     let value = T::deserialize(document::Document(&mut deserializer))?;
     deserializer.end().map(|()| value)
+}
+
+/// The fields that the object at `pointer` of a configuration may have, as the types have them. Empty if it is none with
+/// fields: a map, or unknown itself.
+pub fn fields_of(pointer: &str) -> Vec<String> {
+    // No field has a NUL byte in its name. The parser says so, and which ones there are.
+    let mut text = String::from(r#"{"\u0000":0}"#);
+    for segment in pointer.split('/').skip(1).collect::<Vec<_>>().into_iter().rev() {
+        let name = segment.replace("~1", "/").replace("~0", "~");
+        text = match name.parse::<usize>() {
+            Ok(_) => format!("[{text}]"),
+            Err(_) => format!("{{{}:{text}}}", serde_json::Value::from(name)),
+        };
+    }
+    match read::<Spec>(text.as_bytes()).map_err(|e| e.to_string()) {
+        Err(e) if e.starts_with("unknown field") => e.split('`').skip(3).step_by(2).map(str::to_owned).collect(),
+        _ => Vec::new(),
+    }
 }
 
 fn complain(text: &[u8], e: &serde_json::Error) -> Error {
@@ -111,6 +130,26 @@ mod tests {
             Spec::parse(br#"{"ociVersion":"1.0.2","mounts":null,"process":{"args":null,"cwd":"/"},"x":{"y":1}}"#)
                 .unwrap();
         assert!(spec.mounts.is_empty());
+    }
+
+    #[test]
+    fn the_fields_of_each_object_are_known() {
+        for (pointer, some) in [
+            ("", "ociVersion linux"),
+            ("/root", "path readonly"),
+            ("/mounts/7", "destination uidMappings"),
+            ("/process/execCPUAffinity", "initial final"),
+            ("/linux/uidMappings/0", "containerID hostID size"),
+            ("/linux/resources/rdma/mlx5~11", "hcaHandles hcaObjects"),
+            ("/linux/resources/pids", "limit"),
+            ("/LINUX/seccomp/syscalls/0/args/1", "index valueTwo"),
+        ] {
+            let fields = fields_of(pointer);
+            assert!(some.split(' ').all(|name| fields.iter().any(|field| field == name)), "{pointer}: {fields:?}");
+        }
+        for none in ["/annotations", "/linux/sysctl", "/linux/resources/rdma", "/unknown", "/unknown/0", "/hostname"] {
+            assert_eq!(fields_of(none), [""; 0], "{none}");
+        }
     }
 
     #[test]

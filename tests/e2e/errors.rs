@@ -31,7 +31,7 @@ e2e!(any:
 );
 
 /// The pointer, and the value there that must be refused.
-fn wrong_values() -> Vec<(&'static str, Value)> {
+pub fn wrong_values() -> Vec<(&'static str, Value)> {
     let mapping = |size: u32| json!([{ "containerID": 0, "hostID": 1000, "size": size }]);
     vec![
         ("/ociVersion", json!("")),

@@ -47,3 +47,4 @@ mod systemd_users;
 mod terminal;
 mod threaded;
 mod update;
+mod validate;
