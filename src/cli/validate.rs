@@ -33,6 +33,7 @@ pub(super) const COMMAND: Command = Command {
                     .value_parser(["text", "json", "sarif"])
                     .default_value("text"),
             )
+            .arg(args::flag("json", "the same as --format json").conflicts_with("format"))
             .after_help(
                 "Exit status:\n  0  a container can be created; there may be warnings\n  1  there are errors\n  2  the \
                  command line is wrong, or the file cannot be read",
@@ -55,6 +56,7 @@ fn run(global: &Global, matches: &ArgMatches) -> Result<u8> {
     let errors = found.iter().filter(|finding| finding.severity == Severity::Error).count();
     let name = one_line(&if file == Path::new("-") { "<stdin>".into() } else { file.to_string_lossy() });
     print(&match matches.get_one::<String>("format").map(String::as_str) {
+        _ if matches.get_flag("json") => pretty(&json(&name, &found))?,
         Some("json") => pretty(&json(&name, &found))?,
         Some("sarif") => pretty(&sarif(&file, &found))?,
         _ => text(&name, &found),

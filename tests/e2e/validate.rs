@@ -207,6 +207,8 @@ fn in_the_forms_for_programs(t: &Test) {
         serde_json::from_str(output.text()).unwrap()
     };
     let (json, sarif) = (of("json"), of("sarif"));
+    let short = t.cli(["validate", "--json"]).cwd(&t.dir).run().code(1);
+    assert_eq!(serde_json::from_str::<Value>(short.text()).unwrap(), json);
     let findings = json["findings"].as_array().unwrap();
     assert_eq!((json["file"].as_str(), findings.len()), (Some("config.json"), FOUND.lines().count()));
     let expected = json!({
