@@ -2,9 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
 use serde_json::Value;
 
 use super::{Report, program};
+use crate::files;
+
+/// More than any such file has.
+const MAX_CONFIG: usize = 1 << 20;
 
 const CURE: &str = "docs/engines.md has the lines";
 
@@ -31,11 +36,11 @@ pub fn examine(report: &mut Report) {
         if program(daemon).is_none() {
             continue;
         }
-        let mut files: Vec<PathBuf> = places.iter().flat_map(|place| files(Path::new(place))).collect();
+        let mut files: Vec<PathBuf> = places.iter().flat_map(|place| files_of(Path::new(place))).collect();
         if let (true, Some(home)) = (name == "Podman", std::env::var_os("HOME")) {
             files.push(Path::new(&home).join(".config/containers/containers.conf"));
         }
-        match files.iter().find(|file| std::fs::read_to_string(file).is_ok_and(|text| names_berth(&text))) {
+        match files.iter().find(|file| files::read_own(file, MAX_CONFIG).is_ok_and(|text| names_berth(&text))) {
             Some(file) => report.ok("engines", format!("{name}: {} names berth", file.display())),
             None => report.add(super::Level::Ok, "engines", format!("{name} does not use berth"), Some(CURE.into())),
         }
@@ -43,7 +48,7 @@ pub fn examine(report: &mut Report) {
 }
 
 /// A file itself, or the files of a directory.
-fn files(place: &Path) -> Vec<PathBuf> {
+fn files_of(place: &Path) -> Vec<PathBuf> {
     match std::fs::read_dir(place) {
         Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
         Err(_) => vec![place.to_owned()],
@@ -51,15 +56,15 @@ fn files(place: &Path) -> Vec<PathBuf> {
 }
 
 /// In a line that is no comment.
-fn names_berth(text: &str) -> bool {
-    text.lines().any(|line| line.split('#').next().is_some_and(|line| line.contains("berth")))
+fn names_berth(text: &[u8]) -> bool {
+    String::from_utf8_lossy(text).lines().any(|line| line.split('#').next().is_some_and(|line| line.contains("berth")))
 }
 
 fn docker(report: &mut Report, file: &Path) {
-    let text = match std::fs::read(file) {
+    let text = match files::read_own(file, MAX_CONFIG) {
         Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::from(b"{}"),
-        Err(e) => return report.unseen("engines", format!("Docker: {}: {e}", file.display())),
+        Err(e) if e.errno() == Some(Errno::NOENT) => Vec::from(b"{}"),
+        Err(e) => return report.unseen("engines", format!("Docker: {e}")),
     };
     let config: Value = match serde_json::from_slice(&text) {
         Ok(config) => config,
@@ -95,8 +100,8 @@ mod tests {
 
     #[test]
     fn a_comment_is_no_configuration() {
-        assert!(names_berth("[runtimes]\n  BinaryName = '/usr/bin/berth' # ours\n"));
-        assert!(!names_berth("# BinaryName = '/usr/bin/berth'\nBinaryName = 'runc' # not berth\n"));
+        assert!(names_berth(b"[runtimes]\n  BinaryName = '/usr/bin/berth' # ours\n"));
+        assert!(!names_berth(b"# BinaryName = '/usr/bin/berth'\nBinaryName = 'runc' # not berth\n"));
     }
 
     #[test]

@@ -103,17 +103,9 @@ fn number(path: &str) -> Option<u64> {
     std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
+/// A program in `PATH`, which root may have inherited from another user: only one that is nobody else's counts.
 fn program(name: &str) -> Option<PathBuf> {
-    use std::os::unix::fs::PermissionsExt;
-    let is_program = |path: &PathBuf| {
-        std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
-    };
-    // Daemons and setuid programs are often beyond an ordinary user's PATH.
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
-        .map(|dir| dir.join(name))
-        .find(is_program)
+    crate::files::program(name).ok().map(|program| program.path)
 }
 
 fn list(names: &[impl AsRef<str>]) -> String {

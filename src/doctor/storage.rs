@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 use rustix::io::Errno;
 use rustix::mount::{FsOpenFlags, fsopen};
 
-use super::{Report, is_root, list, program};
+use super::{Level, Report, is_root, list};
+use crate::files;
 use crate::rootfs::{clone_mapped, namespace_with};
 use crate::spec::IdMapping;
 
@@ -64,13 +65,22 @@ fn idmapped(report: &mut Report) {
 /// `criu check` is the judge.
 fn criu(report: &mut Report) {
     const CURE: &str = "the package criu, which not every distribution has";
-    let Some(path) = program("criu") else {
-        return report.add(super::Level::Ok, "CRIU", "is not installed: no checkpoint, no restore", Some(CURE.into()));
+    let program = match files::program("criu") {
+        Ok(program) => program,
+        Err(e) if e.hint().is_some() => {
+            return report.warning("CRIU", e.to_string(), "only programs that no other user can write are executed");
+        }
+        Err(_) => {
+            return report.add(Level::Ok, "CRIU", "is not installed: no checkpoint, no restore", Some(CURE.into()));
+        }
     };
     if !is_root() {
         return report.unseen("CRIU", "only root can check it");
     }
-    let check = Command::new(&path).arg("check").env_clear().stdin(Stdio::null()).output();
+    // With the environment that it has for a checkpoint, too.
+    let mut check = Command::new(&program.path);
+    let check = check.arg("check").env_clear().env("PATH", &program.search).stdin(Stdio::null()).output();
+    let path = program.path;
     match check {
         Ok(output) if output.status.success() => report.ok("CRIU", format!("{} check: it works", path.display())),
         Ok(output) => {

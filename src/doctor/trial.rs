@@ -12,7 +12,9 @@ use crate::library::{CreateOptions, Error, Result, Runtime, Spec, Stdio};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub fn examine(report: &mut Report) {
-    let dir = std::env::temp_dir().join(format!("berth-doctor-{}", getpid().as_raw_nonzero()));
+    // Root may have another user's TMPDIR.
+    let parent = if is_root() { PathBuf::from("/run") } else { std::env::temp_dir() };
+    let dir = parent.join(format!("berth-doctor-{}", getpid().as_raw_nonzero()));
     let outcome = make(&dir).map_err(|e| Error::from(crate::error::Error::new(format_args!("{dir:?}: {e}"))));
     let outcome = outcome.and_then(|()| run(&dir));
     // What the container left is gone, so only what `make` made is left.

@@ -1,5 +1,7 @@
 //! `berth doctor`, on this machine and where it lacks something.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use crate::harness::{Config, Test};
@@ -8,6 +10,7 @@ e2e!(doctor_starts_a_container_and_leaves_nothing);
 
 e2e!(any: doctor_has_one_line_for_each_finding, doctor_sees_what_a_seccomp_profile_forbids);
 e2e!(any: doctor_sees_that_capabilities_are_missing, doctor_works_for_an_ordinary_user);
+e2e!(any: doctor_runs_and_reads_nothing_of_other_users);
 
 struct Report(Value);
 
@@ -29,15 +32,15 @@ impl Report {
 }
 
 fn doctor_starts_a_container_and_leaves_nothing(t: &Test) {
-    let own = t.path("own");
-    std::fs::create_dir(&own).unwrap();
-    let output = t.cli(["doctor", "--json"]).env("TMPDIR", &own).run();
+    let running = t.cli(["doctor", "--json"]).spawn();
+    let own = format!("/run/berth-doctor-{}", running.pid());
+    let output = running.wait();
     let report = Report::parse(&output.stdout);
     assert_eq!(report.worst("container").0, "ok", "{:#}", report.0);
     assert_eq!(report.worst("system calls").0, "ok");
     let status = if report.0["worst"] == "warning" { 2 } else { 0 };
     assert_eq!(output.status.code(), Some(status));
-    assert_eq!(std::fs::read_dir(&own).unwrap().count(), 0);
+    assert!(!Path::new(&own).exists());
 }
 
 fn doctor_has_one_line_for_each_finding(t: &Test) {
@@ -94,4 +97,22 @@ fn doctor_works_for_an_ordinary_user(t: &Test) {
     assert_eq!(report.worst("system calls").0, "ok");
     assert_eq!(report.worst("ids").0, "warning", "{:#}", report.0);
     assert_eq!(report.worst("container").0, "ok", "{:#}", report.0);
+}
+
+/// root's environment may be another user's.
+fn doctor_runs_and_reads_nothing_of_other_users(t: &Test) {
+    let theirs = t.path("theirs");
+    std::fs::create_dir_all(format!("{theirs}/.config/containers")).unwrap();
+    let fifo = format!("{theirs}/.config/containers/containers.conf");
+    t.command("/usr/bin/mkfifo").arg(&fifo).ok();
+    let ran = format!("{theirs}/ran");
+    for name in ["criu", "podman", "dockerd", "newuidmap"] {
+        t.script(&format!("theirs/{name}"), &format!("touch {ran}"));
+    }
+    std::os::unix::fs::chown(&theirs, Some(4242), Some(4242)).unwrap();
+    let output = t.cli(["doctor", "--json"]).env("PATH", &theirs).env("HOME", &theirs).env("TMPDIR", &theirs).run();
+    let report = Report::parse(&output.stdout);
+    assert_eq!(report.worst("CRIU").0, "warning", "{:#}", report.0);
+    assert_eq!(report.all("engines").count(), 0, "{:#}", report.0);
+    assert!(!Path::new(&ran).exists());
 }
