@@ -134,7 +134,7 @@ demo: build
 	@hack/demo $(binary)
 
 bench: build
-	@$(REQUIRE) busybox:busybox-static python3 strace time
+	@$(REQUIRE) busybox:busybox-static cc:gcc+libc6-dev python3 strace time
 	@hack/bench berth=$(binary) $(PEERS)
 	@for engine in containerd docker; do integration/$$engine/run --shim --bench 20 || [ $$? = 77 ] || exit 1; done
 
