@@ -24,7 +24,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "runtime",
         &["cgroup", "criu", "error", "files", "hooks", "host", "launch", "plan", "rootfs", "spec", "sys", "validate"],
     ),
-    ("doctor", &["error", "files", "host", "library", "plan", "rootfs", "spec", "sys"]),
+    ("doctor", &["error", "files", "host", "library", "plan", "rootfs", "runtime", "spec", "sys"]),
     ("cli", &["doctor", "error", "files", "runtime", "spec"]),
     ("library", &["cgroup", "error", "runtime", "spec", "sys"]),
     ("image", &["init", "sys"]),

@@ -10,9 +10,14 @@ pub(super) const COMMAND: Command = Command {
     name: "doctor",
     about: "tell what this host can and cannot do for containers, and what to do about it",
     options_end: false,
-    options: |command| command.arg(args::flag("json", "print the findings as JSON")),
-    run: |_, matches| {
-        let report = examine();
+    options: |command| {
+        command.arg(args::flag("json", "print the findings as JSON")).after_help(
+            "Exit status:\n  0  nothing is wrong; there may be notices\n  1  the command itself failed\n  2  there are \
+             warnings\n  3  no container can start",
+        )
+    },
+    run: |global, matches| {
+        let report = examine(global.runtime.cgroup_manager);
         print(&if matches.get_flag("json") {
             let document = json!({ "worst": report.worst(), "findings": report.0 });
             text::json(&serde_json::to_string_pretty(&document).map_err(Error::new)?) + "\n"
@@ -28,7 +33,7 @@ pub(super) const COMMAND: Command = Command {
 /// 1 is for the command itself.
 fn status(worst: Level) -> u8 {
     match worst {
-        Level::Ok | Level::Unseen => 0,
+        Level::Ok | Level::Unseen | Level::Notice => 0,
         Level::Warning => 2,
         Level::Error => 3,
     }

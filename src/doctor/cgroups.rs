@@ -7,17 +7,19 @@ use rustix::fs::{Access, access};
 use super::{Report, is_root, list};
 use crate::host;
 use crate::plan::hierarchy::{Hierarchy, Layout};
+use crate::runtime::CgroupManager;
 
 /// What configurations limit most, with the names in v1 and v2.
 const WANTED: [(&str, &str); 5] =
     [("cpu", "cpu"), ("cpuset", "cpuset"), ("memory", "memory"), ("pids", "pids"), ("blkio", "io")];
 
-pub fn examine(report: &mut Report) {
+pub fn examine(report: &mut Report, manager: CgroupManager) {
     match host::cgroup_layout(true) {
+        _ if manager == CgroupManager::Disabled => report.ok("cgroups", "are not used"),
         Err(e) => report.error("cgroups", e.to_string(), "mount cgroup2 on /sys/fs/cgroup"),
         Ok(layout) => hierarchies(report, &layout),
     }
-    systemd(report);
+    systemd(report, manager);
 }
 
 fn hierarchies(report: &mut Report, layout: &Layout) {
@@ -32,8 +34,17 @@ fn hierarchies(report: &mut Report, layout: &Layout) {
     };
     report.ok("cgroups", mode);
 
-    let has = |name: &str| {
-        layout.v1.iter().chain(&layout.unified).any(|hierarchy| hierarchy.controllers.iter().any(|c| c == name))
+    // An ordinary user has those that are delegated.
+    let delegated = layout
+        .unified
+        .as_ref()
+        .filter(|_| !is_root())
+        .map(|unified| std::fs::read_to_string(directory(unified).join("cgroup.controllers")).unwrap_or_default());
+    let has = |name: &str| match &delegated {
+        Some(delegated) => delegated.split_whitespace().any(|c| c == name),
+        None => {
+            layout.v1.iter().chain(&layout.unified).any(|hierarchy| hierarchy.controllers.iter().any(|c| c == name))
+        }
     };
     let (there, missing): (Vec<_>, Vec<_>) = WANTED.iter().partition(|(v1, v2)| has(v1) || has(v2));
     let names = |pairs: &[&(&'static str, &'static str)]| pairs.iter().map(|(_, v2)| *v2).collect::<Vec<_>>();
@@ -49,7 +60,8 @@ fn hierarchies(report: &mut Report, layout: &Layout) {
                 "enable them in cgroup.subtree_control of each parent; memory may need the boot option cgroup_enable=memory"
                     .to_owned()
             }
-            _ => "mount their hierarchies, or boot with systemd.unified_cgroup_hierarchy=1".to_owned(),
+            _ if is_root() => "mount their hierarchies, or boot with cgroup v2".to_owned(),
+            _ => "boot with cgroup v2, where systemd delegates them to users".to_owned(),
         };
         report.warning("controllers", found, cure);
     }
@@ -75,6 +87,14 @@ fn delegation(report: &mut Report, layout: &Layout) {
         let cure = "boot with cgroup v2, where systemd delegates cgroups to users";
         return report.warning("delegation", "v1 delegates nothing to ordinary users: no limits can be set", cure);
     };
+    if !layout.v1.is_empty() {
+        let cure = "boot with cgroup v2, where systemd delegates cgroups to users";
+        return report.notice(
+            "delegation",
+            "the v2 hierarchy beside v1 has no controllers: no limits can be set",
+            cure,
+        );
+    }
     let own = directory(unified);
     if access(own.join("cgroup.procs"), Access::WRITE_OK).is_ok() && access(&own, Access::WRITE_OK).is_ok() {
         return report.ok("delegation", format!("{own:?} is yours"));
@@ -91,8 +111,11 @@ fn directory(hierarchy: &Hierarchy) -> PathBuf {
     hierarchy.mountpoint.join(hierarchy.own.strip_prefix("/").unwrap_or(&hierarchy.own))
 }
 
-fn systemd(report: &mut Report) {
+fn systemd(report: &mut Report, manager: CgroupManager) {
     if !Path::new("/run/systemd/system").is_dir() {
+        if manager == CgroupManager::Systemd {
+            return report.error("systemd", "does not run here", "leave out --systemd-cgroup");
+        }
         return report.ok("systemd", "does not run here: leave out --systemd-cgroup");
     }
     let socket = if is_root() {

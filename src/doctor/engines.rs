@@ -5,11 +5,14 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use serde_json::Value;
 
-use super::{Report, program};
+use super::{Report, program, why_not};
 use crate::files;
 
 /// More than any such file has.
 const MAX_CONFIG: usize = 1 << 20;
+
+/// Under this name, containerd finds berth as the shim.
+const SHIM: &str = "containerd-shim-berth-v2";
 
 const CURE: &str = "docs/engines.md has the lines";
 
@@ -55,9 +58,14 @@ fn files_of(place: &Path) -> Vec<PathBuf> {
     }
 }
 
-/// In a line that is no comment.
+/// In the value of a key that chooses a runtime, or in the name of a table, outside of comments.
 fn names_berth(text: &[u8]) -> bool {
-    String::from_utf8_lossy(text).lines().any(|line| line.split('#').next().is_some_and(|line| line.contains("berth")))
+    const KEYS: [&str; 6] =
+        ["BinaryName", "runtime", "runtime_type", "runtime_path", "default_runtime", "default_runtime_name"];
+    String::from_utf8_lossy(text).lines().filter_map(|line| line.split('#').next()).any(|line| {
+        let key = line.split_once('=').map(|(key, _)| key.trim());
+        line.contains("berth") && key.map_or(line.trim().starts_with('['), |key| KEYS.contains(&key) || key == "berth")
+    })
 }
 
 fn docker(report: &mut Report, file: &Path) {
@@ -69,26 +77,40 @@ fn docker(report: &mut Report, file: &Path) {
     let config: Value = match serde_json::from_slice(&text) {
         Ok(config) => config,
         Err(e) => {
-            return report.warning(
-                "engines",
-                format!("Docker: {}: {e}: dockerd does not start", file.display()),
-                "mend it",
-            );
+            return report.warning("engines", format!("Docker: {}: {e}: dockerd does not start", file.display()), CURE);
         }
     };
-    let runtimes = config["runtimes"].as_object().into_iter().flatten();
-    let ours: Vec<_> = runtimes.filter(|(_, runtime)| runtime.to_string().contains("berth")).collect();
-    let default = config["default-runtime"].as_str().unwrap_or("runc");
-    for (name, runtime) in &ours {
-        match runtime["path"].as_str() {
-            Some(path) if path.starts_with('/') && !Path::new(path).exists() => {
-                let found = format!("Docker: the runtime {name} is {path:?}, which does not exist");
-                report.warning("engines", found, "install berth there: containers of that runtime cannot start");
-            }
-            _ => report.ok("engines", format!("Docker: has the runtime {name}; the default is {default}")),
-        }
+    if !config.is_object() {
+        return report.warning(
+            "engines",
+            format!("Docker: {}: is no object: dockerd does not start", file.display()),
+            CURE,
+        );
     }
-    if ours.is_empty() {
+    let runtimes = config["runtimes"].as_object();
+    let ours = runtimes.into_iter().flatten().filter(|(_, runtime)| runtime.to_string().contains("berth"));
+    let default = config["default-runtime"].as_str().unwrap_or("runc");
+    let mut found = false;
+    for (name, runtime) in ours {
+        found = true;
+        let missing = match (runtime["path"].as_str(), runtime["runtimeType"].as_str()) {
+            (Some(path), _) if path.starts_with('/') && !Path::new(path).is_file() => format!("{path:?}"),
+            (_, Some("io.containerd.berth.v2")) if program(SHIM).is_none() => why_not(SHIM),
+            _ => {
+                report.ok("engines", format!("Docker: has the runtime {name}; the default is {default}"));
+                continue;
+            }
+        };
+        let message = format!("Docker: the program of the runtime {name} is missing: {missing}");
+        report.warning("engines", message, "install it there: containers of that runtime cannot start");
+    }
+    // Docker has these two, and takes a name with a dot for that of a shim.
+    let known = ["runc", "io.containerd.runc.v2"].contains(&default) || default.contains('.');
+    if !known && runtimes.is_none_or(|all| !all.contains_key(default)) {
+        let message =
+            format!("Docker: the default runtime {default:?} is not among the runtimes: dockerd does not start");
+        report.warning("engines", message, CURE);
+    } else if !found {
         report.add(super::Level::Ok, "engines", "Docker does not use berth", Some(CURE.into()));
     }
 }
@@ -101,6 +123,8 @@ mod tests {
     #[test]
     fn a_comment_is_no_configuration() {
         assert!(names_berth(b"[runtimes]\n  BinaryName = '/usr/bin/berth' # ours\n"));
+        assert!(names_berth(b"[engine.runtimes]\nberth = [\"/usr/bin/berth\"]\n"));
+        assert!(!names_berth(b"root = '/var/lib/containerd-berth'\n"));
         assert!(!names_berth(b"# BinaryName = '/usr/bin/berth'\nBinaryName = 'runc' # not berth\n"));
     }
 
@@ -120,8 +144,11 @@ mod tests {
         let found = judge(&format!(r#"{{"runtimes": {{"berth": {{"path": {here:?}}}}}, "default-runtime": "berth"}}"#));
         assert_eq!(found, [(Level::Ok, "Docker: has the runtime berth; the default is berth".into())]);
         assert_eq!(judge(r#"{"runtimes": {"b": {"path": "/nowhere/berth"}}}"#)[0].0, Level::Warning);
-        assert_eq!(judge(r#"{"runtimes": {"b": {"runtimeType": "io.containerd.berth.v2"}}}"#)[0].0, Level::Ok);
-        assert_eq!(judge("{")[0].0, Level::Warning);
+        assert_eq!(judge(r#"{"default-runtime": "berth"}"#)[0].0, Level::Warning);
+        assert_eq!(judge(r#"{"default-runtime": "io.containerd.kata.v2"}"#)[0].0, Level::Ok);
+        for wrong in ["{", "[]"] {
+            assert_eq!(judge(wrong)[0].0, Level::Warning);
+        }
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

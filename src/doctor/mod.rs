@@ -1,7 +1,7 @@
 //! What this host can and cannot do for containers, and what to do about it.
 //!
 //! Features are found out by trying, not by the kernel's version, which says little about distributions' kernels, seccomp
-//! filters and security modules. Nothing of the host is changed.
+//! filters and security modules. Nothing of the host is changed, but that the kernel may load the module of overlay.
 
 mod cgroups;
 mod engines;
@@ -16,6 +16,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::runtime::CgroupManager;
+
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -23,6 +25,8 @@ pub enum Level {
     Ok,
     /// The caller may not see it.
     Unseen,
+    /// Nothing is refused today, but some hosts run into it.
+    Notice,
     /// Containers start, but something that many ask for is refused.
     Warning,
     /// No container can start.
@@ -34,6 +38,7 @@ impl Level {
         match self {
             Self::Ok => "ok",
             Self::Unseen => "unseen",
+            Self::Notice => "notice",
             Self::Warning => "warning",
             Self::Error => "error",
         }
@@ -67,6 +72,10 @@ impl Report {
         self.add(Level::Unseen, subject, why, None);
     }
 
+    fn notice(&mut self, subject: &'static str, found: impl Into<String>, cure: impl Into<String>) {
+        self.add(Level::Notice, subject, found, Some(cure.into()));
+    }
+
     fn warning(&mut self, subject: &'static str, found: impl Into<String>, cure: impl Into<String>) {
         self.add(Level::Warning, subject, found, Some(cure.into()));
     }
@@ -80,22 +89,28 @@ impl Report {
     }
 }
 
-/// Looks at everything. Takes about as long as the start of a container, and as `criu check` where CRIU is installed.
-pub fn examine() -> Report {
+/// Looks at everything, for containers whose cgroups `manager` makes. Takes about as long as the start of a container,
+/// and as `criu check` where CRIU is installed.
+pub fn examine(manager: CgroupManager) -> Report {
     let mut report = Report::default();
     kernel::examine(&mut report);
-    cgroups::examine(&mut report);
+    cgroups::examine(&mut report, manager);
     users::examine(&mut report);
     security::examine(&mut report);
     storage::examine(&mut report);
     limits::examine(&mut report);
     engines::examine(&mut report);
-    trial::examine(&mut report);
+    trial::examine(&mut report, manager);
     report
 }
 
 fn is_root() -> bool {
     !crate::host::is_rootless()
+}
+
+/// The path of a program that is there, or why it is not used.
+fn why_not(name: &str) -> String {
+    crate::files::program(name).err().map(|e| e.to_string()).unwrap_or_default()
 }
 
 /// A number in a file of the kernel's.

@@ -2,10 +2,12 @@
 
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::mount::{FsOpenFlags, fsopen};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{Level, Report, is_root, list};
 use crate::files;
@@ -44,46 +46,51 @@ fn idmapped(report: &mut Report) {
     let one = [IdMapping { container_id: 0, host_id: 0, size: 1 }];
     let owners = match namespace_with(&one, &one) {
         Ok(owners) => owners,
-        // The reason has been told.
-        Err(_) => return report.unseen("idmapped mounts", "they take a user namespace"),
+        Err(e) => return report.unseen("idmapped mounts", e.to_string()),
     };
-    let directories = DIRECTORIES.into_iter().filter(|dir| Path::new(dir).is_dir());
-    let (can, cannot): (Vec<&str>, Vec<&str>) =
-        directories.partition(|dir| clone_mapped(dir, false, owners.as_fd()).is_ok());
+    let (mut can, mut cannot) = (Vec::new(), Vec::new());
+    for dir in DIRECTORIES.into_iter().filter(|dir| Path::new(dir).is_dir()) {
+        match clone_mapped(dir, false, owners.as_fd()) {
+            Ok(_) => can.push(dir),
+            Err(e) if e.errno() == Some(Errno::PERM) => {
+                return report.unseen("idmapped mounts", "they take the capability CAP_SYS_ADMIN");
+            }
+            Err(_) => cannot.push(dir),
+        }
+    }
     if cannot.is_empty() {
         report.ok("idmapped mounts", format!("of {}", list(&can)));
     } else {
         let found = format!("not of {}: pods with a user namespace cannot mount from there", list(&cannot));
-        report.warning(
-            "idmapped mounts",
-            found,
-            "ext4, xfs and btrfs can since Linux 5.15, tmpfs since 6.3, overlay since 5.19",
-        );
+        report.notice("idmapped mounts", found, "put it on ext4, xfs or btrfs, with Linux 5.15 or later");
     }
 }
 
 /// `criu check` is the judge.
 fn criu(report: &mut Report) {
     const CURE: &str = "the package criu, which not every distribution has";
+    if !is_root() {
+        return report.unseen("CRIU", "only root can check it");
+    }
     let program = match files::program("criu") {
         Ok(program) => program,
         Err(e) if e.hint().is_some() => {
             return report.warning("CRIU", e.to_string(), "only programs that no other user can write are executed");
         }
-        Err(_) => {
-            return report.add(Level::Ok, "CRIU", "is not installed: no checkpoint, no restore", Some(CURE.into()));
+        Err(e) => {
+            return report.add(Level::Ok, "CRIU", format!("{e}: no checkpoint, no restore"), Some(CURE.into()));
         }
     };
-    if !is_root() {
-        return report.unseen("CRIU", "only root can check it");
-    }
-    // With the environment that it has for a checkpoint, too.
-    let mut check = Command::new(&program.path);
-    let check = check.arg("check").env_clear().env("PATH", &program.search).stdin(Stdio::null()).output();
-    let path = program.path;
+    let path = program.path.clone();
+    let check = run_check(&program);
     match check {
-        Ok(output) if output.status.success() => report.ok("CRIU", format!("{} check: it works", path.display())),
-        Ok(output) => {
+        Ok(None) => report.warning(
+            "CRIU",
+            format!("{} check: it does not end", path.display()),
+            "criu check -v4 tells where it waits",
+        ),
+        Ok(Some(output)) if output.status.success() => report.ok("CRIU", format!("{} check: it works", path.display())),
+        Ok(Some(output)) => {
             let said = String::from_utf8_lossy(&output.stderr);
             let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it failed").to_owned();
             report.warning(
@@ -94,4 +101,19 @@ fn criu(report: &mut Report) {
         }
         Err(e) => report.warning("CRIU", format!("{}: {e}", path.display()), CURE),
     }
+}
+
+/// `None` if it takes too long. It has the environment that it has for a checkpoint, too.
+fn run_check(program: &files::Program) -> std::io::Result<Option<Output>> {
+    const PATIENCE: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
+    let mut command = Command::new(&program.path);
+    command.arg("check").env_clear().env("PATH", &program.search);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
+    if poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&PATIENCE))? == 0 {
+        child.kill()?;
+        child.wait()?;
+        return Ok(None);
+    }
+    child.wait_with_output().map(Some)
 }

@@ -1,9 +1,8 @@
 //! User namespaces, and the ids that an ordinary user may map.
 
-use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
 
-use super::{Report, is_root, number, program};
+use super::{Report, is_root, number, program, why_not};
 use crate::sys::helper;
 
 /// What can forbid a user namespace, the value that does, and how to allow it.
@@ -22,7 +21,7 @@ pub fn examine(report: &mut Report) {
     if is_root() {
         match program("newuidmap") {
             Some(_) => report.ok("newuidmap", "is installed: ordinary users can map the ids of /etc/subuid"),
-            None => report.warning(
+            None => report.notice(
                 "newuidmap",
                 "is not installed: containers of ordinary users have one id only",
                 "apt-get install uidmap, dnf install shadow-utils",
@@ -68,23 +67,26 @@ fn ids(report: &mut Report) {
     if uid == 0 {
         return report.unseen("ids", "they are granted to the owner of this user namespace");
     }
-    let name = std::env::var_os("USER").unwrap_or_else(|| OsString::from(uid.to_string()));
-    let name = name.to_string_lossy();
-    for (file, tool) in [("/etc/subuid", "newuidmap"), ("/etc/subgid", "newgidmap")] {
-        let text = std::fs::read_to_string(file).unwrap_or_default();
+    // As newuidmap finds the name: by the uid.
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let entry = passwd
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .find(|fields| fields.get(2) == Some(&&*uid.to_string()));
+    let name = entry.map_or_else(|| uid.to_string(), |fields| fields[0].to_owned());
+    let granted = ["/etc/subuid", "/etc/subgid"].map(|file| std::fs::read_to_string(file).unwrap_or_default());
+    let free = first_free(granted.iter().map(String::as_str));
+    for ((file, tool), text) in [("/etc/subuid", "newuidmap"), ("/etc/subgid", "newgidmap")].into_iter().zip(&granted) {
         let range =
             text.lines().find(|line| line.split(':').next().is_some_and(|who| who == name || who == uid.to_string()));
         let Some(range) = range else {
-            let cure = format!("as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}");
+            let range = format!("{free}-{}", free + 65535);
+            let cure = format!("as root: usermod --add-subuids {range} --add-subgids {range} {name}");
             report.warning("ids", format!("{file} grants {name} none: a container has one id only"), cure);
             continue;
         };
         match program(tool) {
-            None => report.warning(
-                "ids",
-                format!("{tool} is not installed"),
-                "apt-get install uidmap, dnf install shadow-utils",
-            ),
+            None => report.warning("ids", why_not(tool), "apt-get install uidmap, dnf install shadow-utils"),
             Some(path) => {
                 // It has the set-user-ID bit or file capabilities, of which only the former is seen here.
                 let mode = std::fs::metadata(&path).map_or(0, |found| found.permissions().mode());
@@ -101,5 +103,25 @@ fn ids(report: &mut Report) {
                 }
             }
         }
+    }
+}
+
+/// Where a range begins that nobody has: two users with the same ids would own each other's containers.
+fn first_free<'a>(files: impl Iterator<Item = &'a str>) -> u64 {
+    let end = |line: &str| {
+        let mut numbers = line.split(':').skip(1).map(|field| field.trim().parse::<u64>().ok());
+        Some(numbers.next()?? + numbers.next()??)
+    };
+    files.flat_map(str::lines).filter_map(end).fold(100_000, u64::max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_free_range_is_behind_all_others() {
+        assert_eq!(first_free(["", "# none\nx:1"].into_iter()), 100_000);
+        assert_eq!(first_free(["alice:100000:65536\n", "alice:100000:65536\nbob:165536:10\n"].into_iter()), 165_546);
     }
 }

@@ -59,12 +59,17 @@ impl Probe {
         match check(unsafe { libc::syscall(self.number, a, b, c, d, e) }) {
             Err(Errno::NOSYS) => Verdict::Unknown,
             Err(Errno::INVAL) => Verdict::Known,
-            // A caller without that capability learns no more.
-            Err(Errno::PERM) if self.privileged && !rustix::process::geteuid().is_root() => Verdict::Known,
+            // A caller without that capability learns no more. A container of theirs has it, in its own user namespace.
+            Err(Errno::PERM) if self.privileged && has_no_power() => Verdict::Known,
             Err(errno) => Verdict::Forbidden(errno),
             Ok(_) => Verdict::Known,
         }
     }
+}
+
+/// The root of another user namespace has that capability only in what belongs to that namespace.
+fn has_no_power() -> bool {
+    !rustix::process::geteuid().is_root() || super::namespace::in_user_namespace()
 }
 
 #[cfg(test)]

@@ -121,8 +121,11 @@ fn mounts(mounts: &[Mount], all: &mut Vec<Advice>) {
             let message = format!("{:?} lets the container command an engine, which is root of the host", mount.source);
             all.push(("engine-socket", at("source"), message));
         }
-        // A filesystem takes unknown words as its own parameters; of a bind mount they are refused.
-        for (j, option) in mount.options.iter().enumerate().filter(|_| !is_bind(mount)) {
+        // A filesystem takes unknown words as its own parameters, and may have one that looks like another option; these
+        // have none. Of a bind mount they are refused.
+        const PLAIN: [&str; 8] = ["cgroup", "cgroup2", "devpts", "mqueue", "proc", "ramfs", "sysfs", "tmpfs"];
+        let is_plain = !is_bind(mount) && PLAIN.contains(&mount.kind.as_str());
+        for (j, option) in mount.options.iter().enumerate().filter(|_| is_plain) {
             let known = option.contains('=') || KNOWN_OPTIONS.contains(&option.as_str());
             if let Some(similar) = similar(option, KNOWN_OPTIONS).filter(|_| !known) {
                 let message = format!("{option:?} is left to the file system: is {similar:?} meant?");
@@ -133,14 +136,45 @@ fn mounts(mounts: &[Mount], all: &mut Vec<Advice>) {
 }
 
 fn host_directories(mounts: &[Mount], all: &mut Vec<Advice>) {
-    const SYSTEM: [&str; 18] = [
-        "", "bin", "boot", "dev", "etc", "home", "lib", "lib64", "proc", "root", "run", "sbin", "sys", "usr",
-        "usr/bin", "usr/lib", "var", "var/lib",
+    const SYSTEM: [&str; 25] = [
+        "",
+        "bin",
+        "boot",
+        "dev",
+        "etc",
+        "home",
+        "lib",
+        "lib64",
+        "proc",
+        "root",
+        "run",
+        "run/containerd",
+        "run/docker",
+        "run/systemd",
+        "sbin",
+        "sys",
+        "usr",
+        "usr/bin",
+        "usr/lib",
+        "var",
+        "var/lib",
+        "var/lib/containerd",
+        "var/lib/docker",
+        "var/lib/kubelet",
+        "var/run",
     ];
-    for (i, mount) in mounts.iter().enumerate().filter(|(_, mount)| is_bind(mount) && !is_read_only(mount)) {
-        if mount.source.starts_with('/') && SYSTEM.contains(&clean(&mount.source).as_str()) {
+    const OF_SOCKETS: [&str; 4] = ["", "run", "run/containerd", "var/run"];
+    for (i, mount) in mounts.iter().enumerate().filter(|(_, mount)| is_bind(mount) && mount.source.starts_with('/')) {
+        let source = clean(&mount.source);
+        if !is_read_only(mount) && SYSTEM.contains(&source.as_str()) {
             let message = format!("{:?} of the host is bound, and writable", mount.source);
             all.push(("host-directory", format!("/mounts/{i}/source"), message));
+        } else if OF_SOCKETS.contains(&source.as_str()) {
+            let message = format!(
+                "{:?} of the host holds the sockets of engines, which a read-only mount lets pass",
+                mount.source
+            );
+            all.push(("engine-socket", format!("/mounts/{i}/source"), message));
         }
     }
 }
@@ -263,6 +297,13 @@ mod tests {
                 "/mounts/0/options/1",
             ),
             ("/mounts", json!([{ "destination": "/a", "type": "ext4", "options": ["acl", "noload"] }]), "", ""),
+            ("/mounts", json!([{ "destination": "/a", "type": "xfs", "options": ["nouuid"] }]), "", ""),
+            (
+                "/mounts",
+                json!([{ "destination": "/a", "type": "bind", "source": "/run", "options": ["bind", "ro"] }]),
+                "engine-socket",
+                "/mounts/0/source",
+            ),
             ("/linux/namespaces", json!([{ "type": "mount" }]), "namespace", "/linux/namespaces"),
             ("/linux/namespaces", json!([{ "type": "mount" }, { "type": "pid", "path": "/p" }]), "", ""),
             ("/linux/maskedPaths", json!([]), "proc", "/linux/maskedPaths"),

@@ -217,8 +217,10 @@ fn judge(text: &[u8], rest: &[u8], source: &Source, hosts: &[Host], found: &mut 
         found.extend(doubts.map(|doubt| doubt.finding(text, Severity::Warning, "host")));
         refused.push((host, refusals));
     }
-    // The host that refuses least is the one that the configuration may be for.
-    refused.sort_by_key(|(_, refusals)| refusals.len());
+    // The host that refuses least is the one that the configuration may be for. Only v2, which is the first, has `unified`.
+    if source.get("/linux/resources/unified").is_none() {
+        refused.sort_by_key(|(_, refusals)| refusals.len());
+    }
     let Some(((_, least), others)) = refused.split_first() else { return };
     found.extend(least.iter().map(|refusal| refusal.finding(text, Severity::Error, "refused")));
     for (host, refusals) in others {
@@ -327,6 +329,10 @@ fn warn_of_repeated(text: &[u8], repeated: &Repeated) -> Finding {
     )
 }
 
+/// Fields of the specification that are not for Linux.
+const OTHER_PLATFORMS: [&str; 7] =
+    ["/solaris", "/windows", "/vm", "/zos", "/freebsd", "/process/commandLine", "/process/user/username"];
+
 /// Names that no field has, or only in another case.
 fn warn_of_names(text: &[u8], source: &Source, found: &mut Vec<Finding>) {
     for (object, names) in source.objects() {
@@ -337,6 +343,9 @@ fn warn_of_names(text: &[u8], source: &Source, found: &mut Vec<Finding>) {
             let same = fields.iter().find(|field| field.eq_ignore_ascii_case(&key.name));
             let (rule, message) = match same {
                 Some(field) => ("name-case", format!("is taken for {field:?}, which not all runtimes do")),
+                None if OTHER_PLATFORMS.contains(&pointer.as_str()) => {
+                    ("unknown-field", "is for another platform, and has no effect".to_owned())
+                }
                 None => ("unknown-field", "is no field, and has no effect".to_owned()),
             };
             let hint = advice::similar(&key.name, &fields).filter(|_| same.is_none());

@@ -25,7 +25,9 @@ impl Report {
 
     /// The level of the worst finding about the subject, and its text.
     fn worst<'a>(&'a self, subject: &'a str) -> (&'a str, &'a str) {
-        let rank = |finding: &&Value| ["ok", "unseen", "warning", "error"].iter().position(|l| finding["level"] == **l);
+        let rank = |finding: &&Value| {
+            ["ok", "unseen", "notice", "warning", "error"].iter().position(|l| finding["level"] == **l)
+        };
         let finding = self.all(subject).max_by_key(rank).unwrap_or_else(|| panic!("{subject}: {:#}", self.0));
         (finding["level"].as_str().unwrap(), finding["found"].as_str().unwrap())
     }
@@ -52,7 +54,7 @@ fn doctor_has_one_line_for_each_finding(t: &Test) {
         assert!(line.starts_with(finding["level"].as_str().unwrap()), "{line}");
         assert!(line.contains(finding["subject"].as_str().unwrap()), "{line}");
         // What is not as it should be comes with a cure.
-        let needs_cure = ["warning", "error"].contains(&finding["level"].as_str().unwrap());
+        let needs_cure = ["notice", "warning", "error"].contains(&finding["level"].as_str().unwrap());
         assert!(!needs_cure || finding["cure"].as_str().is_some_and(|cure| line.contains(cure)), "{line}");
     }
 }
