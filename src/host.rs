@@ -1,10 +1,10 @@
 //! Facts about the host that plans depend on. Each is probed only when it is needed.
 
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, Stat, fstat, stat, statfs};
+use rustix::fs::{Mode, OFlags, Stat, fstat, fstatfs, stat, statfs};
 use rustix::io::Errno;
 
 use crate::error::{Call, Context, Error, Result};
@@ -22,6 +22,7 @@ const OWN: &str = "/proc/self/cgroup";
 /// linux/magic.h
 const CGROUP_SUPER_MAGIC: u64 = 0x27_e0eb;
 const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
+const NSFS_MAGIC: u64 = 0x6e73_6673;
 
 /// The mountpoints of the cgroup hierarchies, and the caller's own cgroups in them.
 ///
@@ -184,9 +185,20 @@ pub struct Namespace {
 impl Namespace {
     pub fn open(join: &Join) -> Result<Self> {
         let Join { kind, path, .. } = join;
-        let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
-            .call(|| format!("open({path:?})"))
-            .with_context(|| join.pointer())?;
+        let open = || -> rustix::io::Result<Option<OwnedFd>> {
+            // To open anything else may have an effect, as with a fifo, or a device.
+            let found = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+            if fstatfs(&found)?.f_type as u64 != NSFS_MAGIC {
+                return Ok(None);
+            }
+            let found = format!("/proc/thread-self/fd/{}", found.as_raw_fd());
+            rustix::fs::open(found, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map(Some)
+        };
+        let fd = open().call(|| format!("open({path:?})")).with_context(|| join.pointer())?;
+        let Some(fd) = fd else {
+            let message = format!("{path:?} is not a {} namespace", kind.name());
+            return Err(Error::config(join.pointer(), message));
+        };
         match ns_get_nstype(fd.as_fd()) {
             Ok(flag) if flag == kind.clone_flag() => {}
             Ok(_) | Err(Errno::NOTTY) => {
@@ -244,5 +256,23 @@ mod tests {
             let own = hierarchy.own.strip_prefix("/").unwrap();
             assert!(hierarchy.mountpoint.join(own).join("cgroup.procs").exists(), "{hierarchy:?}");
         }
+    }
+
+    #[test]
+    fn what_is_no_namespace_is_not_opened() {
+        let fifo = std::env::temp_dir().join(format!("berth-host-{}", std::process::id()));
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let (path, waits) = (fifo.clone(), std::time::Duration::from_millis(300));
+        // It is let in by whoever opens the other end.
+        let writer = std::thread::spawn(move || fs::OpenOptions::new().write(true).open(path).unwrap());
+        std::thread::sleep(waits);
+        let join = Join { kind: Kind::Network, path: fifo.clone(), index: 0 };
+        let error = Namespace::open(&join).unwrap_err();
+        assert!(error.to_string().contains("is not a network namespace"), "{error}");
+        std::thread::sleep(waits);
+        assert!(!writer.is_finished());
+        drop(fs::File::open(&fifo).unwrap());
+        writer.join().unwrap();
+        fs::remove_file(&fifo).unwrap();
     }
 }

@@ -2,13 +2,16 @@
 //! meant.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
 use serde_json::{Value, json};
 
-use super::{Command, Global, args, get_path, print};
+use super::{Command, Global, args, get_path, print, text};
 use crate::error::{Call, Error, Result, one_line};
 use crate::runtime::{Finding, RULES, Severity};
 
@@ -59,22 +62,41 @@ fn run(global: &Global, matches: &ArgMatches) -> Result<u8> {
         _ if matches.get_flag("json") => pretty(&json(&name, &found))?,
         Some("json") => pretty(&json(&name, &found))?,
         Some("sarif") => pretty(&sarif(&file, &found))?,
-        _ => text(&name, &found),
+        _ => lines(&name, &found),
     })?;
     Ok(u8::from(errors > 0))
 }
 
+/// Without waiting for a fifo, or reading a device to its end: the file may be somebody else's.
 fn read(file: &Path) -> Result<Vec<u8>> {
+    /// Far more than any configuration has.
+    const LIMIT: u64 = 16 << 20;
+    let name = || format!("open({file:?})");
     let mut text = Vec::new();
-    if file == Path::new("-") {
-        std::io::stdin().read_to_end(&mut text).call(|| "read(stdin)")?;
-        return Ok(text);
+    let length = if file == Path::new("-") {
+        std::io::stdin().take(LIMIT + 1).read_to_end(&mut text).call(|| "read(stdin)")?
+    } else {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(file, flags, Mode::empty()).call(name)?;
+        let kind = FileType::from_raw_mode(rustix::fs::fstat(&opened).call(name)?.st_mode);
+        match kind {
+            FileType::RegularFile => {}
+            FileType::Directory => {
+                let hint = format!("--bundle {} for that bundle", file.display());
+                return Err(Error::sys(name(), Errno::ISDIR).with_hint(hint));
+            }
+            _ => return Err(Error::new(format_args!("{file:?} is no regular file")).with_hint("- is standard input")),
+        }
+        File::from(opened).take(LIMIT + 1).read_to_end(&mut text).call(|| format!("read({file:?})"))?
+    };
+    if length as u64 > LIMIT {
+        return Err(Error::new(format_args!("{file:?} has more than {LIMIT} bytes")));
     }
-    std::fs::read(file).call(|| format!("open({file:?})"))
+    Ok(text)
 }
 
 fn pretty(document: &Value) -> Result<String> {
-    serde_json::to_string_pretty(document).map(|text| text + "\n").map_err(Error::new)
+    serde_json::to_string_pretty(document).map(|json| text::json(&json) + "\n").map_err(Error::new)
 }
 
 fn word(severity: Severity) -> &'static str {
@@ -85,7 +107,7 @@ fn word(severity: Severity) -> &'static str {
 }
 
 /// One line each, in the form that editors know from compilers.
-fn text(name: &str, found: &[Finding]) -> String {
+fn lines(name: &str, found: &[Finding]) -> String {
     let mut text = String::new();
     for Finding { severity, rule, pointer, line, column, message, hint } in found {
         let pointer = if pointer.is_empty() { String::new() } else { format!("{}: ", one_line(pointer)) };

@@ -1,16 +1,19 @@
 //! A container in which berth prints its own version: it takes all that most containers take.
 
+use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags, mkdir, open};
 use rustix::io::Errno;
-use rustix::process::{getegid, geteuid, getpid};
+use rustix::process::{getegid, geteuid};
 use serde_json::json;
 
 use super::{Report, is_root};
 use crate::error;
-use crate::library::{CreateOptions, Error, Result, Runtime, Spec, Stdio};
+use crate::library::{CreateOptions, Result, Runtime, Spec, Stdio};
 use crate::runtime::CgroupManager;
+use crate::sys::signal::{SignalSet, sigmask};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -21,14 +24,15 @@ pub fn examine(report: &mut Report, manager: CgroupManager) {
         true => PathBuf::from("/"),
         false => std::env::temp_dir(),
     };
-    let dir = parent.join(format!("berth-doctor-{}", getpid().as_raw_nonzero()));
-    let made = make(&dir).map_err(|e| {
-        let errno = Errno::from_io_error(&e).unwrap_or(Errno::IO);
-        Error::from(error::Error::sys(format_args!("mkdir({dir:?})"), errno))
+    // Who is told to end does so afterwards: otherwise the container stays.
+    let before = sigmask(&SignalSet::full());
+    let outcome = make(&parent).and_then(|dir| {
+        let outcome = run(&dir, manager);
+        // What the container left is gone, so only what `make` made is left.
+        let _ = std::fs::remove_dir_all(&dir);
+        outcome
     });
-    let outcome = made.and_then(|()| run(&dir, manager));
-    // What the container left is gone, so only what `make` made is left.
-    let _ = std::fs::remove_dir_all(&dir);
+    sigmask(&before);
     match outcome {
         Ok(()) => report.ok("container", "one was made, it ran, and it was removed"),
         Err(e) => {
@@ -38,18 +42,36 @@ pub fn examine(report: &mut Report, manager: CgroupManager) {
     }
 }
 
-/// The bundle, for nobody else.
-fn make(dir: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().mode(0o700).create(dir)?;
-    for name in ["rootfs", "rootfs/proc", "rootfs/dev", "state"] {
-        std::fs::DirBuilder::new().mode(0o755).create(dir.join(name))?;
+/// The bundle, for nobody else, under a name that nobody has taken.
+fn make(parent: &Path) -> Result<PathBuf> {
+    const TRIES: usize = 16;
+    let mut dir = PathBuf::new();
+    let mut made = Err(Errno::EXIST);
+    for _ in 0..TRIES {
+        dir = parent.join(format!("berth-doctor-{:x}", RandomState::new().hash_one(())));
+        made = mkdir(&dir, Mode::RWXU);
+        if made != Err(Errno::EXIST) {
+            break;
+        }
     }
-    std::fs::write(dir.join("rootfs/berth"), "")
+    let failed = |errno| error::Error::sys(format_args!("mkdir({dir:?})"), errno);
+    made.map_err(failed)?;
+    fill(&dir).map_err(|errno| {
+        let _ = std::fs::remove_dir_all(&dir);
+        failed(errno)
+    })?;
+    Ok(dir)
+}
+
+fn fill(dir: &Path) -> rustix::io::Result<()> {
+    for name in ["rootfs", "rootfs/proc", "rootfs/dev", "state"] {
+        mkdir(dir.join(name), Mode::from_raw_mode(0o755))?;
+    }
+    open(dir.join("rootfs/berth"), OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC, Mode::RUSR).map(drop)
 }
 
 fn run(dir: &Path, manager: CgroupManager) -> Result<()> {
-    let id = format!("berth-doctor-{}", getpid().as_raw_nonzero());
+    let id = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
     let mut config = json!({
         "ociVersion": crate::spec::VERSION,

@@ -317,6 +317,15 @@ fn check_version(version: &str) -> Result<()> {
     }
 }
 
+/// Adds a hint if the word only lacks its prefix: RLIMIT_NOFILE for "nofile".
+fn hint_prefix<'a>(error: Error, word: &str, mut names: impl Iterator<Item = &'a str>) -> Error {
+    let end = format!("_{}", word.to_uppercase());
+    match names.find(|name| name.ends_with(&end)) {
+        Some(name) => error.with_hint(format_args!("is {name} meant?")),
+        None => error,
+    }
+}
+
 /// Names that would become the host's without a UTS namespace.
 fn in_namespace(name: &Option<String>, pointer: &str, namespaces: &Namespaces) -> Result<Option<String>> {
     const UTS_LEN: usize = 64;

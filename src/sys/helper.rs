@@ -44,6 +44,7 @@ impl Drop for Helper {
 /// # Safety
 /// `child` may make only system calls. When it returns, the child ends.
 unsafe fn run(flags: libc::c_int, child: impl FnOnce()) -> Result<Helper, Errno> {
+    let parent = rustix::process::getpid();
     // No signal handler of the program may run in the child.
     let before = sigmask(&SignalSet::full());
     // SAFETY: the child makes syscalls only, as the caller promises for `child`.
@@ -52,6 +53,10 @@ unsafe fn run(flags: libc::c_int, child: impl FnOnce()) -> Result<Helper, Errno>
     if let Ok(None) = cloned {
         // SAFETY: the call takes numbers only.
         unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+        // The parent may have ended before that. One in another PID namespace is not seen.
+        if rustix::process::getppid().is_some_and(|now| now != parent) {
+            clone::exit(0);
+        }
         child();
         clone::exit(0);
     }

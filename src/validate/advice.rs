@@ -1,5 +1,6 @@
 //! What is legal, but dangerous or without use.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use crate::plan::devices;
@@ -61,11 +62,11 @@ fn process(spec: &Spec, all: &mut Vec<Advice>) {
         let message = "is missing: a container can be created, but not started".to_owned();
         return all.push(("no-process", "/process".into(), message));
     };
-    let name = |variable: &String| variable.split('=').next().unwrap_or_default().to_owned();
-    for (i, variable) in process.env.iter().enumerate() {
-        let later = process.env.iter().enumerate().skip(i + 1).find(|(_, later)| name(later) == name(variable));
-        if let Some((later, _)) = later {
-            let message = format!("{} is set again by /process/env/{later}, which counts", name(variable));
+    let mut later = HashMap::new();
+    for (i, variable) in process.env.iter().enumerate().rev() {
+        let name = variable.split('=').next().unwrap_or_default();
+        if let Some(later) = later.insert(name, i) {
+            let message = format!("{name} is set again by /process/env/{later}, which counts");
             all.push(("duplicate-env", format!("/process/env/{i}"), message));
         }
     }

@@ -27,6 +27,9 @@ use crate::spec::{Spec, fields_of};
 use self::repair::repair;
 use self::source::{Repeated, Source};
 
+/// Of each kind more than anyone corrects at once. An error takes a plan of its own, and a place the whole text.
+const ENOUGH: usize = 200;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
     Error,
@@ -172,14 +175,14 @@ fn find(text: &[u8], hosts: &[Host]) -> Vec<Finding> {
         return vec![refusal.finding(text, Severity::Error, "json")];
     }
     let (mut source, repeated) = source::scan(text);
-    let mut found: Vec<_> = repeated.iter().map(|repeated| warn_of_repeated(text, repeated)).collect();
+    let mut found: Vec<_> = repeated.iter().take(ENOUGH).map(|repeated| warn_of_repeated(text, repeated)).collect();
     warn_of_names(text, &source, &mut found);
 
     let mut rest = text.to_vec();
     let (refusals, spec) = refusals(&mut rest, &mut source, &Spec::parse);
     found.extend(refusals.iter().map(|refusal| refusal.finding(text, Severity::Error, "refused")));
     let Some(spec) = spec else { return found };
-    for (rule, pointer, message) in advice::on(&spec) {
+    for (rule, pointer, message) in advice::on(&spec).into_iter().take(ENOUGH) {
         let (pointer, at) = source.place(&pointer);
         // It was taken out.
         if refusals.iter().any(|refusal| is_below(&pointer, &refusal.pointer)) {
@@ -295,8 +298,6 @@ fn refusals<T>(
     source: &mut Source,
     attempt: &dyn Fn(&[u8]) -> Result<T>,
 ) -> (Vec<Remark>, Option<T>) {
-    /// More than anyone corrects at once. Each takes a plan of its own.
-    const ENOUGH: usize = 200;
     let mut found: Vec<Remark> = Vec::new();
     for _ in 0..ENOUGH {
         let error = match attempt(text) {
@@ -335,10 +336,18 @@ const OTHER_PLATFORMS: [&str; 7] =
 
 /// Names that no field has, or only in another case.
 fn warn_of_names(text: &[u8], source: &Source, found: &mut Vec<Finding>) {
-    for (object, names) in source.objects() {
-        let fields = fields_of(&object);
-        for key in names.into_iter().filter(|key| !fields.is_empty() && !fields.contains(&key.name)) {
-            let mut pointer = object.clone();
+    /// Longer than the pointer of any object that has fields.
+    const LONGEST: usize = 4096;
+    let mut left = ENOUGH;
+    source.objects(&mut |object, names| {
+        if object.len() > LONGEST {
+            return;
+        }
+        let fields = fields_of(object);
+        let unknown = names.iter().filter(|key| !fields.is_empty() && !fields.contains(&key.name));
+        for key in unknown.take(left) {
+            left -= 1;
+            let mut pointer = object.to_owned();
             push_pointer(&mut pointer, &key.name);
             let same = fields.iter().find(|field| field.eq_ignore_ascii_case(&key.name));
             let (rule, message) = match same {
@@ -352,5 +361,5 @@ fn warn_of_names(text: &[u8], source: &Source, found: &mut Vec<Finding>) {
             let hint = hint.map(|name| format!("a similar field exists: {name:?}"));
             found.push(Remark { pointer, at: key.at, message, hint }.finding(text, Severity::Warning, rule));
         }
-    }
+    });
 }

@@ -3,6 +3,9 @@
 //! It is made of a text that the parser has accepted as JSON. So this scanner refuses nothing; it only finds out where
 //! everything is.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use crate::error::push_pointer;
 use crate::spec::MAPS;
 
@@ -44,25 +47,27 @@ pub struct Repeated {
 
 /// The document, and the names that it repeats.
 pub fn scan(text: &[u8]) -> (Source, Vec<Repeated>) {
-    let mut scanner = Scanner { text, at: 0, repeated: Vec::new() };
-    let source = scanner.value("", true, 0);
+    let mut scanner = Scanner { text, at: 0, pointer: String::new(), repeated: Vec::new() };
+    let source = scanner.value(true, 0);
     (source, scanner.repeated)
 }
 
 struct Scanner<'a> {
     text: &'a [u8],
     at: usize,
+    /// Of the value that is read. There is only one: it may be as long as the text.
+    pointer: String,
     repeated: Vec<Repeated>,
 }
 
 impl Scanner<'_> {
     /// `any_case`: names that differ only in case are the same, if it is an object.
-    fn value(&mut self, pointer: &str, any_case: bool, depth: usize) -> Source {
+    fn value(&mut self, any_case: bool, depth: usize) -> Source {
         self.space();
         let at = self.at;
         let content = match self.text.get(at) {
-            Some(b'{') if depth < DEPTH => self.object(pointer, any_case, depth),
-            Some(b'[') if depth < DEPTH => self.array(pointer, depth),
+            Some(b'{') if depth < DEPTH => self.object(any_case, depth),
+            Some(b'[') if depth < DEPTH => self.array(depth),
             _ => {
                 self.skip();
                 Content::Other(self.text[at..self.at].to_vec())
@@ -71,8 +76,10 @@ impl Scanner<'_> {
         Source { at, content }
     }
 
-    fn object(&mut self, pointer: &str, any_case: bool, depth: usize) -> Content {
+    fn object(&mut self, any_case: bool, depth: usize) -> Content {
         let mut members = Vec::new();
+        // Where the members are: there may be very many.
+        let mut places = HashMap::new();
         self.at += 1;
         while self.next_part() {
             let at = self.at;
@@ -81,19 +88,33 @@ impl Scanner<'_> {
             let name = serde_json::from_slice(quoted).unwrap_or_else(|_| String::from_utf8_lossy(quoted).into_owned());
             self.space();
             self.at += usize::from(self.text.get(self.at) == Some(&b':'));
-            let below = child(pointer, &name);
-            let value = self.value(&below, any_case_in(&name), depth + 1);
-            merge(&mut members, Key { name, at }, value, any_case, pointer, &mut self.repeated);
+            let length = self.pointer.len();
+            push_pointer(&mut self.pointer, &name);
+            let value = self.value(any_case_in(&name), depth + 1);
+            self.pointer.truncate(length);
+            let place = if any_case { name.to_ascii_lowercase() } else { name.clone() };
+            match places.entry(place) {
+                Entry::Vacant(entry) => {
+                    entry.insert(members.len());
+                    members.push((Key { name, at }, value));
+                }
+                Entry::Occupied(entry) => {
+                    replace(&mut members[*entry.get()], Key { name, at }, value, &self.pointer, &mut self.repeated);
+                }
+            }
         }
         Content::Object(members)
     }
 
-    fn array(&mut self, pointer: &str, depth: usize) -> Content {
+    fn array(&mut self, depth: usize) -> Content {
         let mut elements = Vec::new();
         self.at += 1;
         while self.next_part() {
             let index = elements.len();
-            elements.push((index, self.value(&child(pointer, index), true, depth + 1)));
+            let length = self.pointer.len();
+            push_pointer(&mut self.pointer, index);
+            elements.push((index, self.value(true, depth + 1)));
+            self.pointer.truncate(length);
         }
         Content::Array(elements)
     }
@@ -151,7 +172,6 @@ fn any_case_in(name: &str) -> bool {
     !MAPS.iter().any(|map| map.eq_ignore_ascii_case(name))
 }
 
-/// As the parser does it, with the same outcome.
 fn merge(
     members: &mut Vec<(Key, Source)>,
     key: Key,
@@ -161,9 +181,14 @@ fn merge(
     repeated: &mut Vec<Repeated>,
 ) {
     let same = |other: &Key| other.name == key.name || any_case && other.name.eq_ignore_ascii_case(&key.name);
-    let Some((before, old)) = members.iter_mut().find(|(other, _)| same(other)) else {
-        return members.push((key, value));
-    };
+    match members.iter_mut().find(|(other, _)| same(other)) {
+        Some(member) => replace(member, key, value, pointer, repeated),
+        None => members.push((key, value)),
+    }
+}
+
+/// What the parser makes of a name that comes again: two objects are merged, else the last value counts.
+fn replace((before, old): &mut (Key, Source), key: Key, value: Source, pointer: &str, repeated: &mut Vec<Repeated>) {
     let below = child(pointer, &before.name);
     match (&mut old.content, value.content) {
         (Content::Object(old), Content::Object(new)) => {
@@ -234,22 +259,32 @@ impl Source {
         (place, value.map_or(at, |value| value.at))
     }
 
-    /// Every object with its pointer, and the names of its members.
-    pub fn objects(&self) -> Vec<(String, Vec<&Key>)> {
-        let (mut found, mut left) = (Vec::new(), vec![(String::new(), self)]);
-        while let Some((pointer, value)) = left.pop() {
-            match &value.content {
-                Content::Object(members) => {
-                    left.extend(members.iter().map(|(key, value)| (child(&pointer, &key.name), value)));
-                    found.push((pointer, members.iter().map(|(key, _)| key).collect()));
+    /// Tells `seen` each object with its pointer, and the names of its members.
+    pub fn objects(&self, seen: &mut dyn FnMut(&str, &[&Key])) {
+        self.objects_below(&mut String::new(), seen);
+    }
+
+    /// One pointer for all: of a hostile text it may be as long as the text.
+    fn objects_below(&self, pointer: &mut String, seen: &mut dyn FnMut(&str, &[&Key])) {
+        let length = pointer.len();
+        match &self.content {
+            Content::Object(members) => {
+                seen(pointer, &members.iter().map(|(key, _)| key).collect::<Vec<_>>());
+                for (key, value) in members {
+                    push_pointer(pointer, &key.name);
+                    value.objects_below(pointer, seen);
+                    pointer.truncate(length);
                 }
-                Content::Array(list) => {
-                    left.extend(list.iter().enumerate().map(|(i, (_, value))| (child(&pointer, i), value)));
-                }
-                Content::Other(_) => {}
             }
+            Content::Array(list) => {
+                for (i, (_, value)) in list.iter().enumerate() {
+                    push_pointer(pointer, i);
+                    value.objects_below(pointer, seen);
+                    pointer.truncate(length);
+                }
+            }
+            Content::Other(_) => {}
         }
-        found
     }
 
     /// The text at `pointer`, if there is one.

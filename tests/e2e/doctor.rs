@@ -1,7 +1,10 @@
 //! `berth doctor`, on this machine and where it lacks something.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::harness::{Config, Test};
@@ -10,7 +13,7 @@ e2e!(doctor_starts_a_container_and_leaves_nothing);
 
 e2e!(any: doctor_has_one_line_for_each_finding, doctor_sees_what_a_seccomp_profile_forbids);
 e2e!(any: doctor_sees_that_capabilities_are_missing, doctor_works_for_an_ordinary_user);
-e2e!(any: doctor_runs_and_reads_nothing_of_other_users);
+e2e!(any: doctor_runs_and_reads_nothing_of_other_users, doctor_leaves_nothing_when_it_is_interrupted);
 
 struct Report(Value);
 
@@ -34,15 +37,17 @@ impl Report {
 }
 
 fn doctor_starts_a_container_and_leaves_nothing(t: &Test) {
-    let running = t.cli(["doctor", "--json"]).spawn();
-    let own = format!("/run/berth-doctor-{}", running.pid());
-    let output = running.wait();
+    // Nobody else is in this one.
+    t.command("/bin/mount").args(["-t", "tmpfs", "tmpfs", "/run"]).ok();
+    let output = t.cli(["doctor", "--json"]).run();
+    let left = std::fs::read_dir("/run").unwrap().count();
+    t.command("/bin/umount").arg("/run").ok();
     let report = Report::parse(&output.stdout);
     assert_eq!(report.worst("container").0, "ok", "{:#}", report.0);
     assert_eq!(report.worst("system calls").0, "ok");
     let status = if report.0["worst"] == "warning" { 2 } else { 0 };
     assert_eq!(output.status.code(), Some(status));
-    assert!(!Path::new(&own).exists());
+    assert_eq!(left, 0);
 }
 
 fn doctor_has_one_line_for_each_finding(t: &Test) {
@@ -109,7 +114,7 @@ fn doctor_runs_and_reads_nothing_of_other_users(t: &Test) {
     t.command("/usr/bin/mkfifo").arg(&fifo).ok();
     let ran = format!("{theirs}/ran");
     for name in ["criu", "podman", "dockerd", "newuidmap"] {
-        t.script(&format!("theirs/{name}"), &format!("touch {ran}"));
+        t.script(&format!("theirs/{name}"), &format!("/usr/bin/touch {ran}"));
     }
     std::os::unix::fs::chown(&theirs, Some(4242), Some(4242)).unwrap();
     let output = t.cli(["doctor", "--json"]).env("PATH", &theirs).env("HOME", &theirs).env("TMPDIR", &theirs).run();
@@ -117,4 +122,24 @@ fn doctor_runs_and_reads_nothing_of_other_users(t: &Test) {
     assert_eq!(report.worst("CRIU").0, "warning", "{:#}", report.0);
     assert_eq!(report.all("engines").count(), 0, "{:#}", report.0);
     assert!(!Path::new(&ran).exists());
+}
+
+fn doctor_leaves_nothing_when_it_is_interrupted(t: &Test) {
+    t.command("/bin/mount").args(["-t", "tmpfs", "tmpfs", "/run"]).ok();
+    let mut interrupted = 0;
+    // Many: most fall before or after the container.
+    for _ in 0..10 {
+        let running = t.cli(["doctor"]).spawn();
+        let begun = || std::fs::read_dir("/run").unwrap().count() > 0;
+        let process = Pid::from_raw(running.pid()).unwrap();
+        let until = Instant::now() + Duration::from_secs(10);
+        while !begun() && Instant::now() < until {}
+        kill_process(process, Signal::INT).unwrap();
+        let output = running.wait();
+        interrupted += usize::from(output.status.signal() == Some(Signal::INT.as_raw()));
+    }
+    let left: Vec<_> = std::fs::read_dir("/run").unwrap().flatten().map(|entry| entry.path()).collect();
+    t.command("/bin/umount").arg("/run").ok();
+    assert_eq!(left, [""; 0].map(std::path::PathBuf::from));
+    assert!(interrupted > 0);
 }

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 
+use rustix::process::Resource;
 use serde_json::{Value, json};
 
 use crate::errors::wrong_values;
@@ -13,6 +14,8 @@ e2e!(any:
     all_errors_at_once_with_their_places,
     the_session_of_the_documentation,
     in_the_forms_for_programs,
+    hostile_files_are_judged_soon,
+    what_is_no_file_is_not_read,
     how_it_is_called,
 );
 
@@ -261,4 +264,36 @@ fn how_it_is_called(t: &Test) {
         t.cli(wrong.iter().copied()).run().code(2);
     }
     t.cli(["validate", "a", "b"]).run().code(2);
+}
+
+/// The command has a deadline, and here little memory too.
+fn hostile_files_are_judged_soon(t: &Test) {
+    if is_peer(t) {
+        return;
+    }
+    let list = |count: usize, item: &dyn Fn(usize) -> String| (0..count).map(item).collect::<Vec<_>>().join(",");
+    let texts = [
+        format!("{{\"{}\":[{}]}}", "k".repeat(500_000), list(50_000, &|_| "{}".into())),
+        format!("{{{}}}", list(100_000, &|_| "\"a\":1".into())),
+        format!("{{{}}}", list(100_000, &|i| format!("\"a{i}\":1"))),
+        format!("{{\"annotations\":{{{}}}}}", list(100_000, &|i| format!("\"a{i}\":\"\""))),
+        format!("{{\"process\":{{\"env\":[{}]}}}}", list(50_000, &|_| "\"A=1\"".into())),
+    ];
+    for (i, text) in texts.iter().enumerate() {
+        let file = t.write(&format!("{i}.json"), text);
+        let output = t.cli(["validate", &file]).limit(Resource::As, 1 << 30, 1 << 30).run();
+        assert!(output.status.code().is_some_and(|code| code < 2), "{i}: {}", output.stderr);
+    }
+}
+
+fn what_is_no_file_is_not_read(t: &Test) {
+    if is_peer(t) {
+        return;
+    }
+    t.command("/usr/bin/mkfifo").arg(t.path("fifo")).ok();
+    std::os::unix::fs::symlink("/dev/zero", t.path("zero")).unwrap();
+    for name in ["fifo", "zero"] {
+        t.cli(["validate", &t.path(name)]).run().code(2).says("is no regular file");
+    }
+    t.cli(["validate", &t.path("")]).run().code(2).says("--bundle");
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::plan::hint_prefix;
 use crate::spec;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,7 +96,10 @@ pub(super) fn plan(rlimits: &[spec::Rlimit], pointer: &str) -> Result<Vec<Rlimit
     for (i, spec::Rlimit { kind, soft, hard }) in rlimits.iter().enumerate() {
         let refuse = |field: &str, message: String| Error::config(format_args!("{pointer}/{i}/{field}"), message);
         let known = NAMES.iter().find(|(name, _)| name == kind);
-        let (_, resource) = *known.ok_or_else(|| refuse("type", format!("wrong rlimit value: {kind}")))?;
+        let (_, resource) = *known.ok_or_else(|| {
+            let error = refuse("type", format!("wrong rlimit value: {kind}"));
+            hint_prefix(error, kind, NAMES.iter().map(|(name, _)| *name))
+        })?;
         if planned.iter().any(|earlier| earlier.resource == resource) {
             return Err(refuse("type", format!("{kind} is given twice")));
         }
@@ -133,5 +137,8 @@ mod tests {
         for (limits, want) in table {
             assert_eq!(plan(&limits, "/p").unwrap_err().to_string(), want);
         }
+        let hint = |kind| plan(&[limit(kind, 1, 2)], "/p").unwrap_err().hint().map(str::to_owned);
+        assert_eq!(hint("nofile").as_deref(), Some("is RLIMIT_NOFILE meant?"));
+        assert_eq!(hint("FILES"), None);
     }
 }

@@ -22,6 +22,7 @@ use self::bpf::Instruction;
 use self::emit::Section;
 use self::rules::{Condition, Contradiction, Op, Rule, Verdict};
 use crate::error::{Error, Result};
+use crate::plan::hint_prefix;
 use crate::spec;
 
 /// The longest program that the kernel takes: BPF_MAXINSNS.
@@ -232,7 +233,8 @@ fn default_action(seccomp: &spec::Seccomp) -> Result<u32> {
 /// `fields` are the JSON pointers of the action and of its errno.
 fn action(name: &str, errno: Option<u32>, fields: (&str, &str)) -> Result<u32> {
     let Some((_, action)) = ACTIONS.iter().find(|(known, _)| *known == name) else {
-        return Err(Error::config(fields.0, format_args!("{name:?} is not a valid action for seccomp")));
+        let error = Error::config(fields.0, format_args!("{name:?} is not a valid action for seccomp"));
+        return Err(hint_prefix(error, name, ACTIONS.iter().map(|(name, _)| *name)));
     };
     let most = match *action {
         ERRNO => MAX_ERRNO,
