@@ -88,7 +88,7 @@ fn ids(report: &mut Report) {
         match program(tool) {
             None => report.warning("ids", why_not(tool), "apt-get install uidmap, dnf install shadow-utils"),
             Some(path) => {
-                // It has the set-user-ID bit or file capabilities, of which only the former is seen here.
+                // Distributions give it the one or the other.
                 let mode = std::fs::metadata(&path).map_or(0, |found| found.permissions().mode());
                 let has_capabilities = rustix::fs::getxattr(&path, c"security.capability", &mut [0u8; 64][..]).is_ok();
                 if mode & 0o6000 != 0 || has_capabilities {
