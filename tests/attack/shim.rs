@@ -96,7 +96,8 @@ fn a_message_that_is_too_long(t: &Test) {
     shim.send_raw(&[0; TOO_LONG % 4096]);
     // What comes afterwards is understood, and nothing was kept.
     assert_eq!(value_of(&shim.of("State", "").unwrap(), 4), 1);
-    assert!(memory(pid) - before < TOO_LONG / 2);
+    // The kernel adds its counters up per processor now and then only, so a sum may have become smaller.
+    assert!(memory(pid).saturating_sub(before) < TOO_LONG / 2);
     shim.finish();
 }
 
