@@ -260,10 +260,11 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Field<V> {
 
 /// Merges names of one object that differ only in case, such as `cpu` and `CPU`. Two objects are merged; otherwise the
 /// last value counts.
-pub fn merged(text: &[u8]) -> Option<Vec<u8>> {
+pub fn merged(text: &[u8]) -> serde_json::Result<Vec<u8>> {
     let mut deserializer = serde_json::Deserializer::from_slice(text);
-    let value = Merged { any_case: true }.deserialize(&mut deserializer).ok()?;
-    serde_json::to_vec(&value).ok()
+    let value = Merged { any_case: true }.deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    serde_json::to_vec(&value)
 }
 
 /// In these objects the names are no fields, so their case matters.
@@ -461,6 +462,8 @@ mod tests {
         );
         let error = parse::<Spec>(br#"{"linux":{"resources":{"cpu":{"shares":1},"CPU":{"shares":"x"}}}}"#).unwrap_err();
         assert!(error.to_string().starts_with("/linux/resources/cpu/shares: "), "{error}");
+        let error = parse::<Spec>(br#"{"hostname":"a","hostname":"b"} x"#).unwrap_err();
+        assert!(error.to_string().contains("trailing characters"), "{error}");
     }
 
     #[test]

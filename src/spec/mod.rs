@@ -43,8 +43,8 @@ impl Spec {
 pub fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T> {
     match read(text) {
         Err(e) if e.to_string().starts_with("duplicate field") => match document::merged(text) {
-            Some(text) => read(&text).map_err(|e| complain(&text, &e)),
-            None => Err(complain(text, &e)),
+            Ok(text) => read(&text).map_err(|e| complain(&text, &e)),
+            Err(e) => Err(complain(text, &e)),
         },
         result => result.map_err(|e| complain(text, &e)),
     }

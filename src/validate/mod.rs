@@ -220,10 +220,9 @@ fn judge(text: &[u8], rest: &[u8], source: &Source, hosts: &[Host], found: &mut 
         found.extend(doubts.map(|doubt| doubt.finding(text, Severity::Warning, "host")));
         refused.push((host, refusals));
     }
-    // The host that refuses least is the one that the configuration may be for. Only v2, which is the first, has `unified`.
-    if source.get("/linux/resources/unified").is_none() {
-        refused.sort_by_key(|(_, refusals)| refusals.len());
-    }
+    // The host that refuses least is the one that the configuration may be for. `unified` as a whole is refused by v1 only.
+    let is_unified = |refusal: &Remark| refusal.pointer == "/linux/resources/unified";
+    refused.sort_by_key(|(_, refusals)| (refusals.iter().any(is_unified), refusals.len()));
     let Some(((_, least), others)) = refused.split_first() else { return };
     found.extend(least.iter().map(|refusal| refusal.finding(text, Severity::Error, "refused")));
     for (host, refusals) in others {
