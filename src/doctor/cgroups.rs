@@ -83,18 +83,10 @@ fn hierarchies(report: &mut Report, layout: &Layout) {
 /// An ordinary user may make cgroups only where the directory, `cgroup.procs` and `cgroup.subtree_control` are theirs
 /// (cgroups(7), "Cgroups delegation").
 fn delegation(report: &mut Report, layout: &Layout) {
-    let Some(unified) = &layout.unified else {
+    let Some(unified) = layout.unified.as_ref().filter(|_| layout.v1.is_empty()) else {
         let cure = "boot with cgroup v2, where systemd delegates cgroups to users";
-        return report.warning("delegation", "v1 delegates nothing to ordinary users: no limits can be set", cure);
+        return report.notice("delegation", "v1 delegates nothing to ordinary users: no limits can be set", cure);
     };
-    if !layout.v1.is_empty() {
-        let cure = "boot with cgroup v2, where systemd delegates cgroups to users";
-        return report.notice(
-            "delegation",
-            "the v2 hierarchy beside v1 has no controllers: no limits can be set",
-            cure,
-        );
-    }
     let own = directory(unified);
     if access(own.join("cgroup.procs"), Access::WRITE_OK).is_ok() && access(&own, Access::WRITE_OK).is_ok() {
         return report.ok("delegation", format!("{own:?} is yours"));

@@ -14,6 +14,7 @@ e2e!(any:
     all_errors_at_once_with_their_places,
     the_session_of_the_documentation,
     in_the_forms_for_programs,
+    no_character_of_a_file_acts_on_a_terminal,
     hostile_files_are_judged_soon,
     what_is_no_file_is_not_read,
     how_it_is_called,
@@ -264,6 +265,21 @@ fn how_it_is_called(t: &Test) {
         t.cli(wrong.iter().copied()).run().code(2);
     }
     t.cli(["validate", "a", "b"]).run().code(2);
+}
+
+/// What a terminal takes for a command, or for the other direction of writing.
+fn no_character_of_a_file_acts_on_a_terminal(t: &Test) {
+    if is_peer(t) {
+        return;
+    }
+    let file = t.write("config.json", "{\"ev\u{9b}2J\u{202e}\\u001b[2J\": 1, \"hostname\": 7}");
+    for format in ["text", "json", "sarif"] {
+        let output = t.cli(["validate", "--format", format, &file]).run().code(1);
+        assert!(output.stdout.contains("2J"), "{format}: {output}");
+        for character in ['\u{9b}', '\u{202e}', '\u{1b}'] {
+            assert!(!output.stdout.contains(character), "{format}: {character:?}");
+        }
+    }
 }
 
 /// The command has a deadline, and here little memory too.
