@@ -862,6 +862,9 @@ fn cgroup_mount() -> Value {
 #[test]
 fn the_unified_hierarchy() {
     let mut bundle = Bundle::new();
+    bundle.config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "cgroup"}));
+    #[allow(deprecated)]
+    rustix::thread::unshare(UnshareFlags::NEWCGROUP).unwrap();
     bundle.mount(cgroup_mount());
     enter(&bundle.plan_with(&unified("/nothing"), false).unwrap()).unwrap();
     assert!(Path::new("/sys/fs/cgroup/cgroup.procs").exists());

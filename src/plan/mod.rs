@@ -181,7 +181,7 @@ pub fn add_mounts(
 ) -> Result<(InitPlan, Vec<String>)> {
     for (index, mount) in spec.mounts.iter().enumerate() {
         let at = |field: &str| format!("/mounts/{index}/{field}");
-        if mount.kind == "cgroup" && !rootfs::is_bind(mount) {
+        if ["cgroup", "cgroup2"].contains(&&*mount.kind) && !rootfs::is_bind(mount) {
             return Err(Error::config(at("type"), "cgroups are mounted when a container is created, or not at all"));
         }
         check_destination(&mount.destination, &at("destination"))?;

@@ -128,7 +128,9 @@ pub fn plan(spec: &Spec, bundle: &Path, facts: &Facts, warnings: &mut Vec<String
     for (index, mount) in spec.mounts.iter().enumerate() {
         planned.push(if is_forced(mount) {
             mounts::plan(index, &systemd_v1(&mount.destination), &context, warnings)?
-        } else if mount.kind == "cgroup" && !is_bind(mount) {
+        } else if (mount.kind == "cgroup" || mount.kind == "cgroup2" && facts.layout.unified.is_some())
+            && !is_bind(mount)
+        {
             mounts::cgroup::plan(index, mount, &context, &cgroups)?
         } else {
             mounts::plan(index, mount, &context, warnings)?
@@ -395,16 +397,16 @@ mod tests {
     }
 
     #[test]
-    fn the_unified_hierarchy_has_a_fallback() {
+    fn the_unified_hierarchy_is_mounted_anew_in_a_cgroup_namespace_only() {
         let layout =
             Layout { v1: Vec::new(), unified: Some(Hierarchy { mountpoint: "/c".into(), ..Default::default() }) };
         for (namespaces, expected) in
             [(r#"{"type":"mount"}"#, "/c"), (r#"{"type":"mount"},{"type":"cgroup"}"#, "/c/c1")]
         {
             let plan = cgroup_mount(&layout, namespaces, r#""ro","nodev""#);
-            let MountKind::Cgroup(CgroupMount::Unified { fallback, fallback_attrs, .. }) = plan.kind else { panic!() };
-            assert_eq!(fallback, expected);
-            assert_eq!(fallback_attrs.set, attr::RDONLY | attr::NODEV);
+            let MountKind::Cgroup(CgroupMount::Unified { new, bind, bind_attrs, .. }) = plan.kind else { panic!() };
+            assert_eq!((new.is_some(), &*bind), (namespaces.contains("cgroup"), expected));
+            assert_eq!(bind_attrs.set, attr::RDONLY | attr::NODEV);
         }
     }
 }

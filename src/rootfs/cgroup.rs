@@ -19,8 +19,8 @@ use crate::plan::mounts::cgroup::{CgroupMount, LegacyContent, LegacyHierarchy};
 impl Builder<'_> {
     pub(super) fn cgroup(&mut self, plan: &MountPlan, cgroup: &CgroupMount) -> Result<()> {
         match cgroup {
-            CgroupMount::Unified { data, fallback, fallback_attrs, hide_if_missing } => {
-                self.unified(plan, data, fallback, *fallback_attrs, *hide_if_missing)
+            CgroupMount::Unified { new, bind, bind_attrs, hide_if_missing } => {
+                self.unified(plan, new.as_deref(), bind, *bind_attrs, *hide_if_missing)
             }
             CgroupMount::Legacy { hierarchies, links, readonly } => self.legacy(plan, hierarchies, links, *readonly),
         }
@@ -29,33 +29,33 @@ impl Builder<'_> {
     fn unified(
         &mut self,
         plan: &MountPlan,
-        data: &[Parameter],
-        fallback: &str,
-        fallback_attrs: Attrs,
+        new: Option<&[Parameter]>,
+        bind: &str,
+        bind_attrs: Attrs,
         hide_if_missing: bool,
     ) -> Result<()> {
         let place = self.place(plan, Make::Dir)?;
         check_proc(self.root.as_fd(), &place, None)?;
-        let refused = match fscontext::make("cgroup2", &plan.source, data, plan.attrs.set) {
-            Ok(mount) => {
-                self.attach(plan, &mount, &place)?;
-                return self.propagate(plan, &mount);
+        if let Some(data) = new {
+            match fscontext::make("cgroup2", &plan.source, data, plan.attrs.set) {
+                Ok(mount) => {
+                    self.attach(plan, &mount, &place)?;
+                    return self.propagate(plan, &mount);
+                }
+                // A user namespace may mount the hierarchy only if the cgroup namespace belongs to it.
+                Err(error) if !matches!(error.errno(), Some(Errno::PERM | Errno::BUSY)) => return Err(error),
+                Err(_) => {}
             }
-            Err(error) => error,
-        };
-        // A user namespace may mount the hierarchy only if it has a cgroup namespace of its own as well.
-        if !matches!(refused.errno(), Some(Errno::PERM | Errno::BUSY)) {
-            return Err(refused);
         }
-        match clone_tree(fs::CWD, fallback, false) {
+        match clone_tree(fs::CWD, bind, false) {
             Ok(tree) => {
                 self.attach(plan, &tree, &place)?;
-                self.adjust(&MountPlan { attrs: fallback_attrs, ..plan.clone() }, &tree)
+                self.adjust(&MountPlan { attrs: bind_attrs, ..plan.clone() }, &tree)
             }
             Err(Errno::NOENT) if hide_if_missing => {
                 self.attach(plan, &hidden_directory(&self.plan.mount_label)?, &place)
             }
-            Err(errno) => Err(Error::sys(format_args!("open_tree({fallback:?})"), errno)),
+            Err(errno) => Err(Error::sys(format_args!("open_tree({bind:?})"), errno)),
         }
     }
 

@@ -1,14 +1,16 @@
 //! Images whose links decide what is mounted, or changed, while a container is created.
 
+use std::ffi::CString;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::Duration;
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, FlockOperation, RenameFlags, renameat_with};
+use rustix::mount::{MountFlags, UnmountFlags};
 use serde_json::{Value, json};
 
 use crate::harness::inject::{Action, Point};
-use crate::harness::{Config, Test};
+use crate::harness::{Config, Mode, Test};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -20,6 +22,8 @@ e2e!(any:
     hooks_have_the_umask_of_the_caller,
     a_directory_exchanged_at_any_call,
 );
+
+e2e!(the_host_keeps_the_flags_of_the_hierarchy);
 
 fn mount(kind: &str, source: &str, destination: &str, options: &[&str]) -> Value {
     json!({ "destination": destination, "type": kind, "source": source, "options": options })
@@ -194,4 +198,55 @@ fn hooks_have_the_umask_of_the_caller(t: &Test) {
         assert_eq!(fs::metadata(c.rootfs().join("new/dir")).unwrap().permissions().mode() & 0o777, 0o755);
         fs::remove_file(t.path("out")).unwrap();
     }
+}
+
+/// Outside of a cgroup namespace, the options of a new mount count for the whole hierarchy, and so does the lack of any.
+/// `nsdelegate` is what keeps a delegated cgroup from changing its own limits (cgroup2(7)).
+fn the_host_keeps_the_flags_of_the_hierarchy(t: &Test) {
+    /// Other tests, with other runtimes, may mount the hierarchy in the meantime.
+    const ROUNDS: u32 = 10;
+    let own = t.dir.join("hierarchy");
+    fs::create_dir(&own).unwrap();
+    // All mounts of the hierarchy show them.
+    let flags = || {
+        let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        let line = mounts.lines().find(|line| line.contains(" - cgroup2 "));
+        line.map(|line| line.rsplit(' ').next().unwrap().trim_start_matches("rw").trim_matches(',').to_owned())
+    };
+    let set = |flags: &str| {
+        let data = CString::new(flags).unwrap();
+        rustix::mount::mount("cgroup2", &own, "cgroup2", MountFlags::empty(), Some(data.as_c_str())).unwrap();
+        rustix::mount::unmount(&own, UnmountFlags::DETACH).unwrap();
+    };
+    // One of these tests at a time: each leaves the flags as it finds them.
+    let lock = fs::File::open("/sys/kernel/cgroup").unwrap();
+    rustix::fs::flock(&lock, FlockOperation::LockExclusive).unwrap();
+    let before = flags().expect("a mount of the v2 hierarchy");
+    let of_the_host = format!("/proc/{}/ns/cgroup", std::process::id());
+    // A hybrid's `cgroup` are the v1 hierarchies.
+    let kinds = if t.mode == Mode::V2 { &["cgroup", "cgroup2"][..] } else { &["cgroup2"] };
+    for &kind in kinds {
+        for namespace in [None, Some(of_the_host.as_str())] {
+            for readonly in ["ro", "rw"] {
+                let config = || {
+                    let mounted = mount(kind, "cgroup", "/cgroup", &["nosuid", readonly]);
+                    let config = Config::sh("ls /cgroup/cgroup.controllers && grep ' /cgroup cgroup2' /proc/mounts");
+                    let config = config.mount(mounted);
+                    match namespace {
+                        Some(path) => config.namespace("cgroup", Some(path)),
+                        None => config,
+                    }
+                };
+                let kept = (0..ROUNDS).any(|_| {
+                    set("nsdelegate");
+                    let output = t.container(config()).run().ok();
+                    let seen = output.text();
+                    assert!(seen.lines().last().unwrap().contains(&format!(" cgroup2 {readonly},nosuid")), "{seen}");
+                    flags().unwrap().contains("nsdelegate")
+                });
+                assert!(kept, "{kind}, {namespace:?}, {readonly}: {:?}", flags());
+            }
+        }
+    }
+    set(&before);
 }

@@ -24,12 +24,15 @@ pub struct Facts<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CgroupMount {
     Unified {
-        data: Vec<super::Parameter>,
-        /// Bound if the kernel refuses a new mount: the container's own cgroup if the container sees that as the root,
-        /// else the whole hierarchy.
-        fallback: String,
-        fallback_attrs: Attrs,
-        /// Without privileges the fallback may not be reachable. Then the container sees none of it.
+        /// In a cgroup namespace of its own: the parameters of a new mount. Outside of one the kernel takes them for the
+        /// whole hierarchy: the host would lose `nsdelegate`, and with it what keeps a delegated cgroup from the limits
+        /// above it (cgroup2(7)).
+        new: Option<Vec<super::Parameter>>,
+        /// Bound otherwise, and if the kernel refuses a new mount: the container's own cgroup if the container sees
+        /// that as the root, else the whole hierarchy.
+        bind: String,
+        bind_attrs: Attrs,
+        /// Without privileges the bound directory may not be reachable. Then the container sees none of it.
         hide_if_missing: bool,
     },
     Legacy {
@@ -56,7 +59,7 @@ pub enum LegacyContent {
     Bind { cgroup: String, own: Option<String> },
 }
 
-/// An entry of `mounts` whose type is `cgroup`.
+/// An entry of `mounts` whose type is `cgroup`, or `cgroup2` where the host has that hierarchy.
 pub fn plan(index: usize, mount: &Mount, context: &Context, facts: &Facts) -> Result<MountPlan> {
     let mut plan = super::plan(index, mount, context, &mut Vec::new())?;
     let MountKind::Filesystem(filesystem) = plan.kind else { return Ok(plan) };
@@ -69,14 +72,15 @@ pub fn plan(index: usize, mount: &Mount, context: &Context, facts: &Facts) -> Re
         &mut Vec::new(),
     )?;
     let readonly = plan.attrs.set & attr::RDONLY != 0;
-    plan.kind = MountKind::Cgroup(match (&facts.layout.unified, facts.layout.is_pure_v2()) {
-        (Some(unified), true) => CgroupMount::Unified {
-            data: filesystem.data,
-            fallback: if facts.namespaced { (facts.directory)(unified) } else { None }
+    let is_v2 = mount.kind == "cgroup2" || facts.layout.is_pure_v2();
+    plan.kind = MountKind::Cgroup(match &facts.layout.unified {
+        Some(unified) if is_v2 => CgroupMount::Unified {
+            new: facts.namespaced.then_some(filesystem.data),
+            bind: if facts.namespaced { (facts.directory)(unified) } else { None }
                 .unwrap_or_else(|| unified.mountpoint.clone())
                 .to_string_lossy()
                 .into_owned(),
-            fallback_attrs: bound.attrs,
+            bind_attrs: bound.attrs,
             hide_if_missing: facts.rootless,
         },
         _ => {

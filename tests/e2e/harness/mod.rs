@@ -20,8 +20,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::fs::statfs;
-use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
+use rustix::fs::{CWD, statfs};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_change, move_mount,
+    open_tree, unmount,
+};
 
 pub use command::{Cmd, Output, Running};
 pub use config::Config;
@@ -360,10 +363,21 @@ fn enter(mode: Mode, peer: Peer) {
     sys::unshare_mounts().unwrap();
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
     if mode == Mode::V2 && Mode::own() == Mode::V1 {
+        // A new mount, without options, would take those of the hierarchy away from the host.
+        let unified = Path::new("/sys/fs/cgroup/unified");
+        let is_v2 = statfs(unified).is_ok_and(|fs| fs.f_type == libc::CGROUP2_SUPER_MAGIC);
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let unified = is_v2.then(|| open_tree(CWD, unified, flags).unwrap());
         for mount in left::mounts_below(Path::new("/sys/fs/cgroup")) {
             unmount(&mount, UnmountFlags::DETACH).unwrap();
         }
-        mount("cgroup2", "/sys/fs/cgroup", "cgroup2", MountFlags::empty(), None).unwrap();
+        match unified {
+            Some(tree) => {
+                let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+                move_mount(tree, "", CWD, "/sys/fs/cgroup", flags).unwrap();
+            }
+            None => mount("cgroup2", "/sys/fs/cgroup", "cgroup2", MountFlags::empty(), None).unwrap(),
+        }
     } else if peer == Peer::Crun {
         // It refuses to work while the hybrid's v2 hierarchy has a controller.
         let _ = mount("tmpfs", "/sys/fs/cgroup/unified", "tmpfs", MountFlags::empty(), None);
