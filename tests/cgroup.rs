@@ -82,6 +82,7 @@ impl Made {
         cgroup.create(&plan).unwrap();
         let made = Self { cgroup, layout, parent };
         made.cgroup.apply(&plan).unwrap();
+        made.cgroup.apply_devices(&plan).unwrap();
         made
     }
 
@@ -430,6 +431,7 @@ fn devices_are_allowed_by_the_rules() {
             let mut again = Cgroup::planned(&plan);
             again.create(&plan).unwrap();
             again.apply(&plan).unwrap();
+            again.apply_devices(&plan).unwrap();
             assert_eq!(can_read(&made, "/dev/kmsg"), readable, "{rules}");
             assert!(can_read(&made, "/dev/zero"));
         }
@@ -534,7 +536,8 @@ fn a_user_does_without_a_cgroup_unless_asked_for_one() {
     let create_as = |id: &str, path: &str, resources: &str| {
         let plan = planned(id, path, resources);
         let mut cgroup = Cgroup::planned(&plan);
-        let created = cgroup.create(&plan).and_then(|()| cgroup.apply(&plan));
+        let created = cgroup.create(&plan);
+        let created = created.and_then(|()| cgroup.apply(&plan)).and_then(|()| cgroup.apply_devices(&plan));
         if created.is_err() {
             cgroup.remove(SECOND).unwrap();
         }

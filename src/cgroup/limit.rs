@@ -8,31 +8,30 @@ use rustix::io::Errno;
 use super::{Cgroup, Slot, devices, dir, explain, is_gone};
 use crate::error::{Call, Context, Error, Result};
 use crate::plan::cgroup::CgroupPlan;
-use crate::plan::devices::DeviceWrites;
 use crate::plan::resources::{MemoryCheck, Missing, Write};
 
 impl Cgroup {
-    /// Makes the writes of the plan. To be called before the first process is in the cgroup.
+    /// Makes the writes of the plan, but for the device rules. To be called before the first process is in the cgroup.
     pub fn apply(&self, plan: &CgroupPlan) -> Result<()> {
         if let Some(check) = &plan.memory_check {
             self.check_memory(check)?;
         }
         self.write_all(&plan.writes)?;
-        if let Some(writes) = &plan.devices {
-            self.apply_devices(writes, plan.rootless)?;
-        }
         match (plan.owner, self.unified()) {
             (Some(owner), Some(slot)) => delegate(slot, owner),
             _ => Ok(()),
         }
     }
 
-    fn apply_devices(&self, writes: &DeviceWrites, rootless: bool) -> Result<()> {
+    /// Puts the device rules of the plan in force. To be called before the first process of the cgroup executes
+    /// anything.
+    pub fn apply_devices(&self, plan: &CgroupPlan) -> Result<()> {
+        let Some(writes) = &plan.devices else { return Ok(()) };
         let Some(slot) = self.slots.get(devices::directory(writes)).filter(|s| !s.absent) else { return Ok(()) };
         match devices::apply(slot, writes) {
             // In a user namespace neither v1 nor v2 accepts device rules. But no device can be opened there that the
             // user could not open anyway.
-            Err(e) if rootless && matches!(e.errno(), Some(Errno::PERM | Errno::ACCESS)) => Ok(()),
+            Err(e) if plan.rootless && matches!(e.errno(), Some(Errno::PERM | Errno::ACCESS)) => Ok(()),
             result => result.context("/linux/resources/devices"),
         }
     }

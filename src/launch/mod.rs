@@ -62,6 +62,8 @@ pub struct Birth<'a> {
     /// The v1 cgroups that it enters by itself.
     pub entry: Entry,
     pub stdio: Stdio<'a>,
+    /// What must be done before it executes init's image, and may be done while it makes its namespaces.
+    pub at_gate: Option<&'a dyn Fn() -> Result<()>>,
     /// How long it may say nothing; `None` if it may have to wait for somebody other than this runtime.
     pub patience: Option<Duration>,
 }
@@ -79,7 +81,7 @@ pub enum Joined<'a> {
 impl Init {
     /// Clones init, sends it its plan, and goes on until init is the process that will execute the user's program.
     pub fn spawn(plan: &InitPlan, joined: Joined, birth: Birth) -> Result<Self> {
-        let Birth { start_socket, cgroup, entry, stdio, patience } = birth;
+        let Birth { start_socket, cgroup, entry, stdio, at_gate, patience } = birth;
         let (channel, theirs) = Channel::pair()?;
         let namespaces = &plan.namespaces;
         let staged = plan.is_staged();
@@ -129,6 +131,7 @@ impl Init {
             ids::map(init.process.pid, &namespaces.uid_mappings, &namespaces.gid_mappings)?;
         }
         init.executable.fill_and_seal(&plan.role)?;
+        at_gate.map_or(Ok(()), |act| act())?;
         rustix::io::write(&open_gate, &[0]).call(|| "write(gate)").map_err(|e| init.explain(e))?;
         // Only now: with nobody to read it, writing would end a caller that does not ignore SIGPIPE.
         drop(gate);

@@ -25,6 +25,13 @@ pub struct Hooks {
     pub poststop: Vec<Hook>,
 }
 
+impl Hooks {
+    /// Whether `create` runs all hooks that there are.
+    pub fn none_after_create(&self) -> bool {
+        [&self.start_container, &self.poststart, &self.poststop].iter().all(|hooks| hooks.is_empty())
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hook {
     /// Absolute.

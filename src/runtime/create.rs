@@ -75,6 +75,8 @@ pub(super) fn run(runtime: &Runtime, id: &str, options: &RunOptions) -> Result<u
     let notify = container.notify(options.create.notify_socket.as_deref());
     let open = || container.record.hook_output();
     let started = init.start(redirected.then_some(&open));
+    // Only now: the container does not wait for it.
+    drop(creation);
     let container = container.after_start(started, &hooks.poststart, &hooks.poststop)?;
     let process = &init.process;
     let Some(foreground) = &mut foreground else {
@@ -97,7 +99,7 @@ struct Created<'a> {
 
 impl<'a> Creation<'a> {
     /// From here on things are made. If anything fails, all of them are removed again.
-    fn perform(self, placement: Placement, listen: bool, stdio: Stdio) -> Result<Created<'a>> {
+    fn perform(&self, placement: Placement, listen: bool, stdio: Stdio) -> Result<Created<'a>> {
         let (container, (init, master)) = self.make(|locked| self.set_up(placement, locked, listen, stdio))?;
         Ok(Created { container, init, master })
     }
@@ -116,11 +118,14 @@ impl<'a> Creation<'a> {
         let joined: Vec<_> = self.joined().into_iter().map(|(_, fd)| fd).collect();
         let cgroup = placement.birthplace(&locked.record.cgroup)?;
         let joined = Joined::Namespaces(&joined);
+        // Loading a device program takes as long as making a network namespace. So both happen at once.
+        let device_rules = || self.apply_devices(&placement, &locked.record);
         let birth = Birth {
             start_socket: start_socket.as_ref().map(AsFd::as_fd),
             cgroup,
             entry,
             stdio,
+            at_gate: Some(&device_rules),
             patience: self.patience(),
         };
         let init = Init::spawn(&self.plan.init, joined, birth)?;

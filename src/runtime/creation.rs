@@ -218,6 +218,7 @@ impl<'a> Creation<'a> {
         record.keyring = self.plan.init.keyring.is_some();
         record.keyring_name.clone_from(&self.plan.init.keyring);
         record.cgroup = Cgroup::planned(&self.plan.cgroup);
+        record.plain = self.spec.process.is_some() && self.plan.hooks.none_after_create();
 
         let root = Rc::new(Root::create(&self.runtime.root)?);
         check_descriptors()?;
@@ -233,7 +234,8 @@ impl<'a> Creation<'a> {
         }
     }
 
-    /// The record is on disk before the cgroup is made, and the cgroup is limited before a process is in it.
+    /// The record is on disk before the cgroup is made, and the cgroup is limited before a process is in it. Its device
+    /// rules follow ([`Self::apply_devices`]).
     pub fn make_cgroup(&self, placement: &Placement, locked: &mut Locked) -> Result<()> {
         locked.write_draft(CONFIG, &self.config)?;
         locked.save()?;
@@ -254,6 +256,14 @@ impl<'a> Creation<'a> {
         self.limit(locked)
     }
 
+    /// Puts the device rules in force, once the cgroup is there. systemd makes it later ([`Self::enter_cgroup`]).
+    pub fn apply_devices(&self, placement: &Placement, record: &Record) -> Result<()> {
+        match placement {
+            Placement::Birth => record.cgroup.apply_devices(&self.plan.cgroup),
+            Placement::None | Placement::BySystemd(_) => Ok(()),
+        }
+    }
+
     /// Completes the placement of the process `pid`. `outside`: it was not born in the v2 cgroup.
     pub fn enter_cgroup(&self, placement: Placement, locked: &mut Locked, pid: i32, outside: bool) -> Result<()> {
         match placement {
@@ -261,7 +271,8 @@ impl<'a> Creation<'a> {
             Placement::None | Placement::Birth => Ok(()),
             Placement::BySystemd(mut systemd) => {
                 locked.record.cgroup.start_unit(&mut systemd, &self.plan.cgroup, pid)?;
-                self.limit(locked)
+                self.limit(locked)?;
+                locked.record.cgroup.apply_devices(&self.plan.cgroup)
             }
         }
     }

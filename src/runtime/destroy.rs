@@ -22,6 +22,9 @@ pub(super) const DEATH: Duration = Duration::from_secs(10);
 impl Locked<'_> {
     /// The hooks to run once the container is gone. The configuration was stored before anything was made.
     pub(super) fn poststop(&self) -> Result<Vec<Hook>> {
+        if self.record.plain {
+            return Ok(Vec::new());
+        }
         let spec = self.dir.read_or_draft(CONFIG).and_then(|text| Spec::parse(&text)).context(CONFIG);
         Ok(hooks::plan(&spec?.hooks)?.poststop)
     }

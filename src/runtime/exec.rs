@@ -222,7 +222,7 @@ impl Container<'_> {
         let target = Joined::Container { init: target.as_fd(), root: root.as_ref().map(AsFd::as_fd) };
         let spawn = |cgroup: &mut Join| {
             let entry = cgroup.take_entry();
-            Init::spawn(plan, target, Birth { start_socket: None, cgroup: cgroup.dirfd(), entry, stdio, patience })
+            Init::spawn(plan, target, Birth { cgroup: cgroup.dirfd(), entry, stdio, patience, ..Birth::default() })
         };
         let init = match spawn(&mut cgroup) {
             // The container has enabled controllers for the cgroups below its own. Then the process goes where its init

@@ -69,6 +69,10 @@ pub struct Record {
     /// earlier berth made the container, or CRIU restored its mounts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<Volume>,
+    /// There is a process to start, and no hook for `start` or `delete`: those need not parse the configuration. False
+    /// if an earlier berth made the container.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub plain: bool,
 }
 
 /// A mount of the configuration, or one that was added.
@@ -108,6 +112,7 @@ impl Record {
             inert_annotations: false,
             streams: standard().map(pipe_name),
             volumes: Vec::new(),
+            plain: false,
         }
     }
 

@@ -184,6 +184,7 @@ impl Restoration<'_> {
     fn perform(&self, placement: Placement, locked: &mut Locked) -> Result<Restored> {
         locked.record.replace_streams(self.stdio);
         self.creation.make_cgroup(&placement, locked)?;
+        self.creation.apply_devices(&placement, &locked.record)?;
         let inherited = self.inherited_namespaces();
         let root = locked.dir.path().join(ROOT);
         std::fs::create_dir(&root).call(|| format!("mkdir({root:?})"))?;

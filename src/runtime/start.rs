@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::error::{Call, Error, Kind, Result};
 use crate::launch;
-use crate::plan::hooks::{self, Hook};
+use crate::plan::hooks::{self, Hook, Hooks};
 use crate::spec::Status;
 
 use super::container::Container;
@@ -25,15 +25,8 @@ impl<'a> Locked<'a> {
             Status::Running => return Err(not_startable("an already running container")),
         }
         let socket = self.connect()?.ok_or_else(|| not_startable("an already running container"))?;
-        let spec = self.spec()?;
-        if spec.process.is_none() {
-            // "This operation MUST generate an error if `process` was not set." Such a container can never be started:
-            // it has ended.
-            self.kill(libc::SIGKILL, false)?;
-            return Err(Error::config("/process", "is missing, and start needs it").context(CONFIG));
-        }
+        let hooks = self.hooks_from_start()?;
         rustix::io::ioctl_fionbio(&socket, false).call(|| "ioctl(FIONBIO)")?;
-        let hooks = hooks::plan(&spec.hooks)?;
         let pidfd = self.record.init.map(ProcessId::open).transpose()?.flatten();
         let notify = self.notify(notify);
         let open = || self.record.hook_output();
@@ -45,6 +38,21 @@ impl<'a> Locked<'a> {
             container.await_ready(notify, pidfd.as_fd());
         }
         Ok(())
+    }
+
+    /// Those that are run from now on, for a container that has a process to start.
+    fn hooks_from_start(&self) -> Result<Hooks> {
+        if self.record.plain {
+            return Ok(Hooks::default());
+        }
+        let spec = self.spec()?;
+        if spec.process.is_none() {
+            // "This operation MUST generate an error if `process` was not set." Such a container can never be started:
+            // it has ended.
+            self.kill(libc::SIGKILL, false)?;
+            return Err(Error::config("/process", "is missing, and start needs it").context(CONFIG));
+        }
+        hooks::plan(&spec.hooks)
     }
 
     /// The end of `start` and `run`: a container that failed to start is destroyed, as the lifecycle demands. The lock

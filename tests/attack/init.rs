@@ -2,12 +2,14 @@
 //!
 //! `launch::requests` has the tests of an init that asks for what it should not get.
 
+use std::fs;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use serde_json::json;
 
 use crate::harness::inject::{Action, Point};
-use crate::harness::{Cmd, Config, Test};
+use crate::harness::{Cmd, Config, Mode, Test, sys};
 
 e2e!(
     start_fails_if_init_dies_before_the_process_is_executed,
@@ -15,6 +17,7 @@ e2e!(
     a_message_that_cannot_be_sent_ends_the_command,
     whoever_dies_is_not_waited_for,
     signals_that_the_caller_ignores_change_nothing,
+    nothing_is_executed_before_the_device_rules_are_in_force,
 );
 
 /// The runtime is the first process of a command, and the next is init, or for `exec` the one that joins the container.
@@ -115,4 +118,29 @@ fn signals_that_the_caller_ignores_change_nothing(t: &Test) {
     let output = limited.args(["run", "--bundle", c.bundle.to_str().unwrap(), &c.id]).ok();
     assert!(output.stdout.contains("file too large"), "{output}");
     c.assert_gone();
+}
+
+fn nothing_is_executed_before_the_device_rules_are_in_force(t: &Test) {
+    let rules = json!([{ "allow": false, "access": "rwm" }]);
+    // With and without namespaces that the child makes while the rules are put in force.
+    for config in [Config::sleep(), Config::sleep().without_namespace("network").without_namespace("ipc")] {
+        let c = t.container(config.set("/linux/resources/devices", rules.clone()));
+        let point = Point { process: CHILD, number: libc::SYS_execveat, occurrence: 1 };
+        let traced = c.create_cmd(&[]).trace(&[], point, Action::Pause, Duration::from_secs(20));
+        assert!(traced.reached());
+        let cgroup = c.cgroup_dir("devices");
+        match t.mode {
+            Mode::V1 => {
+                let list = fs::read_to_string(cgroup.join("devices.list")).unwrap();
+                assert!(!list.contains("a *:*"), "{list}");
+            }
+            Mode::V2 => {
+                assert_eq!(sys::device_programs(fs::File::open(cgroup).unwrap().as_fd()).unwrap(), 1);
+            }
+        }
+        traced.go_on();
+        let (output, _) = traced.wait();
+        output.ok();
+        c.delete_force().ok();
+    }
 }

@@ -132,3 +132,32 @@ pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
     // SAFETY: no memory is passed.
     check(unsafe { libc::kill(pid, signal) })
 }
+
+/// How many device programs are attached to a v2 cgroup.
+pub fn device_programs(cgroup: BorrowedFd) -> io::Result<u32> {
+    /// `union bpf_attr` of linux/bpf.h for this command, as far as it is used.
+    #[repr(C)]
+    struct Query {
+        target: u32,
+        attach_type: u32,
+        query_flags: u32,
+        attach_flags: u32,
+        ids: u64,
+        count: u32,
+        padding: u32,
+    }
+    const BPF_PROG_QUERY: libc::c_long = 16;
+    const BPF_CGROUP_DEVICE: u32 = 6;
+    let mut query = Query {
+        target: cgroup.as_raw_fd() as u32,
+        attach_type: BPF_CGROUP_DEVICE,
+        query_flags: 0,
+        attach_flags: 0,
+        ids: 0,
+        count: 0,
+        padding: 0,
+    };
+    // SAFETY: the kernel reads and fills a struct of this size; without room for ids it only counts.
+    let done = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size_of::<Query>()) };
+    check(done as libc::c_int).map(|()| query.count)
+}
