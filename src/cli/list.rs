@@ -79,7 +79,7 @@ fn containers(global: &Global) -> Result<Vec<Document>> {
     let mut documents = Vec::new();
     for listed in global.runtime.list()? {
         // One damaged container must not hide the others.
-        match listed {
+        match listed? {
             Listed::Container(container) => match Document::new(&container, owner(container.uid())) {
                 // It is gone by now.
                 Err(e) if e.kind() == Kind::NoContainer => {}

@@ -57,8 +57,11 @@ fn few(pids: &[u32], options: &[String]) -> Result<Option<Vec<u8>>> {
     if !options.is_empty() || pids.is_empty() || pids.len() > MANY {
         return Ok(None);
     }
+    // By -q, ps reads nothing of other processes, and shows them in this order.
+    let mut pids = pids.to_vec();
+    pids.sort_unstable();
     let list = pids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
-    Ok(ps(&["-f".to_owned(), "-p".to_owned(), list])?.ok())
+    Ok(ps(&["-f".to_owned(), "-q".to_owned(), list])?.ok())
 }
 
 /// Its output, or why it failed.

@@ -127,11 +127,14 @@ impl StateDir {
             Err(Errno::LOOP | Errno::NXIO | Errno::NODEV) => return Err(no_file(&path)),
             file => file.call(|| format!("open({path:?})"))?,
         };
-        if FileType::from_raw_mode(fstat(&file).call(|| format!("fstat({path:?})"))?.st_mode) != FileType::RegularFile {
+        let stat = fstat(&file).call(|| format!("fstat({path:?})"))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(no_file(&path));
         }
-        let mut text = Vec::new();
-        File::from(file).read_to_end(&mut text).call(|| format!("read({path:?})"))?;
+        // Room for the end of the file as well, so that one read(2) gets all, and the next nothing.
+        let size = usize::try_from(stat.st_size).unwrap_or_default().min(1 << 20);
+        let mut text = Vec::with_capacity(size + 64);
+        File::from(file).take(u64::MAX).read_to_end(&mut text).call(|| format!("read({path:?})"))?;
         Ok(text)
     }
 

@@ -182,14 +182,11 @@ impl Runtime {
     }
 
     /// Every container below the root, sorted by id. Containers that another command makes or removes right now are
-    /// left out.
-    pub fn list(&self) -> Result<Vec<Listed<'_>>> {
-        let Some(root) = Root::open(&self.root)?.map(Rc::new) else { return Ok(Vec::new()) };
-        let mut found = Vec::new();
-        for id in ids(&root)? {
-            found.extend(self.look_at(&root, id)?);
-        }
-        Ok(found)
+    /// left out. Each is looked at when it is asked for, since it holds its directory open.
+    pub fn list(&self) -> Result<impl Iterator<Item = Result<Listed<'_>>>> {
+        let root = Root::open(&self.root)?.map(Rc::new);
+        let ids = root.as_ref().map_or_else(|| Ok(Vec::new()), |root| ids(root))?;
+        Ok(ids.into_iter().filter_map(move |id| self.look_at(root.as_ref()?, id).transpose()))
     }
 
     fn look_at(&self, root: &Rc<Root>, id: String) -> Result<Option<Listed<'_>>> {

@@ -51,7 +51,12 @@ pub fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T> {
 }
 
 fn read<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> {
-    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    // Faster than to look in each string for bytes that are no text.
+    let text = std::str::from_utf8(text).map_err(|e| match serde_json::from_slice::<serde_json::Value>(text) {
+        Err(e) => e,
+        Ok(_) => serde::de::Error::custom(e),
+    })?;
+    let mut deserializer = serde_json::Deserializer::from_str(text);
     let value = T::deserialize(document::Document(&mut deserializer))?;
     deserializer.end().map(|()| value)
 }
@@ -117,6 +122,19 @@ fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(d: D) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_text_is_refused_where_it_stands() {
+        for (text, pointer) in [
+            (&b"{\"ociVersion\": \"1\xff\"}"[..], "/ociVersion"),
+            (b"{\"annotations\": {\"a\": \"\xc3\"}}", "/annotations/a"),
+            (b"\xef\xbb", ""),
+        ] {
+            let e = Spec::parse(text).unwrap_err();
+            assert_eq!(e.pointer().unwrap_or_default(), pointer, "{e}");
+            assert!(e.to_string().contains(" at line 1 column "), "{e}");
+        }
+    }
 
     #[test]
     fn a_wrong_type_is_named_by_its_pointer() {

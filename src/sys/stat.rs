@@ -1,5 +1,6 @@
 //! What /proc tells of a process: `/proc/PID/stat` (proc_pid_stat(5)), and files of lines with a name.
 
+use std::io::Read;
 use std::ops::Range;
 
 use crate::error::{Call, Error, Result};
@@ -22,9 +23,11 @@ impl Stat {
     /// `None` if there is no such process any more.
     pub fn read(pid: i32) -> Result<Option<Self>> {
         let path = format!("/proc/{pid}/stat");
-        let text = match std::fs::read(&path) {
+        // More than a line ever has, so that one read(2) gets it.
+        let mut text = Vec::with_capacity(2048);
+        match std::fs::File::open(&path).and_then(|file| file.take(4096).read_to_end(&mut text)) {
             Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => return Ok(None),
-            text => text.call(|| format!("read({path:?})"))?,
+            read => read.call(|| format!("read({path:?})"))?,
         };
         let shown = || Error::new(format_args!("{path:?}: {:?}", String::from_utf8_lossy(&text)));
         Self::parse(&text).map(Some).ok_or_else(shown)

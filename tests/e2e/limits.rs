@@ -8,6 +8,8 @@ use crate::harness::{Cmd, Config, Container, Test};
 
 e2e!(few_descriptors, few_descriptors_for_exec, few_descriptors_for_restore, a_small_stack);
 
+e2e!(any: more_containers_than_descriptors);
+
 /// From none but the standard streams on.
 const DESCRIPTORS: std::ops::RangeInclusive<u64> = 3..=64;
 /// With so many a container can be made, as with runc 1.3.
@@ -91,4 +93,16 @@ fn a_small_stack(t: &Test) {
         }
         c.assert_gone();
     }
+}
+
+fn more_containers_than_descriptors(t: &Test) {
+    let all: Vec<_> = (0..ENOUGH + 6).map(|_| t.container(config())).collect();
+    all.iter().for_each(|c| drop(c.create().ok()));
+    let list = with(t.cli(["list", "--quiet"]), ENOUGH).run().ok();
+    let mut listed: Vec<_> = list.text().lines().collect();
+    let mut ids: Vec<_> = all.iter().map(|c| &*c.id).collect();
+    listed.sort_unstable();
+    ids.sort_unstable();
+    assert_eq!(listed, ids);
+    all.iter().for_each(|c| drop(c.delete_force().ok()));
 }

@@ -16,7 +16,7 @@ pub struct Arch {
     pub audit: u32,
     column: Column,
     /// The number of the ABI's first call.
-    base: u32,
+    pub base: u32,
     pub word: Word,
     pub endian: Endian,
     /// The architecture has socketcall(2) and ipc(2), and libseccomp turns a rule for one of their calls into one for

@@ -66,21 +66,9 @@ pub fn program(sections: &[Section], default: u32, enosys: bool) -> Vec<Instruct
 impl<'a> Ranges<'a> {
     fn of(sections: &[&'a Section], default: u32, enosys: bool) -> Self {
         let mut ranges = Self { ranges: Vec::with_capacity(512), conditional: Vec::new(), default };
-        let mut numbered = Vec::with_capacity(512);
-        for section in sections {
-            for (syscall, verdict) in Syscall::all().zip(&section.verdicts) {
-                let Some(number) = section.arch.number(syscall) else { continue };
-                match verdict {
-                    Verdict::Default => {}
-                    Verdict::Always(action) => numbered.push((number, Target::Return(*action))),
-                    Verdict::FirstMatch(rules) => {
-                        numbered.push((number, Target::FirstMatch(ranges.conditional.len() as u32)));
-                        ranges.conditional.push((section.arch, rules));
-                    }
-                }
-            }
-        }
-        numbered.sort_unstable_by_key(|(number, _)| *number);
+        let mut ascending = sections.to_vec();
+        ascending.sort_unstable_by_key(|section| section.arch.base);
+        let numbered: Vec<_> = ascending.into_iter().flat_map(|section| ranges.number(section)).collect();
         let mut next = 0;
         for (number, target) in numbered {
             if next < number {
@@ -97,6 +85,31 @@ impl<'a> Ranges<'a> {
             }
         }
         ranges
+    }
+
+    /// The section's calls that do not get the default action, by their numbers.
+    fn number(&mut self, section: &'a Section) -> Vec<(u32, Target)> {
+        /// Almost all numbers are below, and need no sorting.
+        const DENSE: usize = 1024;
+        let (mut dense, mut other) = (vec![None; DENSE], Vec::new());
+        for (syscall, verdict) in Syscall::all().zip(&section.verdicts) {
+            let Some(number) = section.arch.number(syscall) else { continue };
+            let target = match verdict {
+                Verdict::Default => continue,
+                Verdict::Always(action) => Target::Return(*action),
+                Verdict::FirstMatch(rules) => {
+                    self.conditional.push((section.arch, rules));
+                    Target::FirstMatch(self.conditional.len() as u32 - 1)
+                }
+            };
+            match dense.get_mut((number - section.arch.base) as usize) {
+                Some(place) => *place = Some(target),
+                None => other.push((number, target)),
+            }
+        }
+        other.sort_unstable_by_key(|(number, _)| *number);
+        let dense = (section.arch.base..).zip(dense).filter_map(|(number, target)| Some((number, target?)));
+        dense.chain(other).collect()
     }
 
     fn push(&mut self, start: u32, target: Target) {
