@@ -44,7 +44,8 @@ fn a_record_that_is_no_file(t: &Test) {
     let other = t.container_named("other", Config::sleep());
     other.up();
     for (what, put) in PUTS {
-        let c = t.container_named("damaged", Config::sleep());
+        let hook = json!([{ "path": "/bin/true" }]);
+        let c = t.container_named("damaged", Config::sleep().set("/hooks/poststop", hook));
         c.up();
         let pid = c.pid();
         fs::remove_file(dir(&c).join("state.json")).unwrap();
