@@ -352,6 +352,8 @@ impl Global {
         }
         let warnings = log.clone();
         let warn = Box::new(move |text: &str| warnings.warning(text));
+        let progressing = log.clone();
+        let progress = Box::new(move |text: &str| progressing.progress(text));
         let debug = log.is_debugging().then(|| {
             log.debug(&format!("berth {}, containers in {root:?}", env!("CARGO_PKG_VERSION")));
             let log = log.clone();
@@ -364,6 +366,7 @@ impl Global {
             crun_annotations: program != RUNC,
             warn,
             debug,
+            progress,
             timeline: Timeline::default(),
         };
         Ok(Self { program: program.to_owned(), runtime, root_given: given.is_some(), log: log.clone() })

@@ -72,6 +72,7 @@ impl Runtime {
             crun_annotations: false,
             warn: Box::new(|_| {}),
             debug: None,
+            progress: Box::new(|_| {}),
             timeline: Timeline::default(),
         })
     }

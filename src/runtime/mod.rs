@@ -81,6 +81,8 @@ pub struct Runtime {
     pub warn: Sink,
     /// Takes a line for each action. `None`: nobody reads them.
     pub debug: Option<Sink>,
+    /// Takes a line for each step of what may take long.
+    pub progress: Sink,
     /// Notes where the time goes.
     pub timeline: Timeline,
 }
@@ -258,6 +260,7 @@ impl Runtime {
     /// CRIU's next step begins, which may take as long as the container is large.
     fn criu_is_at(&self, what: &str) {
         self.timeline.wait(format_args!("CRIU {what}"));
+        (self.progress)(&format!("CRIU {what}"));
     }
 
     /// Runs hooks of one kind on the host's side, in order, up to the first that fails. When `init` ends, they are

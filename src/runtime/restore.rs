@@ -205,18 +205,25 @@ impl Restoration<'_> {
 
         let outside = Outside::of(&self.creation.plan.init.namespaces, criu.pid())?;
         let (mut progress, mut ours) = (Progress::default(), false);
+        let mut step = "reads the images";
+        runtime.criu_is_at(step);
         let mut notified = |notification: &Notification, fd| {
             timeline.phase(format_args!("CRIU's {}", notification.script));
             let done = self.notified(notification, fd, locked, &outside, &mut progress);
+            let before = step;
             match notification.script.as_str() {
-                "setup-namespaces" => runtime.criu_is_at("restores the processes and their memory"),
-                "post-restore" => runtime.criu_is_at("lets the processes go on"),
-                _ => timeline.wait("CRIU"),
+                "setup-namespaces" => step = "restores processes and memory",
+                "post-restore" => step = "lets the processes go on",
+                _ => {}
+            }
+            if step == before {
+                timeline.wait(format_args!("CRIU {step}"))
+            } else {
+                runtime.criu_is_at(step)
             }
             ours = done.is_err();
             done
         };
-        runtime.criu_is_at("reads the images");
         let restored = criu.perform(Kind::Restore, &request, &mut notified);
         let pid = restored.map_err(|e| if ours { e } else { work.explain(e) })?;
         timeline.process();
