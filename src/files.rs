@@ -396,37 +396,94 @@ impl Outlet {
     }
 }
 
-/// Puts a complete file with this content at `path`, in place of any existing one. A fifo or a character device is
-/// written to instead. Nothing incomplete is ever seen there, and no file with another name is left, even if the
-/// runtime is killed.
+/// Puts a complete file with this content at `path`: see [`Publication`].
 pub fn publish(path: &Path, content: &[u8]) -> Result<()> {
-    let call = || format!("write({path:?})");
-    let entry = DirEntry::find(path)?;
-    let kind = match entry.stat() {
-        Err(Errno::NOENT) => FileType::RegularFile,
-        stat => FileType::from_raw_mode(stat.call(call)?.st_mode),
-    };
-    match kind {
-        FileType::RegularFile if !entry.magic => anew(&entry, content).call(call),
-        FileType::RegularFile | FileType::Fifo | FileType::CharacterDevice => {
-            let file = entry.open(OFlags::WRONLY | OFlags::APPEND, 0).call(call).map_err(explain)?;
-            write_all(file.as_fd(), content).call(call)
-        }
-        FileType::Directory => Err(Error::sys(call(), Errno::ISDIR)),
-        other => Err(Error::new(format_args!("{}: it is a {other:?}, and no file", call()))),
+    Publication::prepare(path)?.complete(content)
+}
+
+/// A complete file that is to be at a path, in place of any existing one. A fifo or a character device is written to
+/// instead. Nothing incomplete is ever seen there, and no file with another name is left, even if the runtime is killed.
+pub struct Publication {
+    path: PathBuf,
+    entry: DirEntry,
+    target: Target,
+}
+
+enum Target {
+    /// A file that has no name until it is complete.
+    Unnamed(OwnedFd),
+    /// One with another name, where the file system does not support files without one. No name: it is complete.
+    Temporary(OwnedFd, OsString),
+    Existing(OwnedFd),
+}
+
+const MODE: Mode = Mode::from_raw_mode(0o644);
+
+impl Publication {
+    /// Fails if a file cannot be written there.
+    pub fn prepare(path: &Path) -> Result<Self> {
+        let call = || format!("write({path:?})");
+        let entry = DirEntry::find(path)?;
+        let kind = match entry.stat() {
+            Err(Errno::NOENT) => FileType::RegularFile,
+            stat => FileType::from_raw_mode(stat.call(call)?.st_mode),
+        };
+        let target = match kind {
+            FileType::RegularFile if !entry.magic => Target::new(&entry).call(call)?,
+            FileType::RegularFile | FileType::Fifo | FileType::CharacterDevice => {
+                Target::Existing(entry.open(OFlags::WRONLY | OFlags::APPEND, 0).call(call).map_err(explain)?)
+            }
+            FileType::Directory => return Err(Error::sys(call(), Errno::ISDIR)),
+            other => return Err(Error::new(format_args!("{}: it is a {other:?}, and no file", call()))),
+        };
+        Ok(Self { path: path.to_owned(), entry, target })
+    }
+
+    pub fn complete(mut self, content: &[u8]) -> Result<()> {
+        let (dir, name) = (self.entry.dir.as_fd(), self.entry.name.as_os_str());
+        let written = match &mut self.target {
+            Target::Unnamed(file) => write_all(file.as_fd(), content).and_then(|()| link(file, dir, name)),
+            Target::Temporary(file, temporary) => write_all(file.as_fd(), content)
+                .and_then(|()| renameat(dir, temporary.as_os_str(), dir, name))
+                .map(|()| temporary.clear()),
+            Target::Existing(file) => write_all(file.as_fd(), content),
+        };
+        written.call(|| format!("write({:?})", self.path))
     }
 }
 
-/// The file has no name until it is complete.
-fn anew(entry: &DirEntry, content: &[u8]) -> rustix::io::Result<()> {
-    const MODE: Mode = Mode::from_raw_mode(0o644);
-    let (dir, name) = (entry.dir.as_fd(), entry.name.as_os_str());
-    let file = match openat(dir, ".", OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC, MODE) {
-        // The file system does not support files without a name.
-        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => return by_rename(dir, name, content, MODE),
-        file => file?,
-    };
-    write_all(file.as_fd(), content)?;
+impl Drop for Publication {
+    fn drop(&mut self) {
+        if let Target::Temporary(_, name) = &self.target
+            && !name.is_empty()
+        {
+            // It may have been removed.
+            let _ = unlinkat(&self.entry.dir, name, AtFlags::empty());
+        }
+    }
+}
+
+impl Target {
+    fn new(entry: &DirEntry) -> rustix::io::Result<Self> {
+        match openat(&entry.dir, ".", OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC, MODE) {
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => Self::temporary(entry),
+            file => file.map(Self::Unnamed),
+        }
+    }
+
+    fn temporary(entry: &DirEntry) -> rustix::io::Result<Self> {
+        let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.subsec_nanos());
+        let mut name = OsString::from(".");
+        name.push(&entry.name);
+        name.push(format!(".{}-{now}", std::process::id()));
+        // A new file, so that nothing is written to a file that others have put there.
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        openat(&entry.dir, &name, flags, MODE).map(|file| Self::Temporary(file, name))
+    }
+}
+
+/// Gives a file without a name this one.
+fn link(file: &OwnedFd, dir: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<()> {
     let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
     for _ in 0..100 {
         match linkat(CWD, &unnamed, dir, name, AtFlags::SYMLINK_FOLLOW) {
@@ -447,20 +504,6 @@ fn remove_regular(dir: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<()> {
         Err(Errno::NOENT) => Ok(()),
         removed => removed,
     }
-}
-
-fn by_rename(dir: BorrowedFd<'_>, name: &OsStr, content: &[u8], mode: Mode) -> rustix::io::Result<()> {
-    let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.subsec_nanos());
-    let mut temporary = OsString::from(".");
-    temporary.push(name);
-    temporary.push(format!(".{}-{now}", std::process::id()));
-    // A new file, so that nothing is written to a file that others have put there.
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = openat(dir, &temporary, flags, mode)?;
-    write_all(file.as_fd(), content).and_then(|()| renameat(dir, &temporary, dir, name)).inspect_err(|_| {
-        // It may have been removed.
-        let _ = unlinkat(dir, &temporary, AtFlags::empty());
-    })
 }
 
 #[cfg(test)]
@@ -514,7 +557,14 @@ mod tests {
         publish(&path, b"7").unwrap();
         assert_eq!(read(&path), "7");
         assert_ne!(std::fs::metadata(&path).unwrap().ino(), inode, "who reads the old one reads it whole");
-        by_rename(File::open(&dir.0).unwrap().as_fd(), OsStr::new("pid"), b"8", Mode::from_raw_mode(0o644)).unwrap();
+        let by_rename = || {
+            let mut publication = Publication::prepare(&path).unwrap();
+            publication.target = Target::temporary(&publication.entry).unwrap();
+            publication
+        };
+        drop(by_rename());
+        assert_eq!((read(&path), dir.names()), ("7".to_owned(), vec!["pid".to_owned()]), "given up");
+        by_rename().complete(b"8").unwrap();
         assert_eq!((read(&path), dir.names()), ("8".to_owned(), vec!["pid".to_owned()]));
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o022, 0);
     }

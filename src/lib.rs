@@ -111,6 +111,7 @@ mod runtime;
 mod shim;
 mod spec;
 mod sys;
+mod timeline;
 mod validate;
 mod wire;
 

@@ -22,6 +22,8 @@
 //!      | <------- Ready ------------------ |
 //! ```
 //!
+//! For a timeline, `Phase` comes as well, with each step that I begins.
+//!
 //! After `Ready`, `Start` comes on the same channel (`run`, `exec`) or, from another process, on the start socket. For
 //! startContainer hooks, `HookOutput` is asked for once more. Then I says `Executing`, and exec closes the channel.
 //! Death closes it too, so R looks at the name of the process, which exec changes from [`INIT_NAME`]. `Failed` may
@@ -51,13 +53,15 @@ pub const INIT_NAME: &CStr = c"berth:[init]";
 pub enum ToInit {
     /// Descriptors come with it, in this order: a memfd with the plan; where said so, the pidfd of the container's
     /// init, and the root of that; the namespaces that the plan joins; where said so, the start socket, and the v2
-    /// cgroup in which the stage makes its child; the files by which that child enters v1's cgroups.
+    /// cgroup in which the stage makes its child; the files by which that child enters v1's cgroups. `phases`: init
+    /// tells what it begins.
     Plan {
         target: bool,
         root: bool,
         start_socket: bool,
         cgroup: bool,
         tasks: u8,
+        phases: bool,
     },
     /// Init is in its cgroup. `pid` is its pid on the host.
     Placed {
@@ -102,6 +106,8 @@ pub enum FromInit {
         fd: i32,
     },
     Warning(Error),
+    /// What init begins, if it is to tell that.
+    Phase(Phase),
     /// Lists the mounts that may be changed while the container runs: for each, its entry of the plan's mounts, and its
     /// id.
     Ready {
@@ -110,6 +116,19 @@ pub enum FromInit {
     /// Only exec is left to do.
     Executing,
     Failed(Error),
+}
+
+/// What init does until it is ready, in this order, as far as a timeline shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Phase {
+    Join,
+    Placement,
+    Namespaces,
+    Mounts,
+    CreateContainerHooks,
+    PivotRoot,
+    Sysctls,
+    Process,
 }
 
 /// There are as many v1 hierarchies as controllers, and one for each of several names.

@@ -66,6 +66,7 @@ pub(super) fn creation(command: Command) -> Command {
         .arg(path("console-socket", "SOCKET", "send the master of the container's terminal to SOCKET"))
         .arg(path("pidfd-socket", "SOCKET", "send a pidfd of the container's init to SOCKET"))
         .arg(path("pid-file", "FILE", "write the pid of the container's init to FILE"))
+        .arg(super::timeline::option())
         .arg(flag("no-pivot", "change the root without pivot_root, for a rootfs on a ramdisk"))
         .arg(flag("no-new-keyring", "keep the caller's session keyring"))
         .arg(preserve_fds())

@@ -31,6 +31,7 @@ mod start;
 mod state;
 mod text;
 mod time;
+mod timeline;
 mod update;
 mod validate;
 
@@ -43,6 +44,7 @@ use clap::{Arg, ArgAction, ArgMatches};
 
 use crate::error::{Call, Error, Kind, Result};
 use crate::runtime::{CgroupManager, Runtime, Sink, is_rootless};
+use crate::timeline::Timeline;
 use args::{flag, path, value};
 pub use features::text as features_text;
 use log::Log;
@@ -175,12 +177,20 @@ fn dispatch(program: &str, all: &[OsString], log: &mut Log, failure: &mut u8) ->
         Parsed::Help(help) => return Ok(Outcome::Print(help)),
     };
     *failure = command.failure;
-    let global = Global::new(program, &matches, log)?;
-    (command.run)(&global, &own).map(Outcome::Exit).map_err(|e| match program {
+    let mut global = Global::new(program, &matches, log)?;
+    let timeline = timeline::Destination::open(&own)?;
+    if timeline.is_some() {
+        global.runtime.timeline = Timeline::begin();
+    }
+    let status = (command.run)(&global, &own).map_err(|e| match program {
         RUNC if e.kind() == Kind::MadeByRunc => runc::hand_over(all, e),
         RUNC => as_runc(e, command.name),
         _ => in_course_of(no_container(of_runc(e, &global, args), &global), command.name, &own),
-    })
+    });
+    if let Some(destination) = timeline {
+        destination.write(&global, &format!("{bin} {}", get_id(&own)), status.as_ref().err());
+    }
+    status.map(Outcome::Exit)
 }
 
 /// The hint for a command that engines have: what to use here.
@@ -342,12 +352,23 @@ impl Global {
         }
         let warnings = log.clone();
         let warn = Box::new(move |text: &str| warnings.warning(text));
+        let progressing = log.clone();
+        let progress = Box::new(move |text: &str| progressing.progress(text));
         let debug = log.is_debugging().then(|| {
             log.debug(&format!("berth {}, containers in {root:?}", env!("CARGO_PKG_VERSION")));
             let log = log.clone();
             Box::new(move |line: &str| log.debug(line)) as Sink
         });
-        let runtime = Runtime { root, rootless, cgroup_manager, crun_annotations: program != RUNC, warn, debug };
+        let runtime = Runtime {
+            root,
+            rootless,
+            cgroup_manager,
+            crun_annotations: program != RUNC,
+            warn,
+            debug,
+            progress,
+            timeline: Timeline::default(),
+        };
         Ok(Self { program: program.to_owned(), runtime, root_given: given.is_some(), log: log.clone() })
     }
 }

@@ -36,7 +36,7 @@ use crate::spec::Status;
 use crate::sys;
 use crate::sys::process::Execve;
 use crate::sys::procfs::ProcFs;
-use crate::wire::{Channel, FromInit, INIT_NAME, ToInit};
+use crate::wire::{Channel, FromInit, INIT_NAME, Phase, ToInit};
 
 #[cfg(fuzzing)]
 pub use self::home::lookup;
@@ -55,7 +55,7 @@ pub fn main(fd: RawFd) -> ! {
 }
 
 fn run(channel: Channel) -> i32 {
-    let mut child = Child { channel, mounts: Vec::new() };
+    let mut child = Child { channel, phases: false, mounts: Vec::new() };
     let error = match child.become_process() {
         Ok(never) => match never {},
         Err(error) => error,
@@ -77,6 +77,8 @@ fn run(channel: Channel) -> i32 {
 struct Child {
     /// To the runtime that made this process. After the start of a created container, to the runtime that starts it.
     channel: Channel,
+    /// The runtime wants to know what this process begins.
+    phases: bool,
     /// The mounts that this process made and the runtime is told about.
     mounts: Vec<(u32, u64)>,
 }
@@ -99,6 +101,7 @@ impl Child {
         // This comes before the fork that shows this process to the processes of a joined PID namespace. Even if they
         // may trace it, they find no descriptor that the runtime's caller left open.
         never_dumpable()?;
+        self.begin(Phase::Join)?;
         rustix::thread::set_name(INIT_NAME).call(|| "prctl(PR_SET_NAME)")?;
         let optional = [&target, &root, &start_socket].into_iter().flatten().map(AsFd::as_fd);
         let kept = [self.channel.as_fd()]
@@ -111,6 +114,7 @@ impl Child {
             Some(init) => namespaces::join_container(&self.channel, &plan, &init, root, cgroups)?,
             None => namespaces::enter(&self.channel, &plan, namespaces, cgroups)?,
         }
+        self.begin(Phase::Placement)?;
         let pid = self.expect_placed()?;
         match &plan.role {
             Role::Exec => self.exec(&plan),
@@ -147,6 +151,7 @@ impl Child {
         start_socket: Option<OwnedFd>,
     ) -> Result<Infallible> {
         let process = &plan.process;
+        self.begin(Phase::Namespaces)?;
         rustix::process::setsid().call(|| "setsid()")?;
         let proc = ProcFs::private()?;
         self.join_keyring(plan, &proc)?;
@@ -160,17 +165,25 @@ impl Child {
             network::loopback_up()?;
         }
         set_names(container)?;
+        self.begin(Phase::Mounts)?;
         let mut rootfs = Rootfs::prepare(&container.rootfs, &proc, &mut |mount| self.ask(mount))?;
         self.mounts = rootfs.take_volumes();
         if container.host_hooks {
             self.request(&FromInit::Hooks)?;
         }
+        if !container.create_container.is_empty() {
+            self.begin(Phase::CreateContainerHooks)?;
+        }
         self.create_container_hooks(container, pid, rootfs.as_fd())?;
+        self.begin(Phase::PivotRoot)?;
         if process.terminal {
             self.take_terminal(rootfs.terminal(process.user.uid)?, process)?;
         }
         identity::replace_null(|| rootfs.open_null(&proc))?;
         rootfs.enter(&proc)?;
+        if !container.sysctls.is_empty() {
+            self.begin(Phase::Sysctls)?;
+        }
         for Sysctl { pointer, path, value } in &container.sysctls {
             proc.write(&format!("sys/{path}"), value.as_bytes()).context(pointer).map_err(|e| match e.errno() {
                 Some(Errno::NOENT) => e.with_hint("this kernel has no such sysctl"),
@@ -196,6 +209,7 @@ impl Child {
     /// The steps of a further process in a running container.
     fn exec(&mut self, plan: &InitPlan) -> Result<Infallible> {
         let process = &plan.process;
+        self.begin(Phase::Namespaces)?;
         rustix::process::setsid().call(|| "setsid()")?;
         let proc = ProcFs::joined()?;
         self.join_keyring(plan, &proc)?;
@@ -213,6 +227,7 @@ impl Child {
     /// while the runtime listens.
     fn assume(&mut self, plan: &InitPlan, proc: ProcFs, start_socket: Option<&OwnedFd>) -> Result<Ready> {
         let process = &plan.process;
+        self.begin(Phase::Process)?;
         let mut warnings = Vec::new();
         process::schedule(process)?;
         process::label(process, &proc)?;
@@ -385,10 +400,11 @@ impl Child {
         self.channel.receive()?.ok_or_else(|| Error::new("the runtime has gone"))
     }
 
-    fn receive_plan(&self) -> Result<Told> {
-        let (ToInit::Plan { target, root, start_socket, cgroup, tasks }, fds) = self.receive()? else {
+    fn receive_plan(&mut self) -> Result<Told> {
+        let (ToInit::Plan { target, root, start_socket, cgroup, tasks, phases }, fds) = self.receive()? else {
             return Err(out_of_turn());
         };
+        self.phases = phases;
         let mut fds = fds.into_iter();
         let file = File::from(fds.next().ok_or_else(out_of_turn)?);
         let length = file.metadata().call(|| "fstat(plan)")?.len();
@@ -410,6 +426,10 @@ impl Child {
             (ToInit::Placed { pid }, _) => Ok(pid),
             _ => Err(out_of_turn()),
         }
+    }
+
+    fn begin(&self, phase: Phase) -> Result<()> {
+        if self.phases { self.channel.send(&FromInit::Phase(phase)) } else { Ok(()) }
     }
 
     /// Asks the runtime for something, and waits until it is done.

@@ -11,9 +11,10 @@ pub mod rlimits;
 mod seal;
 mod seccomp;
 
+use std::cell::Cell;
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 pub use descriptor::send_descriptor;
 pub use proof::has_inits_name;
@@ -34,8 +35,10 @@ use crate::plan::init::InitPlan;
 use crate::plan::namespaces::Kind;
 use crate::plan::process::CpuMask;
 use crate::sys::clone::{CloneOptions, Process, Spawn, Stdio, Step, spawn};
+use crate::sys::stamp;
 use crate::sys::start::NO_STACK;
-use crate::wire::{Channel, FromInit, ToInit, encode};
+use crate::timeline::Timeline;
+use crate::wire::{Channel, FromInit, Phase, ToInit, encode};
 
 /// The process that becomes the container's, and the channel to it. Dropping this kills the process, unless it was
 /// released.
@@ -47,6 +50,10 @@ pub struct Init {
     entry: Entry,
     /// How long it may say nothing; `None` if it may have to wait for somebody other than this runtime.
     patience: Option<Duration>,
+    timeline: Timeline,
+    /// The last phase that it has told, and when its last message was sent.
+    phase: Cell<Option<Phase>>,
+    sent: Cell<Option<SystemTime>>,
     released: bool,
     /// Kept while init runs it. Freeing it takes time, which init's exec would take if it held the last reference.
     executable: Executable,
@@ -66,6 +73,7 @@ pub struct Birth<'a> {
     pub at_gate: Option<&'a dyn Fn() -> Result<()>>,
     /// How long it may say nothing; `None` if it may have to wait for somebody other than this runtime.
     pub patience: Option<Duration>,
+    pub timeline: Timeline,
 }
 
 /// The namespaces that init joins.
@@ -81,8 +89,10 @@ pub enum Joined<'a> {
 impl Init {
     /// Clones init, sends it its plan, and goes on until init is the process that will execute the user's program.
     pub fn spawn(plan: &InitPlan, joined: Joined, birth: Birth) -> Result<Self> {
-        let Birth { start_socket, cgroup, entry, stdio, at_gate, patience } = birth;
+        let Birth { start_socket, cgroup, entry, stdio, at_gate, patience, timeline } = birth;
+        timeline.phase("clone");
         let (channel, theirs) = Channel::pair()?;
+        note_times(&channel, &timeline)?;
         let namespaces = &plan.namespaces;
         let staged = plan.is_staged();
         let flags = if staged { 0 } else { namespaces.clone_flags() };
@@ -125,26 +135,47 @@ impl Init {
         let process = process.call(|| format!("clone3({})", describe_flags(flags))).map_err(hint_clone)?;
         drop(theirs);
 
-        let mut init = Self { process, outside, channel, entry, patience, released: false, executable };
+        timeline.init(None, "v1 cgroups; network, ipc; gate; image");
+        let mut init = Self::new(process, channel, entry, executable);
+        (init.outside, init.patience, init.timeline) = (outside, patience, timeline);
         init.set_oom_score_adj(plan)?;
         if maps_ids {
+            init.timeline.phase("id maps");
             ids::map(init.process.pid, &namespaces.uid_mappings, &namespaces.gid_mappings)?;
         }
+        init.timeline.phase("init's image");
         init.executable.fill_and_seal(&plan.role)?;
-        at_gate.map_or(Ok(()), |act| act())?;
+        if let Some(act) = at_gate {
+            init.timeline.phase("device rules");
+            act()?;
+        }
         rustix::io::write(&open_gate, &[0]).call(|| "write(gate)").map_err(|e| init.explain(e))?;
         // Only now: with nobody to read it, writing would end a caller that does not ignore SIGPIPE.
         drop(gate);
+        init.timeline.phase("plan to init");
         init.tell(plan, joined, start_socket, cgroup)?;
         if staged {
+            init.timeline.wait("stage");
             init.follow(plan)?;
         }
+        init.timeline.phase("placement, hard limits");
         Ok(init)
     }
 
-    #[cfg(test)]
-    fn stand_in(process: Process, channel: Channel, entry: Entry, executable: Executable) -> Self {
-        Self { process, outside: false, channel, entry, patience: Some(PATIENCE), released: false, executable }
+    fn new(process: Process, channel: Channel, entry: Entry, executable: Executable) -> Self {
+        let (timeline, phase, sent) = (Timeline::default(), Cell::default(), Cell::default());
+        Self {
+            process,
+            outside: false,
+            channel,
+            entry,
+            patience: Some(PATIENCE),
+            timeline,
+            phase,
+            sent,
+            released: false,
+            executable,
+        }
     }
 
     /// Init cannot lower its own score from within a user namespace. Its children inherit the score.
@@ -195,6 +226,7 @@ impl Init {
             start_socket: start_socket.is_some(),
             cgroup: cgroup.is_some(),
             tasks: tasks.len() as u8,
+            phases: self.timeline.is_on(),
         };
         self.channel.send_with(&message, &fds).map_err(|e| self.explain(e))
     }
@@ -208,6 +240,10 @@ impl Init {
                 let stage = std::mem::replace(&mut self.process, process);
                 // The stage has done its work.
                 end(stage.pidfd.as_fd());
+                // That process may have told more before the stage told of it.
+                if self.phase.get() < Some(Phase::Placement) {
+                    self.timeline.init(self.sent.get(), "forked by the stage");
+                }
             }
             (other, _) => return Err(refuse(&other)),
         }
@@ -215,6 +251,8 @@ impl Init {
         if plan.container().is_some() && namespaces.is_new(Kind::User) {
             match self.next()? {
                 (FromInit::MapIds, _) => {
+                    self.timeline.init_waits(self.sent.get(), "id maps");
+                    self.timeline.phase("id maps");
                     ids::map(self.process.pid, &namespaces.uid_mappings, &namespaces.gid_mappings)?;
                     self.send(&ToInit::Done)?;
                 }
@@ -234,17 +272,47 @@ impl Init {
     }
 
     fn send_with(&self, message: &ToInit, fds: &[BorrowedFd]) -> Result<()> {
+        self.timeline.init_goes_on();
         self.channel.send_with(message, fds).map_err(|e| self.explain(e))
     }
 
     /// Init's next request. If init fails or ends, that is the error.
     fn next(&self) -> Result<(FromInit, Vec<OwnedFd>)> {
-        match hear(&self.channel, Some(self.process.pidfd.as_fd()), self.patience)? {
-            Some((FromInit::Failed(error), _)) => Err(error.from_init()),
-            Some((FromInit::Stillborn(report), _)) => Err(self.stillborn(report)),
-            Some(request) => Ok(request),
-            None => Err(self.died()),
+        loop {
+            let heard = hear(&self.channel, Some(self.process.pidfd.as_fd()), self.patience, &self.timeline)?;
+            let Some(Heard { message, fds, sent }) = heard else { return Err(self.died()) };
+            self.sent.set(sent);
+            match message {
+                FromInit::Failed(error) => return Err(error.from_init()),
+                FromInit::Stillborn(report) => return Err(self.stillborn(report)),
+                FromInit::Phase(phase) => self.begins(phase)?,
+                request => return Ok((request, fds)),
+            }
         }
+    }
+
+    /// Each phase comes once at most, and in order: a process that has taken init over cannot make the timeline grow.
+    fn begins(&self, phase: Phase) -> Result<()> {
+        if !self.timeline.is_on() || self.phase.get() >= Some(phase) {
+            return Err(refuse(&FromInit::Phase(phase)));
+        }
+        self.phase.set(Some(phase));
+        // In the words of docs/architecture.md.
+        let name = match phase {
+            Phase::Placement => {
+                self.timeline.init_waits(self.sent.get(), "Placed");
+                return Ok(());
+            }
+            Phase::Join => "descriptors, joined namespaces",
+            Phase::Namespaces => "session, keyring, namespaces, names",
+            Phase::Mounts => "mounts, devices",
+            Phase::CreateContainerHooks => "createContainer hooks",
+            Phase::PivotRoot => "terminal, pivot_root",
+            Phase::Sysctls => "sysctls",
+            Phase::Process => "privileges, user, descriptors",
+        };
+        self.timeline.init(self.sent.get(), name);
+        Ok(())
     }
 
     /// Leaves init to the command that starts or deletes the container.
@@ -263,9 +331,12 @@ impl Init {
 
     /// Tells init to go on to the user's process, and returns once that is executed.
     pub fn start(&mut self, hook_output: Option<HookOutput>) -> Result<()> {
+        starts(&self.timeline);
         self.send(&ToInit::Start)?;
         let Process { pid, pidfd } = &self.process;
-        proof::await_exec(&self.channel, *pid, Some(pidfd.as_fd()), hook_output, &|| self.died())?;
+        let process = (*pid, Some(pidfd.as_fd()));
+        proof::await_exec(&self.channel, process, hook_output, &self.timeline, &|| self.died())?;
+        runs(&self.timeline);
         self.released = true;
         Ok(())
     }
@@ -324,6 +395,7 @@ impl Drop for Init {
     fn drop(&mut self) {
         if !self.released {
             end(self.process.pidfd.as_fd());
+            self.timeline.init_ends();
         }
     }
 }
@@ -372,8 +444,10 @@ impl Init {
     pub fn serve(&self, plan: &InitPlan, actions: &dyn Actions) -> Result<Vec<(u32, u64)>> {
         let mut requests = Requests::of(plan);
         loop {
+            self.timeline.wait("init");
             let (request, fds) = self.next()?;
             requests.admit(&request)?;
+            self.note(&request);
             match request {
                 FromInit::Ready { mounts } => return Ok(mounts),
                 FromInit::Warning(warning) => actions.warn(&warning.to_string()),
@@ -389,11 +463,32 @@ impl Init {
                     actions.hooks()?;
                     self.send(&ToInit::Done)?;
                 }
-                FromInit::HookOutput => send_hook_output(&self.channel, &|| actions.hook_output())?,
+                FromInit::HookOutput => {
+                    send_hook_output(&self.channel, &|| actions.hook_output())?;
+                    self.timeline.init_goes_on();
+                }
                 FromInit::Terminal => actions.terminal(proof::terminal(one(fds)?)?)?,
                 FromInit::Listener { fd } => actions.listener(proof::listener(self.take_fd(fd)?)?)?,
                 other => return Err(refuse(&other)),
             }
+        }
+    }
+
+    /// What the runtime is about to do for init, and whether init waits for that.
+    fn note(&self, request: &FromInit) {
+        let (what, waits) = match request {
+            FromInit::Ready { .. } => ("record, pid file", "start"),
+            FromInit::TimeOffsets => ("time offsets", "time offsets"),
+            FromInit::Source { .. } => ("mount for init", "mount"),
+            FromInit::Hooks => ("hooks", "hooks"),
+            FromInit::HookOutput => ("files for hooks", "files for hooks"),
+            FromInit::Terminal => ("terminal", ""),
+            FromInit::Listener { .. } => ("seccomp listener", ""),
+            _ => return,
+        };
+        self.timeline.phase(what);
+        if !waits.is_empty() {
+            self.timeline.init_waits(self.sent.get(), waits);
         }
     }
 
@@ -422,16 +517,35 @@ impl Init {
     }
 }
 
-/// Starts a created container, whose init, process `pid`, listens behind `socket`. Returns once the user's process is
-/// executed.
-pub fn start(socket: OwnedFd, pid: i32, pidfd: Option<BorrowedFd>, hook_output: Option<HookOutput>) -> Result<()> {
+fn starts(timeline: &Timeline) {
+    timeline.init(None, "start, startContainer hooks");
+    timeline.wait("exec");
+}
+
+fn runs(timeline: &Timeline) {
+    timeline.process();
+    timeline.phase("lock released");
+}
+
+/// Starts a created container, whose init, a pid with its pidfd, listens behind `socket`. Returns once the user's
+/// process is executed.
+pub fn start(
+    socket: OwnedFd,
+    process: (i32, Option<BorrowedFd>),
+    hook_output: Option<HookOutput>,
+    timeline: &Timeline,
+) -> Result<()> {
     let channel = Channel::from(socket);
+    note_times(&channel, timeline)?;
+    starts(timeline);
     channel.send(&ToInit::Start)?;
     let died = || {
         Error::new("init ended without a word, before it executed the process")
             .with_hint("it may have been killed: see the kernel's log")
     };
-    proof::await_exec(&channel, pid, pidfd, hook_output, &died)
+    proof::await_exec(&channel, process, hook_output, timeline, &died)?;
+    runs(timeline);
+    Ok(())
 }
 
 fn send_hook_output(channel: &Channel, open: HookOutput) -> Result<()> {
@@ -479,13 +593,31 @@ fn ends_within(pidfd: BorrowedFd, patience: Duration) -> bool {
     rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, patience.as_ref())) != Ok(0)
 }
 
+/// A message of init, and when it was sent, if a timeline wants to know.
+struct Heard {
+    message: FromInit,
+    fds: Vec<OwnedFd>,
+    sent: Option<SystemTime>,
+}
+
+/// Init begins and waits while the runtime may have no processor, so the kernel notes when it sends a message.
+fn note_times(channel: &Channel, timeline: &Timeline) -> Result<()> {
+    if timeline.is_on() { stamp::enable(channel.as_fd()).call(|| "setsockopt(SO_TIMESTAMPNS)") } else { Ok(()) }
+}
+
 /// The next message of init; `None` once it has closed the channel or has ended. `process` is its pidfd, which is
 /// needed because any child of init may hold the channel open.
 fn hear(
     channel: &Channel,
     process: Option<BorrowedFd>,
     patience: Option<Duration>,
-) -> Result<Option<(FromInit, Vec<OwnedFd>)>> {
+    timeline: &Timeline,
+) -> Result<Option<Heard>> {
+    let receive = || {
+        let sent = if timeline.is_on() { stamp::next(channel.as_fd()).call(|| "recvmsg(MSG_PEEK)")? } else { None };
+        let sent = sent.map(|since_epoch| SystemTime::UNIX_EPOCH + since_epoch);
+        Ok(channel.receive()?.map(|(message, fds)| Heard { message, fds, sent }))
+    };
     let ready = |fd: BorrowedFd, fds: Option<BorrowedFd>, patience: Option<Duration>| {
         let patience = patience.map(Timespec::try_from).transpose().unwrap_or_default();
         let mut polled = vec![PollFd::from_borrowed_fd(fd, PollFlags::IN)];
@@ -494,10 +626,10 @@ fn hear(
         Ok(polled.iter().map(|fd| !fd.revents().is_empty()).collect::<Vec<_>>())
     };
     match ready(channel.as_fd(), process, patience)?.as_slice() {
-        [true, ..] => channel.receive(),
+        [true, ..] => receive(),
         // Its last message was sent before it ended.
         [_, true] => match ready(channel.as_fd(), None, Some(Duration::ZERO))?.as_slice() {
-            [true] => channel.receive(),
+            [true] => receive(),
             _ => Ok(None),
         },
         _ => Err(Error::new(format_args!("init has said nothing for {} s", patience.unwrap_or_default().as_secs()))

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions};
 
-use super::{HookOutput, ends_within, hear, refuse, send_hook_output};
+use super::{Heard, HookOutput, ends_within, hear, refuse, send_hook_output};
 use crate::error::{Call, Error, Result};
 use crate::sys::clone::Process;
 use crate::sys::stat::{Stat, named};
+use crate::timeline::Timeline;
 use crate::wire::{Channel, FromInit, INIT_NAME};
 
 /// Checks that the process behind a pidfd is a child of this one, and runs from `executable`, which no other start has.
@@ -57,22 +58,25 @@ pub fn listener(listener: OwnedFd) -> Result<OwnedFd> {
     }
 }
 
-/// After `Start`: returns once process `pid` has executed the user's program. `died` tells why it ended, as far as that
-/// is known.
+/// After `Start`: returns once the process, a pid with its pidfd, has executed the user's program. `died` tells why it
+/// ended, as far as that is known.
 pub fn await_exec(
     channel: &Channel,
-    pid: i32,
-    process: Option<BorrowedFd>,
+    (pid, process): (i32, Option<BorrowedFd>),
     mut hook_output: Option<HookOutput>,
+    timeline: &Timeline,
     died: &dyn Fn() -> Error,
 ) -> Result<()> {
     let mut executing = false;
-    while let Some((message, _)) = hear(channel, process, None)? {
+    while let Some(Heard { message, sent, .. }) = hear(channel, process, None, timeline)? {
         match message {
             FromInit::HookOutput if !executing => {
                 send_hook_output(channel, hook_output.take().ok_or_else(|| refuse(&message))?)?;
             }
-            FromInit::Executing if !executing => executing = true,
+            FromInit::Executing if !executing => {
+                executing = true;
+                timeline.init(sent, "limits, seccomp, exec");
+            }
             FromInit::Failed(error) => return Err(error.from_init()),
             other => return Err(refuse(&other)),
         }

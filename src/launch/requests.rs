@@ -80,6 +80,7 @@ impl Requests {
             | FromInit::Forked { .. }
             | FromInit::MapIds
             | FromInit::Executing
+            | FromInit::Phase(_)
             | FromInit::Failed(_) => return Err(refuse(request)),
         };
         // Init may skip a source, but nothing else: a hook may be what confines the container.
@@ -123,7 +124,8 @@ mod tests {
     use crate::plan::{Facts, Lsm, Plan, cgroup, hierarchy};
     use crate::spec::Spec;
     use crate::sys::clone::Process;
-    use crate::wire::Channel;
+    use crate::timeline::Timeline;
+    use crate::wire::{Channel, Phase};
 
     /// A plan in which init may ask for everything, or for nothing.
     fn plan(everything: bool) -> InitPlan {
@@ -169,7 +171,7 @@ mod tests {
             let pidfd = pidfd_of(&child);
             let (ours, channel) = Channel::pair().unwrap();
             let process = Process { pid: child.id().cast_signed(), pidfd };
-            let init = Init::stand_in(process, ours, Entry::default(), Executable::new().unwrap());
+            let init = Init::new(process, ours, Entry::default(), Executable::new().unwrap());
             Self { child, init, channel }
         }
 
@@ -272,6 +274,24 @@ mod tests {
         assert_eq!(after(&[TimeOffsets, Hooks, HookOutput, ready(&[])]), [true, true, true, false]);
         assert_eq!(after(&[TimeOffsets, Hooks, HookOutput, Terminal, Terminal]), [true, true, true, true, false]);
         assert_eq!(after(&[ready(&[])]), [false]);
+    }
+
+    #[test]
+    fn phases_are_told_once_and_if_asked_for() {
+        let told = |phases: &[Phase], timeline: Timeline| {
+            let mut stand_in = StandIn::new();
+            stand_in.init.timeline = timeline;
+            for phase in phases {
+                stand_in = stand_in.says(FromInit::Phase(*phase), &[]);
+            }
+            stand_in.says(FromInit::Ready { mounts: Vec::new() }, &[]).served(&plan(false)).1
+        };
+        use Phase::{Join, Mounts, PivotRoot};
+        let refused = |phase| format!("init asked for Phase({phase:?}), which is not in the plan at this point");
+        assert_eq!(told(&[Join, Mounts, PivotRoot], Timeline::begin()), "ready");
+        assert_eq!(told(&[Join, Mounts, Mounts], Timeline::begin()), refused(Mounts));
+        assert_eq!(told(&[Mounts, Join], Timeline::begin()), refused(Join));
+        assert_eq!(told(&[Join], Timeline::default()), refused(Join));
     }
 
     #[test]

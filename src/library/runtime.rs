@@ -11,6 +11,7 @@ use super::error::Result;
 use super::options::CreateOptions;
 use super::process::Process;
 use crate::runtime::{self, CgroupManager};
+use crate::timeline::Timeline;
 
 /// A directory of containers, and how they are made. A clone is the same.
 #[derive(Clone)]
@@ -71,6 +72,8 @@ impl Runtime {
             crun_annotations: false,
             warn: Box::new(|_| {}),
             debug: None,
+            progress: Box::new(|_| {}),
+            timeline: Timeline::default(),
         })
     }
 

@@ -201,6 +201,7 @@ impl Locked<'_> {
         }
         let kind = if options.pre_dump { Kind::PreDump } else { Kind::Dump };
         let mut notified = |notification: &Notification, _| self.dumping(notification, &mut status_fd);
+        self.runtime.criu_is_at("stops the processes");
         criu.perform(kind, &request, &mut notified).map_err(|e| work.explain(e))?;
         if options.leave_running || options.pre_dump { Ok(()) } else { self.destroy_dumped() }
     }
@@ -269,6 +270,11 @@ impl Container<'_> {
 
     fn dumping(&self, notification: &Notification, status_fd: &mut Option<OwnedFd>) -> Result<()> {
         self.runtime.debug(|| format!("criu: {}", notification.script));
+        match notification.script.as_str() {
+            "network-lock" => self.runtime.criu_is_at("writes processes and memory"),
+            "post-dump" => self.runtime.criu_is_at("has written everything"),
+            _ => {}
+        }
         match status_fd.take_if(|_| notification.script == "status-ready") {
             Some(fd) => rustix::io::write(fd, &[0]).call(|| "write(--status-fd)").map(drop),
             None => Ok(()),

@@ -165,6 +165,7 @@ impl<'a> Container<'a> {
     /// Without the lock, so that other commands may act on the container meanwhile.
     pub(super) fn await_ready(&self, notify: Option<Notify>, process: BorrowedFd) {
         let (Some(notify), Some(init)) = (notify, self.record.init) else { return };
+        self.runtime.timeline.wait("READY=1");
         if let Err(e) = notify.await_ready(process, init.pid) {
             (self.runtime.warn)(&e.to_string());
         }

@@ -83,7 +83,9 @@ pub(super) fn run(runtime: &Runtime, id: &str, options: &RunOptions) -> Result<u
         container.await_ready(notify, process.pidfd.as_fd());
         return Ok(0);
     };
+    runtime.timeline.wait("the process");
     let status = foreground.supervise(process.pidfd.as_fd(), process.pid, master, notify, adopts);
+    runtime.timeline.init_ends();
     if !options.keep {
         container.clean_up();
     }
@@ -113,6 +115,7 @@ impl<'a> Creation<'a> {
     ) -> Result<(Init, Option<OwnedFd>)> {
         locked.record.replace_streams(stdio);
         self.make_cgroup(&placement, locked)?;
+        self.runtime.timeline.phase("start socket");
         let start_socket = if listen { Some(open_start_socket(&locked.dir)?) } else { None };
         let entry = placement.entry(&locked.record.cgroup)?;
         let joined: Vec<_> = self.joined().into_iter().map(|(_, fd)| fd).collect();
@@ -127,6 +130,7 @@ impl<'a> Creation<'a> {
             stdio,
             at_gate: Some(&device_rules),
             patience: self.patience(),
+            timeline: self.runtime.timeline.clone(),
         };
         let init = Init::spawn(&self.plan.init, joined, birth)?;
         drop(start_socket);

@@ -152,6 +152,7 @@ fn no_config(e: Error) -> Error {
 
 impl<'a> Creation<'a> {
     pub fn plan(runtime: &'a Runtime, id: &'a str, options: &'a CreateOptions) -> Result<(Self, Placement)> {
+        runtime.timeline.phase("configuration");
         check_id(id)?;
         let bundle = std::fs::canonicalize(&options.bundle).call(|| format!("open({:?})", options.bundle));
         let bundle = bundle.context("bundle").map_err(no_config)?;
@@ -169,6 +170,7 @@ impl<'a> Creation<'a> {
             Annotations::disregard(&mut spec.annotations);
         }
         hand_over(&mut spec, &runtime.root.join(id), options);
+        runtime.timeline.phase("plan");
         let (setting, placement) = Setting::probe(runtime, &spec)?;
         let keyring = (!options.no_new_keyring).then(|| keyring::name(id)).transpose().call(|| "getrandom()")?;
         let given = Given { id, bundle: &bundle, annotations: &annotations, options, keyring };
@@ -205,6 +207,7 @@ impl<'a> Creation<'a> {
     /// Claims the id, and has `set_up` make the container. If anything fails, everything that was made is removed
     /// again.
     pub fn make<T>(&self, set_up: impl FnOnce(&mut Locked<'a>) -> Result<T>) -> Result<(Locked<'a>, T)> {
+        self.runtime.timeline.phase("state directory, record");
         let container = self.plan.init.container().ok_or_else(|| Error::new("not a container's plan"))?;
         let mut record = Record::new(
             self.id,
@@ -245,6 +248,7 @@ impl<'a> Creation<'a> {
         if matches!(placement, Placement::BySystemd(_)) {
             return locked.record.cgroup.refuse_used_unit();
         }
+        self.runtime.timeline.phase("cgroups");
         locked.record.cgroup.create(&self.plan.cgroup)?;
         let record = &locked.record;
         if matches!(placement, Placement::Birth) && record.cgroup.is_empty() && record.shared_pids {
@@ -270,6 +274,7 @@ impl<'a> Creation<'a> {
             Placement::Birth if outside => locked.record.cgroup.add_unified(pid),
             Placement::None | Placement::Birth => Ok(()),
             Placement::BySystemd(mut systemd) => {
+                self.runtime.timeline.wait("systemd");
                 locked.record.cgroup.start_unit(&mut systemd, &self.plan.cgroup, pid)?;
                 self.limit(locked)?;
                 locked.record.cgroup.apply_devices(&self.plan.cgroup)

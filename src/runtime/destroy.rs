@@ -40,6 +40,7 @@ impl Locked<'_> {
     /// Kills what runs, removes what was made, and runs the poststop hooks, in the order of the spec's lifecycle.
     pub(super) fn destroy(&self, poststop: &[Hook]) -> Result<()> {
         let Container { runtime, dir, record } = &**self;
+        runtime.timeline.phase("delete");
         kill(record)?;
         record.cgroup.remove(DEATH)?;
         runtime.debug(|| "processes killed, cgroup removed".to_owned());
@@ -55,6 +56,7 @@ impl Locked<'_> {
                 (runtime.warn)(&e.to_string());
             }
         }
+        runtime.timeline.phase("delete");
         Ok(())
     }
     /// After a failure, which is the error to report. Whatever cannot be destroyed is only a warning.

@@ -117,7 +117,9 @@ impl Exec {
 impl Container<'_> {
     /// Returns the exit status of the process, or 0 when detached.
     pub fn exec(&self, options: &ExecOptions) -> Result<u8> {
+        let timeline = &self.runtime.timeline;
         self.check_exec(options)?;
+        timeline.phase("plan");
         let plan = self.plan_exec(options)?;
         let mut foreground = if options.detach { None } else { Some(Foreground::prepare(plan.process.terminal)?) };
         let stdio = foreground.as_ref().map(Foreground::stdio).unwrap_or_default();
@@ -126,7 +128,12 @@ impl Container<'_> {
         let process = &init.process;
         self.runtime.debug(|| format!("the process runs, as pid {}", process.pid));
         match &mut foreground {
-            Some(foreground) => foreground.supervise(process.pidfd.as_fd(), process.pid, master, None, false),
+            Some(foreground) => {
+                timeline.wait("the process");
+                let status = foreground.supervise(process.pidfd.as_fd(), process.pid, master, None, false);
+                timeline.init_ends();
+                status
+            }
             None => Ok(0),
         }
     }
@@ -216,13 +223,16 @@ impl Container<'_> {
         let has_mounts = plan.namespaces.is_new(Kind::Mount);
         let root = if has_mounts { None } else { Some(container_init.root()?.ok_or_else(stopped)?) };
         let container_pid = container_init.pid as u32;
+        let timeline = &self.runtime.timeline;
+        timeline.phase("cgroups");
         let mut cgroup = self.record.cgroup.join(&options.cgroups, Some(container_pid))?;
         // In a paused container it waits until the container is resumed.
         let patience = if options.ignore_paused { None } else { Some(PATIENCE) };
         let target = Joined::Container { init: target.as_fd(), root: root.as_ref().map(AsFd::as_fd) };
         let spawn = |cgroup: &mut Join| {
             let entry = cgroup.take_entry();
-            Init::spawn(plan, target, Birth { cgroup: cgroup.dirfd(), entry, stdio, patience, ..Birth::default() })
+            let (cgroup, timeline) = (cgroup.dirfd(), timeline.clone());
+            Init::spawn(plan, target, Birth { cgroup, entry, stdio, patience, timeline, ..Birth::default() })
         };
         let init = match spawn(&mut cgroup) {
             // The container has enabled controllers for the cgroups below its own. Then the process goes where its init

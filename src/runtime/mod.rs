@@ -55,6 +55,7 @@ pub use crate::host::is_rootless;
 use crate::plan::hooks::Hook;
 use crate::spec::State;
 use crate::sys::clone::Stdio;
+use crate::timeline::Timeline;
 pub use crate::validate::{Finding, RULES, Severity};
 
 use self::dir::{StateDir, no_container};
@@ -80,6 +81,10 @@ pub struct Runtime {
     pub warn: Sink,
     /// Takes a line for each action. `None`: nobody reads them.
     pub debug: Option<Sink>,
+    /// Takes a line for each step of what may take long.
+    pub progress: Sink,
+    /// Notes where the time goes.
+    pub timeline: Timeline,
 }
 
 /// Who makes the cgroups of new containers.
@@ -176,6 +181,7 @@ impl Runtime {
     }
 
     fn directory(&self, id: &str) -> Result<StateDir> {
+        self.timeline.phase("record");
         check_id(id)?;
         let root = Root::open(&self.root)?.ok_or_else(no_container)?;
         StateDir::open(&Rc::new(root), id)
@@ -248,6 +254,12 @@ impl Runtime {
         }
     }
 
+    /// CRIU's next step begins, which may take as long as the container is large.
+    fn criu_is_at(&self, what: &str) {
+        self.timeline.wait(format_args!("CRIU {what}"));
+        (self.progress)(&format!("CRIU {what}"));
+    }
+
     /// Runs hooks of one kind on the host's side, in order, up to the first that fails. When `init` ends, they are
     /// killed.
     fn run_hooks(
@@ -288,8 +300,11 @@ impl Runtime {
             }
             output => output?,
         };
+        self.timeline.wait(format_args!("{kind} hook {index}: {}", hook.path.display()));
         let surroundings = Surroundings { cwd: Some(bundle.as_fd()), container: init, ..Surroundings::new(&output) };
-        hooks::run(hook, &json, kind, index, surroundings)
+        let done = hooks::run(hook, &json, kind, index, surroundings);
+        self.timeline.phase("hooks");
+        done
     }
 }
 

@@ -77,7 +77,9 @@ pub(super) fn restore(runtime: &Runtime, id: &str, options: &RestoreOptions) -> 
     let hooks = &creation.plan.hooks;
     let container = container.after_start(Ok(()), &hooks.poststart, &hooks.poststop)?;
     let Some(foreground) = &mut foreground else { return Ok(0) };
+    runtime.timeline.wait("the process");
     let status = foreground.supervise(pidfd.as_fd(), pid, master, None, adopts);
+    runtime.timeline.init_ends();
     container.clean_up();
     status
 }
@@ -185,6 +187,9 @@ impl Restoration<'_> {
         locked.record.replace_streams(self.stdio);
         self.creation.make_cgroup(&placement, locked)?;
         self.creation.apply_devices(&placement, &locked.record)?;
+        let runtime = self.creation.runtime;
+        let timeline = &runtime.timeline;
+        timeline.phase("mounts for CRIU");
         let inherited = self.inherited_namespaces();
         let root = locked.dir.path().join(ROOT);
         std::fs::create_dir(&root).call(|| format!("mkdir({root:?})"))?;
@@ -192,20 +197,38 @@ impl Restoration<'_> {
         let Prepared { mut criu, mounts, work } = self.spawn(locked.dir.path(), entry, &root, &inherited)?;
         // CRIU has the container's streams, and the processes that it forks belong into the container's cgroup.
         self.creation.enter_cgroup(placement, locked, criu.pid(), true)?;
+        timeline.wait("CRIU: version");
         criu.check_version()?;
+        timeline.phase("request to CRIU");
         self.check_version(&criu)?;
         let mut request = work.options(&self.options.criu, &self.creation.spec.annotations, &locked.record.rootfs)?;
         self.complete(&mut request, &criu, &root, &inherited, mounts)?;
 
         let outside = Outside::of(&self.creation.plan.init.namespaces, criu.pid())?;
         let (mut progress, mut ours) = (Progress::default(), false);
+        let mut step = "reads the images";
+        runtime.criu_is_at(step);
         let mut notified = |notification: &Notification, fd| {
+            timeline.phase(format_args!("CRIU's {}", notification.script));
             let done = self.notified(notification, fd, locked, &outside, &mut progress);
+            let before = step;
+            match notification.script.as_str() {
+                "setup-namespaces" => step = "restores processes and memory",
+                "post-restore" => step = "lets the processes go on",
+                _ => {}
+            }
+            if step == before {
+                timeline.wait(format_args!("CRIU {step}"))
+            } else {
+                runtime.criu_is_at(step)
+            }
             ours = done.is_err();
             done
         };
         let restored = criu.perform(Kind::Restore, &request, &mut notified);
         let pid = restored.map_err(|e| if ours { e } else { work.explain(e) })?;
+        timeline.process();
+        timeline.phase("record, pid file");
         std::fs::remove_dir(&root).call(|| format!("rmdir({root:?})"))?;
         let Progress { init, master, checked } = progress;
         let pid = init.or(pid).ok_or_else(|| Error::new("CRIU does not tell which process it has restored"))?;
@@ -333,6 +356,7 @@ impl Restoration<'_> {
             }
             ("post-restore", Some(pid), _) => {
                 progress.init = Some(pid);
+                runtime.timeline.init(None, "restored by CRIU");
                 self.adopt(locked, pid)
             }
             // The processes have their credentials, and go on once this returns.

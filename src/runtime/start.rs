@@ -32,7 +32,8 @@ impl<'a> Locked<'a> {
         let open = || self.record.hook_output();
         let output: Option<launch::HookOutput> = if hooks.start_container.is_empty() { None } else { Some(&open) };
         let pid = self.record.init.map_or(0, |init| init.pid);
-        let started = launch::start(socket, pid, pidfd.as_ref().map(AsFd::as_fd), output);
+        let process = (pid, pidfd.as_ref().map(AsFd::as_fd));
+        let started = launch::start(socket, process, output, &self.runtime.timeline);
         let container = self.after_start(started, &hooks.poststart, &hooks.poststop)?;
         if let Some(pidfd) = pidfd {
             container.await_ready(notify, pidfd.as_fd());

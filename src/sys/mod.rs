@@ -22,6 +22,7 @@ pub mod process;
 pub mod procfs;
 pub mod seccomp;
 pub mod signal;
+pub mod stamp;
 pub mod start;
 pub mod stat;
 pub mod tree;

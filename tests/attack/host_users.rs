@@ -61,6 +61,7 @@ fn links_of_others_are_not_followed(t: &Test) {
         let c = t.container(Config::sleep());
         let refused = |output: Output| output.code(1).says("is a link of user 4242");
         refused(c.create_cmd(&["--pid-file", path]).run());
+        refused(c.create_cmd(&["--timeline", path]).run());
         c.assert_gone();
         refused(t.runtime().args(["--log", path, "--root"]).arg(&t.root).args(["state", &c.id]).run());
         let hooks = json!([{ "path": "/bin/true" }]);
@@ -223,8 +224,10 @@ fn fifos_that_nobody_reads(t: &Test) {
     chown(&fifo, Some(USER), Some(USER)).unwrap();
     let c = t.container(Config::sleep());
     let begin = Instant::now();
-    soon(begin, c.create_cmd(&["--pid-file", &fifo]).run().code(1).says("a fifo that nobody reads"));
-    c.assert_gone();
+    for option in ["--pid-file", "--timeline"] {
+        soon(begin, c.create_cmd(&[option, &fifo]).run().code(1).says("a fifo that nobody reads"));
+        c.assert_gone();
+    }
     let log = || t.runtime().args(["--debug", "--log", &fifo, "--root"]).arg(&t.root);
     soon(begin, log().args(["state", &c.id]).run().code(1).says("a fifo that nobody reads"));
     // One who has it open, and reads nothing: what the log says is lost, but not what is to be done.

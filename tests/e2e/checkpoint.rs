@@ -12,7 +12,8 @@ use rustix::fs::{CWD, FileType, mknodat};
 use serde_json::json;
 
 use crate::harness::{
-    Cmd, Config, Container, DescriptorSocket, Mode, Test, busybox, eventually, namespace_of, script, wait_file,
+    Cmd, Config, Container, DescriptorSocket, Mode, Operator, Test, busybox, eventually, namespace_of, script,
+    wait_file,
 };
 
 e2e!(
@@ -26,6 +27,7 @@ e2e!(any:
     only_what_runs_can_be_dumped,
     an_old_criu,
     a_dump_that_fails,
+    who_waits_is_told_the_steps,
     a_restore_that_fails,
     a_criu_that_talks_nonsense,
     the_container_may_go_on,
@@ -227,6 +229,27 @@ fn a_dump_that_fails(t: &Test) {
     assert!(!failed.stderr.contains("the cause"), "{failed}");
     failed.says("ended without an answer: exit status: 3");
     assert_eq!(c.status(), "running");
+}
+
+fn who_waits_is_told_the_steps(t: &Test) {
+    if t.is_runc() || t.is_crun() {
+        return;
+    }
+    let c = t.container(Config::sh(COUNT));
+    c.up();
+    let notify = r"printf '\010\006\020\001\052\016\012\014network-lock' >&$2";
+    let body =
+        format!(r"{READ}; {VERSION} >&$2; {READ}; {notify}; {READ}; printf '\010\001\020\000\070\020' >&$2; {READ}");
+    let path = stand_in(t, &body);
+    let steps = ["berth: CRIU stops the processes\r\n", "berth: CRIU writes processes and memory\r\n"];
+    let mut operator = Operator::new();
+    let running = operator.types(checkpoint(&c, &[]).env("PATH", &path)).spawn();
+    let shown = operator.terminal.wait("criu dump failed").to_owned();
+    running.wait().code(1);
+    assert!(shown.starts_with(&steps.concat()), "{shown}");
+    // A program that reads standard error gets the error alone.
+    let failed = checkpoint(&c, &[]).env("PATH", &path).run().code(1).says("criu dump failed");
+    assert!(!failed.stderr.contains("CRIU "), "{failed}");
 }
 
 fn a_restore_that_fails(t: &Test) {

@@ -46,5 +46,6 @@ mod systemd_scopes;
 mod systemd_users;
 mod terminal;
 mod threaded;
+mod timeline;
 mod update;
 mod validate;

@@ -16,7 +16,7 @@ mod sink;
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{IsTerminal, Write as _};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -80,6 +80,13 @@ impl Log {
     pub(super) fn hint(&self, text: &str) {
         if self.sink.is_none() && self.format.is_none() {
             to_stderr(&format!("  hint: {}\n", one_line(text)));
+        }
+    }
+
+    /// For a person who waits.
+    pub(super) fn progress(&self, text: &str) {
+        if self.format.is_none() && std::io::stderr().is_terminal() {
+            to_stderr(&format!("berth: {}\n", one_line(text)));
         }
     }
 

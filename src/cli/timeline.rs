@@ -1,0 +1,39 @@
+//! `--timeline FILE`
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use clap::{Arg, ArgMatches};
+
+use super::{Global, args};
+use crate::error::{Context, Error, Result};
+use crate::files::Publication;
+
+pub(super) fn option() -> Arg {
+    args::path("timeline", "FILE", "write to FILE where the time went: a trace for Perfetto or, in FILE.svg, a picture")
+}
+
+/// The file, which is open from the begin: what cannot be written is noticed before anything is made.
+pub(super) struct Destination {
+    file: Publication,
+    picture: bool,
+}
+
+impl Destination {
+    /// `None` unless the command has the option, and it is given.
+    pub(super) fn open(matches: &ArgMatches) -> Result<Option<Self>> {
+        let path = matches.try_get_one::<OsString>("timeline").ok().flatten();
+        let Some(path) = path.map(Path::new).filter(|path| !path.as_os_str().is_empty()) else { return Ok(None) };
+        let picture = path.extension().is_some_and(|extension| extension == "svg");
+        Publication::prepare(path).context("--timeline").map(|file| Some(Self { file, picture }))
+    }
+
+    /// The command has ended, so a failure is a warning.
+    pub(super) fn write(self, global: &Global, title: &str, error: Option<&Error>) {
+        let Some(whole) = global.runtime.timeline.end(title.to_owned(), error.map(Error::to_string)) else { return };
+        let text = if self.picture { whole.svg() } else { whole.trace() };
+        if let Err(e) = self.file.complete(text.as_bytes()).context("--timeline") {
+            global.log.warning(&e.to_string());
+        }
+    }
+}
