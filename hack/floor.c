@@ -376,8 +376,10 @@ int main(int argc, char **argv)
 	if (strcmp(command, "create") == 0 || strcmp(command, "run") == 0) {
 		mkdir(root, 0700);
 		CHECK(mkdir(state, 0700));
-		int listener = -1;
+		int listener = -1, executed[2];
+		char none;
 
+		CHECK(pipe2(executed, O_CLOEXEC));
 		if (!detach) {
 			struct sockaddr_un name = address(state);
 
@@ -389,6 +391,10 @@ int main(int argc, char **argv)
 		long pid = make_container(bundle, listener, sleep_long, &pidfd);
 
 		write_file(format("%s/state.json", state), format("%ld", pid));
+		close(executed[1]);
+		/* exec closes the other end */
+		if (detach)
+			CHECK(read(executed[0], &none, 1));
 	} else if (strcmp(command, "start") == 0) {
 		struct sockaddr_un name = address(state);
 		int connection = CHECK(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
