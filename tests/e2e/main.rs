@@ -11,6 +11,7 @@ mod bundles;
 mod checkpoint;
 mod checkpoint_options;
 mod cli;
+mod completion;
 mod docs;
 mod doctor;
 mod errors;
