@@ -49,7 +49,10 @@ pub fn find(name: &CStr, path: Option<&[u8]>) -> Result<CString> {
     let name = name.to_string_lossy();
     let error = Error::new(format_args!("exec: {name:?}: executable file not found in $PATH"));
     let error = error.with_kind(Kind::CommandNotFound);
-    Err(if path.is_none() { error.with_hint("the process's environment has no PATH") } else { error })
+    Err(match path {
+        Some(path) => error.with_hint(format_args!("its PATH is {:?}", String::from_utf8_lossy(path))),
+        None => error.with_hint("the process's environment has no PATH"),
+    })
 }
 
 enum Missing {

@@ -172,9 +172,10 @@ impl Child {
         identity::replace_null(|| rootfs.open_null(&proc))?;
         rootfs.enter(&proc)?;
         for Sysctl { pointer, path, value } in &container.sysctls {
-            proc.write(&format!("sys/{path}"), value.as_bytes()).context(pointer).map_err(|e| match e.errno() {
-                Some(Errno::NOENT) => e.with_hint("this kernel has no such sysctl"),
-                _ => e,
+            proc.write(&format!("sys/{path}"), value.as_bytes()).map_err(|e| match e.errno() {
+                // Not in the words of the errno, for which engines report a missing command.
+                Some(Errno::NOENT) => Error::config(pointer, "this kernel has no such sysctl"),
+                _ => e.context(pointer),
             })?;
         }
         exec::die_of_signals()?;
@@ -286,9 +287,12 @@ impl Ready {
             let hint = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
                 .ok()
                 .and_then(|root| explain::explain(root.as_fd(), &plan.process.cwd, self.program.path(), e.errno()?));
-            match hint {
-                Some(hint) => e.with_hint(hint),
-                None => e,
+            match (hint, e.errno()) {
+                (Some(hint), _) => e.with_hint(hint),
+                (None, Some(Errno::PERM | Errno::NOSYS)) if plan.seccomp.is_some() => {
+                    e.with_hint("the seccomp profile (/linux/seccomp) must allow execve")
+                }
+                _ => e,
             }
         })
     }
