@@ -64,7 +64,7 @@ impl Cgroup {
                              --rootless` writes a configuration without it",
                         ),
                         Errno::ROFS => error.with_hint(
-                            "cgroups are mounted read-only, as in a container: `berth --rootless true` does without them",
+                            "cgroups are read-only, as within a container: `berth --cgroup-manager disabled` does without them",
                         ),
                         _ => error,
                     });

@@ -14,6 +14,7 @@ mod cli;
 mod completion;
 mod docs;
 mod doctor;
+mod error_page;
 mod errors;
 mod events;
 mod exec;
