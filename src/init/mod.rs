@@ -111,11 +111,11 @@ impl Child {
             Some(init) => namespaces::join_container(&self.channel, &plan, &init, root, cgroups)?,
             None => namespaces::enter(&self.channel, &plan, namespaces, cgroups)?,
         }
-        let pid = self.expect_placed()?;
+        self.expect_placed()?;
         match &plan.role {
             Role::Exec => self.exec(&plan),
             #[cfg(not(feature = "exec-only"))]
-            Role::Create(container) => self.create(&plan, container, pid, start_socket),
+            Role::Create(container) => self.create(&plan, container, start_socket),
             #[cfg(not(feature = "exec-only"))]
             Role::Errand(errand) => self.run_errand(errand),
             #[cfg(feature = "exec-only")]
@@ -143,7 +143,6 @@ impl Child {
         &mut self,
         plan: &InitPlan,
         container: &ContainerPlan,
-        pid: i32,
         start_socket: Option<OwnedFd>,
     ) -> Result<Infallible> {
         let process = &plan.process;
@@ -165,7 +164,7 @@ impl Child {
         if container.host_hooks {
             self.request(&FromInit::Hooks)?;
         }
-        self.create_container_hooks(container, pid, rootfs.as_fd())?;
+        self.create_container_hooks(container, rootfs.as_fd())?;
         if process.terminal {
             self.take_terminal(rootfs.terminal(process.user.uid)?, process)?;
         }
@@ -182,16 +181,16 @@ impl Child {
         let ready = self.assume(plan, proc, start_socket.as_ref())?;
         self.await_start(start_socket)?;
         let output = self.hook_output(&container.start_container, container)?;
-        start_container_hooks(plan, container, &ready, pid, &output)?;
+        start_container_hooks(plan, container, &ready, &output)?;
         self.channel.send_plainly(&FromInit::Executing)?;
         ready.exec(plan)
     }
 
     /// The files for the output of the hooks are closed after the hooks, before all descriptors are.
-    fn create_container_hooks(&self, container: &ContainerPlan, pid: i32, rootfs: BorrowedFd) -> Result<()> {
+    fn create_container_hooks(&self, container: &ContainerPlan, rootfs: BorrowedFd) -> Result<()> {
         let hooks = &container.create_container;
         let output = self.hook_output(hooks, container)?;
-        run_hooks(&output, "createContainer", hooks, container, Status::Created, pid, Some(rootfs))
+        run_hooks(&output, "createContainer", hooks, container, Status::Created, Some(rootfs))
     }
 
     /// The steps of a further process in a running container.
@@ -339,18 +338,12 @@ fn load(filter: &Filter) -> Result<Option<OwnedFd>> {
 }
 
 /// The hooks run under the process's own restrictions, which must not apply to init yet.
-fn start_container_hooks(
-    plan: &InitPlan,
-    container: &ContainerPlan,
-    ready: &Ready,
-    pid: i32,
-    output: &Output,
-) -> Result<()> {
+fn start_container_hooks(plan: &InitPlan, container: &ContainerPlan, ready: &Ready, output: &Output) -> Result<()> {
     if container.start_container.is_empty() {
         return Ok(());
     }
     const KIND: &str = "startContainer";
-    let state = describe(container, Status::Created, pid)?;
+    let state = describe(container, Status::Created)?;
     for (index, hook) in container.start_container.iter().enumerate() {
         let mut hook = hook.clone();
         if hook.env.as_ref().is_none_or(Vec::is_empty) {
@@ -408,10 +401,9 @@ impl Child {
         Ok(Told { plan, target, root, namespaces, start_socket, cgroups })
     }
 
-    /// Returns the pid that this process has on the host.
-    fn expect_placed(&self) -> Result<i32> {
+    fn expect_placed(&self) -> Result<()> {
         match self.receive()? {
-            (ToInit::Placed { pid }, _) => Ok(pid),
+            (ToInit::Placed, _) => Ok(()),
             _ => Err(out_of_turn()),
         }
     }
@@ -517,18 +509,18 @@ fn run_hooks(
     hooks: &[Hook],
     container: &ContainerPlan,
     status: Status,
-    pid: i32,
     cwd: Option<BorrowedFd>,
 ) -> Result<()> {
     if hooks.is_empty() {
         return Ok(());
     }
-    let state = describe(container, status, pid)?;
+    let state = describe(container, status)?;
     let surroundings = || Surroundings { cwd, ..Surroundings::new(output) };
     hooks.iter().enumerate().try_for_each(|(i, hook)| hooks::run(hook, &state, kind, i, surroundings()))
 }
 
-/// The state that hooks get.
-fn describe(container: &ContainerPlan, status: Status, pid: i32) -> Result<Vec<u8>> {
+/// The state that hooks get. "For hooks executed in the container namespace, it is the pid as seen by the container."
+fn describe(container: &ContainerPlan, status: Status) -> Result<Vec<u8>> {
+    let pid = rustix::process::getpid().as_raw_pid();
     serde_json::to_vec(&container.state(status, pid)).map_err(|e| Error::new(format_args!("state: {e}")))
 }
