@@ -176,7 +176,7 @@ mod tests {
             (b"\xff\xfe{\0}\0", "begins with a byte order mark: a JSON document is UTF-8 without one"),
             (b"{\"process\":{", "/process: the document ends within an object at line 1 column 12"),
             (b"{\"process\":{\"args\":[\"sh\",]}}", "/process/args: trailing comma at line 1 column 26"),
-            (b"{\"root\":{\"path\":\"x\",}}", "/root: trailing comma at line 1 column 22"),
+            (b"{\"root\":{\"path\":\"x\",}}", "/root: trailing comma at line 1 column 21"),
         ] {
             assert_eq!(Spec::parse(text).unwrap_err().to_string(), message);
         }
