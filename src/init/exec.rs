@@ -50,7 +50,7 @@ pub fn find(name: &CStr, path: Option<&[u8]>) -> Result<CString> {
     let error = Error::new(format_args!("exec: {name:?}: executable file not found in $PATH"));
     let error = error.with_kind(Kind::CommandNotFound);
     Err(match path {
-        Some(path) => error.with_hint(format_args!("its PATH is {:?}", String::from_utf8_lossy(path))),
+        Some(path) => error.with_hint(format_args!("PATH is {:?}", String::from_utf8_lossy(path))),
         None => error.with_hint("the process's environment has no PATH"),
     })
 }
