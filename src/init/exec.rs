@@ -298,7 +298,14 @@ mod tests {
             ("text", b"echo hello\n", 0o755, enoexec, ne, "it is neither an ELF binary nor has it a #! line"),
             ("bare", b"#!\n", 0o755, enoexec, ne, "its #! line names no interpreter"),
             ("plain", b"#!/bin/sh\n", 0o644, "permission denied", ne, "it has no execute permission (chmod +x)"),
-            ("directory", b"#!/etc\n", 0o755, "permission denied", ne, "its interpreter \"/etc\": it is a directory"),
+            (
+                "directory",
+                b"#!/etc\n",
+                0o755,
+                "permission denied",
+                ne,
+                "its interpreter \"/etc\": a directory cannot be executed",
+            ),
         ];
         for (name, content, mode, want, kind, hint) in table {
             let path = root.file(name, content, mode);

@@ -306,6 +306,10 @@ impl Page {
             .split_once(": ")
             .filter(|(course, _)| course.ends_with(" web") || course.ends_with(" a/b"))
             .map_or(said, |(_, said)| said);
+        // Engines would conclude something else from these, and so are not told such a hint.
+        let misleading = ["no such file", "not found", "permission denied", "not a directory", "is a directory"];
+        let hint = said.split_once("<br>hint: ").map_or("", |(_, hint)| hint);
+        assert!(!misleading.iter().any(|words| hint.contains(words)), "{hint}");
         let Some(place) = self.0.iter().position(|(cell, _)| cell == what) else { panic!("no row {what:?}: {said}") };
         let (_, cell) = self.0.remove(place);
         let wanted = cell.split("<br>hint: ").map(bare).collect::<Vec<_>>().join("<br>hint: ");

@@ -111,7 +111,7 @@ fn of_root(t: &Test) {
             case(
                 plain(),
                 mount("nosuchfs", "x", "/m", &[]),
-                &["fsopen(\"nosuchfs\")", "no such device", "no such filesystem"],
+                &["fsopen(\"nosuchfs\")", "no such device", "hint: the kernel does not know this filesystem"],
             ),
             case(plain(), mount("tmpfs", "tmpfs", "/m", &["size=abc"]), &["size", "abc", INVALID]),
             case(plain(), mount("tmpfs", "tmpfs", "/m", &["nosuch"]), &["nosuch", INVALID]),
