@@ -132,7 +132,7 @@ impl Error {
     }
 
     pub fn hint(&self) -> Option<&str> {
-        self.hint.as_deref()
+        self.hint.as_deref().or_else(|| cure(self.errno()?))
     }
 
     /// The JSON pointer of the value that cannot be honoured; "" is the whole document.
@@ -154,6 +154,31 @@ pub fn describe(errno: Errno) -> String {
     let text = text.split(" (os error").next().unwrap_or(&text);
     let mut chars = text.chars();
     chars.next().map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())
+}
+
+/// What helps wherever the kernel says so.
+fn cure(errno: Errno) -> Option<&'static str> {
+    Some(match errno {
+        Errno::MFILE => "the caller may have no more open files: see RLIMIT_NOFILE (ulimit -n)",
+        Errno::NFILE => "the host has no more open files: see sysctl fs.file-max",
+        Errno::NOSPC => "a file system is full, or has no inodes left: see df and df -i",
+        Errno::DQUOT => "the user's quota is used up",
+        Errno::NOMEM => "the host has no memory left, or the cgroup of the caller",
+        _ => return None,
+    })
+}
+
+/// The message for an engine, which shows its users one text. From some words it concludes another cause than this one,
+/// so a hint that has them is left out.
+pub fn with_hint(message: &str, hint: Option<&str>) -> String {
+    const MEANINGFUL: [&str; 6] =
+        ["not found", "no such file", "permission denied", "not a directory", "is a directory", "executable file"];
+    match hint {
+        Some(hint) if !MEANINGFUL.iter().any(|words| hint.to_lowercase().contains(words)) => {
+            format!("{message} ({hint})")
+        }
+        _ => message.to_owned(),
+    }
 }
 
 /// False for characters that move a terminal's cursor or change its state, end a line, or change the reading order.
@@ -296,6 +321,22 @@ mod tests {
         let e = Error::new("a\u{1b}]0;x\u{7}\tb\r\u{9b}2J\nc").context("txt.\u{202e}exe ä").with_hint("a\nb");
         assert_eq!(e.to_string(), "txt.\\u{202e}exe ä: a\\x1b]0;x\\x07\tb\\x0d\\u{9b}2J\\nc");
         assert_eq!(e.hint(), Some("a\\nb"));
+    }
+
+    #[test]
+    fn an_errno_has_a_cure_of_its_own_where_nothing_else_helps() {
+        let e = Error::sys("open(\"/\")", Errno::MFILE);
+        assert!(e.hint().unwrap().contains("ulimit -n"));
+        assert_eq!(e.with_hint("look here").hint(), Some("look here"));
+        assert_eq!(Error::sys("open(\"/\")", Errno::NOENT).hint(), None);
+    }
+
+    #[test]
+    fn engines_are_told_the_hint_unless_they_would_read_another_cause_from_it() {
+        assert_eq!(with_hint("a", Some("b")), "a (b)");
+        assert_eq!(with_hint("a", Some("look whether it was Not Found")), "a");
+        assert_eq!(with_hint("a", Some("the source is a directory")), "a");
+        assert_eq!(with_hint("a", None), "a");
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //!      | <------- Forked (pidfd) --------- |   only where joining namespaces takes a process in between
 //!      | <------- MapIds ----------------- |   only then, and with a new user namespace
 //!      | -- Done ------------------------> |
-//!      | -- Placed (pid) ----------------> |   I is in its cgroup
+//!      | -- Placed ----------------------> |   I is in its cgroup
 //!      | <------- TimeOffsets ------------ |   of a new time namespace
 //!      | -- Done ------------------------> |
 //!      | <------- Source * --------------- |   mounts that take the host's privileges
@@ -63,10 +63,8 @@ pub enum ToInit {
         tasks: u8,
         phases: bool,
     },
-    /// Init is in its cgroup. `pid` is its pid on the host.
-    Placed {
-        pid: i32,
-    },
+    /// Init is in its cgroup.
+    Placed,
     /// Comes with the requested mount.
     Mount,
     /// Comes with the requested files, as far as they exist.

@@ -966,7 +966,7 @@ fn a_directory_does_not_go_on_a_file() {
     fs::write(bundle.rootfs().join("file"), "").unwrap();
     bundle.mount(json!({"destination": "/file", "source": "/srv", "options": ["bind"]}));
     let error = bundle.enter().map(drop).unwrap_err();
-    assert!(error.hint().unwrap().contains("the source is a directory"), "{error}");
+    assert!(error.hint().unwrap().contains("a directory cannot be mounted on a file"), "{error}");
     assert_eq!(error.errno(), Some(rustix::io::Errno::NOTDIR));
 }
 

@@ -59,9 +59,13 @@ impl Cgroup {
                 Err(e) => {
                     let error = Error::sys(format_args!("mkdir({path:?})"), e);
                     return Err(match e {
-                        Errno::ACCESS | Errno::PERM if plan.explicit && plan.rootless => {
-                            error.with_hint("/linux/cgroupsPath must be below a cgroup that is delegated to the user")
-                        }
+                        Errno::ACCESS | Errno::PERM if plan.explicit && plan.rootless => error.with_hint(
+                            "/linux/cgroupsPath must be below a cgroup that is delegated to the user; `berth spec \
+                             --rootless` writes a configuration without it",
+                        ),
+                        Errno::ROFS => error.with_hint(
+                            "cgroups are read-only, as within a container: `berth --cgroup-manager disabled` does without them",
+                        ),
                         _ => error,
                     });
                 }

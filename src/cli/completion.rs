@@ -31,6 +31,7 @@ pub(super) const COMMAND: Command = Command {
 struct Completed {
     name: &'static str,
     about: &'static str,
+    options_end: bool,
     options: Vec<Opt>,
     operands: Vec<Operand>,
 }
@@ -99,18 +100,19 @@ fn possible(arg: &Arg) -> Vec<String> {
     values.iter().map(PossibleValue::get_name).map(str::to_owned).collect()
 }
 
-fn completed(name: &'static str, about: &'static str, mut command: clap::Command) -> Completed {
+fn completed(name: &'static str, about: &'static str, options_end: bool, mut command: clap::Command) -> Completed {
     // With `--help`.
     command.build();
     let options = command.get_arguments().filter_map(Opt::of).collect();
     let operands = command.get_positionals().filter_map(Operand::of).collect();
-    Completed { name, about, options, operands }
+    Completed { name, about, options_end, options, operands }
 }
 
 fn commands() -> Vec<Completed> {
-    let mut all = vec![completed("", "", super::global_options("berth"))];
+    let mut all = vec![completed("", "", true, super::global_options("berth"))];
     all.extend(COMMANDS.iter().map(|command| {
-        completed(command.name, command.about, (command.options)(super::base(command.name, command.about)))
+        let options = (command.options)(super::base(command.name, command.about));
+        completed(command.name, command.about, command.options_end, options)
     }));
     all
 }
@@ -124,10 +126,24 @@ fn names(commands: &[Completed]) -> String {
     commands[1..].iter().map(|command| command.name).collect::<Vec<_>>().join(" ")
 }
 
-/// The shell splits `--root=DIR` into three words.
-const BASH_HEAD: &str = r#"_berth() {
+/// The shell splits `--root=DIR` into three words, which are as they were typed. `compgen -W` and `eval` would execute a
+/// command that such a word, or an id, has in it.
+const BASH_HEAD: &str = r#"_berth_typed() {
+    local word=${1//[\"\'\\]/}
+    [[ $word != '~'/* ]] || word=$HOME/${word:2}
+    printf %s "$word"
+}
+
+_berth_ids() {
+    local id
+    while IFS= read -r id; do
+        [[ $id != "$current"* ]] || COMPREPLY+=("$(printf %q "$id")")
+    done < <("$(_berth_typed "${COMP_WORDS[0]}")" "${root[@]}" list --quiet 2> /dev/null)
+}
+
+_berth() {
     local current=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} command= i operand=0
-    local options= files= directories= texts= valued= words=
+    local options= files= directories= texts= valued= words= ends=
     local -a root operands
     if [[ $current == = ]]; then
         current=
@@ -154,6 +170,7 @@ const BASH_TAIL: &str = r#"    esac
         fi
     done
     COMPREPLY=()
+    [[ -z $ends || $operand == 0 ]] || return
     if [[ " $directories " == *" $before "* ]]; then
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -d -- "$current")
@@ -167,7 +184,8 @@ const BASH_TAIL: &str = r#"    esac
     elif [[ $current == -* ]]; then
         words=$options
     elif [[ -n $command && ${operands[operand]} == @containers ]]; then
-        words=$("${COMP_WORDS[0]}" "${root[@]}" list --quiet 2> /dev/null)
+        _berth_ids
+        return
     elif [[ -n $command ]]; then
         words=${operands[operand]}
     fi
@@ -178,7 +196,7 @@ const BASH_TAIL: &str = r#"    esac
 fn bash(commands: &[Completed], program: &str) -> String {
     let mut text = String::from(BASH_HEAD);
     text.push_str("            --root|-r)\n                [[ ${COMP_WORDS[++i]} != = ]] || ((i++))\n");
-    text.push_str("                root=(--root \"${COMP_WORDS[i]}\") ;;\n");
+    text.push_str("                root=(--root \"$(_berth_typed \"${COMP_WORDS[i]}\")\") ;;\n");
     let valued = forms(&commands[0], |option| option.value.is_some() && option.long != "root").replace(' ', "|");
     let _ = writeln!(text, "            {valued}) [[ ${{COMP_WORDS[++i]}} != = ]] || ((i++)) ;;");
     text.push_str(BASH_MIDDLE);
@@ -191,6 +209,8 @@ fn bash(commands: &[Completed], program: &str) -> String {
             ("files", is(|value| matches!(value, Value::File))),
             ("directories", is(|value| matches!(value, Value::Directory))),
             ("texts", is(|value| matches!(value, Value::Text))),
+            // What follows the container has options of its own.
+            ("ends", if command.options_end { "yes".to_owned() } else { String::new() }),
             ("words", if command.name.is_empty() { names(commands) } else { String::new() }),
         ] {
             if !value.is_empty() {
@@ -233,13 +253,13 @@ const ZSH_HEAD: &str = r#"_berth_ids() {
     local i
     for ((i = 2; i < $#berth_line; i++)); do
         case $berth_line[i] in
-            (--root|-r) root=(--root ${(Q)berth_line[i+1]}); ((i++)) ;;
-            (--root=*) root=(${(Q)berth_line[i]}) ;;
+            (--root|-r) root=(--root ${${(Q)berth_line[i+1]}/#\~\//$HOME/}); ((i++)) ;;
+            (--root=*) root=(--root ${${(Q)${berth_line[i]#--root=}}/#\~\//$HOME/}) ;;
             (-*) ;;
             (*) (( ! $+functions[_berth_$berth_line[i]] )) || break ;;
         esac
     done
-    ids=(${(f)"$($berth_line[1] $root list --quiet 2> /dev/null)"})
+    ids=(${(f)"$(${${(Q)berth_line[1]}/#\~\//$HOME/} $root list --quiet 2> /dev/null)"})
     compadd -a ids
 }
 
@@ -259,7 +279,9 @@ fn zsh(commands: &[Completed], program: &str) -> String {
         if command.name.is_empty() {
             text.push_str("    local -a berth_line=($words)\n");
         }
-        text.push_str("    _arguments -C \\\n");
+        // What follows the command, or the container of `exec`, has options of its own.
+        let own = if command.options_end { " -A '-*'" } else { "" };
+        let _ = writeln!(text, "    _arguments -C{own} \\");
         for option in &command.options {
             let value = match &option.value {
                 None => String::new(),
@@ -269,7 +291,9 @@ fn zsh(commands: &[Completed], program: &str) -> String {
                 Some(Value::Text) => ":value: ".to_owned(),
             };
             for form in option.forms() {
-                let _ = writeln!(text, "        '*{form}[{}]{value}' \\", zsh_quoted(&option.help));
+                // `--option=value` is one word.
+                let joined = if form.starts_with("--") && option.value.is_some() { "=" } else { "" };
+                let _ = writeln!(text, "        '*{form}{joined}[{}]{value}' \\", zsh_quoted(&option.help));
             }
         }
         match command.name {
@@ -296,51 +320,65 @@ fn fish_quoted(text: &str) -> String {
     text.replace('\\', "\\\\").replace('\'', "\\'")
 }
 
-/// `__berth_operand COMMAND VALUED...` prints the number of arguments after COMMAND. VALUED are the options with a value.
-const FISH_HEAD: &str = r#"function __berth_ids
+/// `__berth_parsed` prints the command, the number of its arguments, and the root: each a line, maybe an empty one.
+const FISH_HEAD: &str = r#"function __berth_parsed
+    set -l valued VALUED
     set -l line (commandline -opc)
-    set -l root
-    for i in (seq (count $line))
-        switch $line[$i]
-            case --root -r
-                set root --root $line[(math $i + 1)]
-            case '--root=*'
-                set root $line[$i]
-        end
-    end
-    command $line[1] $root list --quiet 2> /dev/null
-end
-function __berth_operand
-    set -l line (commandline -opc)
+    set -l command
     set -l operand 0
+    set -l root
     set -l skip 0
-    set -l seen 0
-    for word in $line[2..-1]
+    for i in (seq 2 (count $line))
+        set -l word $line[$i]
         if test $skip = 1
             set skip 0
-        else if contains -- $word $argv[2..-1]
+        else if contains -- "$word" $valued
             set skip 1
-        else if test $seen = 0
-            test $word = $argv[1]; and set seen 1
-        else if not string match -q -- '-*' $word
+            test -z "$command"; and contains -- "$word" --root -r; and set root $line[(math $i + 1)]
+        else if string match -q -- '-*' "$word"
+            test -z "$command"; and string match -q -- '--root=*' "$word"; and set root (string sub -s 8 -- $word)
+        else if test -z "$command"
+            set command $word
+            switch $command
+"#;
+
+/// `__berth_at COMMAND [NUMBER]`: whether the cursor is in that command, behind so many of its arguments.
+const FISH_TAIL: &str = r#"            end
+        else
             set operand (math $operand + 1)
         end
     end
-    echo $operand
+    printf '%s\n' "$command" $operand "$root"
+end
+function __berth_at
+    set -l at (__berth_parsed)
+    test "$at[1]" = "$argv[1]"; and test (count $argv) = 1 -o "$at[2]" = "$argv[2]"
+end
+function __berth_ids
+    set -l line (commandline -opc)
+    set -l at (__berth_parsed)
+    set -l root
+    test -n "$at[3]"; and set root --root (string replace -r '^~/' $HOME/ -- $at[3])
+    set -l program (string replace -r '^~/' $HOME/ -- $line[1])
+    command $program $root list --quiet 2> /dev/null
 end
 "#;
 
 fn fish(commands: &[Completed], program: &str) -> String {
-    let names = names(commands);
-    let global = forms(&commands[0], |option| option.value.is_some());
-    let mut text = String::from(FISH_HEAD);
+    let valued = |command: &Completed| forms(command, |option| option.value.is_some());
+    let mut text = FISH_HEAD.replace("VALUED", &valued(&commands[0]));
+    for command in &commands[1..] {
+        let _ =
+            writeln!(text, "                case {}\n                    set valued {}", command.name, valued(command));
+    }
+    text.push_str(FISH_TAIL);
     for command in commands {
-        let condition = match command.name {
-            "" => format!("not __fish_seen_subcommand_from {names}"),
-            name => format!("__fish_seen_subcommand_from {name}"),
+        // What follows the container has options of its own.
+        let options = if command.options_end { " 0" } else { "" };
+        let mut line = |place: &str, rest: &str| {
+            let at = if command.name.is_empty() { "\"\"" } else { command.name };
+            text.push_str(&format!("complete -c {program} -n '__berth_at {at}{place}' {rest}\n"));
         };
-        let mut line =
-            |also: &str, rest: &str| text.push_str(&format!("complete -c {program} -n '{condition}{also}' {rest}\n"));
         for option in &command.options {
             let short = option.short.map_or_else(String::new, |short| format!(" -s {short}"));
             let value = match &option.value {
@@ -350,11 +388,10 @@ fn fish(commands: &[Completed], program: &str) -> String {
                 Some(Value::OneOf(words)) => format!(" -x -a '{}'", words.join(" ")),
                 Some(Value::Text) => " -x".to_owned(),
             };
-            line("", &format!("-l {}{short}{value} -d '{}'", option.long, fish_quoted(&option.help)));
+            line(options, &format!("-l {}{short}{value} -d '{}'", option.long, fish_quoted(&option.help)));
         }
-        let valued = forms(command, |option| option.value.is_some());
         for (number, operand) in command.operands.iter().enumerate() {
-            let here = format!("; and test (__berth_operand {} {global} {valued}) = {number}", command.name);
+            let here = format!(" {number}");
             match operand {
                 Operand::Containers => line(&here, "-f -a '(__berth_ids)'"),
                 Operand::OneOf(words) => line(&here, &format!("-f -a '{}'", words.join(" "))),

@@ -72,7 +72,8 @@ fn enter(cwd: &CStr) -> rustix::io::Result<()> {
 }
 
 fn failed(cwd: &CStr, errno: Errno) -> Error {
-    let error = Error::sys(format_args!("chdir to cwd ({cwd:?}) set in config.json failed"), errno);
+    let error =
+        Error::sys(format_args!("chdir to cwd ({cwd:?}) set in config.json failed"), errno).context("/process/cwd");
     match errno {
         Errno::LOOP => error.with_hint("links of procfs, as /proc/self/fd/N, are not followed"),
         Errno::ACCESS => error.with_hint("neither root in the container nor the process's user may search it"),

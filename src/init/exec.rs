@@ -49,7 +49,10 @@ pub fn find(name: &CStr, path: Option<&[u8]>) -> Result<CString> {
     let name = name.to_string_lossy();
     let error = Error::new(format_args!("exec: {name:?}: executable file not found in $PATH"));
     let error = error.with_kind(Kind::CommandNotFound);
-    Err(if path.is_none() { error.with_hint("the process's environment has no PATH") } else { error })
+    Err(match path {
+        Some(path) => error.with_hint(format_args!("PATH is {:?}", String::from_utf8_lossy(path))),
+        None => error.with_hint("the process's environment has no PATH"),
+    })
 }
 
 enum Missing {
@@ -295,7 +298,14 @@ mod tests {
             ("text", b"echo hello\n", 0o755, enoexec, ne, "it is neither an ELF binary nor has it a #! line"),
             ("bare", b"#!\n", 0o755, enoexec, ne, "its #! line names no interpreter"),
             ("plain", b"#!/bin/sh\n", 0o644, "permission denied", ne, "it has no execute permission (chmod +x)"),
-            ("directory", b"#!/etc\n", 0o755, "permission denied", ne, "its interpreter \"/etc\": it is a directory"),
+            (
+                "directory",
+                b"#!/etc\n",
+                0o755,
+                "permission denied",
+                ne,
+                "its interpreter \"/etc\": a directory cannot be executed",
+            ),
         ];
         for (name, content, mode, want, kind, hint) in table {
             let path = root.file(name, content, mode);

@@ -122,7 +122,7 @@ fn refusal(file: BorrowedFd) -> Option<&'static str> {
     let mode = fs::fstat(file).ok()?.st_mode;
     match FileType::from_raw_mode(mode) {
         FileType::RegularFile => {}
-        FileType::Directory => return Some("it is a directory"),
+        FileType::Directory => return Some("a directory cannot be executed"),
         _ => return Some("it is not a regular file"),
     }
     if fs::fstatvfs(file).ok()?.f_flag.contains(StatVfsMountFlags::NOEXEC) {

@@ -115,11 +115,11 @@ impl Child {
             None => namespaces::enter(&self.channel, &plan, namespaces, cgroups)?,
         }
         self.begin(Phase::Placement)?;
-        let pid = self.expect_placed()?;
+        self.expect_placed()?;
         match &plan.role {
             Role::Exec => self.exec(&plan),
             #[cfg(not(feature = "exec-only"))]
-            Role::Create(container) => self.create(&plan, container, pid, start_socket),
+            Role::Create(container) => self.create(&plan, container, start_socket),
             #[cfg(not(feature = "exec-only"))]
             Role::Errand(errand) => self.run_errand(errand),
             #[cfg(feature = "exec-only")]
@@ -147,7 +147,6 @@ impl Child {
         &mut self,
         plan: &InitPlan,
         container: &ContainerPlan,
-        pid: i32,
         start_socket: Option<OwnedFd>,
     ) -> Result<Infallible> {
         let process = &plan.process;
@@ -174,7 +173,7 @@ impl Child {
         if !container.create_container.is_empty() {
             self.begin(Phase::CreateContainerHooks)?;
         }
-        self.create_container_hooks(container, pid, rootfs.as_fd())?;
+        self.create_container_hooks(container, rootfs.as_fd())?;
         self.begin(Phase::PivotRoot)?;
         if process.terminal {
             self.take_terminal(rootfs.terminal(process.user.uid)?, process)?;
@@ -185,25 +184,26 @@ impl Child {
             self.begin(Phase::Sysctls)?;
         }
         for Sysctl { pointer, path, value } in &container.sysctls {
-            proc.write(&format!("sys/{path}"), value.as_bytes()).context(pointer).map_err(|e| match e.errno() {
-                Some(Errno::NOENT) => e.with_hint("this kernel has no such sysctl"),
-                _ => e,
+            proc.write(&format!("sys/{path}"), value.as_bytes()).map_err(|e| match e.errno() {
+                // Not in the words of the errno, for which engines report a missing command.
+                Some(Errno::NOENT) => Error::config(pointer, "this kernel has no such sysctl"),
+                _ => e.context(pointer),
             })?;
         }
         exec::die_of_signals()?;
         let ready = self.assume(plan, proc, start_socket.as_ref())?;
         self.await_start(start_socket)?;
         let output = self.hook_output(&container.start_container, container)?;
-        start_container_hooks(plan, container, &ready, pid, &output)?;
+        start_container_hooks(plan, container, &ready, &output)?;
         self.channel.send_plainly(&FromInit::Executing)?;
         ready.exec(plan)
     }
 
     /// The files for the output of the hooks are closed after the hooks, before all descriptors are.
-    fn create_container_hooks(&self, container: &ContainerPlan, pid: i32, rootfs: BorrowedFd) -> Result<()> {
+    fn create_container_hooks(&self, container: &ContainerPlan, rootfs: BorrowedFd) -> Result<()> {
         let hooks = &container.create_container;
         let output = self.hook_output(hooks, container)?;
-        run_hooks(&output, "createContainer", hooks, container, Status::Created, pid, Some(rootfs))
+        run_hooks(&output, "createContainer", hooks, container, Status::Created, Some(rootfs))
     }
 
     /// The steps of a further process in a running container.
@@ -301,9 +301,12 @@ impl Ready {
             let hint = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
                 .ok()
                 .and_then(|root| explain::explain(root.as_fd(), &plan.process.cwd, self.program.path(), e.errno()?));
-            match hint {
-                Some(hint) => e.with_hint(hint),
-                None => e,
+            match (hint, e.errno()) {
+                (Some(hint), _) => e.with_hint(hint),
+                (None, Some(Errno::PERM | Errno::NOSYS)) if plan.seccomp.is_some() => {
+                    e.with_hint("the seccomp profile (/linux/seccomp) must allow execve")
+                }
+                _ => e,
             }
         })
     }
@@ -350,18 +353,12 @@ fn load(filter: &Filter) -> Result<Option<OwnedFd>> {
 }
 
 /// The hooks run under the process's own restrictions, which must not apply to init yet.
-fn start_container_hooks(
-    plan: &InitPlan,
-    container: &ContainerPlan,
-    ready: &Ready,
-    pid: i32,
-    output: &Output,
-) -> Result<()> {
+fn start_container_hooks(plan: &InitPlan, container: &ContainerPlan, ready: &Ready, output: &Output) -> Result<()> {
     if container.start_container.is_empty() {
         return Ok(());
     }
     const KIND: &str = "startContainer";
-    let state = describe(container, Status::Created, pid)?;
+    let state = describe(container, Status::Created)?;
     for (index, hook) in container.start_container.iter().enumerate() {
         let mut hook = hook.clone();
         if hook.env.as_ref().is_none_or(Vec::is_empty) {
@@ -420,10 +417,9 @@ impl Child {
         Ok(Told { plan, target, root, namespaces, start_socket, cgroups })
     }
 
-    /// Returns the pid that this process has on the host.
-    fn expect_placed(&self) -> Result<i32> {
+    fn expect_placed(&self) -> Result<()> {
         match self.receive()? {
-            (ToInit::Placed { pid }, _) => Ok(pid),
+            (ToInit::Placed, _) => Ok(()),
             _ => Err(out_of_turn()),
         }
     }
@@ -533,18 +529,18 @@ fn run_hooks(
     hooks: &[Hook],
     container: &ContainerPlan,
     status: Status,
-    pid: i32,
     cwd: Option<BorrowedFd>,
 ) -> Result<()> {
     if hooks.is_empty() {
         return Ok(());
     }
-    let state = describe(container, status, pid)?;
+    let state = describe(container, status)?;
     let surroundings = || Surroundings { cwd, ..Surroundings::new(output) };
     hooks.iter().enumerate().try_for_each(|(i, hook)| hooks::run(hook, &state, kind, i, surroundings()))
 }
 
-/// The state that hooks get.
-fn describe(container: &ContainerPlan, status: Status, pid: i32) -> Result<Vec<u8>> {
+/// The state that hooks get. "For hooks executed in the container namespace, it is the pid as seen by the container."
+fn describe(container: &ContainerPlan, status: Status) -> Result<Vec<u8>> {
+    let pid = rustix::process::getpid().as_raw_pid();
     serde_json::to_vec(&container.state(status, pid)).map_err(|e| Error::new(format_args!("state: {e}")))
 }

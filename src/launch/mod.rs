@@ -264,7 +264,7 @@ impl Init {
 
     /// Tells init that it is in its cgroup, and which pid it has on the host.
     pub fn placed(&self) -> Result<()> {
-        self.send(&ToInit::Placed { pid: self.process.pid })
+        self.send(&ToInit::Placed)
     }
 
     fn send(&self, message: &ToInit) -> Result<()> {

@@ -150,8 +150,14 @@ fn refuse_top(rootfs: BorrowedFd, index: usize) -> Result<()> {
 fn overlay_root(plan: &RootfsPlan) -> Result<OwnedFd> {
     let path = plan.path.as_str();
     let below = fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| {
-        let error = Error::sys(format_args!("open({path:?})"), errno).context("invalid rootfs");
-        if errno == Errno::NOTDIR { error.with_hint("the root filesystem must be a directory") } else { error }
+        let error = Error::sys(format_args!("open({path:?})"), errno).context("/root/path: invalid rootfs");
+        match errno {
+            Errno::NOTDIR => error.with_hint("the root filesystem must be a directory"),
+            Errno::ACCESS => {
+                error.with_hint("root of the container's user namespace may not pass all directories above it")
+            }
+            _ => error,
+        }
     })?;
     if let Switch::Chroot { joined: Some(index) } = plan.switch {
         refuse_top(below.as_fd(), index)?;

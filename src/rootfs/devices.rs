@@ -131,7 +131,13 @@ fn make(
 
 /// Binds the host's node of the same path onto an empty file.
 fn bind_node(dir: BorrowedFd<'_>, name: &str, device: &DevicePlan, own: &Own) -> Result<OwnedFd> {
-    let tree = clone_tree(CWD, &device.path, false).call(|| format!("open_tree({:?})", device.path))?;
+    let tree = clone_tree(CWD, &device.path, false).call(|| format!("open_tree({:?})", device.path));
+    let tree = tree.map_err(|e| match e.errno() {
+        Some(Errno::NOENT) => {
+            e.with_hint("in a user namespace a device is bound from the host, which must have it there")
+        }
+        _ => e,
+    })?;
     verify(tree.as_fd(), device).context("on the host")?;
     let place = mountpoint(dir, name, own)?;
     attach_at(tree.as_fd(), place.as_fd()).call(|| "move_mount")?;

@@ -18,7 +18,7 @@ const UNMAPPED: &str = "the id must have a mapping in the container's user names
 pub fn make(kind: &str, source: &str, data: &[Parameter], attrs: u64) -> Result<OwnedFd> {
     let context = mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(|errno| {
         let error = Error::sys(format_args!("fsopen({kind:?})"), errno);
-        if errno == Errno::NODEV { error.with_hint("the kernel has no such filesystem") } else { error }
+        if errno == Errno::NODEV { error.with_hint("the kernel does not know this filesystem") } else { error }
     })?;
     if !source.is_empty() {
         mount::fsconfig_set_string(&context, c"source", source)

@@ -421,10 +421,10 @@ fn explain_kinds(error: Error, plan: &MountPlan, mount: &OwnedFd, place: &Place)
     if from == to {
         return error;
     }
-    let what = if matches!(plan.kind, MountKind::Bind { .. }) { "the source" } else { "what is mounted" };
-    let kind = |is_dir| if is_dir { "a directory" } else { "not a directory" };
+    let kind = |is_dir| if is_dir { "directory" } else { "file" };
+    let what = if matches!(plan.kind, MountKind::Bind { .. }) { "source" } else { "filesystem" };
     Error::sys(format_args!("move_mount(\"/{}\")", place.path), Errno::NOTDIR).with_hint(format_args!(
-        "{what} is {} but the destination in the root filesystem is {}",
+        "a {} cannot be mounted on a {}: {what} and destination must be of one kind",
         kind(from),
         kind(to)
     ))

@@ -53,9 +53,9 @@ impl StateDir {
     pub fn create(root: &Rc<Root>, id: &str) -> Result<Self> {
         let path = root.path().join(id);
         match rustix::fs::mkdirat(root.as_fd(), id, Mode::from_raw_mode(0o700)) {
-            Err(Errno::EXIST) => {
-                Err(Error::new(format_args!("container with given ID already exists: {id}")).with_kind(Kind::Exists))
-            }
+            Err(Errno::EXIST) => Err(Error::new(format_args!("container with given ID already exists: {id}"))
+                .with_kind(Kind::Exists)
+                .with_hint("take another id, or delete that one first")),
             made => made.call(|| format!("mkdir({path:?})")).map_err(hint),
         }?;
         // A command that finds the directory empty may take it for a remainder of a killed runtime.

@@ -238,8 +238,8 @@ mod tests {
             (first.replace("\"version\": 1", "\"version\": 2"), Kind::Other, "version 2"),
             (r#"{"version":2,"id":"web"}"#.to_owned(), Kind::Other, "version 2"),
             (r#"{"id":"web","init_process_pid":7,"created":"2026"}"#.to_owned(), Kind::MadeByRunc, "runc"),
-            (first[..first.len() / 2].to_owned(), Kind::DamagedRecord, "EOF"),
-            (String::new(), Kind::DamagedRecord, "EOF"),
+            (first[..first.len() / 2].to_owned(), Kind::DamagedRecord, "the document ends within"),
+            (String::new(), Kind::DamagedRecord, "the document is empty"),
             ("{}".to_owned(), Kind::DamagedRecord, "missing field"),
             (r#"{"version":1,"id":"web"}"#.to_owned(), Kind::DamagedRecord, "missing field"),
         ] {

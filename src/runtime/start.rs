@@ -19,7 +19,10 @@ impl<'a> Locked<'a> {
     pub fn start(self, notify: Option<&Path>) -> Result<()> {
         match self.status()? {
             Status::Created => {}
-            Status::Stopped => return Err(not_startable("a container that has stopped")),
+            Status::Stopped => {
+                return Err(not_startable("a container that has stopped")
+                    .with_hint("a container runs once: delete it, and create it again"));
+            }
             Status::Creating => return Err(not_startable("a container that is being created")),
             Status::Paused => return Err(not_startable("a container in the paused state")),
             Status::Running => return Err(not_startable("an already running container")),

@@ -39,7 +39,7 @@ use self::events::Publisher;
 use self::log::Log;
 use self::messages::{Any, DeleteResponse, RuntimeInfo, RuntimeVersion};
 use self::server::Shim;
-use crate::error::{Call, Context, Error, Result};
+use crate::error::{Call, Context, Error, Result, with_hint};
 use crate::library::Runtime;
 use crate::runtime::CgroupManager;
 use crate::sys::clone::{CloneOptions, fork};
@@ -62,8 +62,7 @@ pub fn main(args: &[OsString]) -> u8 {
         Ok(()) => 0,
         Err(e) => {
             // containerd shows it to whoever asked for the container.
-            let hint = e.hint().map_or_else(String::new, |hint| format!(" ({hint})"));
-            let _ = writeln!(std::io::stderr(), "{PROGRAM}: {e}{hint}");
+            let _ = writeln!(std::io::stderr(), "{PROGRAM}: {}", with_hint(&e.to_string(), e.hint()));
             1
         }
     }

@@ -8,6 +8,7 @@ use super::messages::{Options, Status, Timestamp, WaitResponse};
 use super::poller::Token;
 use super::streams::{Kept, Names};
 use super::ttrpc::{Answer, Code, Failure, encoded};
+use crate::error::with_hint;
 use crate::library::{Container, ErrorKind, ExitStatus, OomWatch, Process};
 
 /// Whom to answer, and under which number.
@@ -157,6 +158,5 @@ pub fn failed(what: &str, e: impl Into<crate::library::Error>) -> Failure {
         ErrorKind::PermissionDenied => Code::PermissionDenied,
         _ => Code::Unknown,
     };
-    let hint = e.hint().map_or_else(String::new, |hint| format!(" ({hint})"));
-    Failure::new(code, format!("{what}: {e}{hint}"))
+    Failure::new(code, format!("{what}: {}", with_hint(&e.to_string(), e.hint())))
 }

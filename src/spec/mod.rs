@@ -84,12 +84,27 @@ fn complain(text: &[u8], e: &serde_json::Error) -> Error {
         text.split_inclusive(|&byte| byte == b'\n').take(e.line().saturating_sub(1)).map(<[u8]>::len).sum();
     let end = text.len().min(before + e.column());
     let pointer = pointer::of_end(&text[..end]);
-    let message = in_words_of_json(&e.to_string());
+    let message = in_words_of_json(text, e);
     if pointer.is_empty() { Error::new(message) } else { Error::config(pointer, message) }
 }
 
+/// What is wrong with the text, with line and column.
+pub fn in_words_of_json(text: &[u8], e: &serde_json::Error) -> String {
+    if [&b"\xef\xbb\xbf"[..], b"\xff\xfe", b"\xfe\xff"].iter().any(|mark| text.starts_with(mark)) {
+        return "begins with a byte order mark: a JSON document is UTF-8 without one".to_owned();
+    }
+    if text.trim_ascii().is_empty() {
+        return "the document is empty".to_owned();
+    }
+    let message = e.to_string();
+    match message.strip_prefix("EOF while parsing ") {
+        Some(rest) => format!("the document ends within {rest}"),
+        None => wrong_value(&message),
+    }
+}
+
 /// `invalid type: string "1000", expected u32 at line 1 column 9`: this names types of the Rust source.
-fn in_words_of_json(message: &str) -> String {
+fn wrong_value(message: &str) -> String {
     let Some((found, expected)) = message.rsplit_once(", expected ") else { return message.to_owned() };
     let (expected, place) = expected.rsplit_once(" at line ").unwrap_or((expected, ""));
     let place = if place.is_empty() { String::new() } else { format!(" at line {place}") };
@@ -171,7 +186,17 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_document_is_refused() {
-        assert!(Spec::parse(b"").is_err());
+    fn what_is_no_json_is_told_in_plain_words() {
+        for (text, message) in [
+            (&b""[..], "the document is empty"),
+            (b" \n", "the document is empty"),
+            (b"\xef\xbb\xbf{}", "begins with a byte order mark: a JSON document is UTF-8 without one"),
+            (b"\xff\xfe{\0}\0", "begins with a byte order mark: a JSON document is UTF-8 without one"),
+            (b"{\"process\":{", "/process: the document ends within an object at line 1 column 12"),
+            (b"{\"process\":{\"args\":[\"sh\",]}}", "/process/args: trailing comma at line 1 column 26"),
+            (b"{\"root\":{\"path\":\"x\",}}", "/root: trailing comma at line 1 column 21"),
+        ] {
+            assert_eq!(Spec::parse(text).unwrap_err().to_string(), message);
+        }
     }
 }

@@ -324,6 +324,19 @@ mod tests {
         }
     }
 
+    #[test]
+    fn without_namespaces_the_host_is_changed() {
+        for linux in ["", r#","linux":{}"#, r#","linux":{"namespaces":[]}"#] {
+            let text = format!(r#"{{"ociVersion":"1.0.0","process":{{"args":["sh"]}}{linux}}}"#);
+            let told = on(&Spec::parse(text.as_bytes()).unwrap());
+            let messages: Vec<_> = told.iter().map(|(rule, at, message)| format!("{rule} {at} {message}")).collect();
+            assert!(
+                messages.iter().any(|m| m.starts_with("namespace /linux/namespaces there is no mount namespace: ")),
+                "{linux}: {messages:?}"
+            );
+        }
+    }
+
     /// There the container's root is nobody on the host.
     #[test]
     fn in_a_user_namespace_less_is_dangerous() {

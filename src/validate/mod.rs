@@ -22,7 +22,7 @@ use crate::plan::cgroup::Manager;
 use crate::plan::hierarchy::{Hierarchy, Layout};
 use crate::plan::namespaces::Owner;
 use crate::plan::{Facts, Lsm, Plan};
-use crate::spec::{Spec, fields_of};
+use crate::spec::{Spec, fields_of, in_words_of_json};
 
 use self::repair::repair;
 use self::source::{Repeated, Source};
@@ -171,7 +171,8 @@ fn find(text: &[u8], hosts: &[Host]) -> Vec<Finding> {
     if let Err(e) = serde_json::from_slice::<IgnoredAny>(text) {
         let lines = text.split_inclusive(|&byte| byte == b'\n').take(e.line().saturating_sub(1));
         let at = lines.map(<[u8]>::len).sum::<usize>() + e.column().saturating_sub(1);
-        let refusal = Remark { pointer: String::new(), at, message: without_place(&e.to_string()), hint: None };
+        let refusal =
+            Remark { pointer: String::new(), at, message: without_place(&in_words_of_json(text, &e)), hint: None };
         return vec![refusal.finding(text, Severity::Error, "json")];
     }
     let (mut source, repeated) = source::scan(text);

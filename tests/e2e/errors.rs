@@ -296,7 +296,7 @@ fn limits_without_a_controller(t: &Test) {
 }
 
 /// Every cgroup hierarchy that this test sees.
-fn hierarchies() -> Vec<PathBuf> {
+pub fn hierarchies() -> Vec<PathBuf> {
     let top = Path::new("/sys/fs/cgroup");
     let magics = [libc::CGROUP_SUPER_MAGIC, libc::CGROUP2_SUPER_MAGIC];
     let is_hierarchy = |path: &PathBuf| statfs(path).is_ok_and(|fs| magics.contains(&fs.f_type));

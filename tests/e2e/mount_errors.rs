@@ -93,8 +93,8 @@ fn of_root(t: &Test) {
             case(plain(), bind(&through, "/m", &[]), &["open_tree(", NO_DIR]),
             case(plain(), bind(&looped, "/m", &[]), &["open_tree(", LOOP]),
             case(plain(), bind(&long, "/m", &[]), &["open_tree(", LONG]),
-            case(plain(), bind(&dir, "/etc/passwd", &[]), &[NO_DIR, "the source is a directory but the destination"]),
-            case(plain(), bind(&file, "/dir", &[]), &[NO_DIR, "the source is not a directory but the destination"]),
+            case(plain(), bind(&dir, "/etc/passwd", &[]), &[NO_DIR, "hint: a directory cannot be mounted on a file"]),
+            case(plain(), bind(&file, "/dir", &[]), &[NO_DIR, "hint: a file cannot be mounted on a directory"]),
             case(plain(), bind(&dir, "/loop", &[]), &[LOOP]),
             case(plain(), bind(&dir, "/loop/x", &[]), &[LOOP]),
             case(plain(), bind(&dir, "/etc/passwd/x", &[]), &[NO_DIR]),
@@ -111,7 +111,7 @@ fn of_root(t: &Test) {
             case(
                 plain(),
                 mount("nosuchfs", "x", "/m", &[]),
-                &["fsopen(\"nosuchfs\")", "no such device", "no such filesystem"],
+                &["fsopen(\"nosuchfs\")", "no such device", "hint: the kernel does not know this filesystem"],
             ),
             case(plain(), mount("tmpfs", "tmpfs", "/m", &["size=abc"]), &["size", "abc", INVALID]),
             case(plain(), mount("tmpfs", "tmpfs", "/m", &["nosuch"]), &["nosuch", INVALID]),
@@ -209,7 +209,11 @@ fn made_by_the_runtime(t: &Test) {
                     bind("/sys", "/dir", &[map]),
                     &["MOUNT_ATTR_IDMAP", "invalid argument", "filesystem sysfs does not"],
                 ),
-                case(config(), bind(&file, "/dir", &[map]), &["not a directory", "the source is not a directory"]),
+                case(
+                    config(),
+                    bind(&file, "/dir", &[map]),
+                    &["not a directory", "hint: a file cannot be mounted on a directory"],
+                ),
             ],
             give,
         );

@@ -11,7 +11,7 @@ use crate::harness::{Config, Mode, Test, busybox, eventually, left};
 
 e2e!(any: a_life, further_processes, a_terminal, a_terminal_that_is_closed_for_a_moment,
     what_is_written_while_nobody_reads, another_user_opens_its_streams,
-    a_log_file_is_not_the_containers, a_shim_that_was_killed, what_is_not_known, a_start_that_fails,
+    a_log_file_is_not_the_containers, a_shim_that_was_killed, what_is_not_known, a_start_that_fails, a_hint_follows_the_message,
     a_start_that_fails_leaves_no_socket, calls_by_hand, a_created_container_is_deleted,
     a_created_container_that_is_killed, a_container_that_another_program_deletes, pausing, one_shim_for_a_pod,
     a_wait_does_not_hold_up_others,
@@ -190,6 +190,19 @@ fn a_start_that_fails(t: &Test) {
         Err(failure) => failure,
     };
     assert!(failure.1.contains("\"nosuchcommand\": executable file not found in $PATH"), "{failure:?}");
+    shim.of("Shutdown", "").unwrap();
+    eventually("the end of the shim", || !shim.address.exists());
+    t.assert_no_process();
+}
+
+/// Docker reads causes from some words of it.
+fn a_hint_follows_the_message(t: &Test) {
+    let _run = t.private_run();
+    let mount =
+        serde_json::json!({ "source": "/usr", "destination": "/etc/passwd", "type": "bind", "options": ["bind"] });
+    let mut shim = t.shim(Config::sleep().mount(mount));
+    let failure = shim.create(false, ["", "", ""]).unwrap_err();
+    assert!(failure.1.contains("not a directory (a directory cannot be mounted on a file: "), "{failure:?}");
     shim.of("Shutdown", "").unwrap();
     eventually("the end of the shim", || !shim.address.exists());
     t.assert_no_process();

@@ -161,8 +161,8 @@ fn memory_and_swap_move_together(t: &Test) {
 fn resources_from_a_file_or_standard_input(t: &Test) {
     let c = t.container(Config::sleep());
     c.up();
-    update_from(&c, "{").code(1).says("EOF");
-    update_from(&c, "").code(1).says("EOF");
+    update_from(&c, "{").code(1).says("the document ends within an object");
+    update_from(&c, "").code(1).says("the document is empty");
     update_from(&c, r#"{"pids":{"limit":"x"}}"#).code(1).says("/pids/limit");
     update(&c, &["-r", "/nonexistent"]).code(1).says("no such file or directory");
     update_from(&c, "{}").ok();

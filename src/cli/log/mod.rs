@@ -23,7 +23,7 @@ use std::time::SystemTime;
 use clap::ArgMatches;
 
 use self::sink::{Level, Sink};
-use crate::error::{Error, Kind, Result, one_line};
+use crate::error::{Error, Kind, Result, one_line, with_hint};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 enum Format {
@@ -160,18 +160,6 @@ fn quoted(text: &str) -> String {
     quoted
 }
 
-/// Engines show only `msg` to their users. Some of these words make them report another cause.
-fn with_hint(message: &str, hint: Option<&str>) -> String {
-    const MEANINGFUL: [&str; 5] =
-        ["not found", "no such file", "permission denied", "not a directory", "executable file"];
-    match hint {
-        Some(hint) if !MEANINGFUL.iter().any(|words| hint.to_lowercase().contains(words)) => {
-            format!("{message} ({hint})")
-        }
-        _ => message.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, UNIX_EPOCH};
@@ -191,13 +179,6 @@ mod tests {
             serde_json::json!({"level":"error","msg":"a\nb (c)","time":"1970-01-01T00:00:01Z","hint":"c"})
         );
         assert_eq!(at(Format::Json, "a\nb", None).matches('\n').count(), 1);
-    }
-
-    #[test]
-    fn engines_are_told_the_hint_unless_they_would_read_another_cause_from_it() {
-        assert_eq!(with_hint("a", Some("b")), "a (b)");
-        assert_eq!(with_hint("a", Some("look whether it was Not Found")), "a");
-        assert_eq!(with_hint("a", None), "a");
     }
 
     #[test]
