@@ -262,7 +262,7 @@ impl Init {
         Ok(())
     }
 
-    /// Tells init that it is in its cgroup, and which pid it has on the host.
+    /// Tells init that it is in its cgroup.
     pub fn placed(&self) -> Result<()> {
         self.send(&ToInit::Placed)
     }
