@@ -28,6 +28,11 @@ pub(super) fn path(name: &'static str, shape: &'static str, help: &'static str) 
     value(name, shape, help).value_parser(value_parser!(OsString))
 }
 
+/// `--timeline FILE`
+pub(super) fn timeline() -> Arg {
+    path("timeline", "FILE", "write to FILE where the time went: a trace for Perfetto or, in FILE.svg, a picture")
+}
+
 /// A positional path.
 pub(super) fn file(name: &'static str, shape: &'static str, help: &'static str) -> Arg {
     Arg::new(name).value_name(shape).required(true).value_parser(value_parser!(OsString)).help(help)
@@ -66,7 +71,7 @@ pub(super) fn creation(command: Command) -> Command {
         .arg(path("console-socket", "SOCKET", "send the master of the container's terminal to SOCKET"))
         .arg(path("pidfd-socket", "SOCKET", "send a pidfd of the container's init to SOCKET"))
         .arg(path("pid-file", "FILE", "write the pid of the container's init to FILE"))
-        .arg(super::timeline::option())
+        .arg(timeline())
         .arg(flag("no-pivot", "change the root without pivot_root, for a rootfs on a ramdisk"))
         .arg(flag("no-new-keyring", "keep the caller's session keyring"))
         .arg(preserve_fds())

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clap::{Arg, ArgMatches, value_parser};
 
-use super::{Command, args, create, engine, get_id, get_path, get_string, get_strings, id, timeline};
+use super::{Command, args, create, engine, get_id, get_path, get_string, get_strings, id};
 use crate::error::{Call, Context, Error, Result};
 use crate::runtime::ExecOptions;
 use crate::spec::{self, Process};
@@ -57,7 +57,7 @@ fn options(command: clap::Command) -> clap::Command {
         .arg(args::flag("detach", "do not wait for the process").short('d'))
         .arg(args::path("pid-file", "FILE", "write the pid of the process to FILE"))
         .arg(args::path("console-socket", "SOCKET", "send the master of the process's terminal to SOCKET"))
-        .arg(timeline::option())
+        .arg(args::timeline())
         .arg(args::path("pidfd-socket", "SOCKET", "send a pidfd of the process to SOCKET"))
         .arg(args::list("cap", "NAME", "add a capability").short('c'))
         .arg(args::flag("no-new-privs", "set no_new_privs"))

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clap::ArgMatches;
 
-use super::{Command, args, checkpoint, get_id, get_path, get_string, timeline};
+use super::{Command, args, checkpoint, get_id, get_path, get_string};
 use crate::error::Result;
 use crate::runtime::{CreateOptions, RestoreOptions};
 
@@ -24,7 +24,7 @@ fn options(command: clap::Command) -> clap::Command {
         .arg(args::path("console-socket", "SOCKET", "send the master of the container's terminal to SOCKET"))
         .arg(args::flag("detach", "do not wait for the container").short('d'))
         .arg(args::path("pid-file", "FILE", "write the pid of the container's init to FILE"))
-        .arg(timeline::option())
+        .arg(args::timeline())
         .arg(args::flag("no-subreaper", "do not adopt the processes that the container's init leaves behind"))
         .arg(args::flag("no-pivot", "change the root without pivot_root, for a rootfs on a ramdisk"))
         .arg(args::flag("tcp-close", "restore TCP connections as closed"))

@@ -3,15 +3,11 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use clap::{Arg, ArgMatches};
+use clap::ArgMatches;
 
-use super::{Global, args};
+use super::Global;
 use crate::error::{Context, Error, Result};
 use crate::files::Publication;
-
-pub(super) fn option() -> Arg {
-    args::path("timeline", "FILE", "write to FILE where the time went: a trace for Perfetto or, in FILE.svg, a picture")
-}
 
 /// The file, which is open from the begin: what cannot be written is noticed before anything is made.
 pub(super) struct Destination {
