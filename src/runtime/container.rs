@@ -102,7 +102,7 @@ impl<'a> Container<'a> {
             // Without an init it is being created, as long as a command is at work on it.
             return Ok(if at_work()? { Status::Creating } else { Status::Stopped });
         };
-        if init.open()?.is_none() {
+        if !init.lives()? {
             return Ok(Status::Stopped);
         }
         if !self.dir.has(CONFIG)? {
@@ -137,6 +137,10 @@ impl<'a> Container<'a> {
     /// Init listens until it executes the user's process, and exec closes the socket. So a container whose socket can
     /// be reached is created; otherwise it is running.
     pub(super) fn connect(&self) -> Result<Option<OwnedFd>> {
+        // Most containers have been started. To look is cheaper than to make a socket.
+        if !self.dir.has(START)? {
+            return Ok(None);
+        }
         let socket = rustix::net::socket_with(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,

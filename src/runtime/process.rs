@@ -35,10 +35,13 @@ impl ProcessId {
             result => result.call(|| format!("pidfd_open({})", self.pid))?,
         };
         // The pidfd holds on to whatever process has the pid now; the start time tells whether it is the right one.
-        match Stat::read(self.pid)? {
-            Some(stat) if stat.start_time() == Some(self.start_time) && !stat.has_ended() => Ok(Some(pidfd)),
-            _ => Ok(None),
-        }
+        Ok(self.lives()?.then_some(pidfd))
+    }
+
+    /// Whether it has not ended, reaped or not.
+    pub fn lives(self) -> Result<bool> {
+        let stat = Stat::read(self.pid)?;
+        Ok(stat.is_some_and(|stat| stat.start_time() == Some(self.start_time) && !stat.has_ended()))
     }
 
     /// The root directory of the process; `None` once it has ended.
