@@ -132,7 +132,7 @@ impl Error {
     }
 
     pub fn hint(&self) -> Option<&str> {
-        self.hint.as_deref().or_else(|| cure(self.errno()?))
+        self.hint.as_deref().or_else(|| cure(&self.message, self.errno()?))
     }
 
     /// The JSON pointer of the value that cannot be honoured; "" is the whole document.
@@ -157,8 +157,11 @@ pub fn describe(errno: Errno) -> String {
 }
 
 /// What helps wherever the kernel says so.
-fn cure(errno: Errno) -> Option<&'static str> {
+fn cure(call: &str, errno: Errno) -> Option<&'static str> {
+    /// For these, limits of namespaces and of mounts have the same errno, and so has a PID namespace whose init is dead.
+    const OF_NAMESPACES: [&str; 5] = ["clone3(", "unshare(", "setns(", "move_mount", "open_tree"];
     Some(match errno {
+        Errno::NOSPC | Errno::NOMEM if OF_NAMESPACES.iter().any(|name| call.starts_with(name)) => return None,
         Errno::MFILE => "the caller may have no more open files: see RLIMIT_NOFILE (ulimit -n)",
         Errno::NFILE => "the host has no more open files: see sysctl fs.file-max",
         Errno::NOSPC => "a file system is full, or has no inodes left: see df and df -i",
@@ -171,8 +174,15 @@ fn cure(errno: Errno) -> Option<&'static str> {
 /// The message for an engine, which shows its users one text. From some words it concludes another cause than this one,
 /// so a hint that has them is left out.
 pub fn with_hint(message: &str, hint: Option<&str>) -> String {
-    const MEANINGFUL: [&str; 6] =
-        ["not found", "no such file", "permission denied", "not a directory", "is a directory", "executable file"];
+    const MEANINGFUL: [&str; 7] = [
+        "not found",
+        "no such file",
+        "permission denied",
+        "operation not permitted",
+        "not a directory",
+        "is a directory",
+        "executable file",
+    ];
     match hint {
         Some(hint) if !MEANINGFUL.iter().any(|words| hint.to_lowercase().contains(words)) => {
             format!("{message} ({hint})")
@@ -329,6 +339,10 @@ mod tests {
         assert!(e.hint().unwrap().contains("ulimit -n"));
         assert_eq!(e.with_hint("look here").hint(), Some("look here"));
         assert_eq!(Error::sys("open(\"/\")", Errno::NOENT).hint(), None);
+        assert!(Error::sys("write(\"/\")", Errno::NOSPC).hint().unwrap().contains("df"));
+        // A limit of namespaces, and a PID namespace whose init is dead.
+        assert_eq!(Error::sys("unshare(cgroup, time)", Errno::NOSPC).hint(), None);
+        assert_eq!(Error::sys("clone3(CLONE_PARENT)", Errno::NOMEM).hint(), None);
     }
 
     #[test]
@@ -336,6 +350,7 @@ mod tests {
         assert_eq!(with_hint("a", Some("b")), "a (b)");
         assert_eq!(with_hint("a", Some("look whether it was Not Found")), "a");
         assert_eq!(with_hint("a", Some("the source is a directory")), "a");
+        assert_eq!(with_hint("a", Some("PATH is \"/operation not permitted\"")), "a");
         assert_eq!(with_hint("a", None), "a");
     }
 

@@ -217,11 +217,27 @@ impl Namespace {
         let owner = match () {
             () if is_that_of("thread-self") => Owner::Runtime,
             // Only root can see it, and only root could change it.
-            () if is_that_of("1") => Owner::Host,
+            () if is_that_of("1") || is_initial(*kind, found.st_ino) => Owner::Host,
             () => Owner::Other,
         };
         Ok(Self { kind: *kind, fd, owner })
     }
+}
+
+/// Whether it is the namespace that the kernel made first, also where pid 1 is another's: `enum init_ns_ino` of
+/// <linux/nsfs.h>.
+fn is_initial(kind: Kind, inode: u64) -> bool {
+    let number = match kind {
+        Kind::Ipc => 0xefff_ffff,
+        Kind::Uts => 0xefff_fffe,
+        Kind::User => 0xefff_fffd,
+        Kind::Pid => 0xefff_fffc,
+        Kind::Cgroup => 0xefff_fffb,
+        Kind::Time => 0xefff_fffa,
+        // Not fixed before Linux 6.18.
+        Kind::Mount | Kind::Network => return false,
+    };
+    inode == number
 }
 
 /// The security modules that can confine a process. Checked only if the process is to be confined.

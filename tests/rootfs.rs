@@ -875,11 +875,10 @@ fn the_unified_hierarchy() {
 fn in_a_user_namespace_the_unified_hierarchy_is_the_hosts() {
     if in_user_namespace("in_a_user_namespace_the_unified_hierarchy_is_the_hosts", || ()) {
         let mut bundle = user_bundle();
-        fs::create_dir(bundle.dir.join("hierarchy")).unwrap();
-        fs::write(bundle.dir.join("hierarchy/cgroup.procs"), "").unwrap();
         bundle.mount(cgroup_mount());
-        let mountpoint = bundle.dir.join("hierarchy");
-        enter(&bundle.plan_with(&unified(mountpoint.to_str().unwrap()), false).unwrap()).unwrap();
+        let hybrid = "/sys/fs/cgroup/unified";
+        let mountpoint = if Path::new(hybrid).join("cgroup.procs").exists() { hybrid } else { "/sys/fs/cgroup" };
+        enter(&bundle.plan_with(&unified(mountpoint), false).unwrap()).unwrap();
         assert!(Path::new("/sys/fs/cgroup/cgroup.procs").exists());
         assert!(has("/sys/fs/cgroup", "ro"));
     }

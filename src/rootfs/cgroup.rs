@@ -1,8 +1,8 @@
 //! The control groups as the container sees them.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs;
+use rustix::fs::{self, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::fscontext;
@@ -10,9 +10,9 @@ use super::kernel::check_proc;
 use super::mask::hidden_directory;
 use super::mounts::Builder;
 use super::resolve::{self, Make};
-use super::tree::{attach_at, clone_tree};
+use super::tree::{attach_at, clone_tree, set_propagation};
 use crate::error::{Call, Error, Result};
-use crate::plan::mounts::{Attrs, HARMLESS, MountPlan, Parameter};
+use crate::plan::mounts::{Attrs, HARMLESS, MountPlan, Parameter, Propagation, PropagationChange};
 
 use crate::plan::mounts::cgroup::{CgroupMount, LegacyContent, LegacyHierarchy};
 
@@ -47,15 +47,13 @@ impl Builder<'_> {
                 Err(_) => {}
             }
         }
-        match clone_tree(fs::CWD, bind, false) {
-            Ok(tree) => {
+        match clone_cgroup(bind, libc::CGROUP2_SUPER_MAGIC, false)? {
+            Some(tree) => {
                 self.attach(plan, &tree, &place)?;
                 self.adjust(&MountPlan { attrs: bind_attrs, ..plan.clone() }, &tree)
             }
-            Err(Errno::NOENT) if hide_if_missing => {
-                self.attach(plan, &hidden_directory(&self.plan.mount_label)?, &place)
-            }
-            Err(errno) => Err(Error::sys(format_args!("open_tree({bind:?})"), errno)),
+            None if hide_if_missing => self.attach(plan, &hidden_directory(&self.plan.mount_label)?, &place),
+            None => Err(Error::sys(format_args!("open({bind:?})"), Errno::NOENT)),
         }
     }
 
@@ -86,16 +84,16 @@ impl Builder<'_> {
                     (fscontext::make("cgroup", "cgroup", &data, plan.attrs.set)?, false)
                 }
                 LegacyContent::Bind { cgroup, own } => {
-                    let tree = match (clone_tree(fs::CWD, cgroup, true), own) {
-                        (Err(Errno::NOENT), Some(own)) => {
-                            clone_tree(fs::CWD, own, true).call(|| format!("open_tree({own:?})"))
-                        }
-                        (tree, _) => tree.call(|| format!("open_tree({cgroup:?})")),
-                    };
-                    (tree?, true)
+                    let mut tree = clone_cgroup(cgroup, libc::CGROUP_SUPER_MAGIC, true)?;
+                    if let (None, Some(own)) = (&tree, own) {
+                        tree = clone_cgroup(own, libc::CGROUP_SUPER_MAGIC, true)?;
+                    }
+                    let missing =
+                        || Error::sys(format_args!("open({:?})", own.as_ref().unwrap_or(cgroup)), Errno::NOENT);
+                    (tree.ok_or_else(missing)?, true)
                 }
             };
-            let dir = resolve::open_plain(tmpfs.as_fd(), &hierarchy.name, fs::OFlags::PATH)
+            let dir = resolve::open_plain(tmpfs.as_fd(), &hierarchy.name, OFlags::PATH)
                 .call(|| format!("open({:?})", hierarchy.name))?;
             attach_at(mount.as_fd(), dir.as_fd()).call(|| format!("move_mount({:?})", hierarchy.name))?;
             if bound { self.adjust(plan, &mount)? } else { self.propagate(plan, &mount)? }
@@ -106,4 +104,22 @@ impl Builder<'_> {
         }
         Ok(())
     }
+}
+
+/// A copy of a directory of the control groups; `None` if there is none. In a joined mount namespace other processes
+/// decide what the path means: no link is followed, and nothing but control groups is copied. Later mounts on the host's
+/// do not appear in it.
+fn clone_cgroup(path: &str, magic: libc::c_long, recursive: bool) -> Result<Option<OwnedFd>> {
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = match fs::openat2(fs::CWD, path, flags, fs::Mode::empty(), resolve) {
+        Err(Errno::NOENT) => return Ok(None),
+        dir => dir.call(|| format!("open({path:?})"))?,
+    };
+    if fs::fstatfs(&dir).call(|| format!("statfs({path:?})"))?.f_type as libc::c_long != magic {
+        return Err(Error::new(format_args!("{path:?} does not hold the control groups that berth has found there")));
+    }
+    let tree = clone_tree(dir.as_fd(), "", recursive).call(|| format!("open_tree({path:?})"))?;
+    set_propagation(tree.as_fd(), PropagationChange { kind: Propagation::Private, recursive })?;
+    Ok(Some(tree))
 }

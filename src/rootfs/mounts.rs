@@ -316,7 +316,15 @@ impl Builder<'_> {
 
     fn remount(&mut self, plan: &MountPlan, bind: bool, data: &[Parameter], target: Option<u64>) -> Result<()> {
         let place = self.remounted(&plan.destination, target)?;
-        if !bind {
+        // The host has the same superblock of the control groups, so only the mount is changed (see also
+        // `plan::mounts::cgroup`).
+        let kind = fs::fstatfs(&place).call(|| format!("statfs({:?})", plan.destination))?.f_type as libc::c_long;
+        let is_cgroup = [libc::CGROUP_SUPER_MAGIC, libc::CGROUP2_SUPER_MAGIC].contains(&kind);
+        if is_cgroup && let Some(parameter) = data.iter().find(|parameter| parameter.key != "ro") {
+            let message = format_args!("{:?} cannot be changed: the host has the same control groups", parameter.key);
+            return Err(Error::config(format_args!("/mounts/{}/options", plan.index), message));
+        }
+        if !bind && !is_cgroup {
             let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
             let context = mount::fspick(&place, c"", flags).call(|| format!("fspick({:?})", plan.destination))?;
             fscontext::reconfigure(&context, data)?;

@@ -6,11 +6,11 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::Duration;
 
 use rustix::fs::{CWD, FlockOperation, RenameFlags, renameat_with};
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::mount::{MountFlags, UnmountFlags, mount_bind};
 use serde_json::{Value, json};
 
 use crate::harness::inject::{Action, Point};
-use crate::harness::{Config, Mode, Test};
+use crate::harness::{Config, Mode, Test, make_rootfs};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -23,7 +23,11 @@ e2e!(any:
     a_directory_exchanged_at_any_call,
 );
 
-e2e!(the_host_keeps_the_flags_of_the_hierarchy);
+e2e!(
+    the_host_keeps_the_flags_of_the_hierarchy,
+    a_joined_mount_namespace_does_not_say_what_the_hierarchy_is,
+    what_is_bound_of_the_hierarchy_is_as_asked,
+);
 
 fn mount(kind: &str, source: &str, destination: &str, options: &[&str]) -> Value {
     json!({ "destination": destination, "type": kind, "source": source, "options": options })
@@ -223,30 +227,77 @@ fn the_host_keeps_the_flags_of_the_hierarchy(t: &Test) {
     rustix::fs::flock(&lock, FlockOperation::LockExclusive).unwrap();
     let before = flags().expect("a mount of the v2 hierarchy");
     let of_the_host = format!("/proc/{}/ns/cgroup", std::process::id());
+    let config = |kind: &str, again: &str, namespace: Option<&str>, readonly: &str| {
+        let config = Config::sh("ls /cgroup/cgroup.controllers && grep ' /cgroup cgroup2' /proc/mounts");
+        let config = config.mount(mount(kind, "cgroup", "/cgroup", &["nosuid", readonly]));
+        let again = (!again.is_empty()).then(|| mount(again, "cgroup", "/cgroup", &["remount", readonly]));
+        let config = again.into_iter().fold(config, Config::mount);
+        namespace.into_iter().fold(config, |config, path| config.namespace("cgroup", Some(path)))
+    };
+    let keeps = |kind: &str, again: &str, namespace: Option<&str>, readonly: &str| {
+        let kept = (0..ROUNDS).any(|_| {
+            set("nsdelegate");
+            let output = t.container(config(kind, again, namespace, readonly)).run().ok();
+            let seen = output.text().lines().last().unwrap();
+            assert!(seen.contains(&format!(" cgroup2 {readonly},")), "{seen}");
+            flags().unwrap().contains("nsdelegate")
+        });
+        assert!(kept, "{kind}, {again}, {namespace:?}, {readonly}: {:?}", flags());
+    };
     // A hybrid's `cgroup` are the v1 hierarchies.
     let kinds = if t.mode == Mode::V2 { &["cgroup", "cgroup2"][..] } else { &["cgroup2"] };
     for &kind in kinds {
-        for namespace in [None, Some(of_the_host.as_str())] {
-            for readonly in ["ro", "rw"] {
-                let config = || {
-                    let mounted = mount(kind, "cgroup", "/cgroup", &["nosuid", readonly]);
-                    let config = Config::sh("ls /cgroup/cgroup.controllers && grep ' /cgroup cgroup2' /proc/mounts");
-                    let config = config.mount(mounted);
-                    match namespace {
-                        Some(path) => config.namespace("cgroup", Some(path)),
-                        None => config,
-                    }
-                };
-                let kept = (0..ROUNDS).any(|_| {
-                    set("nsdelegate");
-                    let output = t.container(config()).run().ok();
-                    let seen = output.text();
-                    assert!(seen.lines().last().unwrap().contains(&format!(" cgroup2 {readonly},nosuid")), "{seen}");
-                    flags().unwrap().contains("nsdelegate")
-                });
-                assert!(kept, "{kind}, {namespace:?}, {readonly}: {:?}", flags());
+        for again in ["", "cgroup2", "none"] {
+            for namespace in [None, Some(of_the_host.as_str())] {
+                ["ro", "rw"].into_iter().for_each(|readonly| keeps(kind, again, namespace, readonly));
             }
         }
     }
+    // A runtime in another cgroup and PID namespace does not know the first one by its own, nor by that of pid 1.
+    let first = t.dir.join("first");
+    fs::write(&first, "").unwrap();
+    mount_bind("/proc/thread-self/ns/cgroup", &first).unwrap();
+    t.call_by(t.script("nested", "#!/bin/sh\nexec unshare --cgroup --pid --fork --mount-proc -- \"$@\"\n").into());
+    keeps("cgroup2", "", first.to_str(), "ro");
+    rustix::mount::unmount(&first, UnmountFlags::DETACH).unwrap();
     set(&before);
+}
+
+/// Its processes could have a link to /proc there, whose copy would have no masked and no read-only paths.
+fn a_joined_mount_namespace_does_not_say_what_the_hierarchy_is(t: &Test) {
+    let (place, kind) = match t.mode {
+        Mode::V1 => ("/sys/fs/cgroup/unified", "cgroup2"),
+        Mode::V2 => ("/sys/fs/cgroup", "cgroup"),
+    };
+    let link = format!("mkdir -p ${{0%/*}} && ln -s /proc {place}");
+    for (make, refusal) in [
+        (&*link, "too many levels of symbolic links"),
+        ("mkdir -p $0", "does not hold the control groups that berth has found there"),
+    ] {
+        let proc = mount("proc", "proc", "/proc", &["nosuid", "noexec", "nodev"]);
+        let sibling = t.container(Config::sleep().set("/root/readonly", false).set("/mounts", json!([proc])));
+        make_rootfs(&sibling.rootfs().join("inner"));
+        sibling.up();
+        sibling.exec(&["/bin/sh", "-c", make, place]).ok();
+        let joined = format!("/proc/{}/ns/mnt", sibling.pid());
+        let config = Config::new(["/bin/true"]).namespace("mount", Some(&joined)).set("/root/path", "/inner");
+        let config = config.remove("/linux/maskedPaths").remove("/linux/readonlyPaths");
+        let config = config.set("/mounts", json!([mount(kind, "cgroup", "/cgroup", &["nosuid"])]));
+        t.container(config).run().fails().says(refusal);
+        sibling.delete_force().ok();
+    }
+}
+
+fn what_is_bound_of_the_hierarchy_is_as_asked(t: &Test) {
+    for (word, named) in [("readonly", "readonly"), ("ro,nosuid", "nosuid"), ("foo=1", "foo")] {
+        let config = Config::new(["/bin/true"]).mount(mount("cgroup2", "cgroup", "/cgroup", &["nosuid", word]));
+        t.container(config)
+            .run()
+            .fails()
+            .says(&format!("{named:?} is neither a mount option nor a parameter of cgroup2"));
+    }
+    // containerd names those of the host.
+    let options = ["nosuid", "nsdelegate", "memory_recursiveprot"];
+    let config = Config::new(["/bin/true"]).mount(mount("cgroup2", "cgroup", "/cgroup", &options));
+    t.container(config).run().ok();
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{Attrs, Context, HARMLESS, MountKind, MountPlan, attr};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan::hierarchy::{Hierarchy, Layout};
 use crate::spec::Mount;
 
@@ -72,6 +72,9 @@ pub fn plan(index: usize, mount: &Mount, context: &Context, facts: &Facts) -> Re
         &mut Vec::new(),
     )?;
     let readonly = plan.attrs.set & attr::RDONLY != 0;
+    if !facts.namespaced {
+        check_shared(index, &filesystem.data)?;
+    }
     let is_v2 = mount.kind == "cgroup2" || facts.layout.is_pure_v2();
     plan.kind = MountKind::Cgroup(match &facts.layout.unified {
         Some(unified) if is_v2 => CgroupMount::Unified {
@@ -93,6 +96,30 @@ pub fn plan(index: usize, mount: &Mount, context: &Context, facts: &Facts) -> Re
         }
     });
     Ok(plan)
+}
+
+/// What is bound has the parameters that the host gave it. Those of its kind may be named all the same, as containerd
+/// does. Another word may be a misspelt flag, and a protection without effect must not go unnoticed.
+fn check_shared(index: usize, data: &[super::Parameter]) -> Result<()> {
+    const KNOWN: [&str; 10] = [
+        "nsdelegate",
+        "favordynmods",
+        "memory_localevents",
+        "memory_recursiveprot",
+        "memory_hugetlb_accounting",
+        "pids_localevents",
+        "context",
+        "fscontext",
+        "defcontext",
+        "rootcontext",
+    ];
+    match data.iter().find(|parameter| !KNOWN.contains(&&*parameter.key) && parameter.key != "ro") {
+        None => Ok(()),
+        Some(super::Parameter { key, option, .. }) => {
+            let pointer = format!("/mounts/{index}/options/{}", option.unwrap_or_default());
+            Err(Error::config(pointer, format_args!("{key:?} is neither a mount option nor a parameter of cgroup2")))
+        }
+    }
 }
 
 fn bind_options(options: &[String]) -> Vec<String> {
