@@ -19,7 +19,10 @@ impl Destination {
     /// `None` unless the command has the option, and it is given.
     pub(super) fn open(matches: &ArgMatches) -> Result<Option<Self>> {
         let path = matches.try_get_one::<OsString>("timeline").ok().flatten();
-        let Some(path) = path.map(Path::new).filter(|path| !path.as_os_str().is_empty()) else { return Ok(None) };
+        let Some(path) = path.map(Path::new) else { return Ok(None) };
+        if path.as_os_str().is_empty() {
+            return Err(Error::new("--timeline: the name of the file is empty"));
+        }
         let picture = path.extension().is_some_and(|extension| extension == "svg");
         Publication::prepare(path).context("--timeline").map(|file| Some(Self { file, picture }))
     }

@@ -82,7 +82,7 @@ fn ids(report: &mut Report) {
         let Some(range) = range else {
             let range = format!("{free}-{}", free + 65535);
             let cure = format!("as root: usermod --add-subuids {range} --add-subgids {range} {name}");
-            report.warning("ids", format!("{file} grants {name} none: a container has one id only"), cure);
+            report.warning("ids", format!("{file} grants no ids to user {name}: a container has one id only"), cure);
             continue;
         };
         match program(tool) {

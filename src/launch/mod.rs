@@ -135,7 +135,7 @@ impl Init {
         let process = process.call(|| format!("clone3({})", describe_flags(flags))).map_err(hint_clone)?;
         drop(theirs);
 
-        timeline.init(None, "v1 cgroups; network, ipc; gate; image");
+        timeline.init(None, "before its image: cgroups, namespaces");
         let mut init = Self::new(process, channel, entry, executable);
         (init.outside, init.patience, init.timeline) = (outside, patience, timeline);
         init.set_oom_score_adj(plan)?;

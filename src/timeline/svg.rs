@@ -78,10 +78,10 @@ fn rows(whole: &Whole) -> Vec<Row<'_>> {
 fn legend(svg: &mut String) {
     for (x, class, what) in [
         (12, "runtime", "runtime"),
-        (90, "runtime wait", "waits"),
-        (158, "init", "init"),
-        (214, "init wait", "waits"),
-        (282, "process", "the process"),
+        (90, "runtime wait", "runtime waits"),
+        (208, "init", "init"),
+        (264, "init wait", "init waits"),
+        (358, "process", "the process"),
     ] {
         let _ = writeln!(
             svg,
