@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{self, OFlags, ResolveFlags};
+use rustix::fs::{self, OFlags};
 use rustix::io::Errno;
 
 use super::fscontext;
@@ -110,9 +110,7 @@ impl Builder<'_> {
 /// decide what the path means: no link is followed, and nothing but control groups is copied. Later mounts on the host's
 /// do not appear in it.
 fn clone_cgroup(path: &str, magic: libc::c_long, recursive: bool) -> Result<Option<OwnedFd>> {
-    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = match fs::openat2(fs::CWD, path, flags, fs::Mode::empty(), resolve) {
+    let dir = match resolve::open_unlinked(path) {
         Err(Errno::NOENT) => return Ok(None),
         dir => dir.call(|| format!("open({path:?})"))?,
     };

@@ -17,7 +17,7 @@ use super::{copyup, fscontext};
 use crate::error::{Call, Context, Error, Result};
 use crate::plan::mounts::{Attrs, BindSource, Filesystem, MountKind, MountPlan, Parameter, attr};
 use crate::plan::path::clean;
-use crate::plan::rootfs::RootfsPlan;
+use crate::plan::rootfs::{RootfsPlan, Switch};
 use crate::sys::namespace::in_user_namespace;
 
 /// The container's root while mounts are added to it.
@@ -151,6 +151,18 @@ impl Builder<'_> {
 
     /// The source as a detached copy of its mount.
     fn source_tree(&mut self, plan: &MountPlan, source: &BindSource, recursive: bool) -> Result<OwnedFd> {
+        let tree = self.copy_of_source(plan, source, recursive)?;
+        // In a joined mount namespace other processes decide where links lead.
+        if let (BindSource::Host(path), Switch::Chroot { joined: Some(_) }) = (source, self.plan.switch)
+            && is_of_kernel(tree.as_fd())?
+            && resolve::open_unlinked(path).is_err()
+        {
+            return Err(leads_to_kernel(path));
+        }
+        Ok(tree)
+    }
+
+    fn copy_of_source(&mut self, plan: &MountPlan, source: &BindSource, recursive: bool) -> Result<OwnedFd> {
         match source {
             _ if plan.idmap.is_some() => (self.sources)(plan),
             BindSource::Host(_) if self.joined.is_some() => (self.sources)(plan),
@@ -173,7 +185,7 @@ impl Builder<'_> {
     fn check_source(&self, path: &str, source: &OwnedFd) -> Result<()> {
         if is_of_kernel(source.as_fd())? && resolve::open_plain(self.root.as_fd(), &clean(path), OFlags::PATH).is_err()
         {
-            return Err(Error::new(format_args!("the source {path:?} leads to a filesystem of the kernel by a link")));
+            return Err(leads_to_kernel(path));
         }
         Ok(())
     }
@@ -475,4 +487,8 @@ fn locked_flags(mount: &OwnedFd) -> Result<u64> {
         attrs |= attr::STRICTATIME;
     }
     Ok(attrs)
+}
+
+fn leads_to_kernel(path: &str) -> Error {
+    Error::new(format_args!("the source {path:?} leads to a filesystem of the kernel by a link"))
 }

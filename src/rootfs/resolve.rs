@@ -90,6 +90,12 @@ pub fn open_plain(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result<Own
     openat2(root, path, flags | OFlags::CLOEXEC, ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS)
 }
 
+/// Opens what is at this path of the mount namespace, and not what a link leads to.
+pub fn open_unlinked(path: &str) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    fs::openat2(fs::CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+}
+
 fn openat2(root: BorrowedFd<'_>, path: &str, flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
     let path = if path.is_empty() { "." } else { path };
     until_sure(|| fs::openat2(root, path, flags, Mode::empty(), resolve))

@@ -27,6 +27,7 @@ e2e!(
     the_host_keeps_the_flags_of_the_hierarchy,
     a_joined_mount_namespace_does_not_say_what_the_hierarchy_is,
     what_is_bound_of_the_hierarchy_is_as_asked,
+    a_link_in_a_joined_mount_namespace_is_no_source_that_leads_to_the_kernel,
 );
 
 fn mount(kind: &str, source: &str, destination: &str, options: &[&str]) -> Value {
@@ -300,4 +301,26 @@ fn what_is_bound_of_the_hierarchy_is_as_asked(t: &Test) {
     let options = ["nosuid", "nsdelegate", "memory_recursiveprot"];
     let config = Config::new(["/bin/true"]).mount(mount("cgroup2", "cgroup", "/cgroup", &options));
     t.container(config).run().ok();
+}
+
+fn a_link_in_a_joined_mount_namespace_is_no_source_that_leads_to_the_kernel(t: &Test) {
+    let sibling = t.container(Config::sleep().set("/root/readonly", false));
+    make_rootfs(&sibling.rootfs().join("inner"));
+    fs::create_dir(sibling.rootfs().join("plain")).unwrap();
+    for (name, target) in [("whole", "/proc"), ("part", "/proc/sys"), ("kernel", "/sys"), ("harmless", "/plain")] {
+        symlink(target, sibling.rootfs().join(name)).unwrap();
+    }
+    sibling.up();
+    let joined = format!("/proc/{}/ns/mnt", sibling.pid());
+    let run = |source: &str| {
+        let config = Config::new(["/bin/true"]).namespace("mount", Some(&joined)).set("/root/path", "/inner");
+        let config = config.remove("/linux/maskedPaths").remove("/linux/readonlyPaths");
+        t.container(config.set("/mounts", json!([mount("none", source, "/data", &["bind"])]))).run()
+    };
+    for source in ["/whole", "/part", "/kernel", "/whole/sys"] {
+        run(source).fails().says(&format!("the source {source:?} leads to a filesystem of the kernel by a link"));
+    }
+    for source in ["/plain", "/harmless", "/proc"] {
+        run(source).ok();
+    }
 }
