@@ -233,31 +233,35 @@ impl Init {
 
     /// The stage joins namespaces and forks the process that goes on, which is a child of this runtime as well.
     fn follow(&mut self, plan: &InitPlan) -> Result<()> {
-        match self.next()? {
-            (FromInit::Forked { outside }, fds) => {
-                let process = proof::forked(one(fds)?, self.executable.as_fd())?;
-                self.outside |= outside && plan.stage_enters_cgroup();
-                let stage = std::mem::replace(&mut self.process, process);
-                // The stage has done its work.
-                end(stage.pidfd.as_fd());
-                // That process may have told more before the stage told of it.
-                if self.phase.get() < Some(Phase::Placement) {
-                    self.timeline.init(self.sent.get(), "forked by the stage");
-                }
-            }
-            (other, _) => return Err(refuse(&other)),
-        }
         let namespaces = &plan.namespaces;
-        if plan.container().is_some() && namespaces.is_new(Kind::User) {
+        let maps_ids = plan.container().is_some() && namespaces.is_new(Kind::User);
+        let (mut forked, mut asked) = (false, false);
+        // What the stage has forked may ask before the stage tells of it.
+        while !forked || maps_ids && !asked {
             match self.next()? {
-                (FromInit::MapIds, _) => {
+                (FromInit::Forked { outside }, fds) if !forked => {
+                    forked = true;
+                    let process = proof::forked(one(fds)?, self.executable.as_fd())?;
+                    self.outside |= outside && plan.stage_enters_cgroup();
+                    let stage = std::mem::replace(&mut self.process, process);
+                    // The stage has done its work.
+                    end(stage.pidfd.as_fd());
+                    // That process may have told more before the stage told of it.
+                    if self.phase.get() < Some(Phase::Placement) && !asked {
+                        self.timeline.init(self.sent.get(), "forked by the stage");
+                    }
+                }
+                (FromInit::MapIds, _) if maps_ids && !asked => {
+                    asked = true;
                     self.timeline.init_waits(self.sent.get(), "id maps");
-                    self.timeline.phase("id maps");
-                    ids::map(self.process.pid, &namespaces.uid_mappings, &namespaces.gid_mappings)?;
-                    self.send(&ToInit::Done)?;
                 }
                 (other, _) => return Err(refuse(&other)),
             }
+        }
+        if maps_ids {
+            self.timeline.phase("id maps");
+            ids::map(self.process.pid, &namespaces.uid_mappings, &namespaces.gid_mappings)?;
+            self.send(&ToInit::Done)?;
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ e2e!(
     whoever_dies_is_not_waited_for,
     signals_that_the_caller_ignores_change_nothing,
     nothing_is_executed_before_the_device_rules_are_in_force,
+    the_stage_may_be_slower_than_what_it_has_forked,
 );
 
 /// The runtime is the first process of a command, and the next is init, or for `exec` the one that joins the container.
@@ -143,4 +144,22 @@ fn nothing_is_executed_before_the_device_rules_are_in_force(t: &Test) {
         output.ok();
         c.delete_force().ok();
     }
+}
+
+/// The forked process asks for its id maps; the stage, which tells of it, may get no processor in the meantime.
+fn the_stage_may_be_slower_than_what_it_has_forked(t: &Test) {
+    let up = t.container(Config::sleep());
+    up.up();
+    // In the place of mqueue, which a user namespace may show of an IPC namespace of its own only.
+    let tmpfs = json!({ "destination": "/tmp", "type": "tmpfs", "source": "tmpfs" });
+    let config = Config::new(["/bin/true"]).userns(100_000).set("/mounts/4", tmpfs);
+    let config = config.namespace("ipc", Some(&format!("/proc/{}/ns/ipc", up.pid())));
+    let c = t.container(config);
+    let point = Point { process: CHILD, number: libc::SYS_sendmsg, occurrence: 1 };
+    let traced = c.run_cmd(&[]).trace(&[], point, Action::Pause, Duration::from_secs(20));
+    assert!(traced.reached());
+    // Enough for the other one to ask.
+    std::thread::sleep(Duration::from_millis(300));
+    traced.go_on();
+    traced.wait().0.ok();
 }

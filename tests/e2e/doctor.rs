@@ -136,9 +136,10 @@ fn doctor_leaves_nothing_when_it_is_interrupted(t: &Test) {
         let process = Pid::from_raw(running.pid()).unwrap();
         let until = Instant::now() + Duration::from_secs(10);
         while !begun() && Instant::now() < until {}
-        kill_process(process, Signal::INT).unwrap();
+        // Not SIGINT, which commands in the background of a shell ignore.
+        kill_process(process, Signal::TERM).unwrap();
         let output = running.wait();
-        interrupted += usize::from(output.status.signal() == Some(Signal::INT.as_raw()));
+        interrupted += usize::from(output.status.signal() == Some(Signal::TERM.as_raw()));
     }
     let left: Vec<_> = std::fs::read_dir("/run").unwrap().flatten().map(|entry| entry.path()).collect();
     t.command("/bin/umount").arg("/run").ok();
