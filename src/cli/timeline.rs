@@ -9,7 +9,7 @@ use super::Global;
 use crate::error::{Context, Error, Result};
 use crate::files::Publication;
 
-/// The file, which is open from the begin: what cannot be written is noticed before anything is made.
+/// The file. It is opened before the command begins, so that one that cannot be written fails before anything is made.
 pub(super) struct Destination {
     file: Publication,
     picture: bool,
