@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::Duration;
 
 use rustix::fs::{CWD, FlockOperation, RenameFlags, renameat_with};
-use rustix::mount::{MountFlags, UnmountFlags, mount_bind};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount_bind};
 use serde_json::{Value, json};
 
 use crate::harness::inject::{Action, Point};
@@ -27,6 +27,7 @@ e2e!(
     the_host_keeps_the_flags_of_the_hierarchy,
     a_joined_mount_namespace_does_not_say_what_the_hierarchy_is,
     what_is_bound_of_the_hierarchy_is_as_asked,
+    later_mounts_of_the_host_are_not_in_what_is_bound_of_the_hierarchy,
     a_link_in_a_joined_mount_namespace_is_no_source_that_leads_to_the_kernel,
 );
 
@@ -323,4 +324,18 @@ fn a_link_in_a_joined_mount_namespace_is_no_source_that_leads_to_the_kernel(t: &
     for source in ["/plain", "/harmless", "/proc"] {
         run(source).ok();
     }
+}
+
+fn later_mounts_of_the_host_are_not_in_what_is_bound_of_the_hierarchy(t: &Test) {
+    let hierarchy = if t.mode == Mode::V1 { "/sys/fs/cgroup/unified" } else { "/sys/fs/cgroup" };
+    rustix::mount::mount_change(hierarchy, MountPropagationFlags::SHARED).unwrap();
+    let c = t.container(Config::sleep().mount(mount("cgroup2", "cgroup", "/cgroup", &["nosuid"])));
+    c.up();
+    let below = t.cgroup.trim_start_matches('/');
+    let covered = format!("{hierarchy}/{below}");
+    rustix::mount::mount("tmpfs", &*covered, "tmpfs", MountFlags::empty(), None).unwrap();
+    let seen = fs::exists(format!("/proc/{}/root/cgroup/{below}/cgroup.procs", c.pid())).unwrap();
+    rustix::mount::unmount(&*covered, UnmountFlags::DETACH).unwrap();
+    rustix::mount::mount_change(hierarchy, MountPropagationFlags::PRIVATE).unwrap();
+    assert!(seen);
 }
