@@ -100,6 +100,10 @@ fn flags() -> String {
     flags.extend(["-Ctarget-feature=+crt-static", "-Crelocation-model=static"]);
     if own_std() {
         flags.extend(["-Clink-arg=-nostartfiles", "-Cforce-unwind-tables=no", &script]);
+        // For musl, Rust brings a start of its own, which -nostartfiles does not leave out.
+        if text("CARGO_CFG_TARGET_ENV") == "musl" {
+            flags.push("-Clink-self-contained=no");
+        }
     }
     flags.join("\x1f")
 }
