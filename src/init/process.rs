@@ -29,10 +29,10 @@ pub fn schedule(process: &ProcessPlan) -> Result<()> {
 /// The security labels that exec will change to.
 pub fn label(process: &ProcessPlan, proc: &ProcFs) -> Result<()> {
     if let Some(profile) = &process.apparmor_profile {
-        set_apparmor_profile(proc, profile)?;
+        set_apparmor_profile(proc, profile).context("/process/apparmorProfile")?;
     }
     if let Some(label) = &process.selinux_label {
-        set_selinux_label(proc, label)?;
+        set_selinux_label(proc, label).context("/process/selinuxLabel")?;
     }
     Ok(())
 }
