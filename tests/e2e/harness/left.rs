@@ -16,9 +16,20 @@ pub fn mountinfo() -> String {
     String::from_utf8_lossy(&fs::read("/proc/thread-self/mountinfo").unwrap()).into_owned()
 }
 
-/// The number of mounts in this thread's namespace.
-pub fn mounts() -> usize {
-    mountinfo().lines().count()
+/// The mounts of this thread's namespace: their ids and mount points.
+pub fn mounts() -> Vec<(String, PathBuf)> {
+    let of_line = |line: &str| {
+        let mut fields = line.split(' ');
+        (fields.next().unwrap().to_owned(), PathBuf::from(fields.nth(3).unwrap()))
+    };
+    mountinfo().lines().map(of_line).collect()
+}
+
+/// `mounts` without those that have gone with their mount points: who removes a directory takes away what is mounted
+/// there in other namespaces, as systemd does with the credentials of a service that ends.
+pub fn standing(mut mounts: Vec<(String, PathBuf)>) -> Vec<(String, PathBuf)> {
+    mounts.retain(|(_, point)| point.symlink_metadata().is_ok());
+    mounts
 }
 
 /// The mount points at or below `dir`, the last mounted first.

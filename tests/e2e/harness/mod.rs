@@ -89,7 +89,7 @@ pub struct Test {
     pub cgroup: String,
     runtime: PathBuf,
     peer: Peer,
-    mounts: Cell<usize>,
+    mounts: RefCell<Vec<(String, PathBuf)>>,
     count: Cell<u32>,
     /// Holds the user namespace that an unprivileged user's runtime runs in.
     rootless: RefCell<Option<Running>>,
@@ -147,14 +147,14 @@ impl Test {
             cgroup: format!("/{name}"),
             runtime,
             peer,
-            mounts: Cell::new(0),
+            mounts: RefCell::default(),
             count: Cell::new(0),
             rootless: RefCell::default(),
             user: RefCell::default(),
             wrapper: RefCell::default(),
             terminals: RefCell::default(),
         };
-        test.mounts.set(left::mounts());
+        test.mounts.replace(left::mounts());
         test
     }
 
@@ -305,7 +305,7 @@ impl Test {
 
     /// Says that mounts which the test made itself are there to stay until its end.
     pub fn accept_mounts(&self) {
-        self.mounts.set(left::mounts());
+        self.mounts.replace(left::mounts());
     }
 
     #[track_caller]
@@ -329,7 +329,7 @@ impl Test {
         assert!(containers.is_empty(), "containers are left: {containers:?}");
         self.assert_no_cgroup_below(&self.cgroup);
         left::assert_no_process(&self.cgroup);
-        assert_eq!(left::mounts(), self.mounts.get(), "mounts are left:\n{}", left::mountinfo());
+        assert_eq!(left::mounts(), left::standing(self.mounts.take()), "other mounts than before");
     }
 }
 
