@@ -20,11 +20,9 @@ CARGO ?= cargo
 PREFIX ?= /usr/local
 REQUIRE ?= hack/require
 
-# musl starts faster than static glibc; it is used where its target is installed.
-host := $(shell rustc -vV 2> /dev/null | sed -n 's/^host: //p')
+# What the binary is built for: this host. For musl: make target=x86_64-unknown-linux-musl
+target := $(shell rustc -vV 2> /dev/null | sed -n 's/^host: //p')
 sysroot := $(shell rustc --print sysroot 2> /dev/null)
-musl := $(subst -gnu,-musl,$(host))
-target := $(if $(wildcard $(sysroot)/lib/rustlib/$(musl)/lib),$(musl),$(host))
 share = $(PREFIX)/share
 completions := bash-completion/completions/berth zsh/site-functions/_berth fish/vendor_completions.d/berth.fish
 # What make has built, also where root, who installs it, has no Rust.
@@ -44,7 +42,6 @@ rust:
 
 build: rust
 	@$(REQUIRE) cc:gcc+libc6-dev
-	@case $(target) in *-gnu) echo "linking glibc statically; for musl: rustup target add $(musl)" ;; esac
 	$(CARGO) build --release --locked --target $(target) $(config)
 
 man: rust

@@ -148,8 +148,45 @@ impl Error {
     }
 }
 
+/// Where musl has other words than glibc and Go, which are those that engines and people look for.
+const WORDS: [(Errno, &str); 26] = [
+    (Errno::IO, "input/output error"),
+    (Errno::CHILD, "no child processes"),
+    (Errno::NOMEM, "cannot allocate memory"),
+    (Errno::BUSY, "device or resource busy"),
+    (Errno::XDEV, "invalid cross-device link"),
+    (Errno::MFILE, "too many open files"),
+    (Errno::NOTTY, "inappropriate ioctl for device"),
+    (Errno::SPIPE, "illegal seek"),
+    (Errno::DEADLK, "resource deadlock avoided"),
+    (Errno::NAMETOOLONG, "file name too long"),
+    (Errno::LOOP, "too many levels of symbolic links"),
+    (Errno::OVERFLOW, "value too large for defined data type"),
+    (Errno::ILSEQ, "invalid or incomplete multibyte or wide character"),
+    (Errno::USERS, "too many users"),
+    (Errno::NOTSOCK, "socket operation on non-socket"),
+    (Errno::MSGSIZE, "message too long"),
+    (Errno::OPNOTSUPP, "operation not supported"),
+    (Errno::ADDRINUSE, "address already in use"),
+    (Errno::ADDRNOTAVAIL, "cannot assign requested address"),
+    (Errno::NETUNREACH, "network is unreachable"),
+    (Errno::CONNABORTED, "software caused connection abort"),
+    (Errno::NOTCONN, "transport endpoint is not connected"),
+    (Errno::TIMEDOUT, "connection timed out"),
+    (Errno::HOSTUNREACH, "no route to host"),
+    (Errno::UCLEAN, "structure needs cleaning"),
+    (Errno::DQUOT, "disk quota exceeded"),
+];
+
 /// The kernel's meaning of an errno in the field's usual spelling: `no such file or directory`.
 pub fn describe(errno: Errno) -> String {
+    if let Some((_, words)) = WORDS.iter().find(|(own, _)| *own == errno) {
+        return (*words).to_owned();
+    }
+    words_of_libc(errno)
+}
+
+fn words_of_libc(errno: Errno) -> String {
     let text = std::io::Error::from(errno).to_string();
     let text = text.split(" (os error").next().unwrap_or(&text);
     let mut chars = text.chars();
@@ -276,6 +313,14 @@ pub fn push_pointer(pointer: &mut String, segment: impl Display) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(target_env = "gnu")]
+    fn the_words_of_an_errno_are_those_of_glibc() {
+        for (errno, words) in WORDS {
+            assert_eq!(words, words_of_libc(errno));
+        }
+    }
 
     #[test]
     fn prints_context_call_and_meaning() {

@@ -28,7 +28,8 @@ pub fn mounts() -> Vec<(String, PathBuf)> {
 /// `mounts` without those that have gone with their mount points: who removes a directory takes away what is mounted
 /// there in other namespaces, as systemd does with the credentials of a service that ends.
 pub fn standing(mut mounts: Vec<(String, PathBuf)>) -> Vec<(String, PathBuf)> {
-    mounts.retain(|(_, point)| point.symlink_metadata().is_ok());
+    let now = self::mounts();
+    mounts.retain(|mount| now.contains(mount) || mount.1.symlink_metadata().is_ok());
     mounts
 }
 
