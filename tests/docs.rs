@@ -1,5 +1,7 @@
-//! Holds the documents together: links lead somewhere, and each command has a manual page, and the shim.
+//! Holds the documents together: links lead somewhere, each command has a manual page, and the shim, and each phase of a
+//! timeline has its row.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -83,4 +85,57 @@ fn the_shim_has_a_manual_page() {
     for option in options.into_iter().filter(|option| !option.starts_with("TaskApi")) {
         assert!(page.contains(option), "{option}");
     }
+}
+
+/// The sources, without tests and comments.
+fn code(dir: &Path) -> String {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let texts = entries.map(|path| match fs::read_to_string(&path) {
+        Ok(text) if path.extension().is_some_and(|extension| extension == "rs") => {
+            let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+            text.lines().filter(|line| !line.trim_start().starts_with("//")).map(|line| format!("{line}\n")).collect()
+        }
+        _ if path.is_dir() => code(&path),
+        _ => String::new(),
+    });
+    texts.collect()
+}
+
+/// `text` with the parts between `open` and `close` emptied.
+fn emptied(text: &str, (open, close): (char, char)) -> String {
+    let mut parts = text.split(open);
+    let first = parts.next().unwrap().to_owned();
+    parts.fold(first, |done, part| format!("{done}<>{}", part.split_once(close).unwrap().1))
+}
+
+/// Each name that the code gives to a phase has a row in the table, and each row such a name.
+#[test]
+fn each_phase_of_a_timeline_is_described() {
+    let code = code(&root().join("src"));
+    let mut named = BTreeSet::new();
+    for (call, process, waits) in [
+        ("timeline.phase(", "runtime", ""),
+        ("timeline.wait(", "runtime", "waits: "),
+        ("timeline.init(", "init", ""),
+        ("timeline.init_waits(", "init", "waits: "),
+        ("self.note(Lane::Init, Kind::Process,", "init", ""),
+    ] {
+        let calls: Vec<_> = code.split(call).skip(1).collect();
+        assert!(!calls.is_empty(), "{call}");
+        for rest in calls {
+            let arguments = rest.split([';', '\n']).next().unwrap();
+            let name = arguments.split('"').nth(1).unwrap_or_else(|| panic!("{call}{arguments}: a name in a literal"));
+            named.insert((format!("{waits}{}", emptied(name, ('{', '}'))), process.to_owned()));
+        }
+    }
+    let document = fs::read_to_string(root().join("docs/timeline.md")).unwrap();
+    let table = document.split_once("\n| name | process |").expect("the table").1.split("\n\n").next().unwrap();
+    let rows = table.lines().skip(2).map(|row| row.split('|').map(str::trim).collect::<Vec<_>>());
+    let described: Vec<_> =
+        rows.map(|row| (emptied(row[1].trim_matches('`'), ('<', '>')), row[2].to_owned())).collect();
+    let rows = described.len();
+    let described: BTreeSet<_> = described.into_iter().collect();
+    assert_eq!(rows, described.len(), "each has one row");
+    assert_eq!(named.difference(&described).collect::<Vec<_>>(), Vec::<&(String, String)>::new(), "without a row");
+    assert_eq!(described.difference(&named).collect::<Vec<_>>(), Vec::<&(String, String)>::new(), "without a phase");
 }

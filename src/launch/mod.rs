@@ -302,20 +302,17 @@ impl Init {
         }
         self.phase.set(Some(phase));
         // In the words of docs/architecture.md.
-        let name = match phase {
-            Phase::Placement => {
-                self.timeline.init_waits(self.sent.get(), "Placed");
-                return Ok(());
-            }
-            Phase::Join => "descriptors, joined namespaces",
-            Phase::Namespaces => "session, keyring, namespaces, names",
-            Phase::Mounts => "mounts, devices",
-            Phase::CreateContainerHooks => "createContainer hooks",
-            Phase::PivotRoot => "terminal, pivot_root",
-            Phase::Sysctls => "sysctls",
-            Phase::Process => "privileges, user, descriptors",
-        };
-        self.timeline.init(self.sent.get(), name);
+        let (timeline, sent) = (&self.timeline, self.sent.get());
+        match phase {
+            Phase::Join => timeline.init(sent, "descriptors, joined namespaces"),
+            Phase::Placement => timeline.init_waits(sent, "Placed"),
+            Phase::Namespaces => timeline.init(sent, "session, keyring, namespaces, names"),
+            Phase::Mounts => timeline.init(sent, "mounts, devices"),
+            Phase::CreateContainerHooks => timeline.init(sent, "createContainer hooks"),
+            Phase::PivotRoot => timeline.init(sent, "terminal, pivot_root"),
+            Phase::Sysctls => timeline.init(sent, "sysctls"),
+            Phase::Process => timeline.init(sent, "privileges, user, descriptors"),
+        }
         Ok(())
     }
 
@@ -480,19 +477,31 @@ impl Init {
 
     /// What the runtime is about to do for init, and whether init waits for that.
     fn note(&self, request: &FromInit) {
-        let (what, waits) = match request {
-            FromInit::Ready { .. } => ("record, pid file", "start"),
-            FromInit::TimeOffsets => ("time offsets", "time offsets"),
-            FromInit::Source { .. } => ("mount for init", "mount"),
-            FromInit::Hooks => ("hooks", "hooks"),
-            FromInit::HookOutput => ("files for hooks", "files for hooks"),
-            FromInit::Terminal => ("terminal", ""),
-            FromInit::Listener { .. } => ("seccomp listener", ""),
-            _ => return,
-        };
-        self.timeline.phase(what);
-        if !waits.is_empty() {
-            self.timeline.init_waits(self.sent.get(), waits);
+        let (timeline, sent) = (&self.timeline, self.sent.get());
+        match request {
+            FromInit::Ready { .. } => {
+                timeline.phase("record, pid file");
+                timeline.init_waits(sent, "start");
+            }
+            FromInit::TimeOffsets => {
+                timeline.phase("time offsets");
+                timeline.init_waits(sent, "time offsets");
+            }
+            FromInit::Source { .. } => {
+                timeline.phase("mount for init");
+                timeline.init_waits(sent, "mount");
+            }
+            FromInit::Hooks => {
+                timeline.phase("hooks");
+                timeline.init_waits(sent, "hooks");
+            }
+            FromInit::HookOutput => {
+                timeline.phase("files for hooks");
+                timeline.init_waits(sent, "files for hooks");
+            }
+            FromInit::Terminal => timeline.phase("terminal"),
+            FromInit::Listener { .. } => timeline.phase("seccomp listener"),
+            _ => {}
         }
     }
 
