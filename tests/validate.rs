@@ -63,7 +63,7 @@ fn created(text: &[u8], layout: &Layout) -> Result<(), Error> {
     Plan::new(&spec, &facts(Path::new(BUNDLE), layout, Manager::Cgroupfs)).map(drop)
 }
 
-/// Both agree, and the error of `create` is among those of `validate`. Returns these.
+/// Both agree, and the error of `create` is among those of `validate`, at the same place if it has one. Returns these.
 fn compare(name: &str, text: &[u8]) -> BTreeSet<(String, String)> {
     let found = validated(text);
     let refused: Vec<_> = layouts().iter().filter_map(|layout| created(text, layout).err()).collect();
@@ -72,14 +72,19 @@ fn compare(name: &str, text: &[u8]) -> BTreeSet<(String, String)> {
     assert_eq!(errors.is_empty(), refused.len() < 2, "{}", shown());
     for error in &refused {
         let told = error.to_string();
-        let told = told.rsplit_once(" at line ").map_or(told.as_str(), |(told, _)| told);
+        let (told, place) = told.rsplit_once(" at line ").map_or((told.as_str(), None), |(told, at)| (told, Some(at)));
         let says = |finding: &Finding| {
             let message = finding.message.as_str();
             let message = ["with cgroup v1: ", "with cgroup v2: "].iter().find_map(|with| message.strip_prefix(with));
             told.ends_with(message.unwrap_or(&finding.message))
         };
-        // A text that is no JSON may have wrong values before the place where that shows.
-        assert!(found.iter().any(|finding| finding.rule == "json" || says(finding)), "{}", shown());
+        let Some(finding) = found.iter().find(|finding| says(finding)) else {
+            // A text that is no JSON may have wrong values before the place where that shows.
+            assert!(found[0].rule == "json" && place.is_some(), "{}", shown());
+            continue;
+        };
+        let its = format!("{} column {}", finding.line, finding.column);
+        assert!(place.is_none_or(|place| place == its), "{}", shown());
     }
     errors
 }
@@ -161,6 +166,32 @@ fn both_agree_on_what_fuzzing_has_found() {
     assert!(corpus.len() > 20);
     for (name, text) in corpus {
         compare(&name, &text);
+    }
+}
+
+/// Lines, and characters of more than one byte.
+#[test]
+fn both_agree_on_the_place() {
+    for (line, place) in [
+        (r#""process": {"terminal": "ö"}"#, "2:25"),
+        (r#""annotations": {"ö": 1}"#, "2:22"),
+        (r#""annotations": {"ö": "ü", "b": [1]}"#, "2:32"),
+        (r#""annotations": {"ö": "\u0000"}"#, "2:22"),
+        (r#""annotations": {"ö": "ü" "b": "c"}"#, "2:26"),
+        (r#""annotations": {"ö": "ü",}"#, "2:26"),
+        (r#""unknown": {"ö": "ü",}"#, "2:22"),
+        (r#""unknown": ["ö",]"#, "2:17"),
+        (r#""unknown": {"ö": "ü" "b""#, "2:22"),
+        (r#""annotations": {"ö": "\x"}"#, "2:24"),
+        ("\"annotations\": {\"ö\": \"\u{1}\"}", "2:22"),
+        (r#""process": {"rlimits": [{"type": "ö"}]}"#, "2:25"),
+        (r#""HOSTNAME": "a", "linux": {}, "Linux": {"maskedPaths": "ö"}"#, "2:56"),
+    ] {
+        let text = format!("{{\n{line}, \"ociVersion\": \"1.0.0\", \"root\": {{\"path\": \"r\"}}\n}}");
+        compare(line, text.as_bytes());
+        let found = validated(text.as_bytes());
+        let mut errors = found.iter().filter(|finding| finding.severity == Severity::Error);
+        assert!(errors.any(|found| format!("{}:{}", found.line, found.column) == place), "{line}: {found:#?}");
     }
 }
 

@@ -9,18 +9,18 @@ mod document;
 mod linux;
 mod pointer;
 mod seccomp;
+pub mod source;
 #[deny(missing_docs)]
 mod state;
 
 pub use config::*;
-pub use document::MAPS;
 pub use linux::*;
 pub use seccomp::*;
 pub use state::*;
 
 use std::path::Path;
 
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Deserializer};
 
 use crate::error::{Call, Context, Error, Result};
@@ -39,14 +39,14 @@ impl Spec {
     }
 }
 
-/// Parses a JSON document. An error has the JSON pointer of the value at fault.
+/// Parses a JSON document. An error has the JSON pointer of the value at fault, with its line and column.
 pub fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T> {
     match read(text) {
         Err(e) if e.to_string().starts_with("duplicate field") => match document::merged(text) {
-            Ok(text) => read(&text).map_err(|e| complain(&text, &e)),
-            Err(e) => Err(complain(text, &e)),
+            Ok(merged) => read(&merged).map_err(|e| complain(&merged, &e, text)),
+            Err(e) => Err(complain(text, &e, text)),
         },
-        result => result.map_err(|e| complain(text, &e)),
+        result => result.map_err(|e| complain(text, &e, text)),
     }
 }
 
@@ -79,35 +79,78 @@ pub fn fields_of(pointer: &str) -> Vec<String> {
     }
 }
 
-fn complain(text: &[u8], e: &serde_json::Error) -> Error {
-    let before: usize =
-        text.split_inclusive(|&byte| byte == b'\n').take(e.line().saturating_sub(1)).map(<[u8]>::len).sum();
-    let end = text.len().min(before + e.column());
-    let pointer = pointer::of_end(&text[..end]);
-    let message = in_words_of_json(text, e);
-    if pointer.is_empty() { Error::new(message) } else { Error::config(pointer, message) }
+/// Why the parser has refused the document `parsed`, which has the meaning of `text`. The place is in `text`.
+fn complain(parsed: &[u8], e: &serde_json::Error, text: &[u8]) -> Error {
+    let (pointer, at, message) = match NoJson::of(text) {
+        Some(NoJson { at, message }) if !e.is_data() => {
+            let read = at.map_or(0, |at| text.len().min(at + 1));
+            (pointer::of_end(&text[..read]), at, message)
+        }
+        _ => {
+            let pointer = pointer::of_end(&parsed[..parsed.len().min(start_of(parsed, e.line()) + e.column())]);
+            let at = source::scan(text).0.place(&pointer).1;
+            (pointer, Some(at), wrong_value(without_place(&e.to_string())))
+        }
+    };
+    let place = at.map(|at| line_and_column(text, at));
+    let place = place.map_or(String::new(), |(line, column)| format!(" at line {line} column {column}"));
+    if pointer.is_empty() { Error::new(message + &place) } else { Error::config(pointer, message + &place) }
 }
 
-/// What is wrong with the text, with line and column.
-pub fn in_words_of_json(text: &[u8], e: &serde_json::Error) -> String {
-    if [&b"\xef\xbb\xbf"[..], b"\xff\xfe", b"\xfe\xff"].iter().any(|mark| text.starts_with(mark)) {
-        return "begins with a byte order mark: a JSON document is UTF-8 without one".to_owned();
-    }
-    if text.trim_ascii().is_empty() {
-        return "the document is empty".to_owned();
-    }
-    let message = e.to_string();
-    match message.strip_prefix("EOF while parsing ") {
-        Some(rest) => format!("the document ends within {rest}"),
-        None => wrong_value(&message),
+/// Why a text is not JSON.
+pub struct NoJson {
+    /// Where the parser has stopped. `None`: it is about the text as a whole.
+    pub at: Option<usize>,
+    pub message: String,
+}
+
+impl NoJson {
+    pub fn of(text: &[u8]) -> Option<Self> {
+        let e = serde_json::from_slice::<IgnoredAny>(text).err()?;
+        let whole = |message: &str| Some(Self { at: None, message: message.to_owned() });
+        if [&b"\xef\xbb\xbf"[..], b"\xff\xfe", b"\xfe\xff"].iter().any(|mark| text.starts_with(mark)) {
+            return whole("begins with a byte order mark: a JSON document is UTF-8 without one");
+        }
+        if text.trim_ascii().is_empty() {
+            return whole("the document is empty");
+        }
+        let at = start_of(text, e.line()) + e.column().saturating_sub(1);
+        let closes = matches!(text.get(at), Some(b'}' | b']')) && text[..at].trim_ascii_end().ends_with(b",");
+        let message = e.to_string();
+        let message = without_place(&message);
+        let message = match (message, message.strip_prefix("EOF while parsing ")) {
+            (_, Some(rest)) => format!("the document ends within {rest}"),
+            // What the parser says depends on whether it knows the field.
+            ("key must be a string" | "expected value", _) if closes => "trailing comma".to_owned(),
+            ("key must be a string", _) => "expected a name in quotation marks".to_owned(),
+            ("expected ident", _) => "expected value".to_owned(),
+            (message, _) => message.to_owned(),
+        };
+        Some(Self { at: Some(at), message })
     }
 }
 
-/// `invalid type: string "1000", expected u32 at line 1 column 9`: this names types of the Rust source.
+/// The offset at which a line begins. The first is 1.
+fn start_of(text: &[u8], line: usize) -> usize {
+    text.split_inclusive(|&byte| byte == b'\n').take(line.saturating_sub(1)).map(<[u8]>::len).sum()
+}
+
+/// Line and column of an offset. Both begin with 1, and a column is a character.
+pub fn line_and_column(text: &[u8], at: usize) -> (usize, usize) {
+    let lines = text[..text.len().min(at)].split(|&byte| byte == b'\n');
+    let column = lines.clone().next_back().map_or(0, |line| String::from_utf8_lossy(line).chars().count()) + 1;
+    (lines.count(), column)
+}
+
+/// The message of an error without line and column at its end.
+pub fn without_place(message: &str) -> &str {
+    let is_place = |rest: &str| rest.starts_with(|c: char| c.is_ascii_digit()) && rest.contains(" column ");
+    message.rsplit_once(" at line ").filter(|(_, rest)| is_place(rest)).map_or(message, |(message, _)| message)
+}
+
+/// `invalid type: string "1000", expected u32`: this names types of the Rust source.
 fn wrong_value(message: &str) -> String {
     let Some((found, expected)) = message.rsplit_once(", expected ") else { return message.to_owned() };
-    let (expected, place) = expected.rsplit_once(" at line ").unwrap_or((expected, ""));
-    let place = if place.is_empty() { String::new() } else { format!(" at line {place}") };
     let expected = match expected {
         "u16" => "a number from 0 to 65535",
         "u32" => "a number from 0 to 4294967295",
@@ -126,7 +169,7 @@ fn wrong_value(message: &str) -> String {
         Some(found) => found,
         None => found,
     };
-    format!("{found}, but expected {expected}{place}")
+    format!("{found}, but expected {expected}")
 }
 
 /// Engines written in Go emit `null` for an empty list or map.
@@ -193,10 +236,56 @@ mod tests {
             (b"\xef\xbb\xbf{}", "begins with a byte order mark: a JSON document is UTF-8 without one"),
             (b"\xff\xfe{\0}\0", "begins with a byte order mark: a JSON document is UTF-8 without one"),
             (b"{\"process\":{", "/process: the document ends within an object at line 1 column 12"),
-            (b"{\"process\":{\"args\":[\"sh\",]}}", "/process/args: trailing comma at line 1 column 26"),
-            (b"{\"root\":{\"path\":\"x\",}}", "/root: trailing comma at line 1 column 21"),
+            (b"{\"root\":{\"path\":tru}}", "/root: expected value at line 1 column 20"),
+            (b"{\"root\":{path:1}}", "/root: expected a name in quotation marks at line 1 column 10"),
         ] {
             assert_eq!(Spec::parse(text).unwrap_err().to_string(), message);
+        }
+    }
+
+    /// Also in what the parser does not know, and only there.
+    #[test]
+    fn a_trailing_comma_is_told_as_such() {
+        fn told<T: DeserializeOwned>(text: &str) -> String {
+            parse::<T>(text.as_bytes()).err().expect(text).to_string()
+        }
+        for (text, told) in [
+            ("{\"hostname\":\"x\",\n}", told::<Spec> as fn(&str) -> String),
+            ("{\"mounts\":[{\"destination\":\"/a\"},\n]}", told::<Spec>),
+            ("{\"annotations\":{\"a\":\"b\", \n}}", told::<Spec>),
+            ("{\"args\":[\"sh\",\n]}", told::<Process>),
+            ("{\"user\":{\"uid\":1,\n}}", told::<Process>),
+            ("{\"cpu\":{\"shares\":1024,\n}}", told::<Resources>),
+            ("{\"devices\":[{\"allow\":false},\n]}", told::<Resources>),
+            ("{\"unknown\":{\"a\":1,\n}}", told::<Spec>),
+            ("{\"unknown\":[1,\n]}", told::<Process>),
+        ] {
+            let told = told(text);
+            let pointer =
+                if text.contains("hostname") { "" } else { &format!("/{}: ", text.split('"').nth(1).unwrap()) };
+            assert_eq!(told, format!("{pointer}trailing comma at line 2 column 1"), "{text}");
+        }
+        for text in ["{,}", "[,]", "{\"a\":1,,}", "{\"a\":}", "[1,:]"] {
+            let told = told::<Spec>(text);
+            assert!(!told.contains("trailing comma"), "{text}: {told}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_value_has_the_place_where_it_begins() {
+        for (text, place) in [
+            ("{\"annotations\":{\"ä\":\"ö\",\n \"ü\": 1}}", "2 column 7"),
+            ("{\"process\":\n  [1]}", "2 column 3"),
+            ("{\"process\":{\"user\":{\"uid\":\n \"1000\"\n}}}", "2 column 2"),
+            ("{\"process\":{\"user\":{\"uid\": 1.5}}}", "1 column 28"),
+            // The elements lack a field.
+            ("{\"process\":{\"rlimits\":[\n{\"type\":\"x\"}]}}", "2 column 1"),
+            // Two that become one before they are looked at.
+            ("{\"process\":{\"cwd\":\"/\"},\n\"PROCESS\":{\"user\":{\"uid\":\"x\"}}}", "2 column 26"),
+            ("{\"hostname\":\"ö\u{7f}\\u0000\"}", "1 column 13"),
+        ] {
+            let told = Spec::parse(text.as_bytes()).unwrap_err().to_string();
+            assert!(told.ends_with(&format!(" at line {place}")), "{text}: {told}");
         }
     }
 }

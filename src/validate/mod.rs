@@ -9,12 +9,9 @@
 
 mod advice;
 mod repair;
-mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-
-use serde::de::IgnoredAny;
 
 use crate::error::{Error, Result, one_line, push_pointer};
 use crate::plan::annotations::Annotations;
@@ -22,10 +19,10 @@ use crate::plan::cgroup::Manager;
 use crate::plan::hierarchy::{Hierarchy, Layout};
 use crate::plan::namespaces::Owner;
 use crate::plan::{Facts, Lsm, Plan};
-use crate::spec::{Spec, fields_of, in_words_of_json};
+use crate::spec::source::{self, Repeated, Source};
+use crate::spec::{NoJson, Spec, fields_of, line_and_column, without_place};
 
 use self::repair::repair;
-use self::source::{Repeated, Source};
 
 /// Of each kind more than anyone corrects at once. An error takes a plan of its own, and a place the whole text.
 const ENOUGH: usize = 200;
@@ -168,11 +165,8 @@ fn in_order(mut found: Vec<Finding>) -> Vec<Finding> {
 }
 
 fn find(text: &[u8], hosts: &[Host]) -> Vec<Finding> {
-    if let Err(e) = serde_json::from_slice::<IgnoredAny>(text) {
-        let lines = text.split_inclusive(|&byte| byte == b'\n').take(e.line().saturating_sub(1));
-        let at = lines.map(<[u8]>::len).sum::<usize>() + e.column().saturating_sub(1);
-        let refusal =
-            Remark { pointer: String::new(), at, message: without_place(&in_words_of_json(text, &e)), hint: None };
+    if let Some(NoJson { at, message }) = NoJson::of(text) {
+        let refusal = Remark { pointer: String::new(), at: at.unwrap_or(0), message, hint: None };
         return vec![refusal.finding(text, Severity::Error, "json")];
     }
     let (mut source, repeated) = source::scan(text);
@@ -257,17 +251,16 @@ impl Remark {
     }
 
     fn finding(&self, text: &[u8], severity: Severity, rule: &'static str) -> Finding {
-        let before = &text[..text.len().min(self.at)];
-        let line = before.split(|&byte| byte == b'\n');
-        let column = line.clone().next_back().map_or(0, |line| String::from_utf8_lossy(line).chars().count()) + 1;
+        let (line, column) = line_and_column(text, self.at);
         let (pointer, message, hint) = (self.pointer.clone(), one_line(&self.message), self.hint.clone());
-        Finding { severity, rule, pointer, line: line.count(), column, message, hint }
+        Finding { severity, rule, pointer, line, column, message, hint }
     }
 }
 
 /// The pointer with which an error begins, which is that of `source`, and the rest of its text.
 fn split(error: &Error, source: &Source) -> (String, String) {
-    let text = without_place(&error.to_string());
+    // The place may be that of another text.
+    let text = without_place(&error.to_string()).to_owned();
     if let Some(pointer) = error.pointer().filter(|pointer| source.get(pointer).is_some()) {
         let rest = text.strip_prefix(&*one_line(pointer)).and_then(|rest| rest.strip_prefix(": "));
         return (pointer.to_owned(), rest.unwrap_or(&text).to_owned());
@@ -280,15 +273,6 @@ fn split(error: &Error, source: &Source) -> (String, String) {
         None if text.contains("capabilit") => ("/process/capabilities".to_owned(), text),
         None if text.contains("personality") => ("/linux/personality".to_owned(), text),
         None => (String::new(), text),
-    }
-}
-
-/// Without the parser's line and column, which may be those of another text.
-fn without_place(message: &str) -> String {
-    let place = |place: &str| place.starts_with(|c: char| c.is_ascii_digit()) && place.contains(" column ");
-    match message.rsplit_once(" at line ") {
-        Some((message, rest)) if place(rest) => message.to_owned(),
-        _ => message.to_owned(),
     }
 }
 

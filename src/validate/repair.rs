@@ -1,8 +1,7 @@
 //! Changes a document so that one value of it is not refused again.
 
 use crate::plan::namespaces::Kind;
-
-use super::source::Source;
+use crate::spec::source::Source;
 
 /// What stands in for a value without which there is no configuration, or on which others depend.
 const STAND_INS: [(&str, &str); 9] = [

@@ -51,6 +51,10 @@ fn options_by_theirs(t: &Test) {
     // Whoever writes one is told the place in it.
     let process = t.write("process.json", r#"{"args":["/bin/true"],"cwd":"relative"}"#);
     c.exec_cmd(&["--process", &process], &[]).run().fails().says(": /cwd: ");
+    let process = t.write("process.json", "{\"cwd\": \"/\",\n \"args\": [\"/bin/true\", ]}");
+    c.exec_cmd(&["--process", &process], &[]).run().fails().says("/args: trailing comma at line 2 column 24");
+    let process = t.write("process.json", "{\"cwd\": \"/\", \"user\": {\"uid\": 0,\n}}");
+    c.exec_cmd(&["--process", &process], &[]).run().fails().says("/user: trailing comma at line 2 column 1");
 }
 
 fn words_of_other_programs(t: &Test) {

@@ -164,6 +164,8 @@ fn resources_from_a_file_or_standard_input(t: &Test) {
     update_from(&c, "{").code(1).says("the document ends within an object");
     update_from(&c, "").code(1).says("the document is empty");
     update_from(&c, r#"{"pids":{"limit":"x"}}"#).code(1).says("/pids/limit");
+    update_from(&c, r#"{"pids":{"limit":7,}}"#).code(1).says("/pids: trailing comma at line 1 column 20");
+    update_from(&c, r#"{"devices":[{"allow":true},]}"#).code(1).says("/devices: trailing comma at line 1 column 28");
     update(&c, &["-r", "/nonexistent"]).code(1).says("no such file or directory");
     update_from(&c, "{}").ok();
     if t.mode == Mode::V1 {

@@ -1,13 +1,12 @@
 //! A JSON document with the place of each value, from which values can be taken out.
 //!
-//! It is made of a text that the parser has accepted as JSON. So this scanner refuses nothing; it only finds out where
-//! everything is.
+//! The parser has judged the text before, so this scanner refuses nothing; it only finds out where everything is.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
+use super::document::MAPS;
 use crate::error::push_pointer;
-use crate::spec::MAPS;
 
 /// Values nested more deeply than any field of a configuration are taken as they are.
 const DEPTH: usize = 32;
@@ -79,7 +78,7 @@ impl Scanner<'_> {
     fn object(&mut self, any_case: bool, depth: usize) -> Content {
         let mut members = Vec::new();
         // Where the members are: there may be very many.
-        let mut places = HashMap::new();
+        let mut places = BTreeMap::new();
         self.at += 1;
         while self.next_part() {
             let at = self.at;
