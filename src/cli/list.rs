@@ -8,7 +8,7 @@ use rustix::process::geteuid;
 use super::state::Document;
 use super::{Command, Global, ROOT, args, print, text};
 use crate::error::{Error, Kind, Result, one_line};
-use crate::runtime::Listed;
+use crate::runtime::{Listed, users_hint};
 
 const PASSWD: &str = "/etc/passwd";
 
@@ -68,9 +68,7 @@ fn containers(global: &Global) -> Result<Vec<Document>> {
         let missing = Error::sys(format_args!("stat({root:?})"), Errno::NOENT);
         return Err(match geteuid().is_root() {
             true => missing,
-            false => missing.with_hint(
-                "for a user who is not root, XDG_RUNTIME_DIR or --root must name the directory of the containers",
-            ),
+            false => missing.with_hint(users_hint()),
         });
     }
     let users = std::fs::read(PASSWD).unwrap_or_default();

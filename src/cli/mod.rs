@@ -43,7 +43,7 @@ use clap::builder::Resettable;
 use clap::{Arg, ArgAction, ArgMatches};
 
 use crate::error::{Call, Error, Kind, Result};
-use crate::runtime::{CgroupManager, Runtime, Sink, is_rootless};
+use crate::runtime::{CgroupManager, Runtime, Sink, is_rootless, users_hint};
 use crate::timeline::Timeline;
 use args::{flag, path, value};
 pub use features::text as features_text;
@@ -252,15 +252,20 @@ fn of_runc(e: Error, global: &Global, args: &[OsString]) -> Error {
     e.with_hint(format_args!("use runc for it: {}{root} {}", runc.display(), args.join(" ")))
 }
 
-/// Whoever names no root may look for a container of an engine, which has a root of its own.
+/// Whoever names no root may look for a container of an engine, which has a root of its own, or be a user for whom
+/// nothing names one.
 fn no_container(e: Error, global: &Global) -> Error {
     if e.kind() != Kind::NoContainer || global.root_given {
         return e;
     }
-    e.with_hint(format_args!(
-        "it was looked for in {}: give the --root of the engine that made it",
-        global.runtime.root.display()
-    ))
+    let root = &global.runtime.root;
+    match *root == Path::new(ROOT) && !rustix::process::geteuid().is_root() {
+        true => e.with_hint(format_args!("it was looked for in {ROOT}: {}", users_hint())),
+        false => e.with_hint(format_args!(
+            "it was looked for in {}: give the --root of the engine that made it",
+            root.display()
+        )),
+    }
 }
 
 /// Under the name `runc`, messages begin as those of runc do: logs are searched for them.

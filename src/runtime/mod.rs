@@ -46,6 +46,7 @@ pub use exec::{Exec, ExecOptions};
 pub use features::Features;
 pub use locked::Locked;
 pub use restore::RestoreOptions;
+pub use root::users_hint;
 pub use update::UpdateOptions;
 
 pub use crate::criu::{CgroupsMode, NetworkLock};

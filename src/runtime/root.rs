@@ -46,7 +46,7 @@ impl Root {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let entries = openat(&self.fd, ".", flags, Mode::empty()).and_then(Dir::new);
         let mut names = Vec::new();
-        for entry in entries.call(|| format!("open({:?})", self.path))? {
+        for entry in entries.call(|| format!("open({:?})", self.path)).map_err(hint)? {
             let entry = entry.call(|| format!("getdents({:?})", self.path))?;
             names.extend(entry.file_name().to_str().ok().map(str::to_owned));
         }
@@ -106,16 +106,27 @@ fn untrusted(why: impl std::fmt::Display) -> Error {
     )
 }
 
-/// The hint for a user without `XDG_RUNTIME_DIR`.
+/// For a state root that the caller cannot use.
 pub fn hint(error: Error) -> Error {
     let is_user = !rustix::process::geteuid().is_root();
     match error.errno() {
-        Some(Errno::ACCESS | Errno::ROFS) if is_user => error.with_hint(
-            "the directory of the runtime must belong to the user: XDG_RUNTIME_DIR or --root names another one",
-        ),
+        Some(Errno::ACCESS | Errno::ROFS) if is_user => error.with_hint(users_hint()),
         Some(Errno::ROFS) => {
             error.with_hint("the directory of the runtime (--root) must be on a file system that can be written")
         }
         _ => error,
+    }
+}
+
+/// How a user who is not root names a state root.
+pub fn users_hint() -> String {
+    match std::env::var_os("XDG_RUNTIME_DIR").is_none_or(|dir| dir.is_empty()) {
+        true => format!(
+            "XDG_RUNTIME_DIR is not set: it (after a login /run/user/{}) or --root names where a user who is not root \
+             has containers",
+            rustix::process::geteuid().as_raw()
+        ),
+        false => "the directory of the runtime must belong to the user: XDG_RUNTIME_DIR or --root names another one"
+            .to_owned(),
     }
 }

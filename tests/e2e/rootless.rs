@@ -1,7 +1,7 @@
 //! The runtime as an ordinary user's, who is nobody's root but that of the user namespaces they make.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -128,6 +128,17 @@ fn where_the_state_is(t: &Test) {
         let run = with(dir, &["run", "--bundle", bundle, &c.id]).run().fails();
         if !t.peer_lacks("does not always name the variable") {
             run.says("mkdir(").says("permission denied").says("XDG_RUNTIME_DIR").says("--root");
+        }
+    }
+    if !t.peer_lacks("hints") {
+        let says = format!("XDG_RUNTIME_DIR is not set: it (after a login /run/user/{USER}) or --root names ");
+        for args in [&["list"][..], &["state", &c.id], &["exec", &c.id, "sh"], &["run", "--bundle", bundle, &c.id]] {
+            with(Path::new(""), args).run().fails().says(&says);
+        }
+        // It is the user's, and closed all the same.
+        fs::set_permissions(&names[0], fs::Permissions::from_mode(0o000)).unwrap();
+        for args in [&["list"][..], &["state", &c.id], &["run", "--bundle", bundle, &c.id]] {
+            with(&runtime_dir, args).run().fails().says("permission denied").says("must belong to the user");
         }
     }
 }
