@@ -88,7 +88,10 @@ impl Operand {
     fn of(arg: &Arg) -> Option<Self> {
         match arg.get_id().as_str() {
             "id" => Some(Self::Containers),
-            "signal" => Some(Self::OneOf(super::signal::names().map(str::to_owned).collect())),
+            "signal" => {
+                let with = |prefix: &'static str| super::signal::names().map(move |name| format!("{prefix}{name}"));
+                Some(Self::OneOf(with("").chain(with("SIG")).collect()))
+            }
             "file" => Some(Self::File),
             _ => Some(possible(arg)).filter(|words| !words.is_empty()).map(Self::OneOf),
         }

@@ -162,6 +162,12 @@ fn completes(t: &Test, shell: &mut dyn Shell) {
         ("berth run --bundle /us", "/usr"),
         ("berth exec --cap ", ""),
         ("berth --root /us", "/usr"),
+        ("berth run --pid-file /etc/os-r", "/etc/os-release"),
+        ("berth run --config=/etc/os-r", "/etc/os-release"),
+        ("berth exec --process /etc/os-r", "/etc/os-release"),
+        ("berth update --resources /etc/os-r", "/etc/os-release"),
+        ("berth --log /etc/os-r", "/etc/os-release"),
+        ("berth validate /etc/os-r", "/etc/os-release"),
         // Operands that are no containers.
         ("berth completion ", "bash fish zsh"),
         ("berth --debug mounts a", "add"),
@@ -178,6 +184,7 @@ fn completes(t: &Test, shell: &mut dyn Shell) {
         // What follows a container.
         ("berth --root ROOT kill web-1 KI", "KILL"),
         ("berth --root ROOT kill state KI", "KILL"),
+        ("berth --root ROOT kill web-1 SIGT", "SIGTERM SIGTRAP SIGTSTP SIGTTIN SIGTTOU"),
         ("berth --root ROOT exec web-1 ", ""),
         ("berth --root ROOT exec web-1 sh --use", ""),
         ("berth --root ROOT start web-1 ", ""),
