@@ -21,6 +21,9 @@ const TOP: f64 = 74.0;
 const NAMES_WIDTH: f64 = 274.0;
 /// As many characters as mostly fit.
 const LONGEST: usize = 43;
+/// The same for a line of the error, and the distance of its lines.
+const LINE: usize = 130;
+const LEADING: f64 = 16.0;
 
 /// The colours of a dark page are for viewers that know what their reader prefers.
 const STYLE: &str = "text{font:12px sans-serif;fill:#1f2328}.title{font-size:14px;font-weight:bold}.time{text-anchor:end}.name{clip-path:url(#names)}\
@@ -40,23 +43,24 @@ pub fn render(whole: &Whole) -> String {
     let rows = rows(whole);
     let scale = Scale::of(whole);
     let bottom = TOP + rows.len() as f64 * ROW;
-    let height = bottom + if whole.error.is_some() { 34.0 } else { 14.0 };
-    let title = format!("{}: {}", clip(&whole.title, 80), shown(whole.total));
+    let error = whole.error.as_ref().map_or(Vec::new(), |error| wrap(&format!("failed: {}", one_line(error)), LINE));
+    let height = bottom + if error.is_empty() { 14.0 } else { 18.0 + error.len() as f64 * LEADING };
+    let title = |name: &str| escape(&format!("{name}: {}", shown(whole.total)));
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" \
-         viewBox=\"0 0 {WIDTH} {height}\" role=\"img\"><title>{title}</title><style>{STYLE}</style>\n\
+         viewBox=\"0 0 {WIDTH} {height}\" role=\"img\"><title>{}</title><style>{STYLE}</style>\n\
          <clipPath id=\"names\"><rect x=\"{NAMES}\" width=\"{NAMES_WIDTH}\" height=\"{height}\"/></clipPath>\n\
-         <rect class=\"page\" width=\"100%\" height=\"100%\"/>\n<text class=\"title\" x=\"12\" y=\"24\">{title}</text>\n",
-        title = escape(&title),
+         <rect class=\"page\" width=\"100%\" height=\"100%\"/>\n<text class=\"title\" x=\"12\" y=\"24\">{}</text>\n",
+        title(&one_line(&whole.title)),
+        title(&clip(&whole.title, 80)),
     );
     legend(&mut svg);
     grid(&mut svg, &scale, bottom);
     for (row, y) in rows.iter().zip((0..).map(|i| TOP + f64::from(i) * ROW)) {
         draw(&mut svg, row, y, &scale, whole);
     }
-    if let Some(error) = &whole.error {
-        let error = escape(&clip(error, 130));
-        let _ = writeln!(svg, "<text class=\"error\" x=\"12\" y=\"{}\">failed: {error}</text>", bottom + 20.0);
+    for (line, y) in error.iter().zip((0..).map(|i| bottom + 20.0 + f64::from(i) * LEADING)) {
+        let _ = writeln!(svg, "<text class=\"error\" x=\"12\" y=\"{y}\">{}</text>", escape(line));
     }
     svg.push_str("</svg>\n");
     svg
@@ -216,6 +220,20 @@ fn clip(text: &str, longest: usize) -> String {
     }
 }
 
+/// Lines of at most so many characters, which end with a space where there is one.
+fn wrap(text: &str, longest: usize) -> Vec<String> {
+    let text: Vec<char> = text.chars().collect();
+    let (mut lines, mut rest) = (Vec::new(), text.as_slice());
+    while rest.len() > longest {
+        let space = rest[..longest].iter().rposition(|c| *c == ' ');
+        let (line, after) = rest.split_at(space.map_or(longest, |at| at + 1));
+        lines.push(line.iter().collect());
+        rest = after;
+    }
+    lines.push(rest.iter().collect());
+    lines
+}
+
 /// For text and for attributes. [`one_line`] has replaced the control characters, which XML cannot contain.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
@@ -312,6 +330,22 @@ mod tests {
         assert!(texts.contains(&format!("failed: {hostile}")), "{texts:?}");
         assert!(texts.contains(&clip(hostile, LONGEST)), "{texts:?}");
         assert!(texts.contains(&"waits: \\x00\\x1b\\x7f\u{fffd}\\n".to_owned()), "{texts:?}");
+    }
+
+    #[test]
+    fn a_long_error_is_there_as_a_whole() {
+        for error in ["x".repeat(1000), "a long word, ".repeat(100), "\u{fc} ".repeat(65), String::new()] {
+            let svg = Whole { error: Some(error.clone()), ..whole(1400, Vec::new()) }.svg();
+            let texts = texts(&svg);
+            let first = texts.iter().position(|text| text.starts_with("failed: ")).unwrap();
+            assert_eq!(texts[first..].concat(), format!("failed: {error}"));
+            assert!(texts[first..].iter().all(|line| line.chars().count() <= LINE), "{texts:?}");
+            // The last line is in the picture.
+            let after =
+                |name: &str| svg.rsplit_once(name).unwrap().1.split('"').next().unwrap().parse::<f64>().unwrap();
+            let height = svg.split("height=\"").nth(1).unwrap().split('"').next().unwrap().parse::<f64>().unwrap();
+            assert!(after(" y=\"") + 10.0 < height, "{svg}");
+        }
     }
 
     #[test]
