@@ -317,12 +317,12 @@ fn check_version(version: &str) -> Result<()> {
     }
 }
 
-/// Adds a hint if the word only lacks its prefix: RLIMIT_NOFILE for "nofile".
-fn hint_prefix<'a>(error: Error, word: &str, mut names: impl Iterator<Item = &'a str>) -> Error {
-    let end = format!("_{}", word.to_uppercase());
-    match names.find(|name| name.ends_with(&end)) {
+/// Adds the name of which the word lacks only the prefix, as RLIMIT_NOFILE for "nofile", or all names there are.
+fn hint_names<'a>(error: Error, word: &str, names: impl Iterator<Item = &'a str>) -> Error {
+    let (end, names) = (format!("_{}", word.to_uppercase()), names.collect::<Vec<_>>());
+    match names.iter().find(|name| name.ends_with(&end)) {
         Some(name) => error.with_hint(format_args!("is {name} meant?")),
-        None => error,
+        None => error.with_hint(format_args!("one of {}", names.join(", "))),
     }
 }
 
@@ -336,7 +336,7 @@ fn in_namespace(name: &Option<String>, pointer: &str, namespaces: &Namespaces) -
                     pointer,
                     format_args!("unable to set {} without a private UTS namespace", &pointer[1..]),
                 )
-                .with_hint("it would change the host's"));
+                .with_hint("it would change the host's: /linux/namespaces needs one of the type uts"));
             }
             if name.len() > UTS_LEN {
                 return Err(Error::config(pointer, "is longer than 64 bytes"));

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::hint_names;
 use crate::error::{Error, Result, push_pointer};
 use crate::spec::{IdMapping, Linux, TimeOffset};
 
@@ -105,9 +106,9 @@ impl Namespaces {
         for (i, namespace) in linux.namespaces.iter().enumerate() {
             let pointer = format!("/linux/namespaces/{i}");
             let kind = Kind::ALL.into_iter().find(|kind| kind.name() == namespace.kind).ok_or_else(|| {
-                let known: Vec<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
-                Error::config(format_args!("{pointer}/type"), format_args!("unknown namespace {:?}", namespace.kind))
-                    .with_hint(format_args!("one of {}", known.join(", ")))
+                let error = format_args!("unknown namespace {:?}", namespace.kind);
+                let error = Error::config(format_args!("{pointer}/type"), error);
+                hint_names(error, &namespace.kind, Kind::ALL.iter().map(|kind| kind.name()))
             })?;
             if plan.is_new(kind) || plan.joins(kind) {
                 return Err(Error::config(

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::annotations::Annotations;
 use super::hierarchy::{Hierarchy, Layout};
+use super::hint_names;
 use super::idmap::UserNamespace;
 use super::mounts::{self, MountPlan, Propagation, PropagationChange};
 use super::namespaces::{Kind, Namespaces};
@@ -187,7 +188,8 @@ fn switch(spec: &Spec, facts: &Facts) -> Result<Switch> {
         (Some((field, _)), None) => Err(Error::config(
             format_args!("/linux/{field}"),
             "unable to restrict sys entries without a private MNT namespace",
-        )),
+        )
+        .with_hint("it would change the host's: /linux/namespaces needs one of the type mount")),
         (None, joined) => Ok(Switch::Chroot { joined: joined.map(|join| join.index) }),
     }
 }
@@ -197,8 +199,10 @@ fn propagation(word: &str, switch: Switch) -> Result<Option<PropagationChange>> 
     if word.is_empty() {
         return Ok(None);
     }
-    let change = PropagationChange::parse(word)
-        .ok_or_else(|| Error::config(POINTER, format_args!("rootfsPropagation={word} is not supported")))?;
+    let change = PropagationChange::parse(word).ok_or_else(|| {
+        Error::config(POINTER, format_args!("rootfsPropagation={word} is not supported"))
+            .with_hint("one of private, shared, slave, unbindable, or of these with an r in front")
+    })?;
     if switch == Switch::Move && change.kind == Propagation::Private {
         return Err(Error::config(POINTER, "rootfsPropagation of [r]private is not safe without pivot_root"));
     }
@@ -253,7 +257,10 @@ fn device(index: usize, device: &Device) -> Result<DevicePlan> {
         "c" | "u" => DeviceKind::Char,
         "b" => DeviceKind::Block,
         "p" => DeviceKind::Fifo,
-        other => return Err(Error::config(pointer("type"), format_args!("invalid device type {other:?}"))),
+        other => {
+            let error = Error::config(pointer("type"), format_args!("invalid device type {other:?}"));
+            return Err(hint_names(error, other, ["b", "c", "u", "p"].into_iter()));
+        }
     };
     let number = |field, value: i64| match kind {
         DeviceKind::Fifo => Ok(0),

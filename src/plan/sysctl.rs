@@ -28,6 +28,7 @@ pub fn plan(sysctls: &BTreeMap<String, String>, namespaces: &Namespaces) -> Resu
             }
             let kind = namespace_of(&path).ok_or_else(|| {
                 Error::config(&pointer, "is not in a separate kernel namespace: it would change the host")
+                    .with_hint("set it on the host, by sysctl(8)")
             })?;
             if kind == Kind::Uts {
                 // These have fields of their own: hostname and domainname.

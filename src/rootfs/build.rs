@@ -153,9 +153,9 @@ fn overlay_root(plan: &RootfsPlan) -> Result<OwnedFd> {
         let error = Error::sys(format_args!("open({path:?})"), errno).context("/root/path: invalid rootfs");
         match errno {
             Errno::NOTDIR => error.with_hint("the root filesystem must be a directory"),
-            Errno::ACCESS => {
-                error.with_hint("root of the container's user namespace may not pass all directories above it")
-            }
+            Errno::ACCESS => error.with_hint(
+                "the user who is the container's root needs the right to pass all directories above it (chmod o+x)",
+            ),
             _ => error,
         }
     })?;

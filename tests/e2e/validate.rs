@@ -176,7 +176,7 @@ config.json:15:27: error: /linux/namespaces/0/type: unknown namespace "net" (one
 config.json:16:28: warning: /linux/resources/unified: with cgroup v1: invalid configuration: cannot use unified on cgroup v1 [cgroup-version]
 config.json:16:67: warning: /linux/resources/cpu/shares: with cgroup v1: the minimum allowed cpu-shares is 2 [cgroup-version]
 config.json:18:3: warning: /linux/seccomp: the name is on line 17 as well: the two are merged [duplicate-name]
-config.json:18:58: error: /linux/seccomp/syscalls/0/action: "DENY" is not a valid action for seccomp
+config.json:18:58: error: /linux/seccomp/syscalls/0/action: "DENY" is not a valid action for seccomp (one of SCMP_ACT_ALLOW, SCMP_ACT_ERRNO, SCMP_ACT_KILL, SCMP_ACT_KILL_PROCESS, SCMP_ACT_KILL_THREAD, SCMP_ACT_LOG, SCMP_ACT_NOTIFY, SCMP_ACT_TRACE, SCMP_ACT_TRAP)
 "#;
 
 fn all_errors_at_once_with_their_places(t: &Test) {

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::CpuMask;
 use crate::error::{Error, Result};
+use crate::plan::hint_names;
 use crate::spec;
 
 /// By number (`<linux/mempolicy.h>`), with the number of nodes that it takes.
@@ -43,7 +44,8 @@ impl MemoryPolicy {
         let refuse = |field: &str, message: String| Error::config(format!("/linux/memoryPolicy{field}"), message);
         let name = &policy.mode;
         let Some(mode) = MODES.iter().position(|(known, _)| known == name) else {
-            return Err(refuse("/mode", format!("invalid memory policy mode {name:?}")));
+            let error = refuse("/mode", format!("invalid memory policy mode {name:?}"));
+            return Err(hint_names(error, name, MODES.iter().map(|(name, _)| *name)));
         };
         let nodes = CpuMask::parse(&policy.nodes)
             .map_err(|why| refuse("/nodes", format!("invalid memory policy nodes {:?}: {why}", policy.nodes)))?
@@ -51,8 +53,11 @@ impl MemoryPolicy {
         let mut flags = 0;
         for (i, name) in policy.flags.iter().enumerate() {
             let flag = FLAGS.iter().find(|(known, _)| known == name);
-            flags |=
-                flag.ok_or_else(|| refuse(&format!("/flags/{i}"), format!("invalid memory policy flag {name:?}")))?.1;
+            let flag = flag.ok_or_else(|| {
+                let error = refuse(&format!("/flags/{i}"), format!("invalid memory policy flag {name:?}"));
+                hint_names(error, name, FLAGS.iter().map(|(name, _)| *name))
+            });
+            flags |= flag?.1;
         }
         match (&MODES[mode].1, nodes.count()) {
             (Nodes::None, 0) | (Nodes::Some, 1..) | (Nodes::Any, _) => Ok(Self { mode: mode as i32 | flags, nodes }),

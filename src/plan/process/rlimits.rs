@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::plan::hint_prefix;
+use crate::plan::hint_names;
 use crate::spec;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,7 +98,7 @@ pub(super) fn plan(rlimits: &[spec::Rlimit], pointer: &str) -> Result<Vec<Rlimit
         let known = NAMES.iter().find(|(name, _)| name == kind);
         let (_, resource) = *known.ok_or_else(|| {
             let error = refuse("type", format!("wrong rlimit value: {kind}"));
-            hint_prefix(error, kind, NAMES.iter().map(|(name, _)| *name))
+            hint_names(error, kind, NAMES.iter().map(|(name, _)| *name))
         })?;
         if planned.iter().any(|earlier| earlier.resource == resource) {
             return Err(refuse("type", format!("{kind} is given twice")));
@@ -139,6 +139,6 @@ mod tests {
         }
         let hint = |kind| plan(&[limit(kind, 1, 2)], "/p").unwrap_err().hint().map(str::to_owned);
         assert_eq!(hint("nofile").as_deref(), Some("is RLIMIT_NOFILE meant?"));
-        assert_eq!(hint("FILES"), None);
+        assert!(hint("FILES").unwrap().starts_with("one of RLIMIT_AS, RLIMIT_CORE, "));
     }
 }

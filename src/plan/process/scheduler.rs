@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::plan::hint_names;
 use crate::spec;
 
 /// By number (`<linux/sched.h>`).
@@ -47,14 +48,19 @@ impl Scheduler {
             return Err(refuse("policy", "scheduler policy is required".to_owned()));
         }
         let policy = POLICIES.iter().position(|known| known == name);
-        let policy = policy.ok_or_else(|| refuse("policy", format!("invalid scheduler policy: {name}")))? as u32;
+        let policy = policy.ok_or_else(|| {
+            hint_names(refuse("policy", format!("invalid scheduler policy: {name}")), name, POLICIES.into_iter())
+        })? as u32;
         if policy == ISO {
             return Err(refuse("policy", format!("{name} is reserved but not implemented by Linux")));
         }
         let mut flags = 0;
         for (i, name) in scheduler.flags.iter().enumerate() {
             let bit = FLAGS.iter().position(|known| known == name);
-            let bit = bit.ok_or_else(|| refuse(&format!("flags/{i}"), format!("invalid scheduler flag: {name}")))?;
+            let bit = bit.ok_or_else(|| {
+                let error = refuse(&format!("flags/{i}"), format!("invalid scheduler flag: {name}"));
+                hint_names(error, name, FLAGS.into_iter())
+            })?;
             flags |= 1 << bit;
         }
         if !(-20..=19).contains(&scheduler.nice) {

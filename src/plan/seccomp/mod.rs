@@ -22,7 +22,7 @@ use self::bpf::Instruction;
 use self::emit::Section;
 use self::rules::{Condition, Contradiction, Op, Rule, Verdict};
 use crate::error::{Error, Result};
-use crate::plan::hint_prefix;
+use crate::plan::hint_names;
 use crate::spec;
 
 /// The longest program that the kernel takes: BPF_MAXINSNS.
@@ -234,7 +234,7 @@ fn default_action(seccomp: &spec::Seccomp) -> Result<u32> {
 fn action(name: &str, errno: Option<u32>, fields: (&str, &str)) -> Result<u32> {
     let Some((_, action)) = ACTIONS.iter().find(|(known, _)| *known == name) else {
         let error = Error::config(fields.0, format_args!("{name:?} is not a valid action for seccomp"));
-        return Err(hint_prefix(error, name, ACTIONS.iter().map(|(name, _)| *name)));
+        return Err(hint_names(error, name, ACTIONS.iter().map(|(name, _)| *name)));
     };
     let most = match *action {
         ERRNO => MAX_ERRNO,
@@ -254,7 +254,8 @@ fn arches(native: &'static Arch, names: &[String]) -> Result<Vec<&'static Arch>>
     for (at, name) in names.iter().enumerate() {
         let refuse = |message| Err(Error::config(format_args!("{ROOT}/architectures/{at}"), message));
         let Some(arch) = Arch::by_name(name) else {
-            return refuse(format!("{name:?} is not a valid arch for seccomp"));
+            let error = refuse(format!("{name:?} is not a valid arch for seccomp"));
+            return error.map_err(|e| e.with_hint("`berth features` lists those there are"));
         };
         if arch.endian != native.endian {
             return refuse(format!("{name} has another byte order than {}, this machine's", native.name()));
