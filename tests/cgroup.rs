@@ -178,6 +178,22 @@ fn create_again(made: &Made, sub: &str) -> (Cgroup, String) {
     (other, error)
 }
 
+/// The lines of /proc/PID/cgroup that are of hierarchies mounted here: nobody can join another one.
+fn memberships(child: &Reaped) -> Vec<String> {
+    let mountinfo = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+    // Behind the dash: type, source, options.
+    let mounts: Vec<Vec<_>> =
+        mountinfo.lines().map(|line| line.split_once(" - ").unwrap().1.splitn(3, ' ').collect()).collect();
+    let is_mounted = |names: &str| match names.split(',').next().unwrap() {
+        "" => mounts.iter().any(|mount| mount[0] == "cgroup2"),
+        first => mounts.iter().any(|mount| mount[0] == "cgroup" && mount[2].split(',').any(|option| option == first)),
+    };
+    let text = fs::read_to_string(format!("/proc/{}/cgroup", child.0.id())).unwrap();
+    let lines: Vec<_> = text.lines().filter(|l| is_mounted(l.split(':').nth(1).unwrap())).map(str::to_owned).collect();
+    assert!(!lines.is_empty(), "{text}{mountinfo}");
+    lines
+}
+
 #[test]
 fn limits_are_written_and_processes_join_every_hierarchy() {
     let made = Made::new(
@@ -207,8 +223,8 @@ fn limits_are_written_and_processes_join_every_hierarchy() {
     let mems = if made.layout.is_pure_v2() { "cpuset.mems.effective" } else { "cpuset.mems" };
     assert!(!made.read("cpuset", mems).is_empty());
     let child = made.sleeper();
-    let text = fs::read_to_string(format!("/proc/{}/cgroup", child.0.id())).unwrap();
-    assert!(text.lines().all(|l| l.ends_with(&format!("{}/c", made.parent))), "{text}");
+    let memberships = memberships(&child);
+    assert!(memberships.iter().all(|line| line.ends_with(&format!("{}/c", made.parent))), "{memberships:?}");
     assert_eq!(made.cgroup.oom_kills(), Some(0));
 }
 
@@ -455,9 +471,9 @@ fn a_process_brings_itself_in() {
         command.arg("60").pre_exec(move || Ok(entry.fds().try_for_each(|tasks| write(tasks, b"0").map(drop))?));
     }
     let child = Reaped(command.spawn().unwrap());
-    let text = fs::read_to_string(format!("/proc/{}/cgroup", child.0.id())).unwrap();
-    let v1 = text.lines().filter(|l| !l.starts_with("0:")).all(|l| l.ends_with(&format!("{}/c", made.parent)));
-    assert!(v1, "{text}");
+    let memberships = memberships(&child);
+    let mut v1 = memberships.iter().filter(|line| !line.starts_with("0:"));
+    assert!(v1.all(|line| line.ends_with(&format!("{}/c", made.parent))), "{memberships:?}");
     assert_eq!(made.cgroup.pids().unwrap(), [child.0.id()]);
 }
 
