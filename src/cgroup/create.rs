@@ -66,6 +66,13 @@ impl Cgroup {
                         Errno::ROFS => error.with_hint(
                             "cgroups are read-only, as within a container: `berth --cgroup-manager disabled` does without them",
                         ),
+                        // The kernel has a cgroup counted by those above it.
+                        Errno::NOMEM => match explain::memory_limit(&self.slots[index]) {
+                            Some((limit, path)) => error.with_hint(format_args!(
+                                "it counts as memory of the cgroups above it, and {path:?} has a limit of {limit} bytes"
+                            )),
+                            None => error,
+                        },
                         _ => error,
                     });
                 }

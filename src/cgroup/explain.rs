@@ -1,6 +1,6 @@
 //! Errors of cgroups, with hints on what they mean.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
@@ -64,6 +64,19 @@ pub fn without_cgroup(write: &Write, slot: &Slot, errno: Errno, path: &Path) -> 
         format!("cannot set {controller} limit: container could not join or create cgroup")
     };
     error.context(why).context(&write.field).with_hint("ask for a delegated cgroup, or drop the limit")
+}
+
+/// The tightest limit of memory that holds for the cgroup: in bytes, with the directory that has it, which may be one
+/// above. The innermost of equal ones.
+pub fn memory_limit(slot: &Slot) -> Option<(u64, PathBuf)> {
+    // What v1 shows is no limit at all: the number of pages that a long can count.
+    const NONE: u64 = 1 << 62;
+    let file = if slot.directory.unified { "memory.max" } else { "memory.limit_in_bytes" };
+    let limit = |dir: &Path| std::fs::read_to_string(dir.join(file)).ok()?.trim().parse().ok();
+    let path = slot.path();
+    let above = path.ancestors().take_while(|dir| dir.starts_with(&slot.directory.mountpoint));
+    let limits = above.filter_map(|dir| Some((limit(dir)?, dir.to_owned())));
+    limits.filter(|(limit, _)| *limit < NONE).min_by_key(|(limit, _)| *limit)
 }
 
 pub fn not_empty(slot: &Slot, pids: &[u32]) -> Error {

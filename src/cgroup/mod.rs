@@ -250,10 +250,19 @@ impl Cgroup {
 
     /// How many processes of the container the kernel's OOM killer has killed; `None` if no controller counts them.
     pub fn oom_kills(&self) -> Option<u64> {
-        let (slot, file) = match self.v1("memory") {
-            Some(slot) => (slot, "memory.oom_control"),
-            None => (self.unified()?, "memory.events"),
-        };
+        let slot = self.memory()?;
+        let file = if slot.directory.unified { "memory.events" } else { "memory.oom_control" };
         dir::keyed(&slot.read(file).ok()?, "oom_kill")
+    }
+
+    /// The cgroup above this one that limits its memory more tightly than this one's own limit: bytes, and the directory.
+    pub fn memory_limit_above(&self) -> Option<(u64, PathBuf)> {
+        let slot = self.memory()?;
+        explain::memory_limit(slot).filter(|(_, path)| *path != slot.path())
+    }
+
+    /// Where the kernel counts its memory.
+    fn memory(&self) -> Option<&Slot> {
+        self.v1("memory").or_else(|| self.unified())
     }
 }

@@ -230,7 +230,8 @@ impl<'a> Creation<'a> {
         match set_up(&mut locked) {
             Ok(made) => Ok((locked, made)),
             Err(e) => {
-                let e = if locked.record.cgroup.oom_kills() > Some(0) { self.explain_oom(e) } else { e };
+                let cgroup = &locked.record.cgroup;
+                let e = if cgroup.oom_kills() > Some(0) { self.explain_oom(cgroup, e) } else { e };
                 locked.destroy_or_warn(&self.plan.hooks.poststop);
                 Err(e)
             }
@@ -342,12 +343,15 @@ impl<'a> Creation<'a> {
         send_descriptor(path, b"/dev/ptmx", master.as_fd()).context("--console-socket").map(|()| None)
     }
 
-    fn explain_oom(&self, e: Error) -> Error {
+    fn explain_oom(&self, cgroup: &Cgroup, e: Error) -> Error {
         let limit = self.spec.linux.resources.as_ref().and_then(|r| r.memory.as_ref()).and_then(|m| m.limit);
         let what = "too little to start with, so the OOM killer took init";
-        match limit {
-            Some(limit) => e.context(format_args!("/linux/resources/memory/limit: {limit} bytes are {what}")),
-            None => e.context(format_args!("the memory of the cgroup is {what}")),
+        match (cgroup.memory_limit_above(), limit) {
+            (Some((limit, path)), _) => {
+                e.context(format_args!("the memory limit of the cgroup {path:?}, {limit} bytes, is {what}"))
+            }
+            (None, Some(limit)) => e.context(format_args!("/linux/resources/memory/limit: {limit} bytes are {what}")),
+            (None, None) => e.context(format_args!("the memory of the cgroup is {what}")),
         }
     }
 }

@@ -1,13 +1,14 @@
 //! Messages name what whoever reads them has written: a field, an option, a word.
 
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
 
 use crate::harness::inject::{Action, Point};
-use crate::harness::{Config, Test};
+use crate::harness::{Config, Container, Mode, Test, left};
 
-e2e!(what_is_missing_is_named);
+e2e!(what_is_missing_is_named, a_cgroup_above_with_too_little_memory_is_named);
 e2e!(any: exec_in_a_container_that_ends, fields_by_their_names, options_by_theirs, words_of_other_programs, engines_are_told_the_hint, a_profile_that_forbids_capset);
 
 fn fields_by_their_names(t: &Test) {
@@ -148,4 +149,51 @@ fn what_is_missing_is_named(t: &Test) {
         c.run().fails().says("/linux/resources/memory/limit: 4096 bytes are too little to start with");
         c.assert_gone();
     }
+}
+
+/// The limit of a pod holds for each of its containers, of which the first has no limit of its own.
+fn a_cgroup_above_with_too_little_memory_is_named(t: &Test) {
+    if t.peer_lacks("hints") {
+        return;
+    }
+    if !t.has_controller("memory") {
+        return skip!("no memory controller in this mode");
+    }
+    let v1 = t.mode == Mode::V1;
+    let file = if v1 { "memory.limit_in_bytes" } else { "memory.max" };
+    let mut c = t.container(Config::sleep());
+    let pod = c.cgroup.clone().unwrap() + "-pod";
+    c.cgroup = Some(format!("{pod}/c"));
+    let above = c.cgroup_dir("memory").parent().unwrap().to_owned();
+    std::fs::create_dir_all(&above).unwrap();
+    if !v1 {
+        // The file of the limit is there if the cgroups above give the controller to those below.
+        let mut given: Vec<_> = above.ancestors().skip(1).take_while(|dir| *dir != Path::new("/sys/fs")).collect();
+        while let Some(dir) = given.pop() {
+            std::fs::write(dir.join("cgroup.subtree_control"), "+memory").unwrap();
+        }
+    }
+    let limit_to = |bytes: u64| std::fs::write(above.join(file), bytes.to_string()).unwrap();
+    let run = |c: &Container, own: Option<u64>, says: &str| {
+        let config = Config::sleep().set("/linux/cgroupsPath", c.cgroup.as_deref());
+        c.write(&config.set("/linux/resources/memory/limit", own));
+        c.run().fails().says(says);
+        c.assert_gone();
+        limit_to(1 << 26);
+    };
+
+    limit_to(4096);
+    let hint = format!("hint: it counts as memory of the cgroups above it, and {above:?} has a limit of 4096 bytes");
+    run(&c, None, &format!("cannot allocate memory\n  {hint}"));
+
+    for own in [None, Some(1 << 25)] {
+        // A cgroup that is there already has been counted. In v1 a limit cannot be below what is used.
+        std::fs::create_dir(c.cgroup_dir("memory")).unwrap();
+        let takes = |bytes: &u64| std::fs::write(above.join(file), bytes.to_string()).is_ok();
+        let limit = (1..100).map(|pages| pages << 12).find(takes).unwrap();
+        run(&c, own, &format!("the memory limit of the cgroup {above:?}, {limit} bytes, is too little to start with"));
+    }
+
+    run(&c, Some(4096), "/linux/resources/memory/limit: 4096 bytes are too little to start with");
+    left::remove_cgroups(&pod);
 }
