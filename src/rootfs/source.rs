@@ -171,7 +171,7 @@ fn refusal(mount: BorrowedFd<'_>, errno: Errno) -> Error {
 }
 
 /// `<linux/magic.h>`: the filesystems that people try.
-const FILESYSTEMS: [(u32, &str); 14] = [
+const FILESYSTEMS: [(u32, &str); 16] = [
     (0x0102_1994, "tmpfs"),
     (0x8584_58f6, "ramfs"),
     (0x9123_683e, "btrfs"),
@@ -186,6 +186,8 @@ const FILESYSTEMS: [(u32, &str); 14] = [
     (0x9fa0, "proc"),
     (0x6265_6572, "sysfs"),
     (0x7371_7368, "squashfs"),
+    (0x0027_e0eb, "cgroup"),
+    (0x6367_7270, "cgroup2"),
 ];
 
 /// A user namespace with these mappings, which lives as long as the descriptor.

@@ -7,7 +7,7 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use rustix::mount::{MountFlags, mount_bind, mount_remount};
 use serde_json::{Value, json};
 
-use crate::harness::{Config, Container, Test};
+use crate::harness::{Config, Container, Mode, Test};
 use crate::rootless::{self, USER};
 
 e2e!(any: of_root, below_read_only_mounts, made_by_the_runtime, of_a_user, options_are_named);
@@ -182,6 +182,7 @@ fn made_by_the_runtime(t: &Test) {
     let file = t.write("file", "x");
     let through = format!("{file}/below");
     let map = "idmap=uids=0-1000-1;gids=0-1000-1";
+    let hierarchy = if t.mode == Mode::V1 { "/sys/fs/cgroup/devices" } else { "/sys/fs/cgroup" };
     let userns = || Config::sleep().userns(100_000).set("/root/readonly", false);
     let give = |c: &Container| {
         image(c);
@@ -208,6 +209,11 @@ fn made_by_the_runtime(t: &Test) {
                     config(),
                     bind("/sys", "/dir", &[map]),
                     &["MOUNT_ATTR_IDMAP", "invalid argument", "filesystem sysfs does not"],
+                ),
+                case(
+                    config(),
+                    bind(hierarchy, "/dir", &[map]),
+                    &["MOUNT_ATTR_IDMAP", "invalid argument", "filesystem cgroup"],
                 ),
                 case(
                     config(),
