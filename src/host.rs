@@ -194,7 +194,12 @@ impl Namespace {
             let found = format!("/proc/thread-self/fd/{}", found.as_raw_fd());
             rustix::fs::open(found, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map(Some)
         };
-        let fd = open().call(|| format!("open({path:?})")).with_context(|| join.pointer())?;
+        let fd = open().call(|| format!("open({path:?})")).with_context(|| join.pointer());
+        // An engine names the namespaces of a pod by the pod's first process.
+        let fd = fd.map_err(|e| match ended(path) {
+            Some(pid) => e.with_hint(format_args!("process {pid}, whose namespace it is, has ended")),
+            None => e,
+        })?;
         let Some(fd) = fd else {
             let message = format!("{path:?} is not a {} namespace", kind.name());
             return Err(Error::config(join.pointer(), message));
@@ -222,6 +227,13 @@ impl Namespace {
         };
         Ok(Self { kind: *kind, fd, owner })
     }
+}
+
+/// The process of a path in /proc, if it has ended, whether or not its parent knows.
+fn ended(path: &Path) -> Option<u32> {
+    let pid = path.strip_prefix("/proc").ok()?.iter().next()?.to_str()?.parse().ok()?;
+    // Every living process has one, which the caller may see.
+    (stat(format!("/proc/{pid}/ns/mnt")).err() == Some(Errno::NOENT)).then_some(pid)
 }
 
 /// Whether it is the namespace that the kernel made first, also where pid 1 is another's: `enum init_ns_ino` of
@@ -272,6 +284,27 @@ mod tests {
             let own = hierarchy.own.strip_prefix("/").unwrap();
             assert!(hierarchy.mountpoint.join(own).join("cgroup.procs").exists(), "{hierarchy:?}");
         }
+    }
+
+    #[test]
+    fn a_process_that_has_ended_has_no_namespace() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id();
+        let open = |process: &str| {
+            let path = PathBuf::from(format!("/proc/{process}/ns/none"));
+            Namespace::open(&Join { kind: Kind::Ipc, path, index: 0 }).unwrap_err()
+        };
+        let hint = format!("process {pid}, whose namespace it is, has ended");
+        let zombie = || open(&pid.to_string()).hint() == Some(&*hint);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while !zombie() {
+            assert!(std::time::Instant::now() < deadline, "not told: {}", open(&pid.to_string()));
+        }
+        child.wait().unwrap();
+        let gone = open(&pid.to_string());
+        assert_eq!((gone.errno(), gone.hint()), (Some(Errno::NOENT), Some(&*hint)));
+        // It lives, and has no such namespace.
+        assert_eq!(open(&std::process::id().to_string()).hint(), None);
     }
 
     #[test]
