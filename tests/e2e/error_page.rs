@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::harness::{Config, Container, Output, Test, busybox};
 
-e2e!(any: the_texts_are_those_of_the_page, what_ordinary_users_are_told);
+e2e!(any: the_texts_are_those_of_the_page, what_ordinary_users_are_told, engines_get_the_same_texts);
 
 /// Rows that take a kernel without a security module that the machine may have.
 const ELSEWHERE: [&str; 2] = ["no AppArmor in the kernel", "no SELinux in the kernel"];
@@ -277,11 +277,38 @@ fn what_ordinary_users_are_told(t: &Test) {
 }
 
 /// The rows of the page: what is wrong, and what berth says.
+/// The events of Kubernetes have the texts of the other tables, with the hint in parentheses.
+fn engines_get_the_same_texts(_: &Test) {
+    let page = Page::read(|_| true);
+    let text = text();
+    let (_, section) = text.split_once("\n## Kubernetes\n").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let mut compared = 0;
+    for line in section.lines() {
+        let cells: Vec<_> = line.split(" | ").collect();
+        let [what, _, event, _] = cells[..] else { continue };
+        let Some((_, told)) = page.0.iter().find(|(row, _)| Some(row.as_str()) == what.strip_prefix("| ")) else {
+            continue;
+        };
+        let wanted = match told.split_once("<br>hint: ") {
+            Some((message, hint)) => format!("{} ({})", bare(message), bare(hint)),
+            None => bare(told).to_owned(),
+        };
+        assert_eq!(bare(event), wanted, "{what}");
+        compared += 1;
+    }
+    assert!(compared > 9, "{compared} rows");
+}
+
+fn text() -> String {
+    fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/errors.md")).unwrap()
+}
+
 struct Page(Vec<(String, String)>);
 
 impl Page {
     fn read(wanted: impl Fn(&str) -> bool) -> Self {
-        let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/errors.md")).unwrap();
+        let text = text();
         let tables = text.split("\n### ").skip(1).filter_map(|section| section.split_once('\n'));
         let row = |line: &str| {
             let mut cells = line.strip_prefix("| ")?.split(" | ");
