@@ -133,7 +133,7 @@ demo: build
 bench: build
 	@$(REQUIRE) busybox:busybox-static cc:gcc+libc6-dev python3 strace time
 	@hack/bench berth=$(binary) $(PEERS)
-	@for engine in containerd docker; do integration/$$engine/run --shim --bench 20 || [ $$? = 77 ] || exit 1; done
+	@for engine in containerd cri docker; do integration/$$engine/run --shim --bench 20 || [ $$? = 77 ] || exit 1; done
 
 clean:
 	$(CARGO) clean

@@ -231,27 +231,46 @@ class Engine:
     def bench(self, operation, commands, most=1000):
         """Times {runtime: command line}, from before fork to after wait, and prints the medians of at most so
         many rounds: see row."""
-        times = {}
+        works = {}
         for name, command in commands.items():
             result = sh(command, ok=None)
             if result.code == 0:
-                times[name] = []
+                works[name] = shlex.split(command)
             else:
                 print(f"{operation}: {name} fails: {result.err}", flush=True)
+        self.measure(f"`{operation}`, ms", works, lambda name: subprocess.run(
+            works[name], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL), most=most)
+
+    def measure(self, what, names, action, tidy=lambda: None, most=1000):
+        """Times action(name) for these runtimes in turn, with tidy() after each, and prints the medians: see row."""
+        times = {name: [] for name in names}
         for _ in range(min(self.rounds, most)):
             for name in random.sample(list(times), len(times)):
-                words = shlex.split(commands[name])
                 start = time.monotonic()
-                subprocess.run(words, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+                action(name)
                 times[name].append(1000 * (time.monotonic() - start))
-        self.row(f"`{operation}`, ms", {name: statistics.median(values) for name, values in times.items()})
+                tidy()
+        self.row(what, {name: statistics.median(values) for name, values in times.items()})
+
+    def cpu(self):
+        """CPU time of what the daemon has waited for, and of orphans, which shims are; in milliseconds."""
+        return sum(milliseconds(stat(pid)[13:15]) for pid in (self.daemons[0].pid, os.getppid()))
+
+    def shim_cpu(self, pid, action):
+        """CPU time of the shim of a container's first process, and of what it waits for, for one action(number); in
+        milliseconds."""
+        shim, rounds = stat(pid)[1], 5 * self.rounds    # it is little, and the kernel shows ticks of 10 ms
+        before = milliseconds(stat(shim)[11:15])
+        for number in range(rounds):
+            action(number)
+        return (milliseconds(stat(shim)[11:15]) - before) / rounds
 
     def row(self, what, values):
         """Prints {runtime: value} as a row of docs/benchmarks.md: the runtimes, and the ratios to crun and runc."""
         shown = {name: f"{value:.0f}" if value >= 100 else f"{value:.3g}" for name, value in values.items()}
         cells = [shown.get(name, "-") for name in ("berth", "runc", "crun")]
-        cells += [f"{values[one] / values[other]:.2f}" if {one, other} <= set(values) and values[other] else "-"
-                  for one, other in (("berth", "crun"), ("berth", "runc"))]
+        cells += [f"{values['berth'] / values[name]:.2f}" if {"berth", name} <= set(values) and values[name] else "-"
+                  for name in ("crun", "runc")]
         print(" | ".join([f"| {what}", "v2" if self.v2 else "v1", *cells]) + " |", flush=True)
 
 
@@ -359,6 +378,16 @@ def processes():
             pid = parents.get(pid, 0)
         return pid == reaper
     return {pid: command for pid, command in found.items() if pid not in (reaper, os.getpid()) and is_ours(pid)}
+
+
+def stat(pid):
+    """The fields of /proc/PID/stat from the state on."""
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()
+
+
+def milliseconds(fields):
+    return sum(map(int, fields)) * 1000 / os.sysconf("SC_CLK_TCK")
 
 
 def cgroups(marker):
