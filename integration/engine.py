@@ -16,7 +16,7 @@ namespace is then the machine's, and /run has systemd's sockets.
 With --shim the runtime is containerd's shim as well: nothing else is executed for a container.
 
 With --bench the engine's own command line is timed instead, with the runtime, and with crun and runc of PATH, in turn.
-With --shim as well, the others have runc's shim.
+With --shim as well, the others have runc's shim, and containerd's runner measures hack/floor-shim.c too: "floor".
 """
 
 import argparse
@@ -266,11 +266,12 @@ class Engine:
         return (milliseconds(stat(shim)[11:15]) - before) / rounds
 
     def row(self, what, values):
-        """Prints {runtime: value} as a row of docs/benchmarks.md: the runtimes, and the ratios to crun and runc."""
+        """Prints {runtime: value} as a row of docs/benchmarks.md: the runtimes, and berth's ratio to each."""
+        floor = ["floor"] if self.shim else []
         shown = {name: f"{value:.0f}" if value >= 100 else f"{value:.3g}" for name, value in values.items()}
-        cells = [shown.get(name, "-") for name in ("berth", "runc", "crun")]
+        cells = [shown.get(name, "-") for name in ("berth", "runc", "crun", *floor)]
         cells += [f"{values['berth'] / values[name]:.2f}" if {"berth", name} <= set(values) and values[name] else "-"
-                  for name in ("crun", "runc")]
+                  for name in ("crun", "runc", *floor)]
         print(" | ".join([f"| {what}", "v2" if self.v2 else "v1", *cells]) + " |", flush=True)
 
 
