@@ -10,6 +10,8 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use berth::{
@@ -19,7 +21,8 @@ use berth::{
 use harness::{Config, Test};
 
 e2e!(any: nothing_of_the_program_is_changed, processes_and_streams, a_terminal, waiting_ends, errors_have_kinds,
-    another_container_of_the_same_id, a_configuration_in_memory, limits_and_numbers, no_signal_of_a_pipe);
+    another_container_of_the_same_id, a_configuration_in_memory, limits_and_numbers, no_signal_of_a_pipe,
+    signals_interrupt_nothing);
 
 /// What a program may store, and hand from one thread to another.
 const _: () = {
@@ -178,6 +181,27 @@ fn block_sigpipe() {
     }
 }
 
+extern "C" fn no_op(_: i32) {}
+
+/// Without SA_RESTART. Returns the handler that was there.
+#[allow(unsafe_code, reason = "rustix has no handlers of signals")]
+fn handle_sigprof(handler: libc::sighandler_t) -> libc::sighandler_t {
+    // SAFETY: all fields may be zero, and the handler does nothing.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        let mut before: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handler;
+        assert_eq!(libc::sigaction(libc::SIGPROF, &raw const action, &raw mut before), 0);
+        before.sa_sigaction
+    }
+}
+
+#[allow(unsafe_code, reason = "rustix sends no signal to a thread")]
+fn interrupt(process: u32, thread: rustix::thread::Pid) {
+    // SAFETY: it takes numbers only.
+    unsafe { libc::syscall(libc::SYS_tgkill, process, thread.as_raw_nonzero().get(), libc::SIGPROF) };
+}
+
 /// A whole life, with a process beside the first one.
 fn live(runtime: &Runtime, id: &str, bundle: &Path) {
     let container = runtime.create(id, bundle, CreateOptions::new()).unwrap();
@@ -196,7 +220,42 @@ fn live(runtime: &Runtime, id: &str, bundle: &Path) {
     container.delete(false).unwrap();
 }
 
+/// What changes the signals of the whole process, and what compares them, is alone.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// As in a program with a profiler, whose signals end each system call that waits.
+fn signals_interrupt_nothing(t: &Test) {
+    let _alone = ALONE.lock();
+    let bundle = t.container(Config::sleep()).bundle;
+    let runtime = runtime(t);
+    let before = handle_sigprof(no_op as *const () as libc::sighandler_t);
+    let (process, thread) = (std::process::id(), rustix::thread::gettid());
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                interrupt(process, thread);
+                std::thread::sleep(Duration::from_micros(100));
+            }
+        });
+        let lives = || {
+            for i in 0..20 {
+                live(&runtime, &format!("web{i}"), &bundle);
+                let running = runtime.create("killed", &bundle, CreateOptions::new()).unwrap();
+                running.start().unwrap();
+                running.pause().unwrap();
+                running.delete(true).unwrap();
+            }
+        };
+        let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(lives));
+        done.store(true, Ordering::Relaxed);
+        lived.unwrap();
+    });
+    handle_sigprof(before);
+}
+
 fn nothing_of_the_program_is_changed(t: &Test) {
+    let _alone = ALONE.lock();
     const THREADS: usize = 8;
     const EACH: usize = 25;
     /// What an allocator keeps for eight threads, and nothing that grows with each container.

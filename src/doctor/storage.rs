@@ -3,14 +3,15 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::mount::{FsOpenFlags, fsopen};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{Level, Report, is_root, list};
 use crate::files;
+use crate::launch::ends_within;
 use crate::rootfs::{clone_mapped, namespace_with};
 use crate::spec::IdMapping;
 
@@ -105,12 +106,12 @@ fn criu(report: &mut Report) {
 
 /// `None` if it takes too long. It has the environment that it has for a checkpoint, too.
 fn run_check(program: &files::Program) -> std::io::Result<Option<Output>> {
-    const PATIENCE: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
+    const PATIENCE: Duration = Duration::from_secs(30);
     let mut command = Command::new(&program.path);
     command.arg("check").env_clear().env("PATH", &program.search);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
     let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
-    if poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&PATIENCE))? == 0 {
+    if !ends_within(pidfd.as_fd(), PATIENCE) {
         child.kill()?;
         child.wait()?;
         return Ok(None);

@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
@@ -28,7 +28,11 @@ pub fn send_descriptor(path: &Path, payload: &[u8], fd: BorrowedFd<'_>) -> Resul
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
         .call(|| "socket(AF_UNIX)")?;
     let within = |call: String, act: &mut dyn FnMut() -> rustix::io::Result<usize>| {
-        let done = set_socket_timeout(&socket, Timeout::Send, Some(left(deadline))).and_then(|()| act());
+        // A stop of the caller interrupts calls with such a timeout, even if no signal has a handler (signal(7)).
+        let done = retry_on_intr(|| {
+            set_socket_timeout(&socket, Timeout::Send, Some(left(deadline)))?;
+            act()
+        });
         done.map_err(|errno| match errno {
             Errno::AGAIN => Error::sys(call, Errno::TIMEDOUT).with_hint("whoever has the socket does not answer"),
             errno => Error::sys(call, errno),

@@ -14,7 +14,7 @@ mod seccomp;
 use std::cell::Cell;
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 pub use descriptor::send_descriptor;
 pub use proof::has_inits_name;
@@ -22,7 +22,7 @@ pub use seccomp::send_listener;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::MemfdFlags;
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{PidfdGetfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 
 use crate::error::{Call, Context, Error, Result};
@@ -600,10 +600,18 @@ fn end(pidfd: BorrowedFd) {
     }
 }
 
-fn ends_within(pidfd: BorrowedFd, patience: Duration) -> bool {
-    let mut fds = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
-    let patience = Timespec::try_from(patience).ok();
-    rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, patience.as_ref())) != Ok(0)
+/// Whether the process ends within this time.
+pub fn ends_within(pidfd: BorrowedFd, patience: Duration) -> bool {
+    poll_within(&mut [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)], Some(patience)).is_ok_and(|ended| ended != 0)
+}
+
+/// poll(2) that no signal of the caller ends early, or draws out.
+fn poll_within(fds: &mut [PollFd], patience: Option<Duration>) -> rustix::io::Result<usize> {
+    let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
+    retry_on_intr(|| {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        rustix::event::poll(fds, left.and_then(|left| Timespec::try_from(left).ok()).as_ref())
+    })
 }
 
 /// A message of init, and when it was sent, if a timeline wants to know.
@@ -632,10 +640,9 @@ fn hear(
         Ok(channel.receive()?.map(|(message, fds)| Heard { message, fds, sent }))
     };
     let ready = |fd: BorrowedFd, fds: Option<BorrowedFd>, patience: Option<Duration>| {
-        let patience = patience.map(Timespec::try_from).transpose().unwrap_or_default();
         let mut polled = vec![PollFd::from_borrowed_fd(fd, PollFlags::IN)];
         polled.extend(fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-        rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, patience.as_ref())).call(|| "poll(channel)")?;
+        poll_within(&mut polled, patience).call(|| "poll(channel)")?;
         Ok(polled.iter().map(|fd| !fd.revents().is_empty()).collect::<Vec<_>>())
     };
     match ready(channel.as_fd(), process, patience)?.as_slice() {

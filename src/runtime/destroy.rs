@@ -1,12 +1,10 @@
 //! The end of a container: its processes, its cgroup, its directory, its hooks.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec};
-
-use crate::error::{Call, Context, Error, Kind, Result};
-use crate::launch::intel_rdt;
+use crate::error::{Context, Error, Kind, Result};
+use crate::launch::{ends_within, intel_rdt};
 use crate::plan::hooks::{self, Hook};
 use crate::spec::{Spec, Status};
 
@@ -95,7 +93,7 @@ pub(super) fn kill(record: &Record) -> Result<()> {
         }
         record.cgroup.thaw_all()?;
         let deadline = Instant::now() + DEATH;
-        while !ends_within(pidfd.as_fd(), SOON)? {
+        while !ends_within(pidfd.as_fd(), SOON) {
             if Instant::now() >= deadline {
                 return Err(Error::new(format_args!("init (pid {}) does not die", init.pid))
                     .with_hint("the kernel may hold it in a device or a file system: see /proc/PID/stack"));
@@ -109,10 +107,4 @@ pub(super) fn kill(record: &Record) -> Result<()> {
         }
     }
     record.cgroup.kill(libc::SIGKILL).context("processes of the container")
-}
-
-pub(super) fn ends_within(pidfd: BorrowedFd<'_>, timeout: Duration) -> Result<bool> {
-    let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
-    let mut poll = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
-    rustix::event::poll(&mut poll, Some(&timeout)).call(|| "poll(pidfd)").map(|ready| ready != 0)
 }

@@ -15,7 +15,7 @@ use crate::criu::{Criu, Kind, Notification, Options, Streams, Surroundings};
 use crate::error::{Call, Context, Error, Result};
 use crate::files;
 use crate::host;
-use crate::launch::network;
+use crate::launch::{ends_within, network};
 use crate::plan::namespaces::Kind as NsKind;
 use crate::plan::rootfs::Switch;
 use crate::rootfs::{self, ExternalMount};
@@ -25,7 +25,7 @@ use crate::sys::clone::Stdio;
 use super::checkpoint::{CriuOptions, DESCRIPTORS, EXTERNAL_NAMESPACES, FILE, Work, check_common};
 use super::create::Child;
 use super::creation::{Creation, Placement};
-use super::destroy::{DEATH, ends_within};
+use super::destroy::DEATH;
 use super::dir::CONFIG;
 use super::foreground::Foreground;
 use super::locked::Locked;
@@ -177,7 +177,7 @@ impl Restoration<'_> {
     fn collect(&self) {
         let Some(pid) = self.made.get().and_then(Pid::from_raw) else { return };
         let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return };
-        if matches!(ends_within(pidfd.as_fd(), DEATH), Ok(true)) {
+        if ends_within(pidfd.as_fd(), DEATH) {
             // Nobody asks how it has ended.
             let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
         }

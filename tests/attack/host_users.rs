@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::mount::{MountFlags, mount};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use crate::harness::{self, Config, Container, Output, Test};
@@ -212,9 +213,19 @@ fn sockets_that_nobody_answers(t: &Test) {
         let c = t.container(config);
         let begin = Instant::now();
         let options = option.map_or_else(Vec::new, |option| vec![option, &path]);
-        soon(begin, c.create_cmd(&options).run().code(1).says("connection timed out"));
+        let running = c.create_cmd(&options).spawn();
+        stop_and_continue(Pid::from_raw(running.pid()).unwrap());
+        soon(begin, running.wait().code(1).says("connection timed out"));
         c.assert_gone();
         t.assert_no_process();
+    }
+}
+
+/// For a second, in which it waits. A stop interrupts calls on a socket that has a timeout (signal(7)).
+fn stop_and_continue(process: Pid) {
+    for signal in [Signal::STOP, Signal::CONT].into_iter().cycle().take(100) {
+        kill_process(process, signal).unwrap();
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -58,8 +58,10 @@ impl Address {
             };
             let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
             // Also limits connect(2), which waits while too many others do.
-            set_socket_timeout(&socket, Timeout::Send, Some(left(deadline)))?;
-            rustix::net::connect(&socket, &address)?;
+            retry_on_intr(|| {
+                set_socket_timeout(&socket, Timeout::Send, Some(left(deadline)))?;
+                rustix::net::connect(&socket, &address)
+            })?;
             Ok(socket)
         };
         let socket = connect().call(|| format!("connect({self})"))?;
