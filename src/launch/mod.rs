@@ -681,6 +681,10 @@ fn hint_clone(error: Error) -> Error {
         Some(Errno::BUSY) => error
             .context("error adding pid of the new process to cgroups")
             .with_hint("the cgroup has controllers enabled for its children (cgroup.subtree_control)"),
+        // cgroups(7), "Cgroup delegation: mounting with nsdelegate".
+        Some(Errno::NOENT) => error.context("error adding pid of the new process to cgroups").with_hint(
+            "the cgroup is out of reach of this cgroup namespace (nsdelegate): name one below the caller's own",
+        ),
         _ => error,
     }
 }

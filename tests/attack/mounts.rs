@@ -259,8 +259,28 @@ fn the_host_keeps_the_flags_of_the_hierarchy(t: &Test) {
     let first = t.dir.join("first");
     fs::write(&first, "").unwrap();
     mount_bind("/proc/thread-self/ns/cgroup", &first).unwrap();
-    t.call_by(t.script("nested", "#!/bin/sh\nexec unshare --cgroup --pid --fork --mount-proc -- \"$@\"\n").into());
+    // With nsdelegate it reaches only cgroups below the one that its namespace begins with.
+    let nested = |from: &str| {
+        let join = format!("test ! -e $dir/cgroup.procs || echo $$ > $dir{from}/cgroup.procs");
+        let text = format!(
+            "#!/bin/sh\nfor dir in /sys/fs/cgroup /sys/fs/cgroup/unified; do {join}; done\n\
+             exec unshare --cgroup --pid --fork --mount-proc -- \"$@\"\n"
+        );
+        t.call_by(t.script("nested", &text).into());
+    };
+    nested("");
     keeps("cgroup2", "", first.to_str(), "ro");
+    if t.mode == Mode::V2 {
+        let beside = format!("{}/beside", t.cgroup);
+        fs::create_dir_all(format!("/sys/fs/cgroup{beside}")).unwrap();
+        nested(&beside);
+        set("nsdelegate");
+        let out_of_reach = t.container(config("cgroup2", "", first.to_str(), "ro")).run().fails();
+        out_of_reach
+            .says("adding pid of the new process to cgroups: clone3(")
+            .says("out of reach of this cgroup namespace");
+        fs::remove_dir(format!("/sys/fs/cgroup{beside}")).unwrap();
+    }
     rustix::mount::unmount(&first, UnmountFlags::DETACH).unwrap();
     set(&before);
 }

@@ -167,8 +167,8 @@ fn a_cgroup_above_with_too_little_memory_is_named(t: &Test) {
     let above = c.cgroup_dir("memory").parent().unwrap().to_owned();
     std::fs::create_dir_all(&above).unwrap();
     if !v1 {
-        // The file of the limit is there if the cgroups above give the controller to those below.
-        let mut given: Vec<_> = above.ancestors().skip(1).take_while(|dir| *dir != Path::new("/sys/fs")).collect();
+        // A cgroup is counted if those above give the controller to it, as those of engines do.
+        let mut given: Vec<_> = above.ancestors().take_while(|dir| *dir != Path::new("/sys/fs")).collect();
         while let Some(dir) = given.pop() {
             std::fs::write(dir.join("cgroup.subtree_control"), "+memory").unwrap();
         }
