@@ -6,7 +6,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::{Slot, dir};
-use crate::error::{Call, Context, Error, Result};
+use crate::error::{Call, Error, Result};
 use crate::plan::devices::{DeviceWrites, Instruction};
 use crate::sys::bpf;
 
@@ -57,7 +57,6 @@ fn attach(slot: &Slot, program: Option<&[Instruction]>) -> Result<()> {
         program.iter().map(|i| bpf::Instruction::new(i.code, i.dst, i.src, i.offset, i.immediate)).collect();
     let new = bpf::bpf_prog_load(&instructions)
         .call(|| format!("bpf(BPF_PROG_LOAD, {} instructions)", instructions.len()))
-        .context("/linux/resources/devices")
         .map_err(|e| match e.errno() {
             Some(Errno::PERM) => {
                 e.with_hint("device rules need CAP_BPF or CAP_SYS_ADMIN in the initial user namespace")

@@ -36,6 +36,9 @@ const BPF_CGROUP_DEVICE: u32 = 6;
 const BPF_F_ALLOW_MULTI: u32 = 2;
 const BPF_F_REPLACE: u32 = 4;
 
+/// So many signals in a row come by no accident.
+const MAX_ATTEMPTS: u32 = 1000;
+
 /// The kernel attaches at most this many programs to one cgroup.
 const MAX_PROGRAMS: usize = 64;
 
@@ -111,8 +114,15 @@ pub fn bpf_prog_load(program: &[Instruction]) -> Result<OwnedFd, Errno> {
         kern_version: 0,
         prog_flags: 0,
     };
-    // SAFETY: instructions and license outlive the call, and the kernel only reads them.
-    let fd = unsafe { bpf(BPF_PROG_LOAD, &mut attr) }?;
+    // A signal or a stop of this thread ends the verifier's work.
+    let mut attempts = 0..MAX_ATTEMPTS;
+    let fd = loop {
+        // SAFETY: instructions and license outlive the call, and the kernel only reads them.
+        match unsafe { bpf(BPF_PROG_LOAD, &mut attr) } {
+            Err(Errno::AGAIN) if attempts.next().is_some() => {}
+            loaded => break loaded?,
+        }
+    };
     // SAFETY: the kernel has just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }

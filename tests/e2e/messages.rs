@@ -149,6 +149,15 @@ fn what_is_missing_is_named(t: &Test) {
         c.run().fails().says("/linux/resources/memory/limit: 4096 bytes are too little to start with");
         c.assert_gone();
     }
+
+    if t.mode == Mode::V2 {
+        let c = t.container(Config::sleep());
+        let at = Point { process: 0, number: libc::SYS_bpf, occurrence: 1 };
+        let create = c.create_cmd(&[]).trace(&[], at, Action::Fail(libc::EPERM), Duration::from_secs(15));
+        let refused = create.wait().0.fails().says("/linux/resources/devices: bpf(BPF_PROG_LOAD");
+        refused.says("hint: device rules need CAP_BPF or CAP_SYS_ADMIN in the initial user namespace");
+        c.assert_gone();
+    }
 }
 
 /// The limit of a pod holds for each of its containers, of which the first has no limit of its own.

@@ -241,12 +241,15 @@ impl Output {
         self
     }
 
-    /// Demands a failure that the runtime reports itself: an exit status, not a signal, and a message without a panic.
+    /// Demands a failure that the runtime reports itself: an exit status, not a signal, and a message without a panic,
+    /// which says nothing twice in a row.
     #[track_caller]
     pub fn fails(self) -> Self {
         assert!(self.status.code().is_some_and(|code| code != 0), "expected a failure: {self}");
         assert!(!self.stderr.trim().is_empty(), "failed without a word: {self}");
         assert!(!self.stderr.contains("panicked"), "{self}");
+        let parts: Vec<_> = self.stderr.trim_end().split(": ").collect();
+        assert!(parts.windows(2).all(|pair| pair[0] != pair[1]), "said twice: {self}");
         self
     }
 
