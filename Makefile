@@ -59,9 +59,10 @@ install: $(if $(target),all)
 	@[ -x "$(binary)" ] || { echo "nothing is built, and rustc is not in PATH: run make as yourself first" >&2; exit 1; }
 	install -D -m 755 $(binary) $(DESTDIR)$(PREFIX)/bin/berth
 	ln -sf berth $(DESTDIR)$(PREFIX)/bin/containerd-shim-berth-v2
-	install -d $(DESTDIR)$(share)/man/man8 $(DESTDIR)$(share)/doc/berth
+	install -d $(DESTDIR)$(share)/man/man8 $(DESTDIR)$(share)/doc/berth/compatibility
 	install -m 644 target/man/*.8 $(DESTDIR)$(share)/man/man8
-	install -m 644 LICENSE target/THIRD-PARTY $(DESTDIR)$(share)/doc/berth
+	install -m 644 LICENSE target/THIRD-PARTY docs/*.md docs/*.svg $(DESTDIR)$(share)/doc/berth
+	install -m 644 docs/compatibility/*.md $(DESTDIR)$(share)/doc/berth/compatibility
 	install -d $(dir $(addprefix $(DESTDIR)$(share)/,$(completions)))
 	$(binary) completion bash > $(DESTDIR)$(share)/$(word 1,$(completions))
 	$(binary) completion zsh > $(DESTDIR)$(share)/$(word 2,$(completions))

@@ -148,7 +148,7 @@ impl Error {
     }
 }
 
-/// Where musl has other words than glibc and Go, which are those that engines and people look for.
+/// The words of glibc and Go, for which engines and people search, where musl has other ones.
 const WORDS: [(Errno, &str); 26] = [
     (Errno::IO, "input/output error"),
     (Errno::CHILD, "no child processes"),

@@ -196,8 +196,10 @@ impl Namespace {
         };
         let fd = open().call(|| format!("open({path:?})")).with_context(|| join.pointer());
         // An engine names the namespaces of a pod by the pod's first process.
-        let fd = fd.map_err(|e| match ended(path) {
-            Some(pid) => e.with_hint(format_args!("process {pid}, whose namespace it is, has ended")),
+        let fd = fd.map_err(|e| match unseen(path) {
+            Some(pid) => {
+                e.with_hint(format_args!("/proc shows no process {pid}: it has ended, or is hidden from the caller"))
+            }
             None => e,
         })?;
         let Some(fd) = fd else {
@@ -229,10 +231,10 @@ impl Namespace {
     }
 }
 
-/// The process of a path in /proc, if it has ended, whether or not its parent knows.
-fn ended(path: &Path) -> Option<u32> {
+/// The process of a path in /proc that is not there. A zombie is not, either.
+fn unseen(path: &Path) -> Option<u32> {
     let pid = path.strip_prefix("/proc").ok()?.iter().next()?.to_str()?.parse().ok()?;
-    // Every living process has one, which the caller may see.
+    // Each living process has this link.
     (stat(format!("/proc/{pid}/ns/mnt")).err() == Some(Errno::NOENT)).then_some(pid)
 }
 
@@ -294,7 +296,7 @@ mod tests {
             let path = PathBuf::from(format!("/proc/{process}/ns/none"));
             Namespace::open(&Join { kind: Kind::Ipc, path, index: 0 }).unwrap_err()
         };
-        let hint = format!("process {pid}, whose namespace it is, has ended");
+        let hint = format!("/proc shows no process {pid}: it has ended, or is hidden from the caller");
         let zombie = || open(&pid.to_string()).hint() == Some(&*hint);
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
         while !zombie() {

@@ -69,7 +69,7 @@ pub fn without_cgroup(write: &Write, slot: &Slot, errno: Errno, path: &Path) -> 
 /// The tightest limit of memory that holds for the cgroup: in bytes, with the directory that has it, which may be one
 /// above. The innermost of equal ones.
 pub fn memory_limit(slot: &Slot) -> Option<(u64, PathBuf)> {
-    // What v1 shows is no limit at all: the number of pages that a long can count.
+    // v1 shows "no limit" as a number near 2^63.
     const NONE: u64 = 1 << 62;
     let file = if slot.directory.unified { "memory.max" } else { "memory.limit_in_bytes" };
     let limit = |dir: &Path| std::fs::read_to_string(dir.join(file)).ok()?.trim().parse().ok();

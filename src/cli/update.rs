@@ -81,7 +81,9 @@ fn read(path: &Path) -> Result<Resources> {
 fn named(matches: &ArgMatches) -> Result<Resources> {
     let bytes = |name| match get_string(matches, name) {
         Some(text) if text == "-1" => Ok(Some(-1)),
-        Some(text) => size::parse(&text).map(Some).ok_or_else(|| invalid(name, &text, "not a size")),
+        Some(text) => {
+            size::parse(&text).map(Some).ok_or_else(|| invalid(name, &text, "not a size, as 1000, 64k, 512M or 2G"))
+        }
         None => Ok(None),
     };
     Ok(Resources {

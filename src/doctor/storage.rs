@@ -11,9 +11,9 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{Level, Report, is_root, list};
 use crate::files;
-use crate::launch::ends_within;
 use crate::rootfs::{clone_mapped, namespace_with};
 use crate::spec::IdMapping;
+use crate::sys::wait::ends_within;
 
 /// Where engines and pods keep what they mount into containers.
 const DIRECTORIES: [&str; 6] =
@@ -111,7 +111,7 @@ fn run_check(program: &files::Program) -> std::io::Result<Option<Output>> {
     command.arg("check").env_clear().env("PATH", &program.search);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
     let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
-    if !ends_within(pidfd.as_fd(), PATIENCE) {
+    if !ends_within(pidfd.as_fd(), PATIENCE)? {
         child.kill()?;
         child.wait()?;
         return Ok(None);

@@ -75,6 +75,8 @@ fn failed(cwd: &CStr, errno: Errno) -> Error {
     let error =
         Error::sys(format_args!("chdir to cwd ({cwd:?}) set in config.json failed"), errno).context("/process/cwd");
     match errno {
+        // create makes it.
+        Errno::NOENT => error.with_hint("exec makes no directory, unlike create"),
         Errno::LOOP => error.with_hint("links of procfs, as /proc/self/fd/N, are not followed"),
         Errno::ACCESS => error.with_hint("neither root in the container nor the process's user may search it"),
         _ => error,

@@ -394,7 +394,7 @@ fn start_container_hooks(plan: &InitPlan, container: &ContainerPlan, ready: &Rea
 
 impl Child {
     fn receive(&self) -> Result<(ToInit, Vec<OwnedFd>)> {
-        self.channel.receive()?.ok_or_else(|| Error::new("the runtime has gone"))
+        self.channel.receive()?.ok_or_else(|| Error::new("the runtime has ended"))
     }
 
     fn receive_plan(&mut self) -> Result<Told> {
@@ -507,7 +507,7 @@ fn expect_done(channel: &Channel) -> Result<()> {
     match channel.receive()? {
         Some((ToInit::Done, _)) => Ok(()),
         Some(_) => Err(out_of_turn()),
-        None => Err(Error::new("the runtime has gone")),
+        None => Err(Error::new("the runtime has ended")),
     }
 }
 

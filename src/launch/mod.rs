@@ -14,15 +14,15 @@ mod seccomp;
 use std::cell::Cell;
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 pub use descriptor::send_descriptor;
 pub use proof::has_inits_name;
 pub use seccomp::send_listener;
 
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::MemfdFlags;
-use rustix::io::{Errno, retry_on_intr};
+use rustix::io::Errno;
 use rustix::process::{PidfdGetfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 
 use crate::error::{Call, Context, Error, Result};
@@ -37,6 +37,7 @@ use crate::plan::process::CpuMask;
 use crate::sys::clone::{CloneOptions, Process, Spawn, Stdio, Step, spawn};
 use crate::sys::stamp;
 use crate::sys::start::NO_STACK;
+use crate::sys::wait::{ends_within, poll_within};
 use crate::timeline::Timeline;
 use crate::wire::{Channel, FromInit, Phase, ToInit, encode};
 
@@ -327,7 +328,7 @@ impl Init {
         const PATIENCE: Duration = Duration::from_secs(10);
         // As if the runtime had ended. Only a channel without another end cannot be shut down.
         let _ = rustix::net::shutdown(&self.channel, rustix::net::Shutdown::Both);
-        ends_within(self.process.pidfd.as_fd(), PATIENCE);
+        let _ = ends_within(self.process.pidfd.as_fd(), PATIENCE);
     }
 
     /// Tells init to go on to the user's process, and returns once that is executed.
@@ -374,7 +375,7 @@ impl Init {
 
     fn died(&self) -> Error {
         const SOON: Duration = Duration::from_secs(1);
-        if !ends_within(self.process.pidfd.as_fd(), SOON) {
+        if ends_within(self.process.pidfd.as_fd(), SOON) == Ok(false) {
             return Error::new("init has closed its channel");
         }
         let status = reap(self.process.pidfd.as_fd());
@@ -595,23 +596,9 @@ fn end(pidfd: BorrowedFd) {
     const DEATH: Duration = Duration::from_secs(10);
     // A process can be killed unless it has ended already.
     let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
-    if ends_within(pidfd, DEATH) {
+    if ends_within(pidfd, DEATH) == Ok(true) {
         reap(pidfd);
     }
-}
-
-/// Whether the process ends within this time.
-pub fn ends_within(pidfd: BorrowedFd, patience: Duration) -> bool {
-    poll_within(&mut [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)], Some(patience)).is_ok_and(|ended| ended != 0)
-}
-
-/// poll(2) that no signal of the caller ends early, or draws out.
-fn poll_within(fds: &mut [PollFd], patience: Option<Duration>) -> rustix::io::Result<usize> {
-    let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
-    retry_on_intr(|| {
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        rustix::event::poll(fds, left.and_then(|left| Timespec::try_from(left).ok()).as_ref())
-    })
 }
 
 /// A message of init, and when it was sent, if a timeline wants to know.

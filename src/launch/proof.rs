@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions};
 
-use super::{Heard, HookOutput, ends_within, hear, refuse, send_hook_output};
+use super::{Heard, HookOutput, hear, refuse, send_hook_output};
 use crate::error::{Call, Error, Result};
 use crate::sys::clone::Process;
 use crate::sys::stat::{Stat, named};
+use crate::sys::wait::ends_within;
 use crate::timeline::Timeline;
 use crate::wire::{Channel, FromInit, INIT_NAME};
 

@@ -158,10 +158,13 @@ impl<'a> Creation<'a> {
         let bundle = bundle.context("bundle").map_err(no_config)?;
         let config = match &options.document {
             Some(text) => text.clone(),
-            None => {
-                let path = options.config.clone().unwrap_or_else(|| bundle.join("config.json"));
-                std::fs::read(&path).call(|| format!("open({path:?})")).map_err(no_config)?
-            }
+            None => match &options.config {
+                Some(path) => std::fs::read(path).call(|| format!("open({path:?})")).context("--config")?,
+                None => {
+                    let path = bundle.join("config.json");
+                    std::fs::read(&path).call(|| format!("open({path:?})")).map_err(no_config)?
+                }
+            },
         };
         let path = options.config.clone().unwrap_or_else(|| PathBuf::from("config.json"));
         let mut spec = Spec::parse(&config).context(path.display())?;
@@ -345,7 +348,8 @@ impl<'a> Creation<'a> {
 
     fn explain_oom(&self, cgroup: &Cgroup, e: Error) -> Error {
         let limit = self.spec.linux.resources.as_ref().and_then(|r| r.memory.as_ref()).and_then(|m| m.limit);
-        let what = "too little to start with, so the OOM killer took init";
+        let what = "not enough to start the container (OOM)";
+        let e = e.with_hint("raise the limit");
         match (cgroup.memory_limit_above(), limit) {
             (Some((limit, path)), _) => {
                 e.context(format_args!("the memory limit of the cgroup {path:?}, {limit} bytes, is {what}"))

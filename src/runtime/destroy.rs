@@ -3,10 +3,11 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use crate::error::{Context, Error, Kind, Result};
-use crate::launch::{ends_within, intel_rdt};
+use crate::error::{Call, Context, Error, Kind, Result};
+use crate::launch::intel_rdt;
 use crate::plan::hooks::{self, Hook};
 use crate::spec::{Spec, Status};
+use crate::sys::wait::ends_within;
 
 use super::container::Container;
 use super::dir::CONFIG;
@@ -93,7 +94,7 @@ pub(super) fn kill(record: &Record) -> Result<()> {
         }
         record.cgroup.thaw_all()?;
         let deadline = Instant::now() + DEATH;
-        while !ends_within(pidfd.as_fd(), SOON) {
+        while !ends_within(pidfd.as_fd(), SOON).call(|| "poll(pidfd)")? {
             if Instant::now() >= deadline {
                 return Err(Error::new(format_args!("init (pid {}) does not die", init.pid))
                     .with_hint("the kernel may hold it in a device or a file system: see /proc/PID/stack"));

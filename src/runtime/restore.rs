@@ -15,12 +15,13 @@ use crate::criu::{Criu, Kind, Notification, Options, Streams, Surroundings};
 use crate::error::{Call, Context, Error, Result};
 use crate::files;
 use crate::host;
-use crate::launch::{ends_within, network};
+use crate::launch::network;
 use crate::plan::namespaces::Kind as NsKind;
 use crate::plan::rootfs::Switch;
 use crate::rootfs::{self, ExternalMount};
 use crate::sys;
 use crate::sys::clone::Stdio;
+use crate::sys::wait::ends_within;
 
 use super::checkpoint::{CriuOptions, DESCRIPTORS, EXTERNAL_NAMESPACES, FILE, Work, check_common};
 use super::create::Child;
@@ -177,7 +178,7 @@ impl Restoration<'_> {
     fn collect(&self) {
         let Some(pid) = self.made.get().and_then(Pid::from_raw) else { return };
         let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return };
-        if ends_within(pidfd.as_fd(), DEATH) {
+        if ends_within(pidfd.as_fd(), DEATH) == Ok(true) {
             // Nobody asks how it has ended.
             let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
         }

@@ -44,7 +44,7 @@ pub(super) fn salvage(runtime: &Runtime, dir: StateDir, why: &Error) -> Result<(
         record.annotations.clone_from(&spec.annotations);
     }
     if !is_beginning(&dir)? {
-        (runtime.warn)(&format!("{} is removed by what else is known of it: {why}", dir.id()));
+        (runtime.warn)(&format!("{} is removed by its other traces: {why}", dir.id()));
     }
     let locked = Locked::of(runtime, dir, record);
     match spec {

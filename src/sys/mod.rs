@@ -26,6 +26,7 @@ pub mod stamp;
 pub mod start;
 pub mod stat;
 pub mod tree;
+pub mod wait;
 
 use rustix::io::Errno;
 

@@ -146,7 +146,7 @@ fn what_is_missing_is_named(t: &Test) {
 
     if t.has_controller("memory") {
         let c = t.container(Config::sleep().set("/linux/resources/memory/limit", 4096));
-        c.run().fails().says("/linux/resources/memory/limit: 4096 bytes are too little to start with");
+        c.run().fails().says("/linux/resources/memory/limit: 4096 bytes are not enough to start the container (OOM): init was killed\n  hint: raise the limit");
         c.assert_gone();
     }
 
@@ -200,9 +200,19 @@ fn a_cgroup_above_with_too_little_memory_is_named(t: &Test) {
         std::fs::create_dir(c.cgroup_dir("memory")).unwrap();
         let takes = |bytes: &u64| std::fs::write(above.join(file), bytes.to_string()).is_ok();
         let limit = (1..100).map(|pages| pages << 12).find(takes).unwrap();
-        run(&c, own, &format!("the memory limit of the cgroup {above:?}, {limit} bytes, is too little to start with"));
+        run(
+            &c,
+            own,
+            &format!(
+                "the memory limit of the cgroup {above:?}, {limit} bytes, is not enough to start the container (OOM)"
+            ),
+        );
     }
 
-    run(&c, Some(4096), "/linux/resources/memory/limit: 4096 bytes are too little to start with");
+    run(
+        &c,
+        Some(4096),
+        "/linux/resources/memory/limit: 4096 bytes are not enough to start the container (OOM): init was killed\n  hint: raise the limit",
+    );
     left::remove_cgroups(&pod);
 }

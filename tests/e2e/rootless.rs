@@ -131,7 +131,7 @@ fn where_the_state_is(t: &Test) {
         }
     }
     if !t.peer_lacks("hints") {
-        let says = format!("XDG_RUNTIME_DIR is not set: it (after a login /run/user/{USER}) or --root names ");
+        let says = format!("XDG_RUNTIME_DIR is not set: set it (a login sets it to /run/user/{USER}), or give --root");
         for args in [&["list"][..], &["state", &c.id], &["exec", &c.id, "sh"], &["run", "--bundle", bundle, &c.id]] {
             with(Path::new(""), args).run().fails().says(&says);
         }
