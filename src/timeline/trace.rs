@@ -17,6 +17,8 @@ pub fn render(whole: &Whole) -> String {
         metadata("thread_name", Lane::Init, "init"),
     ];
     let mut all = event(&whole.title, "command", Lane::Runtime, Duration::ZERO, whole.total);
+    // Viewers add floating-point numbers, and take an event that reaches into the next one for one that contains it.
+    let gap = Duration::from_nanos(1);
     if let Some(error) = &whole.error {
         all["args"] = json!({ "error": one_line(error) });
     }
@@ -31,7 +33,7 @@ pub fn render(whole: &Whole) -> String {
             Kind::Wait => format!("waits: {}", phase.name),
             Kind::Work | Kind::Process => phase.name.clone(),
         };
-        event(&name, kind, phase.lane, phase.begin, whole.end_of(phase))
+        event(&name, kind, phase.lane, phase.begin, whole.end_of(phase).saturating_sub(gap))
     }));
     // One event a line, for those who have no viewer at hand.
     let lines: Vec<_> = events.iter().map(Value::to_string).collect();

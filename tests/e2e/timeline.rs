@@ -56,8 +56,13 @@ fn trace(path: &str) -> Trace {
         kind: event["cat"].as_str().unwrap().to_owned(),
         name: event["name"].as_str().unwrap().to_owned(),
         begin: nanos(&event["ts"]),
-        end: nanos(&event["ts"]) + nanos(&event["dur"]),
+        // There is a nanosecond between two phases.
+        end: nanos(&event["ts"]) + nanos(&event["dur"]) + u64::from(event["cat"] != "command"),
     });
+    for phases in complete[1..].windows(2).filter(|phases| phases[0]["tid"] == phases[1]["tid"]) {
+        let micros = |event: usize, what: &str| phases[event][what].as_f64().unwrap();
+        assert!(micros(0, "ts") + micros(0, "dur") < micros(1, "ts"), "as viewers compute: {text}");
+    }
     let command = events.next().unwrap();
     assert_eq!((command.kind.as_str(), command.begin), ("command", 0), "{text}");
     let (runtime, init): (Vec<_>, Vec<_>) = events.partition(|event| event.thread == command.thread);
