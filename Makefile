@@ -81,7 +81,7 @@ deb: $(if $(target),all)
 	@$(REQUIRE) dpkg-deb:dpkg
 	hack/deb $(target)
 
-tested := cc:gcc+libc6-dev busybox:busybox-static newuidmap:uidmap nsenter:util-linux ps:procps python3 zsh fish libseccomp.so.2:libseccomp2
+tested := cc:gcc+libc6-dev busybox:busybox-static mkfs.ext4:e2fsprogs newuidmap:uidmap nsenter:util-linux ps:procps python3 zsh fish libseccomp.so.2:libseccomp2
 # The documentation of the library, in which every link leads somewhere.
 doc = RUSTDOCFLAGS="-D warnings" $(CARGO) doc --quiet --locked --no-deps --lib --features oci-spec
 nextest = $(shell $(CARGO) nextest --version > /dev/null 2>&1 && echo nextest)

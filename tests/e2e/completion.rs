@@ -149,7 +149,8 @@ fn completes(t: &Test, shell: &mut dyn Shell) {
         // Options.
         ("berth --log-l", "--log-level"),
         ("berth run --bun", "--bundle"),
-        ("berth --root ROOT exec --ap", "--apparmor"),
+        // fish offers also what has the word in the middle, as --cap for "--ap".
+        ("berth --root ROOT exec --app", "--apparmor"),
         // Values of options, also in one word with them.
         ("berth --log-format ", "json text"),
         ("berth --log-format=", "json text"),
