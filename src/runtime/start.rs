@@ -20,8 +20,12 @@ impl<'a> Locked<'a> {
         match self.status()? {
             Status::Created => {}
             Status::Stopped => {
-                return Err(not_startable("a container that has stopped")
-                    .with_hint("a container runs once: delete it, and create it again"));
+                // `create` has it made at its end.
+                let hint = match self.dir.has(CONFIG)? {
+                    true => "a container runs once: delete it, and create it again",
+                    false => "its create was interrupted: delete it, and create it again",
+                };
+                return Err(not_startable("a container that has stopped").with_hint(hint));
             }
             Status::Creating => return Err(not_startable("a container that is being created")),
             Status::Paused => return Err(not_startable("a container in the paused state")),

@@ -5,8 +5,10 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::checkpoint::criu_works;
+use crate::harness::inject::{Action, Point};
 use crate::harness::{Cmd, Config, Container, Test, eventually};
 
+e2e!(any: start_knows_that_create_was_killed);
 e2e!(create_is_killed, run_is_killed, delete_is_killed, exec_is_killed, changes_are_killed);
 e2e!(checkpoint_is_killed);
 
@@ -22,6 +24,20 @@ fn config() -> Config {
 fn create_is_killed(t: &Test) {
     let c = t.container(config());
     is_killed(t, &c, || c.create_cmd(&[]));
+}
+
+fn start_knows_that_create_was_killed(t: &Test) {
+    if t.peer_lacks("hints") {
+        return;
+    }
+    let c = t.container(config());
+    let at = Point { process: 0, number: libc::SYS_ppoll, occurrence: 1 };
+    c.create_cmd(&[]).trace(&[], at, Action::Signal(libc::SIGKILL), Duration::from_secs(15)).wait();
+    c.wait_status("stopped");
+    let start = c.start_cmd().run().fails().says("cannot start a container that has stopped");
+    start.says("hint: its create was interrupted: delete it, and create it again");
+    c.delete().ok();
+    c.assert_gone();
 }
 
 fn run_is_killed(t: &Test) {
