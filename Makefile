@@ -24,6 +24,9 @@ REQUIRE ?= hack/require
 target := $(shell rustc -vV 2> /dev/null | sed -n 's/^host: //p')
 sysroot := $(shell rustc --print sysroot 2> /dev/null)
 share = $(PREFIX)/share
+# The documents for users, as messages and manual pages name them.
+pages := benchmarks compatibility debugging doctor engines errors exit-codes kernel-features reliability rootless shim \
+  systemd timeline upgrade validate
 completions := bash-completion/completions/berth zsh/site-functions/_berth fish/vendor_completions.d/berth.fish
 # What make has built, also where root, who installs it, has no Rust.
 binary := $(if $(target),target/$(target)/release/berth,$(firstword $(wildcard target/*/release/berth)))
@@ -59,10 +62,11 @@ install: $(if $(target),all)
 	@[ -x "$(binary)" ] || { echo "nothing is built, and rustc is not in PATH: run make as yourself first" >&2; exit 1; }
 	install -D -m 755 $(binary) $(DESTDIR)$(PREFIX)/bin/berth
 	ln -sf berth $(DESTDIR)$(PREFIX)/bin/containerd-shim-berth-v2
-	install -d $(DESTDIR)$(share)/man/man8 $(DESTDIR)$(share)/doc/berth/compatibility
+	install -d $(DESTDIR)$(share)/man/man8 $(DESTDIR)$(share)/doc/berth/docs/compatibility
 	install -m 644 target/man/*.8 $(DESTDIR)$(share)/man/man8
-	install -m 644 LICENSE target/THIRD-PARTY docs/*.md docs/*.svg $(DESTDIR)$(share)/doc/berth
-	install -m 644 docs/compatibility/*.md $(DESTDIR)$(share)/doc/berth/compatibility
+	install -m 644 LICENSE target/THIRD-PARTY $(DESTDIR)$(share)/doc/berth
+	install -m 644 $(patsubst %,docs/%.md,$(pages)) $(DESTDIR)$(share)/doc/berth/docs
+	install -m 644 docs/compatibility/*.md $(DESTDIR)$(share)/doc/berth/docs/compatibility
 	install -d $(dir $(addprefix $(DESTDIR)$(share)/,$(completions)))
 	$(binary) completion bash > $(DESTDIR)$(share)/$(word 1,$(completions))
 	$(binary) completion zsh > $(DESTDIR)$(share)/$(word 2,$(completions))

@@ -54,7 +54,7 @@ fn hierarchies(report: &mut Report, layout: &Layout) {
         let found = format!("missing: {}; a configuration that limits by them is refused", list(&names(&missing)));
         let cure = match &layout.unified {
             Some(unified) if layout.v1.is_empty() && !is_root() => {
-                format!("have them delegated to you below {:?} (rootless.md in share/doc/berth)", unified.own)
+                format!("have them delegated to you below {:?} (docs/rootless.md in share/doc/berth)", unified.own)
             }
             Some(_) if layout.v1.is_empty() => {
                 "enable them in cgroup.subtree_control of each parent; memory may need the boot option cgroup_enable=memory"

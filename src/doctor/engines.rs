@@ -14,7 +14,7 @@ const MAX_CONFIG: usize = 1 << 20;
 /// Under this name, containerd finds berth as the shim.
 const SHIM: &str = "containerd-shim-berth-v2";
 
-const CURE: &str = "engines.md has the lines (share/doc/berth)";
+const CURE: &str = "docs/engines.md in share/doc/berth has the lines";
 
 /// An engine that is configured by TOML, and the files and directories of its configuration.
 const BY_TOML: [(&str, &str, &[&str]); 3] = [
