@@ -81,8 +81,8 @@ pub fn fields_of(pointer: &str) -> Vec<String> {
 
 /// Why the parser has refused the document `parsed`, which has the meaning of `text`. The place is in `text`.
 fn complain(parsed: &[u8], e: &serde_json::Error, text: &[u8]) -> Error {
-    let (pointer, at, message) = match NoJson::of(text) {
-        Some(NoJson { at, message }) if !e.is_data() => {
+    let (pointer, at, message) = match NotJson::of(text) {
+        Some(NotJson { at, message }) if !e.is_data() => {
             let read = at.map_or(0, |at| text.len().min(at + 1));
             (pointer::of_end(&text[..read]), at, message)
         }
@@ -98,13 +98,13 @@ fn complain(parsed: &[u8], e: &serde_json::Error, text: &[u8]) -> Error {
 }
 
 /// Why a text is not JSON.
-pub struct NoJson {
+pub struct NotJson {
     /// Where the parser has stopped. `None`: it is about the text as a whole.
     pub at: Option<usize>,
     pub message: String,
 }
 
-impl NoJson {
+impl NotJson {
     pub fn of(text: &[u8]) -> Option<Self> {
         let e = serde_json::from_slice::<IgnoredAny>(text).err()?;
         let whole = |message: &str| Some(Self { at: None, message: message.to_owned() });
@@ -130,7 +130,7 @@ impl NoJson {
     }
 }
 
-/// The offset at which a line begins. The first is 1.
+/// The offset at which a line begins. The first line is 1.
 fn start_of(text: &[u8], line: usize) -> usize {
     text.split_inclusive(|&byte| byte == b'\n').take(line.saturating_sub(1)).map(<[u8]>::len).sum()
 }

@@ -20,7 +20,7 @@ use crate::plan::hierarchy::{Hierarchy, Layout};
 use crate::plan::namespaces::Owner;
 use crate::plan::{Facts, Lsm, Plan};
 use crate::spec::source::{self, Repeated, Source};
-use crate::spec::{NoJson, Spec, fields_of, line_and_column, without_place};
+use crate::spec::{NotJson, Spec, fields_of, line_and_column, without_place};
 
 use self::repair::repair;
 
@@ -165,7 +165,7 @@ fn in_order(mut found: Vec<Finding>) -> Vec<Finding> {
 }
 
 fn find(text: &[u8], hosts: &[Host]) -> Vec<Finding> {
-    if let Some(NoJson { at, message }) = NoJson::of(text) {
+    if let Some(NotJson { at, message }) = NotJson::of(text) {
         let refusal = Remark { pointer: String::new(), at: at.unwrap_or(0), message, hint: None };
         return vec![refusal.finding(text, Severity::Error, "json")];
     }
