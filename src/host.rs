@@ -197,9 +197,9 @@ impl Namespace {
         let fd = open().call(|| format!("open({path:?})")).with_context(|| join.pointer());
         // An engine names the namespaces of a pod by the pod's first process.
         let fd = fd.map_err(|e| match unseen(path) {
-            Some(pid) => {
-                e.with_hint(format_args!("/proc shows no process {pid}: it has ended, or is hidden from the caller"))
-            }
+            Some(pid) => e.with_hint(format_args!(
+                "no namespace of process {pid} can be seen: it has ended, or is hidden from the caller"
+            )),
             None => e,
         })?;
         let Some(fd) = fd else {
@@ -296,7 +296,7 @@ mod tests {
             let path = PathBuf::from(format!("/proc/{process}/ns/none"));
             Namespace::open(&Join { kind: Kind::Ipc, path, index: 0 }).unwrap_err()
         };
-        let hint = format!("/proc shows no process {pid}: it has ended, or is hidden from the caller");
+        let hint = format!("no namespace of process {pid} can be seen: it has ended, or is hidden from the caller");
         let zombie = || open(&pid.to_string()).hint() == Some(&*hint);
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
         while !zombie() {

@@ -50,9 +50,13 @@ impl Stat {
         self.text[self.name.end + 2]
     }
 
-    /// Whether it is a zombie (`Z`), or a process that is just being reaped (`X`, `x`).
+    /// Whether it is a zombie (`Z`), or a process that is just being reaped (`X`, `x`). The state is that of the main
+    /// thread, which may end before the others: then they are counted.
     pub fn has_ended(&self) -> bool {
-        matches!(self.state(), b'Z' | b'X' | b'x')
+        match self.state() {
+            b'Z' => self.field(20).is_none_or(|threads| threads <= 1),
+            state => matches!(state, b'X' | b'x'),
+        }
     }
 
     /// `PF_*` of linux/sched.h.
@@ -82,6 +86,14 @@ mod tests {
         let stat = Stat::parse(text).unwrap();
         assert_eq!((stat.name(), stat.state(), stat.has_ended()), (&b"a) Z 1 2"[..], b'S', false));
         assert_eq!((stat.flags(), stat.start_time()), (Some(4_194_560), Some(4711)));
+        let ended = |state: &str, threads| {
+            let text = format!("12 (a) {state} 1 12 12 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 {threads} 0 4711 9 9");
+            Stat::parse(text.as_bytes()).unwrap().has_ended()
+        };
+        assert_eq!(
+            [("Z", 1), ("Z", 0), ("X", 0), ("Z", 2), ("S", 1)].map(|(s, n)| ended(s, n)),
+            [true, true, true, false, false]
+        );
         for text in [&b""[..], b"12 (a", b"12 )a(", b"12 (a)", b"12 (a) "] {
             assert!(Stat::parse(text).is_none(), "{text:?}");
         }

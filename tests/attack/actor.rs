@@ -49,6 +49,7 @@ fn act() {
     let done = match words.as_slice() {
         ["trace", pid] => trace(pid.parse().unwrap()),
         ["stop-others"] => stop_others(),
+        ["end-main-thread"] => end_main_thread(),
         ["overwrite"] => overwrite(),
         ["climb"] => climb(),
         ["rejoin"] => rejoin(),
@@ -73,6 +74,23 @@ fn trace(pid: i32) -> io::Result<String> {
     // SAFETY: PTRACE_SEIZE takes no address.
     check(unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid, none, none) })?;
     Ok("traced".to_owned())
+}
+
+/// The other threads run on, this one among them.
+fn end_main_thread() -> ! {
+    extern "C" fn end(_: i32) {
+        // SAFETY: a number is all that it takes. exit(2) ends the thread that is interrupted.
+        unsafe { libc::syscall(libc::SYS_exit, 0) };
+    }
+    let main = rustix::process::getpid().as_raw_nonzero().get();
+    // SAFETY: the handler makes one system call, and does not return.
+    unsafe {
+        libc::signal(libc::SIGUSR1, end as *const () as libc::sighandler_t);
+        libc::syscall(libc::SYS_tgkill, main, main, libc::SIGUSR1);
+    }
+    loop {
+        std::thread::sleep(std::time::Duration::from_secs(1000));
+    }
 }
 
 /// Stops whatever comes into the PID namespace, as soon as it is there.

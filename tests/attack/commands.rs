@@ -6,10 +6,12 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::actor;
 use crate::harness::inject::{Action, OLDER, Point, Seen};
-use crate::harness::{Cmd, Config, Container, Mode, Output, Test, busybox, eventually, script};
+use crate::harness::{Cmd, Config, Container, Mode, Output, Test, busybox, eventually, left, script};
 
 e2e!(
     create_is_delayed,
@@ -17,6 +19,7 @@ e2e!(
     a_process_that_comes_late_is_killed,
     what_is_frozen_is_killed_before_it_is_thawed,
     a_container_that_has_frozen_itself,
+    a_process_without_its_main_thread,
 );
 e2e!(any: run_is_delayed, start_is_delayed, changes_are_delayed, looks_are_delayed);
 e2e!(any:
@@ -502,6 +505,34 @@ fn what_is_being_made_says_so(t: &Test) {
         assert_eq!(c.status(), "running");
         c.delete_force().ok();
         fs::remove_file(&file).unwrap();
+    }
+}
+
+/// `/proc/PID/stat` shows a zombie, while other threads run on.
+fn a_process_without_its_main_thread(t: &Test) {
+    if t.peer_lacks("takes it for stopped") {
+        return;
+    }
+    for manager in ["cgroupfs", "disabled"] {
+        let up = || {
+            let c = actor::container(t, Config::new(actor::command("end-main-thread")));
+            t.cli(["--cgroup-manager", manager, "run", "--detach", "--bundle"]).arg(&c.bundle).arg(&c.id).ok();
+            let pid = c.pid();
+            eventually("the end of the main thread", || left::is_zombie(pid));
+            assert_eq!((c.status().as_str(), c.pid()), ("running", pid), "{manager}");
+            (c, pid)
+        };
+        let (c, _) = up();
+        c.delete().code(1).says("is not stopped");
+        c.kill("KILL").ok();
+        c.wait_status("stopped");
+        c.delete().ok();
+        c.assert_gone();
+
+        let (c, pid) = up();
+        c.delete_force().ok();
+        c.assert_gone();
+        eventually("its end", || !Path::new(&format!("/proc/{pid}")).exists());
     }
 }
 
