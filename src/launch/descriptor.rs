@@ -30,6 +30,9 @@ pub fn send_descriptor(path: &Path, payload: &[u8], fd: BorrowedFd<'_>) -> Resul
     let within = |call: String, act: &mut dyn FnMut() -> rustix::io::Result<usize>| {
         // A stop of the caller interrupts calls with such a timeout, even if no signal has a handler (signal(7)).
         let done = retry_on_intr(|| {
+            if Instant::now() >= deadline {
+                return Err(Errno::AGAIN);
+            }
             set_socket_timeout(&socket, Timeout::Send, Some(left(deadline)))?;
             act()
         });

@@ -349,14 +349,13 @@ impl<'a> Creation<'a> {
     fn explain_oom(&self, cgroup: &Cgroup, e: Error) -> Error {
         let limit = self.spec.linux.resources.as_ref().and_then(|r| r.memory.as_ref()).and_then(|m| m.limit);
         let what = "not enough to start the container (OOM)";
-        let e = e.with_hint("raise the limit");
-        match (cgroup.memory_limit_above(), limit) {
-            (Some((limit, path)), _) => {
-                e.context(format_args!("the memory limit of the cgroup {path:?}, {limit} bytes, is {what}"))
-            }
-            (None, Some(limit)) => e.context(format_args!("/linux/resources/memory/limit: {limit} bytes are {what}")),
-            (None, None) => e.context(format_args!("the memory of the cgroup is {what}")),
-        }
+        let told = match (cgroup.memory_limit_above(), limit) {
+            (Some((limit, path)), _) => format!("the memory limit of the cgroup {path:?}, {limit} bytes, is {what}"),
+            (None, Some(limit)) => format!("/linux/resources/memory/limit: {limit} bytes are {what}"),
+            (None, None) => return e.context(format_args!("the memory of the cgroup is {what}")),
+        };
+        let e = if e.hint().is_none() { e.with_hint("raise the limit") } else { e };
+        e.context(told)
     }
 }
 

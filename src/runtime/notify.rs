@@ -9,10 +9,11 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{AtFlags, Mode};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
@@ -23,6 +24,7 @@ use rustix::pipe::PipeFlags;
 use crate::error::{Call, Context, Result};
 use crate::files::PATIENCE;
 use crate::spec::{Mount, Spec};
+use crate::sys::wait::poll_within;
 
 use super::dir::StateDir;
 
@@ -35,7 +37,7 @@ const DESTINATION: &str = "/run/notify";
 const VARIABLE: &str = "NOTIFY_SOCKET=/run/notify/notify.sock";
 
 /// How long the manager may take to confirm that it has read a message.
-const BARRIER: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
+const BARRIER: Duration = Duration::from_secs(30);
 
 /// Gives a configuration the directory of the socket, below the state directory `state`, and its name.
 pub fn configure(spec: &mut Spec, state: &Path) {
@@ -118,10 +120,7 @@ impl Notify {
     pub fn await_ready(&self, process: BorrowedFd, pid: i32) -> Result<()> {
         loop {
             let mut fds = [PollFd::new(&self.from, PollFlags::IN), PollFd::from_borrowed_fd(process, PollFlags::IN)];
-            match rustix::event::poll(&mut fds, None) {
-                Err(Errno::INTR) => continue,
-                polled => polled.call(|| "poll(notify socket)")?,
-            };
+            poll_within(&mut fds, None).call(|| "poll(notify socket)")?;
             let ended = !fds[1].revents().is_empty();
             if self.is_ready()? {
                 self.forward(pid)?;
@@ -140,11 +139,8 @@ impl Notify {
         self.send(b"BARRIER=1", &[theirs.as_fd()])?;
         drop(theirs);
         let mut fds = [PollFd::new(&ours, PollFlags::IN)];
-        match rustix::event::poll(&mut fds, Some(&BARRIER)) {
-            // A manager that does not know the message lets the wait run out, which is no failure.
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(errno) => Err(errno).call(|| "poll(barrier)"),
-        }
+        // A manager that does not know the message lets the wait run out, which is no failure.
+        poll_within(&mut fds, Some(BARRIER)).call(|| "poll(barrier)").map(drop)
     }
 
     fn send(&self, message: &[u8], fds: &[BorrowedFd]) -> Result<()> {
@@ -153,7 +149,7 @@ impl Notify {
         if !fds.is_empty() {
             control.push(SendAncillaryMessage::ScmRights(fds));
         }
-        rustix::net::sendmsg(&self.to, &[IoSlice::new(message)], &mut control, SendFlags::NOSIGNAL)
+        retry_on_intr(|| rustix::net::sendmsg(&self.to, &[IoSlice::new(message)], &mut control, SendFlags::NOSIGNAL))
             .call(|| format!("sendmsg({:?})", String::from_utf8_lossy(message)))
             .map(drop)
             .context("NOTIFY_SOCKET")
@@ -174,11 +170,9 @@ fn datagram_socket() -> Result<OwnedFd> {
 /// Whether there is room for a message, now or soon. Without room the manager would never hear of the container, so
 /// this waits.
 fn is_read(socket: &OwnedFd) -> rustix::io::Result<()> {
-    let patience = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
-    match rustix::event::poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&patience)) {
-        Ok(0) => Err(Errno::TIMEDOUT),
-        Ok(_) | Err(Errno::INTR) => Ok(()),
-        Err(errno) => Err(errno),
+    match poll_within(&mut [PollFd::new(socket, PollFlags::OUT)], Some(PATIENCE))? {
+        0 => Err(Errno::TIMEDOUT),
+        _ => Ok(()),
     }
 }
 

@@ -27,7 +27,11 @@ impl<'a> Locked<'a> {
                 };
                 return Err(not_startable("a container that has stopped").with_hint(hint));
             }
-            Status::Creating => return Err(not_startable("a container that is being created")),
+            // Whoever creates it has the lock until the end.
+            Status::Creating => {
+                return Err(not_startable("a container that is being created")
+                    .with_hint("its create was interrupted: `delete --force` removes it"));
+            }
             Status::Paused => return Err(not_startable("a container in the paused state")),
             Status::Running => return Err(not_startable("an already running container")),
         }

@@ -11,16 +11,12 @@ use crate::error::push_pointer;
 pub fn of_end(text: &[u8]) -> String {
     let mut open: Vec<Container> = Vec::new();
     let mut bytes = text.iter().enumerate();
-    // The last value that was closed: an error about it comes after its end.
-    let mut last = Vec::new();
     while let Some((at, byte)) = bytes.next() {
         match byte {
             b'{' => open.push(Container::Object(None)),
             b'[' => open.push(Container::Array(0)),
-            b'}' | b']' => {
-                open.pop();
-                last.clone_from(&open);
-            }
+            // An error about a value that was closed comes after its end.
+            b'}' | b']' => drop(open.pop()),
             b',' => match open.last_mut() {
                 Some(Container::Array(index)) => *index += 1,
                 Some(Container::Object(key)) => *key = None,
@@ -40,12 +36,9 @@ pub fn of_end(text: &[u8]) -> String {
             }
             _ => {}
         }
-        if !byte.is_ascii_whitespace() && !matches!(byte, b'}' | b']') {
-            last.clone_from(&open);
-        }
     }
     let mut pointer = String::new();
-    for container in last {
+    for container in open {
         match container {
             Container::Object(Some(key)) => push_pointer(&mut pointer, key),
             Container::Array(index) => push_pointer(&mut pointer, index),
@@ -56,7 +49,6 @@ pub fn of_end(text: &[u8]) -> String {
 }
 
 /// An open object or array, and the position in it.
-#[derive(Clone)]
 enum Container {
     Array(usize),
     /// The member's name, once it is known.

@@ -38,6 +38,14 @@ fn start_knows_that_create_was_killed(t: &Test) {
     start.says("hint: its create was interrupted: delete it, and create it again");
     c.delete().ok();
     c.assert_gone();
+    // Init waits for its start already, when the last file gets its name.
+    let at = Point { number: libc::SYS_renameat, occurrence: 5, ..at };
+    c.create_cmd(&[]).trace(&[], at, Action::Signal(libc::SIGKILL), Duration::from_secs(15)).wait();
+    assert_eq!(c.status(), "creating");
+    let start = c.start_cmd().run().fails().says("cannot start a container that is being created");
+    start.says("hint: its create was interrupted: `delete --force` removes it");
+    c.delete_force().ok();
+    c.assert_gone();
 }
 
 fn run_is_killed(t: &Test) {

@@ -59,6 +59,9 @@ impl Address {
             let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
             // Also limits connect(2), which waits while too many others do.
             retry_on_intr(|| {
+                if Instant::now() >= deadline {
+                    return Err(Errno::TIMEDOUT);
+                }
                 set_socket_timeout(&socket, Timeout::Send, Some(left(deadline)))?;
                 rustix::net::connect(&socket, &address)
             })?;
