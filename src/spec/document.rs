@@ -334,8 +334,9 @@ impl<'de> Visitor<'de> for Merged {
 }
 
 fn merge(map: &mut serde_json::Map<String, Value>, name: String, value: Value, any_case: bool) {
-    let same = |other: &String| *other == name || any_case && other.eq_ignore_ascii_case(&name);
-    let name = map.keys().find(|other| same(other)).cloned().unwrap_or(name);
+    // Objects of free names may have very many.
+    let same = if any_case { map.keys().find(|other| other.eq_ignore_ascii_case(&name)) } else { None };
+    let name = same.cloned().unwrap_or(name);
     match (map.get_mut(&name), value) {
         (Some(Value::Object(old)), Value::Object(new)) => {
             let any_case = !MAPS.iter().any(|map| map.eq_ignore_ascii_case(&name));
