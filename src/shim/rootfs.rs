@@ -11,7 +11,6 @@ use rustix::mount::{
     UnmountFlags,
 };
 
-use super::jobs::STACK;
 use super::messages::Mount;
 use crate::error::{Call, Error, Result};
 use crate::rootfs::{clone_mapped, namespace_with};
@@ -195,8 +194,7 @@ fn make_mapped_overlay(mount: &Mount, root: &Path, options: &Options, owners: Bo
         rustix::mount::open_tree(CWD, root, flags).call(|| format!("open_tree({root:?}, OPEN_TREE_CLONE)"))
     };
     let made = std::thread::scope(|scope| {
-        let thread =
-            std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, make).call(|| "clone(CLONE_THREAD)")?;
+        let thread = std::thread::Builder::new().spawn_scoped(scope, make).call(|| "clone(CLONE_THREAD)")?;
         thread.join().unwrap_or_else(|_| Err(Error::new("the thread that mounts panicked")))
     });
     attach(&made?, root)

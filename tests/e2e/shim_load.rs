@@ -35,7 +35,6 @@ fn flat(shim: &mut Shimmed, count: usize, mut something: impl FnMut(&mut Shimmed
     (warm..count).for_each(|n| something(shim, n));
     let after = settled();
     println!("after {warm}: {before:?}, after {count}: {after:?}");
-    assert!(before.2 < 1024, "{} KiB of memory: a huge page?", before.2);
     assert_eq!((after.0, after.1), (before.0, before.1), "descriptors and threads");
     // A job that overlaps with another one has an arena of its own in malloc, once.
     assert!(after.2 <= before.2 + 128, "KiB of memory: {} after {warm}, {} after {count}", before.2, after.2);
