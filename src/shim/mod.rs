@@ -43,6 +43,7 @@ use crate::error::{Call, Context, Error, Result, with_hint};
 use crate::library::Runtime;
 use crate::runtime::CgroupManager;
 use crate::sys::clone::{CloneOptions, fork};
+use crate::sys::process::share_heap;
 
 /// The file name by which the binary is the shim.
 pub const PROGRAM: &str = "containerd-shim-berth-v2";
@@ -147,6 +148,7 @@ fn start(args: &Args) -> Result<()> {
 /// The shim itself.
 fn serve(args: &Args, told: &Told, listener: OwnedFd) -> Result<()> {
     detach()?;
+    share_heap();
     let log = Log::open(args.debug, &args.namespace, &args.id);
     let address = told.ttrpc_address.clone().or_else(|| std::env::var("TTRPC_ADDRESS").ok());
     let publisher = Publisher::new(&address.unwrap_or_default(), &args.namespace);

@@ -58,6 +58,16 @@ pub fn personality(domain: u32) -> Result<()> {
     check(unsafe { libc::syscall(libc::SYS_personality, libc::c_ulong::from(domain)) }).map(drop)
 }
 
+/// mallopt(3): all threads allocate from one heap. glibc gives each one of its own, which stays when the thread has ended; on
+/// aarch64, glibc 2.43 makes a huge page of each.
+pub fn share_heap() {
+    // SAFETY: this sets a number.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
 /// Closes the descriptors `first` to `last`, both included. Their owners must not use them again.
 pub fn close_range(first: u32, last: u32) -> Result<()> {
     // SAFETY: no memory is passed. The caller is about to exec and uses none of the descriptors again.
