@@ -59,7 +59,7 @@ pub fn personality(domain: u32) -> Result<()> {
 }
 
 /// mallopt(3): all threads allocate from one heap. glibc gives each one of its own, which stays when the thread has ended; on
-/// aarch64, glibc 2.43 makes a huge page of each.
+/// aarch64, glibc 2.43 makes huge pages of it.
 pub fn share_heap() {
     // SAFETY: this sets a number.
     #[cfg(target_env = "gnu")]

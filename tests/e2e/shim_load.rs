@@ -36,8 +36,10 @@ fn flat(shim: &mut Shimmed, count: usize, mut something: impl FnMut(&mut Shimmed
     let after = settled();
     println!("after {warm}: {before:?}, after {count}: {after:?}");
     assert_eq!((after.0, after.1), (before.0, before.1), "descriptors and threads");
-    assert!(before.2 < 1024, "{} KiB of memory: huge pages?", before.2);
-    assert!(after.2 <= before.2 + 64, "KiB of memory: {} after {warm}, {} after {count}", before.2, after.2);
+    // On aarch64, glibc 2.43 takes and gives back its heap by huge pages.
+    let page = if cfg!(target_arch = "aarch64") { 2048 } else { 0 };
+    assert!(before.2 < page + 1024, "{} KiB of memory", before.2);
+    assert!(after.2 <= before.2 + page + 64, "KiB of memory: {} after {warm}, {} after {count}", before.2, after.2);
 }
 
 fn processes_leave_nothing(t: &Test) {
