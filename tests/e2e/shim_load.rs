@@ -14,15 +14,16 @@ fn load(count: usize) -> usize {
 }
 
 /// Has the shim do something so many times. After a tenth of it, its descriptors and threads must not become more, and the
-/// memory that it has written to must not grow.
+/// memory of its own must not grow.
 fn flat(shim: &mut Shimmed, count: usize, mut something: impl FnMut(&mut Shimmed, usize)) {
     let pid = shim.pid();
     let measure = || {
         let memory = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-        let dirty = memory.lines().find_map(|line| line.strip_prefix("Private_Dirty:")).unwrap();
-        let dirty: usize = dirty.split_whitespace().next().unwrap().parse().unwrap();
+        // Not "Private_Dirty": pages of a binary that has just been built are dirty, too.
+        let own = memory.lines().find_map(|line| line.strip_prefix("Anonymous:")).unwrap();
+        let own: usize = own.split_whitespace().next().unwrap().parse().unwrap();
         let entries = |name: &str| fs::read_dir(format!("/proc/{pid}/{name}")).unwrap().count();
-        (entries("fd"), entries("task"), dirty)
+        (entries("fd"), entries("task"), own)
     };
     let warm = count / 10;
     (0..warm).for_each(|n| something(shim, n));
@@ -38,7 +39,7 @@ fn flat(shim: &mut Shimmed, count: usize, mut something: impl FnMut(&mut Shimmed
     assert_eq!((after.0, after.1), (before.0, before.1), "descriptors and threads");
     // On aarch64, glibc 2.43 takes and gives back its heap by huge pages.
     let page = if cfg!(target_arch = "aarch64") { 2048 } else { 0 };
-    assert!(after.2 <= before.2 + page + 64, "KiB of memory: {} after {warm}, {} after {count}", before.2, after.2);
+    assert!(after.2 <= before.2 + page + 128, "KiB of memory: {} after {warm}, {} after {count}", before.2, after.2);
 }
 
 fn processes_leave_nothing(t: &Test) {
