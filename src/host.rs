@@ -231,10 +231,10 @@ impl Namespace {
     }
 }
 
-/// The process of a path in /proc that is not there. A zombie is not, either.
+/// The process of a path in /proc, if it has ended or the caller may not see it. A zombie has no namespaces.
 fn unseen(path: &Path) -> Option<u32> {
     let pid = path.strip_prefix("/proc").ok()?.iter().next()?.to_str()?.parse().ok()?;
-    // Each living process has this link.
+    // Each process that lives has this link.
     (stat(format!("/proc/{pid}/ns/mnt")).err() == Some(Errno::NOENT)).then_some(pid)
 }
 

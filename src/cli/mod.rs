@@ -252,8 +252,8 @@ fn of_runc(e: Error, global: &Global, args: &[OsString]) -> Error {
     e.with_hint(format_args!("use runc for it: {}{root} {}", runc.display(), args.join(" ")))
 }
 
-/// Whoever names no root may look for a container of an engine, which has a root of its own, or be a user for whom
-/// nothing names one.
+/// Whoever names no root may look for a container of an engine, which has a root of its own. A user who is not root, and
+/// has no XDG_RUNTIME_DIR, has no root at all.
 fn no_container(e: Error, global: &Global) -> Error {
     if e.kind() != Kind::NoContainer || global.root_given {
         return e;

@@ -106,7 +106,7 @@ fn untrusted(why: impl std::fmt::Display) -> Error {
     )
 }
 
-/// For a state root that the caller cannot use.
+/// The hint on a state root that the caller may not open or make.
 pub fn hint(error: Error) -> Error {
     let is_user = !rustix::process::geteuid().is_root();
     match error.errno() {

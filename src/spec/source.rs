@@ -1,6 +1,7 @@
 //! A JSON document with the place of each value, from which values can be taken out.
 //!
-//! The parser has judged the text before, so this scanner refuses nothing; it only finds out where everything is.
+//! The parser judges the text; this scanner refuses nothing, and only finds out where everything is. Behind the first wrong
+//! value the text may be no JSON.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -405,6 +406,19 @@ mod tests {
 
     fn at(pointer: &str) -> (String, usize) {
         scan(TEXT.as_bytes()).0.place(pointer)
+    }
+
+    #[test]
+    fn a_text_that_is_no_json_has_places_too() {
+        let text = r#"{"a":[1,{"b":"\\ä\""},[]],"A":{"c":null,,}}}:"x"#.as_bytes();
+        for end in 0..=text.len() {
+            for begin in 0..end {
+                let source = scan(&text[begin..end]).0;
+                for pointer in ["", "/a", "/a/1/b", "/A/c"] {
+                    assert!(source.place(pointer).1 <= end - begin, "{begin}..{end}, {pointer}");
+                }
+            }
+        }
     }
 
     #[test]

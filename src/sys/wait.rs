@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::retry_on_intr;
 
-/// poll(2). `None` is for ever, as is a time that nobody can count to.
+/// poll(2). Without a limit it waits for ever, and so it does with one that is beyond what the kernel can count.
 pub fn poll_within(fds: &mut [PollFd], patience: Option<Duration>) -> rustix::io::Result<usize> {
     let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
     retry_on_intr(|| {
