@@ -307,9 +307,11 @@ fn base(bin: &str, about: &'static str) -> clap::Command {
 }
 
 fn global_options(program: &str) -> clap::Command {
+    /// Wider than any name.
+    const COLUMN: &str = "            ";
     let mut commands = String::from("Commands:\n");
     for command in COMMANDS {
-        commands.push_str(&format!("  {:<12}{}\n", command.name, command.about));
+        commands.extend(["  ", command.name, &COLUMN[command.name.len()..], command.about, "\n"]);
     }
     base(program, "Open Container Initiative runtime")
         .override_usage(format!("{program} [OPTIONS] COMMAND [ARGUMENTS]"))

@@ -122,9 +122,8 @@ impl Capabilities {
 fn mask<'a>(names: &'a [String], unknown: &mut Vec<&'a str>) -> u64 {
     let mut mask = 0;
     for name in names {
-        let bare = name.strip_prefix("CAP_");
-        match known().find(|(known, _)| Some(*known) == bare) {
-            Some((_, number)) => mask |= 1 << number,
+        match name.strip_prefix("CAP_").and_then(CapabilitySet::from_name) {
+            Some(capability) => mask |= capability.bits(),
             None => unknown.push(name),
         }
     }
