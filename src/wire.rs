@@ -8,7 +8,7 @@
 //!      | <------- Forked (pidfd) --------- |   only where joining namespaces takes a process in between
 //!      | <------- MapIds ----------------- |   only then, and with a new user namespace
 //!      | -- Done ------------------------> |
-//!      | -- Placed ----------------------> |   I is in its cgroup
+//!      | -- Placed ----------------------> |   the first process of a container is in its cgroup
 //!      | <------- TimeOffsets ------------ |   of a new time namespace
 //!      | -- Done ------------------------> |
 //!      | <------- Source * --------------- |   mounts that take the host's privileges
@@ -63,7 +63,7 @@ pub enum ToInit {
         tasks: u8,
         phases: bool,
     },
-    /// Init is in its cgroup.
+    /// The first process of a container is in its cgroup. A further one need not know before `Start`.
     Placed,
     /// Comes with the requested mount.
     Mount,
@@ -185,7 +185,7 @@ impl Channel {
 
     /// `None` once the other side has gone.
     pub fn receive<T: Message>(&self) -> Result<Option<(T, Vec<OwnedFd>)>> {
-        let mut bytes = vec![0; T::LONGEST];
+        let mut bytes = vec![0; self.next_length::<T>()?];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let received = rustix::io::retry_on_intr(|| {
@@ -211,6 +211,21 @@ impl Channel {
             return Ok(None);
         }
         decode(&bytes[..received.bytes]).map(|message| Some((message, fds)))
+    }
+
+    /// The length of a buffer for the next message. One for the longest of init's would be 8 pages, each with a fault.
+    fn next_length<T: Message>(&self) -> Result<usize> {
+        const SHORT: usize = 512;
+        if T::LONGEST <= SHORT {
+            return Ok(T::LONGEST);
+        }
+        let flags = RecvFlags::PEEK | RecvFlags::TRUNC;
+        match rustix::io::retry_on_intr(|| rustix::net::recv(&self.0, &mut [0; 0][..], flags)) {
+            Ok((_, length)) => Ok(length.clamp(1, T::LONGEST)),
+            // As for the message itself.
+            Err(Errno::CONNRESET) => Ok(T::LONGEST),
+            Err(errno) => Err(Error::sys("recv(MSG_PEEK)", errno)),
+        }
     }
 }
 
