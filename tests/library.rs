@@ -11,7 +11,7 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use berth::{
@@ -21,7 +21,7 @@ use berth::{
 use harness::{Config, Test};
 
 e2e!(any: nothing_of_the_program_is_changed, processes_and_streams, a_terminal, waiting_ends, errors_have_kinds,
-    another_container_of_the_same_id, a_configuration_in_memory, limits_and_numbers, no_signal_of_a_pipe);
+    another_container_of_the_same_id, a_configuration_in_memory, limits_and_numbers, no_signal_of_a_pipe, no_child_runs_a_handler_in_the_programs_memory);
 // The device rules of cgroup v2 are a program, which the kernel verifies.
 e2e!(signals_interrupt_nothing);
 
@@ -186,13 +186,13 @@ extern "C" fn no_op(_: i32) {}
 
 /// Without SA_RESTART. Returns the handler that was there.
 #[allow(unsafe_code, reason = "rustix has no handlers of signals")]
-fn handle_sigprof(handler: libc::sighandler_t) -> libc::sighandler_t {
-    // SAFETY: all fields may be zero, and the handler does nothing.
+fn handle(signal: i32, handler: libc::sighandler_t) -> libc::sighandler_t {
+    // SAFETY: all fields may be zero, and the handlers here make at most a system call.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         let mut before: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = handler;
-        assert_eq!(libc::sigaction(libc::SIGPROF, &raw const action, &raw mut before), 0);
+        assert_eq!(libc::sigaction(signal, &raw const action, &raw mut before), 0);
         before.sa_sigaction
     }
 }
@@ -229,7 +229,7 @@ fn signals_interrupt_nothing(t: &Test) {
     let _alone = ALONE.lock();
     let bundle = t.container(Config::sleep()).bundle;
     let runtime = runtime(t);
-    let before = handle_sigprof(no_op as *const () as libc::sighandler_t);
+    let before = handle(libc::SIGPROF, no_op as *const () as libc::sighandler_t);
     let (process, thread) = (std::process::id(), rustix::thread::gettid());
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -252,7 +252,51 @@ fn signals_interrupt_nothing(t: &Test) {
         done.store(true, Ordering::Relaxed);
         lived.unwrap();
     });
-    handle_sigprof(before);
+    handle(libc::SIGPROF, before);
+}
+
+static PROGRAM: AtomicU32 = AtomicU32::new(0);
+static ELSEWHERE: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn note_elsewhere(_: i32) {
+    if std::process::id() != PROGRAM.load(Ordering::Relaxed) {
+        ELSEWHERE.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A terminal sends its signals to a whole group of processes. The child that `exec` makes has the program's memory at
+/// first.
+#[allow(unsafe_code, reason = "rustix has no signals to a group")]
+fn no_child_runs_a_handler_in_the_programs_memory(t: &Test) {
+    let _alone = ALONE.lock();
+    PROGRAM.store(std::process::id(), Ordering::Relaxed);
+    // SAFETY: it takes numbers only. A process that leads a session has a group of its own already.
+    unsafe { libc::setpgid(0, 0) };
+    let container = create(t, Config::sleep(), Stdio::null());
+    container.start().unwrap();
+    // By default it does nothing, so that the child goes on once it has a program of its own.
+    let before = handle(libc::SIGWINCH, note_elsewhere as *const () as libc::sighandler_t);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                // SAFETY: it takes numbers only.
+                unsafe { libc::kill(0, libc::SIGWINCH) };
+            }
+        });
+        let execs = || {
+            for _ in 0..100 {
+                let process = container.exec(ExecOptions::new(["/bin/true"])).unwrap().start().unwrap();
+                assert_eq!(process.wait().unwrap().code(), Some(0));
+            }
+        };
+        let executed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(execs));
+        done.store(true, Ordering::Relaxed);
+        executed.unwrap();
+    });
+    handle(libc::SIGWINCH, before);
+    assert!(!ELSEWHERE.load(Ordering::Relaxed));
+    container.delete(true).unwrap();
 }
 
 fn nothing_of_the_program_is_changed(t: &Test) {

@@ -114,12 +114,14 @@ impl Child {
             Some(init) => namespaces::join_container(&self.channel, &plan, &init, root, cgroups)?,
             None => namespaces::enter(&self.channel, &plan, namespaces, cgroups)?,
         }
-        self.begin(Phase::Placement)?;
-        self.expect_placed()?;
         match &plan.role {
+            // What the runtime does for its place and its limits is done before it starts.
             Role::Exec => self.exec(&plan),
             #[cfg(not(feature = "exec-only"))]
-            Role::Create(container) => self.create(&plan, container, start_socket),
+            Role::Create(container) => {
+                self.expect_placed()?;
+                self.create(&plan, container, start_socket)
+            }
             #[cfg(not(feature = "exec-only"))]
             Role::Errand(errand) => self.run_errand(errand),
             #[cfg(feature = "exec-only")]
@@ -417,7 +419,9 @@ impl Child {
         Ok(Told { plan, target, root, namespaces, start_socket, cgroups })
     }
 
+    /// Its cgroup namespace will show the place that it has then.
     fn expect_placed(&self) -> Result<()> {
+        self.begin(Phase::Placement)?;
         match self.receive()? {
             (ToInit::Placed, _) => Ok(()),
             _ => Err(out_of_turn()),

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType};
 
 use super::identity;
@@ -135,8 +136,10 @@ fn setns(join: &Join, file: BorrowedFd) -> Result<()> {
     identity::never_dumpable()
 }
 
-/// Goes on in a child, which is a sibling of this process: the runtime is its parent.
+/// Goes on in a child, which is a sibling of this process: the runtime is its parent. It says nothing before the runtime
+/// has been told of it.
 fn become_child(channel: &Channel, plan: &InitPlan, flags: u64, cgroups: Cgroups) -> Result<()> {
+    let (wait, told) = pipe_with(PipeFlags::CLOEXEC).call(|| "pipe2()")?;
     let clone =
         |cgroup| fork(CloneOptions { flags: flags | libc::CLONE_PARENT as u64, cgroup, ..CloneOptions::default() });
     let unified = cgroups.unified.as_ref().map(AsFd::as_fd);
@@ -150,10 +153,15 @@ fn become_child(channel: &Channel, plan: &InitPlan, flags: u64, cgroups: Cgroups
         Err(errno) => give_up(channel, Step::Clone, 0, errno)?,
         Ok(Some(child)) => {
             channel.send_with(&FromInit::Forked { outside }, &[child.pidfd.as_fd()])?;
+            drop(told);
             std::process::exit(0);
         }
         Ok(None) => {}
     }
+    drop(told);
+    // The end of the file: the stage has told, or has ended, which the runtime sees.
+    rustix::io::retry_on_intr(|| rustix::io::read(&wait, &mut [0])).call(|| "read(stage)")?;
+    drop(wait);
     for (index, tasks) in cgroups.tasks.iter().enumerate() {
         if let Err(errno) = rustix::io::write(tasks, b"0") {
             give_up(channel, Step::Cgroup, index as u8, errno)?;

@@ -14,7 +14,7 @@ mod seccomp;
 use std::cell::Cell;
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 pub use descriptor::send_descriptor;
 pub use proof::has_inits_name;
@@ -23,6 +23,7 @@ pub use seccomp::send_listener;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
+use rustix::net::{RecvFlags, Shutdown};
 use rustix::process::{PidfdGetfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 
 use crate::error::{Call, Context, Error, Result};
@@ -57,7 +58,7 @@ pub struct Init {
     sent: Cell<Option<SystemTime>>,
     released: bool,
     /// Kept while init runs it. Freeing it takes time, which init's exec would take if it held the last reference.
-    executable: Executable,
+    executable: Option<Executable>,
 }
 
 /// What init gets when it is made.
@@ -91,7 +92,6 @@ impl Init {
     /// Clones init, sends it its plan, and goes on until init is the process that will execute the user's program.
     pub fn spawn(plan: &InitPlan, joined: Joined, birth: Birth) -> Result<Self> {
         let Birth { start_socket, cgroup, entry, stdio, at_gate, patience, timeline } = birth;
-        timeline.phase("clone");
         let (channel, theirs) = Channel::pair()?;
         note_times(&channel, &timeline)?;
         let namespaces = &plan.namespaces;
@@ -102,12 +102,22 @@ impl Init {
         // if it belongs to a new user namespace, or if the runtime is about to enter it.
         let at_once = maps_ids || plan.container().is_some_and(|container| container.net_devices);
         let late = if at_once { 0 } else { flags & (Kind::Network.clone_flag() | Kind::Ipc.clone_flag()) };
-        let (gate, open_gate) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).call(|| "pipe2()")?;
-
         let executable = Executable::new()?;
         if maps_ids {
             executable.shield(namespaces)?;
         }
+        // A container's process makes its namespaces while the runtime does its own part. Others have nothing to do.
+        let gate = if plan.container().is_some() {
+            Some(rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).call(|| "pipe2()")?)
+        } else {
+            timeline.phase("init's image");
+            executable.fill_and_seal(&plan.role)?;
+            None
+        };
+        // What `follow` opens. Without them it could not tell what the stage has forked, nor end it.
+        let spare = || rustix::io::fcntl_dupfd_cloexec(&channel.as_fd(), 0).call(|| "fcntl(F_DUPFD_CLOEXEC)");
+        let spares = if staged { Some((spare()?, spare()?)) } else { None };
+        timeline.phase("clone");
         let number = CString::new(theirs.as_fd().as_raw_fd().to_string()).unwrap_or_default();
         let (born_in, cgroups) =
             if plan.stage_enters_cgroup() { (None, Vec::new()) } else { (cgroup, entry.fds().collect()) };
@@ -120,7 +130,7 @@ impl Init {
                 stdio,
                 cgroups: &cgroups,
                 unshare: late,
-                gate: (gate.as_fd(), open_gate.as_fd()),
+                gate: gate.as_ref().map(|(wait, open)| (wait.as_fd(), open.as_fd())),
                 ids: maps_ids.then(|| plan.first_ids()),
                 clone: CloneOptions { flags: flags & !late, cgroup, ..CloneOptions::default() },
             })
@@ -133,37 +143,42 @@ impl Init {
             Err(Errno::ACCESS | Errno::PERM) if born_in.is_some() => (spawn(None), true),
             result => (result, false),
         })?;
-        let process = process.call(|| format!("clone3({})", describe_flags(flags))).map_err(hint_clone)?;
+        let call = || if flags == 0 { "clone()".to_owned() } else { format!("clone3({})", describe_flags(flags)) };
+        let process = process.call(call).map_err(hint_clone)?;
         drop(theirs);
 
         timeline.init(None, "before its image: cgroups, namespaces");
-        let mut init = Self::new(process, channel, entry, executable);
+        let mut init = Self::new(process, channel, entry);
         (init.outside, init.patience, init.timeline) = (outside, patience, timeline);
         init.set_oom_score_adj(plan)?;
         if maps_ids {
             init.timeline.phase("id maps");
             ids::map(init.process.pid, &namespaces.uid_mappings, &namespaces.gid_mappings)?;
         }
-        init.timeline.phase("init's image");
-        init.executable.fill_and_seal(&plan.role)?;
-        if let Some(act) = at_gate {
-            init.timeline.phase("device rules");
-            act()?;
+        if let Some((wait, open)) = gate {
+            init.timeline.phase("init's image");
+            executable.fill_and_seal(&plan.role)?;
+            if let Some(act) = at_gate {
+                init.timeline.phase("device rules");
+                act()?;
+            }
+            rustix::io::write(&open, &[0]).call(|| "write(gate)").map_err(|e| init.explain(e))?;
+            // Only now: with nobody to read it, writing would end a caller that does not ignore SIGPIPE.
+            drop(wait);
         }
-        rustix::io::write(&open_gate, &[0]).call(|| "write(gate)").map_err(|e| init.explain(e))?;
-        // Only now: with nobody to read it, writing would end a caller that does not ignore SIGPIPE.
-        drop(gate);
         init.timeline.phase("plan to init");
         init.tell(plan, joined, start_socket, cgroup)?;
         if staged {
             init.timeline.wait("stage");
-            init.follow(plan)?;
+            drop(spares);
+            init.follow(plan, executable.as_fd()).inspect_err(|_| init.hang_up())?;
         }
         init.timeline.phase("placement, hard limits");
+        init.executable = Some(executable);
         Ok(init)
     }
 
-    fn new(process: Process, channel: Channel, entry: Entry, executable: Executable) -> Self {
+    fn new(process: Process, channel: Channel, entry: Entry) -> Self {
         let (timeline, phase, sent) = (Timeline::default(), Cell::default(), Cell::default());
         Self {
             process,
@@ -175,7 +190,7 @@ impl Init {
             phase,
             sent,
             released: false,
-            executable,
+            executable: None,
         }
     }
 
@@ -233,33 +248,24 @@ impl Init {
     }
 
     /// The stage joins namespaces and forks the process that goes on, which is a child of this runtime as well.
-    fn follow(&mut self, plan: &InitPlan) -> Result<()> {
+    fn follow(&mut self, plan: &InitPlan, executable: BorrowedFd) -> Result<()> {
         let namespaces = &plan.namespaces;
-        let maps_ids = plan.container().is_some() && namespaces.is_new(Kind::User);
-        let (mut forked, mut asked) = (false, false);
-        // What the stage has forked may ask before the stage tells of it.
-        while !forked || maps_ids && !asked {
+        match self.next()? {
+            (FromInit::Forked { outside }, fds) => {
+                let process = proof::forked(one(fds)?, executable)?;
+                self.outside |= outside && plan.stage_enters_cgroup();
+                let stage = std::mem::replace(&mut self.process, process);
+                // The stage has done its work.
+                end(stage.pidfd.as_fd());
+                self.timeline.init(self.sent.get(), "forked by the stage");
+            }
+            (other, _) => return Err(refuse(&other)),
+        }
+        if plan.container().is_some() && namespaces.is_new(Kind::User) {
             match self.next()? {
-                (FromInit::Forked { outside }, fds) if !forked => {
-                    forked = true;
-                    let process = proof::forked(one(fds)?, self.executable.as_fd())?;
-                    self.outside |= outside && plan.stage_enters_cgroup();
-                    let stage = std::mem::replace(&mut self.process, process);
-                    // The stage has done its work.
-                    end(stage.pidfd.as_fd());
-                    // That process may have told more before the stage told of it.
-                    if self.phase.get() < Some(Phase::Placement) && !asked {
-                        self.timeline.init(self.sent.get(), "forked by the stage");
-                    }
-                }
-                (FromInit::MapIds, _) if maps_ids && !asked => {
-                    asked = true;
-                    self.timeline.init_waits(self.sent.get(), "id maps");
-                }
+                (FromInit::MapIds, _) => self.timeline.init_waits(self.sent.get(), "id maps"),
                 (other, _) => return Err(refuse(&other)),
             }
-        }
-        if maps_ids {
             self.timeline.phase("id maps");
             ids::map(self.process.pid, &namespaces.uid_mappings, &namespaces.gid_mappings)?;
             self.send(&ToInit::Done)?;
@@ -267,7 +273,25 @@ impl Init {
         Ok(())
     }
 
-    /// Tells init that it is in its cgroup.
+    /// A process that was forked, but not told of, ends when it finds that nobody will start it. Waits until it has, so
+    /// that the failed command leaves nothing.
+    fn hang_up(&self) {
+        const SOON: Duration = Duration::from_secs(1);
+        let _ = rustix::net::shutdown(self.channel.as_fd(), Shutdown::Write);
+        end(self.process.pidfd.as_fd());
+        let until = Instant::now() + SOON;
+        let waits = || {
+            let left = until.saturating_duration_since(Instant::now());
+            poll_within(&mut [PollFd::new(&self.channel, PollFlags::IN)], Some(left)) == Ok(1)
+        };
+        // No message is empty: that is the end of the file.
+        while waits()
+            && rustix::net::recv(self.channel.as_fd(), &mut [0], RecvFlags::DONTWAIT).is_ok_and(|(n, _)| n > 0)
+        {
+        }
+    }
+
+    /// Tells the first process of a container that it is in its cgroup.
     pub fn placed(&self) -> Result<()> {
         self.send(&ToInit::Placed)
     }
@@ -340,6 +364,7 @@ impl Init {
         proof::await_exec(&self.channel, process, hook_output, &self.timeline, &|| self.died())?;
         runs(&self.timeline);
         self.released = true;
+        self.executable = None;
         Ok(())
     }
 

@@ -113,6 +113,7 @@ mod tests {
     use std::cell::RefCell;
     use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
     use std::path::Path;
+    use std::time::{Duration, Instant};
 
     use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -171,7 +172,7 @@ mod tests {
             let pidfd = pidfd_of(&child);
             let (ours, channel) = Channel::pair().unwrap();
             let process = Process { pid: child.id().cast_signed(), pidfd };
-            let init = Init::new(process, ours, Entry::default(), Executable::new().unwrap());
+            let init = Init::new(process, ours, Entry::default());
             Self { child, init, channel }
         }
 
@@ -306,6 +307,26 @@ mod tests {
         let (_, end) = stand_in.served(&plan(false));
         assert_eq!(end, "init said too much");
         assert!(talk.join().unwrap() < 100_000);
+    }
+
+    /// What a dead stage has forked may be in the hands of the container.
+    #[test]
+    fn who_goes_on_talking_is_not_listened_to_for_ever() {
+        let mut stand_in = StandIn::new();
+        let (_, other) = Channel::pair().unwrap();
+        let channel = std::mem::replace(&mut stand_in.channel, other);
+        let talk = std::thread::spawn(move || {
+            let until = Instant::now() + Duration::from_secs(20);
+            while channel.send(&FromInit::Hooks).is_ok() {
+                if Instant::now() > until {
+                    return "stopped by itself";
+                }
+            }
+            "cut off"
+        });
+        stand_in.init.hang_up();
+        assert_eq!(stand_in.served(&plan(false)).0, [""; 0]);
+        assert_eq!(talk.join().unwrap(), "cut off");
     }
 
     #[test]

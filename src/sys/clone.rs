@@ -7,6 +7,7 @@ use rustix::io::{Errno, Result};
 use rustix::thread::{self, CapabilitySet, CapabilitySets};
 
 use super::check;
+use super::signal::{SignalSet, sigmask};
 
 /// linux/sched.h; the constant of `libc` is too narrow for it.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -98,7 +99,7 @@ pub struct Spawn<'a> {
     pub unshare: u64,
     /// Both ends of a pipe. The child waits for a byte before it execs, or for the end of the file if the writer has
     /// ended.
-    pub gate: (BorrowedFd<'a>, BorrowedFd<'a>),
+    pub gate: Option<(BorrowedFd<'a>, BorrowedFd<'a>)>,
     /// The uid and gid that the child then takes in its new user namespace. Without ids there, new files would have an
     /// owner that is not mapped, and exec would remove the capabilities that clone gave the child.
     pub ids: Option<(u32, u32)>,
@@ -122,17 +123,57 @@ pub enum Step {
 pub type Stillborn = [u8; 4];
 
 /// Clones a child that execs at once, which is safe whatever other threads do.
+///
+/// Without a gate, namespaces and cgroups it is as by vfork(2): the child uses the memory of this thread, which waits
+/// until it execs. That saves copying the page tables, and a fault for each page that is written to afterwards.
 pub fn spawn(spawn: &Spawn) -> Result<Process> {
     const MAX_ARGS: usize = 4;
     let mut argv = [std::ptr::null(); MAX_ARGS + 1];
     for (slot, arg) in argv[..MAX_ARGS].iter_mut().zip(spawn.argv) {
         *slot = arg.as_ptr();
     }
-    // SAFETY: the child only makes syscalls on descriptors and memory that it inherited.
-    if let Some(process) = unsafe { clone3(spawn.clone) }? {
-        return Ok(process);
+    if spawn.gate.is_none() && spawn.cgroups.is_empty() && spawn.clone.flags == 0 && spawn.clone.cgroup.is_none() {
+        return vfork(spawn, &argv);
     }
-    let (step, index, errno) = exec_child(spawn, &argv);
+    // SAFETY: the child only makes syscalls on descriptors and memory that it inherited.
+    match unsafe { clone3(spawn.clone) }? {
+        Some(process) => Ok(process),
+        None => be_child(spawn, &argv),
+    }
+}
+
+/// clone3(2) has no wrapper in the C library that gives the child a stack, so this is clone(2).
+fn vfork(spawn: &Spawn, argv: &[*const libc::c_char]) -> Result<Process> {
+    /// A child makes some system calls, and reports with one more.
+    const STACK: usize = 32 * 1024;
+    extern "C" fn child(given: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: `given` is what `vfork` passes below, and outlives the child's use of it.
+        let (spawn, argv) = unsafe { &*given.cast::<(&Spawn, &[*const libc::c_char])>() };
+        be_child(spawn, argv)
+    }
+    let mut stack = vec![0_u128; STACK / size_of::<u128>()];
+    let mut given = (spawn, argv);
+    let mut pidfd: RawFd = -1;
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
+    // No signal handler of the program may run in the child: it would act on the program's memory. The child executes
+    // its program with all signals blocked.
+    let before = sigmask(&SignalSet::full());
+    // SAFETY: the stack and all that is passed live until the child has executed its program or ended. Until then it
+    // makes system calls only, and this thread, whose errno it uses, waits.
+    let pid = check(
+        unsafe {
+            let (top, given) = (stack.as_mut_ptr_range().end.cast(), (&raw mut given).cast());
+            libc::clone(child, top, flags, given, &raw mut pidfd)
+        }
+        .into(),
+    );
+    sigmask(&before);
+    // SAFETY: CLONE_PIDFD made this descriptor for us.
+    pid.map(|pid| Process { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
+}
+
+fn be_child(spawn: &Spawn, argv: &[*const libc::c_char]) -> ! {
+    let (step, index, errno) = exec_child(spawn, argv);
     let report: Stillborn = [0, step as u8, index, errno.raw_os_error() as u8];
     // SAFETY: plain syscalls on memory of this frame.
     unsafe {
@@ -154,11 +195,12 @@ fn exec_child(spawn: &Spawn, argv: &[*const libc::c_char]) -> (Step, u8, Errno) 
         if spawn.unshare != 0 && libc::syscall(libc::SYS_unshare, spawn.unshare) != 0 {
             return (Step::Unshare, 0, super::last_errno());
         }
-        let (gate, open_gate) = spawn.gate;
-        libc::close(open_gate.as_raw_fd());
-        let mut byte = 0u8;
-        if libc::read(gate.as_raw_fd(), (&raw mut byte).cast(), 1) != 1 {
-            return (Step::Gate, 0, Errno::PIPE);
+        if let Some((gate, open_gate)) = spawn.gate {
+            libc::close(open_gate.as_raw_fd());
+            let mut byte = 0u8;
+            if libc::read(gate.as_raw_fd(), (&raw mut byte).cast(), 1) != 1 {
+                return (Step::Gate, 0, Errno::PIPE);
+            }
         }
         if let Some((uid, gid)) = spawn.ids {
             for (call, id) in [(libc::SYS_setresgid, gid), (libc::SYS_setresuid, uid)] {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::harness::inject::{Action, Point};
-use crate::harness::{Cmd, Config, Mode, Test, sys};
+use crate::harness::{Cmd, Config, Mode, Test, eventually, sys};
 
 e2e!(
     start_fails_if_init_dies_before_the_process_is_executed,
@@ -20,7 +20,7 @@ e2e!(
     nothing_is_executed_before_the_device_rules_are_in_force,
 );
 
-e2e!(any: the_stage_may_be_slower_than_what_it_has_forked);
+e2e!(any: the_stage_may_be_slower_than_what_it_has_forked, a_stage_that_dies_before_it_tells_leaves_nothing);
 
 /// The runtime is the first process of a command, and the next is init, or for `exec` the one that joins the container.
 const RUNTIME: usize = 0;
@@ -70,8 +70,11 @@ fn a_message_that_cannot_be_sent_ends_the_command(t: &Test) {
             let said = fails_at(c.run_cmd(&[]), point, Action::Fail(errno));
             assert!(said.contains("sendmsg"), "{said}");
             c.assert_gone();
-            let said = fails_at(up.exec_cmd(&[], &["/bin/true"]), point, Action::Fail(errno));
-            assert!(said.contains("sendmsg"), "{said}");
+            // To a further process there are the plan and `Start`.
+            if occurrence <= 2 {
+                let said = fails_at(up.exec_cmd(&[], &["/bin/true"]), point, Action::Fail(errno));
+                assert!(said.contains("sendmsg"), "{said}");
+            }
         }
     }
 }
@@ -147,7 +150,8 @@ fn nothing_is_executed_before_the_device_rules_are_in_force(t: &Test) {
     }
 }
 
-/// The forked process asks for its id maps; the stage, which tells of it, may get no processor in the meantime.
+/// The stage tells of the process that it has forked, and may get no processor for that while the other one goes on, to
+/// where it asks for its id maps or, with `exec`, is ready.
 fn the_stage_may_be_slower_than_what_it_has_forked(t: &Test) {
     let up = t.container(Config::sleep());
     up.up();
@@ -165,4 +169,23 @@ fn the_stage_may_be_slower_than_what_it_has_forked(t: &Test) {
     std::thread::sleep(Duration::from_millis(300));
     traced.go_on();
     traced.wait().0.ok();
+
+    let traced = up.exec_cmd(&[], &["/bin/echo", "here"]).trace(&[], point, Action::Pause, Duration::from_secs(20));
+    assert!(traced.reached());
+    std::thread::sleep(Duration::from_millis(300));
+    traced.go_on();
+    assert_eq!(traced.wait().0.ok().text(), "here");
+}
+
+/// What it has forked does not go on without the runtime.
+fn a_stage_that_dies_before_it_tells_leaves_nothing(t: &Test) {
+    let c = t.container(Config::sleep());
+    c.up();
+    let point = Point { process: CHILD, number: libc::SYS_sendmsg, occurrence: 1 };
+    let said = fails_at(c.exec_cmd(&[], &["/bin/touch", "/went-on"]), point, Action::Signal(libc::SIGKILL));
+    assert!(said.contains("init was killed"), "{said}");
+    eventually("the forked process has ended", || {
+        c.cli("ps", &["--format", "json"]).arg(&c.id).ok().text().trim() == format!("[{}]", c.pid())
+    });
+    assert!(!c.rootfs().join("went-on").exists());
 }

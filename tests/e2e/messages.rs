@@ -113,7 +113,7 @@ fn exec_in_a_container_that_ends(t: &Test) {
     if t.peer_lacks("the system call at which it stands still") {
         return;
     }
-    for number in [libc::SYS_clone3, libc::SYS_sendmsg, libc::SYS_pidfd_open] {
+    for number in [libc::SYS_clone, libc::SYS_sendmsg, libc::SYS_pidfd_open] {
         let c = t.container(Config::sleep());
         c.up();
         let at = Point { process: 0, number, occurrence: 1 };

@@ -144,8 +144,8 @@ fn each_command_has_one(t: &Test) {
             "record",
             "plan",
             "cgroups",
-            "clone",
             "init's image",
+            "clone",
             "waits: stage",
             "placement, hard limits",
             "waits: init",
@@ -155,7 +155,7 @@ fn each_command_has_one(t: &Test) {
         ],
         &[
             "descriptors, joined namespaces",
-            "waits: Placed",
+            "forked by the stage",
             "privileges, user, descriptors",
             "limits, seccomp, exec",
             "the process",
