@@ -115,7 +115,7 @@ impl Init {
             None
         };
         // What `follow` opens. Without them it could not tell what the stage has forked, nor end it.
-        let spare = || rustix::io::fcntl_dupfd_cloexec(&channel.as_fd(), 0).call(|| "fcntl(F_DUPFD_CLOEXEC)");
+        let spare = || rustix::io::fcntl_dupfd_cloexec(channel.as_fd(), 0).call(|| "fcntl(F_DUPFD_CLOEXEC)");
         let spares = if staged { Some((spare()?, spare()?)) } else { None };
         timeline.phase("clone");
         let number = CString::new(theirs.as_fd().as_raw_fd().to_string()).unwrap_or_default();

@@ -151,7 +151,8 @@ fn vfork(spawn: &Spawn, argv: &[*const libc::c_char]) -> Result<Process> {
         let (spawn, argv) = unsafe { &*given.cast::<(&Spawn, &[*const libc::c_char])>() };
         be_child(spawn, argv)
     }
-    let mut stack = vec![0_u128; STACK / size_of::<u128>()];
+    // Not zeroed: that would touch all its pages.
+    let mut stack = Vec::<u128>::with_capacity(STACK / size_of::<u128>());
     let mut given = (spawn, argv);
     let mut pidfd: RawFd = -1;
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
@@ -162,7 +163,7 @@ fn vfork(spawn: &Spawn, argv: &[*const libc::c_char]) -> Result<Process> {
     // makes system calls only, and this thread, whose errno it uses, waits.
     let pid = check(
         unsafe {
-            let (top, given) = (stack.as_mut_ptr_range().end.cast(), (&raw mut given).cast());
+            let (top, given) = (stack.as_mut_ptr().add(stack.capacity()).cast(), (&raw mut given).cast());
             libc::clone(child, top, flags, given, &raw mut pidfd)
         }
         .into(),
