@@ -149,7 +149,7 @@ impl Error {
 }
 
 /// The words of glibc and Go, for which engines and people search, where musl has other ones.
-const WORDS: [(Errno, &str); 26] = [
+const WORDS: [(Errno, &str); 27] = [
     (Errno::IO, "input/output error"),
     (Errno::CHILD, "no child processes"),
     (Errno::NOMEM, "cannot allocate memory"),
@@ -158,6 +158,7 @@ const WORDS: [(Errno, &str); 26] = [
     (Errno::MFILE, "too many open files"),
     (Errno::NOTTY, "inappropriate ioctl for device"),
     (Errno::SPIPE, "illegal seek"),
+    (Errno::PIPE, "broken pipe"),
     (Errno::DEADLK, "resource deadlock avoided"),
     (Errno::NAMETOOLONG, "file name too long"),
     (Errno::LOOP, "too many levels of symbolic links"),

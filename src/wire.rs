@@ -8,7 +8,7 @@
 //!      | <------- Forked (pidfd) --------- |   only where joining namespaces takes a process in between
 //!      | <------- MapIds ----------------- |   only then, and with a new user namespace
 //!      | -- Done ------------------------> |
-//!      | -- Placed ----------------------> |   the first process of a container is in its cgroup
+//!      | -- Placed ----------------------> |   I is in its cgroup; not with exec, unless it was outside
 //!      | <------- TimeOffsets ------------ |   of a new time namespace
 //!      | -- Done ------------------------> |
 //!      | <------- Source * --------------- |   mounts that take the host's privileges
@@ -53,17 +53,18 @@ pub const INIT_NAME: &CStr = c"berth:[init]";
 pub enum ToInit {
     /// Descriptors come with it, in this order: a memfd with the plan; where said so, the pidfd of the container's
     /// init, and the root of that; the namespaces that the plan joins; where said so, the start socket, and the v2
-    /// cgroup in which the stage makes its child; the files by which that child enters v1's cgroups. `phases`: init
-    /// tells what it begins.
+    /// cgroup in which the stage makes its child; the files by which that child enters v1's cgroups. `outside`: the
+    /// process that gets this is not in its v2 cgroup yet. `phases`: init tells what it begins.
     Plan {
         target: bool,
         root: bool,
         start_socket: bool,
         cgroup: bool,
         tasks: u8,
+        outside: bool,
         phases: bool,
     },
-    /// The first process of a container is in its cgroup. A further one need not know before `Start`.
+    /// Init is in its cgroup. One that `exec` adds is told only if it was outside.
     Placed,
     /// Comes with the requested mount.
     Mount,
@@ -215,6 +216,7 @@ impl Channel {
 
     /// The length of a buffer for the next message. One for the longest of init's would be 8 pages, each with a fault.
     fn next_length<T: Message>(&self) -> Result<usize> {
+        /// Up to here a whole buffer costs less than a call.
         const SHORT: usize = 512;
         if T::LONGEST <= SHORT {
             return Ok(T::LONGEST);
@@ -222,7 +224,7 @@ impl Channel {
         let flags = RecvFlags::PEEK | RecvFlags::TRUNC;
         match rustix::io::retry_on_intr(|| rustix::net::recv(&self.0, &mut [0; 0][..], flags)) {
             Ok((_, length)) => Ok(length.clamp(1, T::LONGEST)),
-            // As for the message itself.
+            // Reading the error has cleared it: see `receive`.
             Err(Errno::CONNRESET) => Ok(T::LONGEST),
             Err(errno) => Err(Error::sys("recv(MSG_PEEK)", errno)),
         }

@@ -210,6 +210,8 @@ pub(super) fn usage_error(text: &str, bin: &str, global: &Command) -> Error {
         (Some("-i" | "--interactive"), "exec" | "run", _) => {
             "standard input is connected without an option; exec takes -t for a terminal".into()
         }
+        (Some("-w" | "--workdir"), "exec", _) => "the working directory is --cwd DIR".into(),
+        (Some("--privileged"), "exec", _) => "--cap NAME adds one capability".into(),
         (Some(signal), "kill", _)
             if signal
                 .strip_prefix('-')

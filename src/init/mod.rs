@@ -110,18 +110,18 @@ impl Child {
             .chain(namespaces.iter().map(AsFd::as_fd))
             .chain(cgroups.fds());
         exec::close_descriptors(3 + plan.preserve_fds, kept)?;
-        match target {
+        let outside = match target {
             Some(init) => namespaces::join_container(&self.channel, &plan, &init, root, cgroups)?,
             None => namespaces::enter(&self.channel, &plan, namespaces, cgroups)?,
+        };
+        // One more process in its cgroup goes on at once: the runtime is done before it sends `Start`.
+        if outside || !matches!(plan.role, Role::Exec) {
+            self.expect_placed()?;
         }
         match &plan.role {
-            // What the runtime does for its place and its limits is done before it starts.
             Role::Exec => self.exec(&plan),
             #[cfg(not(feature = "exec-only"))]
-            Role::Create(container) => {
-                self.expect_placed()?;
-                self.create(&plan, container, start_socket)
-            }
+            Role::Create(container) => self.create(&plan, container, start_socket),
             #[cfg(not(feature = "exec-only"))]
             Role::Errand(errand) => self.run_errand(errand),
             #[cfg(feature = "exec-only")]
@@ -400,7 +400,7 @@ impl Child {
     }
 
     fn receive_plan(&mut self) -> Result<Told> {
-        let (ToInit::Plan { target, root, start_socket, cgroup, tasks, phases }, fds) = self.receive()? else {
+        let (ToInit::Plan { target, root, start_socket, cgroup, tasks, outside, phases }, fds) = self.receive()? else {
             return Err(out_of_turn());
         };
         self.phases = phases;
@@ -415,11 +415,12 @@ impl Child {
         let joins = if target.is_some() { 0 } else { plan.namespaces.join.len() };
         let namespaces = (0..joins).map(|_| next(true)).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
         let (start_socket, unified) = (next(start_socket)?, next(cgroup)?);
-        let cgroups = Cgroups { unified, tasks: fds.take(tasks.into()).collect() };
+        let cgroups = Cgroups { unified, tasks: fds.take(tasks.into()).collect(), outside };
         Ok(Told { plan, target, root, namespaces, start_socket, cgroups })
     }
 
-    /// Its cgroup namespace will show the place that it has then.
+    /// Waits until the runtime has put this process into its cgroups. A cgroup namespace will show the place that it has
+    /// then, and systemd moves only a process of the caller's user.
     fn expect_placed(&self) -> Result<()> {
         self.begin(Phase::Placement)?;
         match self.receive()? {

@@ -21,6 +21,8 @@ pub struct Cgroups {
     pub unified: Option<OwnedFd>,
     /// The `tasks` files of v1, by which it enters.
     pub tasks: Vec<OwnedFd>,
+    /// Without a stage: the kernel has refused to make this process in its v2 cgroup, so the runtime will move it.
+    pub outside: bool,
 }
 
 impl Cgroups {
@@ -29,18 +31,23 @@ impl Cgroups {
     }
 }
 
-/// Enters all namespaces but those that depend on the cgroup. If there is a stage, this returns only in its child.
-pub fn enter(channel: &Channel, plan: &InitPlan, joined: Vec<OwnedFd>, cgroups: Cgroups) -> Result<()> {
+/// Enters all namespaces but those that depend on the cgroup. If there is a stage, this returns only in its child. Returns
+/// whether the process is outside of its v2 cgroup.
+pub fn enter(channel: &Channel, plan: &InitPlan, joined: Vec<OwnedFd>, cgroups: Cgroups) -> Result<bool> {
     let namespaces = &plan.namespaces;
     join_namespaces(&namespaces.join, joined, &plan.process.user)?;
     if plan.is_staged() {
         return become_child(channel, plan, namespaces.clone_flags(), cgroups);
     }
     let flags = namespaces.unshare_flags();
-    if flags != 0 { unshare(flags) } else { Ok(()) }
+    if flags != 0 {
+        unshare(flags)?;
+    }
+    Ok(cgroups.outside)
 }
 
-/// Joins the namespaces of a running container. If there is a stage, this returns only in its child.
+/// Joins the namespaces of a running container. If there is a stage, this returns only in its child. Returns whether the
+/// process is outside of its v2 cgroup.
 ///
 /// The stage stays outside of the user namespace, whose root may not put a process into the container's cgroup; and
 /// outside of the cgroup namespace, from within which no process can be put into a cgroup that it does not show. An
@@ -51,7 +58,8 @@ pub fn join_container(
     init: &OwnedFd,
     root: Option<OwnedFd>,
     cgroups: Cgroups,
-) -> Result<()> {
+) -> Result<bool> {
+    let mut outside = cgroups.outside;
     let (user, cgroup) = (Kind::User.clone_flag(), Kind::Cgroup.clone_flag());
     let mut left = plan.join;
     if left & user != 0 {
@@ -68,7 +76,7 @@ pub fn join_container(
             }
             result => result.map(|()| later)?,
         };
-        become_child(channel, plan, 0, cgroups)?;
+        outside = become_child(channel, plan, 0, cgroups)?;
     }
     if left != 0 {
         setns_container(init, left)?;
@@ -78,7 +86,7 @@ pub fn join_container(
         identity::take_ids(&plan.process.user)?;
     }
     // With a mount namespace comes its root.
-    root.map_or(Ok(()), |root| crate::rootfs::chroot(root.as_fd()))
+    root.map_or(Ok(()), |root| crate::rootfs::chroot(root.as_fd())).map(|()| outside)
 }
 
 /// All at once, so that the rights in the user namespace count for the others.
@@ -136,9 +144,9 @@ fn setns(join: &Join, file: BorrowedFd) -> Result<()> {
     identity::never_dumpable()
 }
 
-/// Goes on in a child, which is a sibling of this process: the runtime is its parent. It says nothing before the runtime
+/// Goes on in a child, which is a sibling of this process: the runtime is its parent. It sends nothing before the runtime
 /// has been told of it.
-fn become_child(channel: &Channel, plan: &InitPlan, flags: u64, cgroups: Cgroups) -> Result<()> {
+fn become_child(channel: &Channel, plan: &InitPlan, flags: u64, cgroups: Cgroups) -> Result<bool> {
     let (wait, told) = pipe_with(PipeFlags::CLOEXEC).call(|| "pipe2()")?;
     let clone =
         |cgroup| fork(CloneOptions { flags: flags | libc::CLONE_PARENT as u64, cgroup, ..CloneOptions::default() });
@@ -158,8 +166,9 @@ fn become_child(channel: &Channel, plan: &InitPlan, flags: u64, cgroups: Cgroups
         }
         Ok(None) => {}
     }
-    drop(told);
-    // The end of the file: the stage has told, or has ended, which the runtime sees.
+    drop((told, cgroups.unified));
+    // Waits for the end of the file: the stage has told the runtime of this process, or has died. The runtime notices the
+    // latter by itself (`Init::hang_up`).
     rustix::io::retry_on_intr(|| rustix::io::read(&wait, &mut [0])).call(|| "read(stage)")?;
     drop(wait);
     for (index, tasks) in cgroups.tasks.iter().enumerate() {
@@ -167,13 +176,13 @@ fn become_child(channel: &Channel, plan: &InitPlan, flags: u64, cgroups: Cgroups
             give_up(channel, Step::Cgroup, index as u8, errno)?;
         }
     }
-    drop(cgroups);
+    drop(cgroups.tasks);
     if flags & Kind::User.clone_flag() != 0 {
         channel.send(&FromInit::MapIds)?;
         super::expect_done(channel)?;
         identity::take_ids(&plan.process.user)?;
     }
-    Ok(())
+    Ok(outside)
 }
 
 /// Reports an errno that the runtime can explain better.

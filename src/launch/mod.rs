@@ -57,7 +57,8 @@ pub struct Init {
     phase: Cell<Option<Phase>>,
     sent: Cell<Option<SystemTime>>,
     released: bool,
-    /// Kept while init runs it. Freeing it takes time, which init's exec would take if it held the last reference.
+    /// Held until the user's program is executed: who drops the last reference frees its pages, and that should not be
+    /// init's exec.
     executable: Option<Executable>,
 }
 
@@ -71,7 +72,8 @@ pub struct Birth<'a> {
     /// The v1 cgroups that it enters by itself.
     pub entry: Entry,
     pub stdio: Stdio<'a>,
-    /// What must be done before it executes init's image, and may be done while it makes its namespaces.
+    /// Only for the first process of a container: what must be done before it executes init's image, and may be done while
+    /// it makes its namespaces.
     pub at_gate: Option<&'a dyn Fn() -> Result<()>>,
     /// How long it may say nothing; `None` if it may have to wait for somebody other than this runtime.
     pub patience: Option<Duration>,
@@ -92,11 +94,16 @@ impl Init {
     /// Clones init, sends it its plan, and goes on until init is the process that will execute the user's program.
     pub fn spawn(plan: &InitPlan, joined: Joined, birth: Birth) -> Result<Self> {
         let Birth { start_socket, cgroup, entry, stdio, at_gate, patience, timeline } = birth;
+        // A container's first process makes its namespaces while the runtime fills the image, and waits for that at the gate.
+        // Other processes execute the image at once, so it is filled first.
+        let gated = plan.container().is_some();
+        timeline.phase(if gated { "clone" } else { "init's image" });
         let (channel, theirs) = Channel::pair()?;
         note_times(&channel, &timeline)?;
         let namespaces = &plan.namespaces;
         let staged = plan.is_staged();
-        let flags = if staged { 0 } else { namespaces.clone_flags() };
+        // The others join what the first process of the container has made.
+        let flags = if gated && !staged { namespaces.clone_flags() } else { 0 };
         let maps_ids = flags & Kind::User.clone_flag() != 0;
         // A network namespace takes long to make, so the child makes it while the runtime goes on. The clone makes it
         // if it belongs to a new user namespace, or if the runtime is about to enter it.
@@ -106,21 +113,23 @@ impl Init {
         if maps_ids {
             executable.shield(namespaces)?;
         }
-        // A container's process makes its namespaces while the runtime does its own part. Others have nothing to do.
-        let gate = if plan.container().is_some() {
+        let gate = if gated {
             Some(rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).call(|| "pipe2()")?)
         } else {
-            timeline.phase("init's image");
             executable.fill_and_seal(&plan.role)?;
             None
         };
-        // What `follow` opens. Without them it could not tell what the stage has forked, nor end it.
-        let spare = || rustix::io::fcntl_dupfd_cloexec(channel.as_fd(), 0).call(|| "fcntl(F_DUPFD_CLOEXEC)");
-        let spares = if staged { Some((spare()?, spare()?)) } else { None };
-        timeline.phase("clone");
+        // Two descriptors in reserve: `follow` receives a pidfd, and opens a file of procfs. Without them it could neither
+        // check nor kill what the stage has forked.
+        let reserve = || rustix::io::fcntl_dupfd_cloexec(channel.as_fd(), 0).call(|| "fcntl(F_DUPFD_CLOEXEC)");
+        let reserved = if staged { Some((reserve()?, reserve()?)) } else { None };
+        if !gated {
+            timeline.phase("clone");
+        }
         let number = CString::new(theirs.as_fd().as_raw_fd().to_string()).unwrap_or_default();
         let (born_in, cgroups) =
             if plan.stage_enters_cgroup() { (None, Vec::new()) } else { (cgroup, entry.fds().collect()) };
+        let vforks = !gated && born_in.is_none() && cgroups.is_empty();
         let spawn = |cgroup| {
             spawn(&Spawn {
                 executable: executable.as_fd(),
@@ -143,11 +152,19 @@ impl Init {
             Err(Errno::ACCESS | Errno::PERM) if born_in.is_some() => (spawn(None), true),
             result => (result, false),
         })?;
-        let call = || if flags == 0 { "clone()".to_owned() } else { format!("clone3({})", describe_flags(flags)) };
-        let process = process.call(call).map_err(hint_clone)?;
+        let call = || if vforks { "clone(CLONE_VFORK)".into() } else { format!("clone3({})", describe_flags(flags)) };
+        let process = process.call(call).map_err(|e| match e.errno() {
+            // No privilege is needed.
+            Some(Errno::PERM) if vforks => e.with_hint("a seccomp filter of the caller may forbid it"),
+            _ => hint_clone(e),
+        })?;
         drop(theirs);
 
-        timeline.init(None, "before its image: cgroups, namespaces");
+        if gated {
+            timeline.init(None, "before its image: cgroups, namespaces");
+        } else {
+            timeline.init_waits(None, "plan");
+        }
         let mut init = Self::new(process, channel, entry);
         (init.outside, init.patience, init.timeline) = (outside, patience, timeline);
         init.set_oom_score_adj(plan)?;
@@ -170,7 +187,7 @@ impl Init {
         init.tell(plan, joined, start_socket, cgroup)?;
         if staged {
             init.timeline.wait("stage");
-            drop(spares);
+            drop(reserved);
             init.follow(plan, executable.as_fd()).inspect_err(|_| init.hang_up())?;
         }
         init.timeline.phase("placement, hard limits");
@@ -242,6 +259,7 @@ impl Init {
             start_socket: start_socket.is_some(),
             cgroup: cgroup.is_some(),
             tasks: tasks.len() as u8,
+            outside: self.outside,
             phases: self.timeline.is_on(),
         };
         self.channel.send_with(&message, &fds).map_err(|e| self.explain(e))
@@ -273,8 +291,8 @@ impl Init {
         Ok(())
     }
 
-    /// A process that was forked, but not told of, ends when it finds that nobody will start it. Waits until it has, so
-    /// that the failed command leaves nothing.
+    /// If the stage fails before it has told of the process that it forked, that one ends as soon as it finds the channel
+    /// shut. Waits for that, a second at most, so that the failed command leaves nothing.
     fn hang_up(&self) {
         const SOON: Duration = Duration::from_secs(1);
         let _ = rustix::net::shutdown(self.channel.as_fd(), Shutdown::Write);
@@ -291,7 +309,7 @@ impl Init {
         }
     }
 
-    /// Tells the first process of a container that it is in its cgroup.
+    /// Tells init that it is in its cgroup.
     pub fn placed(&self) -> Result<()> {
         self.send(&ToInit::Placed)
     }

@@ -253,6 +253,9 @@ impl Container<'_> {
     fn serve_exec(&self, options: &ExecOptions, plan: &InitPlan, init: &Init) -> Result<Option<OwnedFd>> {
         let pid = init.process.pid;
         rlimits::raise(pid, &plan.process.rlimits)?;
+        if init.outside {
+            init.placed()?;
+        }
         let actions = Actions { container: self, options, plan, pid, master: RefCell::new(None) };
         init.serve(plan, &actions)?;
         if let Some(path) = &options.pidfd_socket {

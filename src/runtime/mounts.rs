@@ -83,7 +83,7 @@ impl Locked<'_> {
         let target = self.record.init.ok_or_else(stopped)?.open()?.ok_or_else(stopped)?;
         let target = Joined::Container { init: target.as_fd(), root: None };
         let init = Init::spawn(plan, target, Birth { patience: Some(PATIENCE), ..Birth::default() })?;
-        let done = init.serve(plan, &Actions { container: self, plan });
+        let done = init.placed().and_then(|()| init.serve(plan, &Actions { container: self, plan }));
         init.dismiss();
         done
     }

@@ -122,7 +122,7 @@ pub fn hint(error: Error) -> Error {
 pub fn users_hint() -> String {
     match std::env::var_os("XDG_RUNTIME_DIR").is_none_or(|dir| dir.is_empty()) {
         true => format!(
-            "XDG_RUNTIME_DIR is not set: set it (a login sets it to /run/user/{}), or give --root",
+            "set XDG_RUNTIME_DIR (a login sets it to /run/user/{}), or let --root name a directory of the user's own",
             rustix::process::geteuid().as_raw()
         ),
         false => "the directory of the runtime must belong to the user: XDG_RUNTIME_DIR or --root names another one"

@@ -97,8 +97,8 @@ pub struct Spawn<'a> {
     pub cgroups: &'a [BorrowedFd<'a>],
     /// `CLONE_NEW*` namespaces that the child makes by itself, while the parent goes on.
     pub unshare: u64,
-    /// Both ends of a pipe. The child waits for a byte before it execs, or for the end of the file if the writer has
-    /// ended.
+    /// Both ends of a pipe, if the child is to wait before it execs: for a byte, or for the end of the file if the writer
+    /// has ended.
     pub gate: Option<(BorrowedFd<'a>, BorrowedFd<'a>)>,
     /// The uid and gid that the child then takes in its new user namespace. Without ids there, new files would have an
     /// owner that is not mapped, and exec would remove the capabilities that clone gave the child.
@@ -125,14 +125,15 @@ pub type Stillborn = [u8; 4];
 /// Clones a child that execs at once, which is safe whatever other threads do.
 ///
 /// Without a gate, namespaces and cgroups it is as by vfork(2): the child uses the memory of this thread, which waits
-/// until it execs. That saves copying the page tables, and a fault for each page that is written to afterwards.
+/// until it execs or ends. That saves copying the page tables, and a fault for each page that is written to afterwards.
 pub fn spawn(spawn: &Spawn) -> Result<Process> {
     const MAX_ARGS: usize = 4;
     let mut argv = [std::ptr::null(); MAX_ARGS + 1];
     for (slot, arg) in argv[..MAX_ARGS].iter_mut().zip(spawn.argv) {
         *slot = arg.as_ptr();
     }
-    if spawn.gate.is_none() && spawn.cgroups.is_empty() && spawn.clone.flags == 0 && spawn.clone.cgroup.is_none() {
+    let plain = spawn.unshare == 0 && spawn.clone.flags == 0;
+    if spawn.gate.is_none() && plain && spawn.cgroups.is_empty() && spawn.clone.cgroup.is_none() {
         return vfork(spawn, &argv);
     }
     // SAFETY: the child only makes syscalls on descriptors and memory that it inherited.
@@ -144,7 +145,7 @@ pub fn spawn(spawn: &Spawn) -> Result<Process> {
 
 /// clone3(2) has no wrapper in the C library that gives the child a stack, so this is clone(2).
 fn vfork(spawn: &Spawn, argv: &[*const libc::c_char]) -> Result<Process> {
-    /// A child makes some system calls, and reports with one more.
+    /// Enough for `exec_child`, also in a debug build. There is no guard page.
     const STACK: usize = 32 * 1024;
     extern "C" fn child(given: *mut libc::c_void) -> libc::c_int {
         // SAFETY: `given` is what `vfork` passes below, and outlives the child's use of it.

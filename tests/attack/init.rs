@@ -18,6 +18,7 @@ e2e!(
     whoever_dies_is_not_waited_for,
     signals_that_the_caller_ignores_change_nothing,
     nothing_is_executed_before_the_device_rules_are_in_force,
+    a_clone_that_its_cgroup_refuses_is_made_outside,
 );
 
 e2e!(any: the_stage_may_be_slower_than_what_it_has_forked, a_stage_that_dies_before_it_tells_leaves_nothing);
@@ -150,8 +151,8 @@ fn nothing_is_executed_before_the_device_rules_are_in_force(t: &Test) {
     }
 }
 
-/// The stage tells of the process that it has forked, and may get no processor for that while the other one goes on, to
-/// where it asks for its id maps or, with `exec`, is ready.
+/// The stage may get no processor between its fork and its message. What it has forked must wait meanwhile: the runtime
+/// would refuse what it says.
 fn the_stage_may_be_slower_than_what_it_has_forked(t: &Test) {
     let up = t.container(Config::sleep());
     up.up();
@@ -188,4 +189,28 @@ fn a_stage_that_dies_before_it_tells_leaves_nothing(t: &Test) {
         c.cli("ps", &["--format", "json"]).arg(&c.id).ok().text().trim() == format!("[{}]", c.pid())
     });
     assert!(!c.rootfs().join("went-on").exists());
+
+    // Nor does it change a mount.
+    let tmpfs = t.write("mounts.json", r#"[{"destination":"/tmp","type":"tmpfs","source":"tmpfs"}]"#);
+    let mounts = || c.inside("cat /proc/self/mounts");
+    let before = mounts();
+    fails_at(t.cli(["mounts", "add", &c.id, &tmpfs]), point, Action::Signal(libc::SIGKILL));
+    assert_eq!(mounts(), before);
+    t.cli(["mounts", "add", &c.id, &tmpfs]).ok();
+    let before = mounts();
+    fails_at(t.cli(["mounts", "remove", &c.id, &tmpfs]), point, Action::Signal(libc::SIGKILL));
+    assert_eq!(mounts(), before);
+    t.cli(["mounts", "remove", &c.id, &tmpfs]).ok();
+}
+
+/// As at the limit of its processes. What the runtime has to move goes on only then.
+fn a_clone_that_its_cgroup_refuses_is_made_outside(t: &Test) {
+    let c = t.container(Config::sleep());
+    c.up();
+    let point = Point { process: CHILD, number: libc::SYS_clone3, occurrence: 1 };
+    let exec = c.exec_cmd(&["--user", "33"], &["/bin/cat", "/proc/self/cgroup"]);
+    let traced = exec.trace(&[], point, Action::Fail(libc::EAGAIN), Duration::from_secs(20));
+    let (output, seen) = traced.wait();
+    assert!(seen.hit);
+    assert_eq!(output.ok().text(), c.inside("cat /proc/self/cgroup"));
 }

@@ -26,6 +26,7 @@ e2e!(any:
     missing_commands,
     in_a_user_namespace,
     in_every_kind_of_namespace_at_once,
+    among_the_hosts_processes,
     a_label_that_cannot_be,
     many_at_once,
 );
@@ -316,6 +317,28 @@ fn in_a_user_namespace(t: &Test) {
     let pid = fs::read_to_string(t.path("pid")).unwrap();
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     assert!(status.contains("Uid:\t101000\t101000\t101000\t101000"), "{status}");
+}
+
+/// It joins the namespaces without a process in between, and makes none.
+fn among_the_hosts_processes(t: &Test) {
+    let proc = json!({ "destination": "/proc", "type": "bind", "source": "/proc", "options": ["rbind"] });
+    let config = || Config::sleep().without_namespace("pid").set("/mounts/0", proc.clone());
+    let tmpfs = t.write("mounts.json", r#"[{"destination":"/tmp","type":"tmpfs","source":"tmpfs"}]"#);
+    for config in [config(), config().userns(100_000)] {
+        let c = t.container(config);
+        c.up();
+        let inside =
+            c.inside("for n in cgroup ipc mnt net pid time user uts; do echo $n $(readlink /proc/self/ns/$n); done");
+        assert_eq!(inside.lines().count(), 8, "{inside}");
+        for line in inside.lines() {
+            let (kind, namespace) = line.split_once(' ').unwrap();
+            assert_eq!(namespace, namespace_of(Some(c.pid()), kind), "{kind}");
+        }
+        t.cli(["mounts", "add", &c.id, &tmpfs]).ok();
+        assert!(c.inside("cat /proc/self/mounts").contains(" /tmp tmpfs "));
+        t.cli(["mounts", "remove", &c.id, &tmpfs]).ok();
+        c.delete_force().ok();
+    }
 }
 
 fn in_every_kind_of_namespace_at_once(t: &Test) {

@@ -131,7 +131,9 @@ fn where_the_state_is(t: &Test) {
         }
     }
     if !t.peer_lacks("hints") {
-        let says = format!("XDG_RUNTIME_DIR is not set: set it (a login sets it to /run/user/{USER}), or give --root");
+        let says = format!(
+            "set XDG_RUNTIME_DIR (a login sets it to /run/user/{USER}), or let --root name a directory of the user's own"
+        );
         for args in [&["list"][..], &["state", &c.id], &["exec", &c.id, "sh"], &["run", "--bundle", bundle, &c.id]] {
             with(Path::new(""), args).run().fails().says(&says);
         }
