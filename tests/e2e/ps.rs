@@ -48,7 +48,7 @@ fn names_with_spaces_before_the_pid(t: &Test) {
     if t.peer_lacks("names with spaces before the pid") {
         return;
     }
-    let c = t.container(Config::sh("printf 'a 1' > /proc/$$/comm; mkfifo /f; exec 3<> /f; read line <&3"));
+    let c = t.container(Config::sh("mkfifo /f; exec 3<> /f; printf 'a 1' > /proc/$$/comm; read line <&3"));
     c.up();
     let pid = c.pid();
     eventually("the process has its name", || fs::read_to_string(format!("/proc/{pid}/comm")).unwrap() == "a 1\n");
