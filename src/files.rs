@@ -170,6 +170,19 @@ pub fn open_own_directory(path: &Path) -> Result<OwnedFd> {
 /// As [`open_own_directory`]. Makes the directories that are missing, but only where no other user could have chosen the
 /// place.
 pub fn make_own_directory(path: &Path) -> Result<OwnedFd> {
+    make_missing(path)?;
+    open_own_directory(path)
+}
+
+/// As [`make_own_directory`], for CRIU's log and statistics. conmon, and so Podman, has fifos in that directory.
+pub fn make_work_directory(path: &Path) -> Result<OwnedFd> {
+    make_missing(path)?;
+    let dir = open_directory(path)?;
+    check_own(&dir, path, &|name| !may_be_crius(name))?;
+    Ok(dir)
+}
+
+fn make_missing(path: &Path) -> Result<()> {
     match open_directory(path) {
         Err(e) if e.errno() == Some(Errno::NOENT) => {
             let path = std::path::absolute(path).map_err(Error::new)?;
@@ -177,11 +190,16 @@ pub fn make_own_directory(path: &Path) -> Result<OwnedFd> {
                 judge(stat, path, step)
                     .map_err(|e| e.with_hint("make the directory first: none is made below that one"))
             };
-            Walk::absolute(&path, &judge)?.finish(Some(Mode::from_raw_mode(0o700)))?;
+            Walk::absolute(&path, &judge)?.finish(Some(Mode::from_raw_mode(0o700))).map(drop)
         }
-        found => drop(found?),
+        found => found.map(drop),
     }
-    open_own_directory(path)
+}
+
+/// Whether CRIU may open a file of this name in a directory of its own.
+fn may_be_crius(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    name.starts_with(b"stats-") || name == b"irmap-cache" || name.ends_with(b".log") || name.ends_with(b".img")
 }
 
 /// Makes the directories of an absolute path that are missing, but only where no other user could have chosen the place.
@@ -217,10 +235,11 @@ pub fn check_earlier_images(dir: BorrowedFd<'_>, shown: &Path, path: &Path) -> R
 /// Checks a directory, and those of earlier dumps to which it leads. CRIU opens them by name.
 fn check_images(dir: &OwnedFd, path: &Path) -> Result<()> {
     const MAX_EARLIER: usize = 256;
-    let mut earlier = check_own(dir, path)?;
+    let none = |_: &OsStr| false;
+    let mut earlier = check_own(dir, path, &none)?;
     for _ in 0..MAX_EARLIER {
         let Some((dir, path)) = earlier else { return Ok(()) };
-        earlier = check_own(&dir, &path)?;
+        earlier = check_own(&dir, &path, &none)?;
     }
     Err(Error::new(format_args!("{path:?} leads to the images of more than {MAX_EARLIER} earlier dumps")))
 }
@@ -259,8 +278,8 @@ fn open_to_others(stat: &Stat, path: &Path) -> Error {
     Error::new(format_args!("{path:?} is open to other users ({whose})")).with_hint(OPEN_TO_OTHERS)
 }
 
-/// Returns the directory of the earlier dump, if there is one.
-fn check_own(dir: &OwnedFd, path: &Path) -> Result<Option<(OwnedFd, PathBuf)>> {
+/// Returns the directory of the earlier dump, if there is one. `harmless` says by its name which fifo may be there.
+fn check_own(dir: &OwnedFd, path: &Path, harmless: &dyn Fn(&OsStr) -> bool) -> Result<Option<(OwnedFd, PathBuf)>> {
     /// CRIU itself makes only this link, to the images of an earlier dump. It takes a directory of that name as well.
     const PARENT: &str = "parent";
     let stat = fstat(dir).call(|| format!("stat({path:?})"))?;
@@ -281,6 +300,7 @@ fn check_own(dir: &OwnedFd, path: &Path) -> Result<Option<(OwnedFd, PathBuf)>> {
                 earlier = Some(earlier_images(dir.as_fd(), path, Path::new(PARENT))?);
             }
             FileType::RegularFile | FileType::Directory | FileType::Socket => {}
+            FileType::Fifo if harmless(name) => {}
             other => {
                 let complaint = format_args!("{:?} is a {other:?}", path.join(name));
                 return Err(Error::new(complaint).with_hint(OPEN_TO_OTHERS));

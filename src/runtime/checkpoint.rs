@@ -91,7 +91,7 @@ impl Work {
         let open_images = if make { files::make_own_directory } else { files::open_own_directory };
         let images = open_images(&options.image_path).context("--image-path")?;
         let path = options.work_path.as_deref().or(default);
-        let work = path.map(files::make_own_directory).transpose().context("--work-path")?;
+        let work = path.map(files::make_work_directory).transpose().context("--work-path")?;
         // A log of an earlier run would be taken for that of this run.
         match unlinkat(work.as_ref().unwrap_or(&images), log_file, AtFlags::empty()) {
             Err(Errno::NOENT) => {}

@@ -16,6 +16,7 @@ e2e!(no_more_privileges_than_the_configuration_gives);
 e2e!(any:
     a_criu_whose_processes_died_is_ended,
     images_hold_no_links,
+    a_fifo_may_be_beside_the_log_but_not_in_its_place,
     earlier_images_are_checked_as_well,
     directories_of_others_are_refused,
     earlier_images_of_others_are_refused,
@@ -167,6 +168,30 @@ fn images_hold_no_links(t: &Test) {
     symlink(&secret, t.path("earlier/pages-1.img")).unwrap();
     symlink(t.path("earlier"), format!("{images}/parent")).unwrap();
     refused("parent/pages-1.img\" is a Symlink");
+}
+
+/// conmon has its own in the directory that Podman names. CRIU opens what it writes, and would wait for a reader.
+fn a_fifo_may_be_beside_the_log_but_not_in_its_place(t: &Test) {
+    let c = t.container(Config::sleep());
+    let path = stand_in(t, "exit 1");
+    let work = t.path("work");
+    fs::create_dir(&work).unwrap();
+    let make = |name: &str| {
+        mknodat(CWD, format!("{work}/{name}"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    };
+    let restore = || {
+        let options = ["--detach", "--image-path", &images(&c), "--work-path", &work];
+        c.cli("restore", &options).arg(&c.id).env("PATH", &path).run().code(1)
+    };
+    make("ctl");
+    make("winsz");
+    assert!(!restore().stderr.contains("--work-path"), "CRIU is asked, and fails");
+    for name in ["restore.log", "stats-restore", "irmap-cache", "tty-info.img"] {
+        make(name);
+        restore().says("--work-path").says(&format!("{name}\" is a Fifo"));
+        fs::remove_file(format!("{work}/{name}")).unwrap();
+    }
+    c.assert_gone();
 }
 
 /// CRIU opens `parent` by name, and what is below it: whether it is a link or a directory, and at each level.
