@@ -114,7 +114,7 @@ impl Child {
             Some(init) => namespaces::join_container(&self.channel, &plan, &init, root, cgroups)?,
             None => namespaces::enter(&self.channel, &plan, namespaces, cgroups)?,
         };
-        // One more process in its cgroup goes on at once: the runtime is done before it sends `Start`.
+        // A further process that is in its cgroup goes on at once: the runtime is done with it before it sends `Start`.
         if outside || !matches!(plan.role, Role::Exec) {
             self.expect_placed()?;
         }

@@ -176,6 +176,11 @@ mod tests {
             Self { child, init, channel }
         }
 
+        /// For a thread that talks while the runtime listens.
+        fn take_channel(&mut self) -> Channel {
+            std::mem::replace(&mut self.channel, Channel::pair().unwrap().1)
+        }
+
         fn says(self, request: FromInit, fds: &[BorrowedFd]) -> Self {
             self.channel.send_with(&request, fds).unwrap();
             self
@@ -299,8 +304,7 @@ mod tests {
     fn warnings_have_an_end() {
         let mut stand_in = StandIn::new();
         // More than fit into the socket, so they are sent while the runtime listens.
-        let (_, other) = Channel::pair().unwrap();
-        let channel = std::mem::replace(&mut stand_in.channel, other);
+        let channel = stand_in.take_channel();
         let talk = std::thread::spawn(move || {
             (0..100_000).take_while(|_| channel.send(&FromInit::Warning(Error::new("x"))).is_ok()).count()
         });
@@ -309,12 +313,31 @@ mod tests {
         assert!(talk.join().unwrap() < 100_000);
     }
 
+    #[test]
+    fn a_failed_start_waits_for_the_end_of_what_the_stage_has_forked() {
+        let mut stand_in = StandIn::new();
+        let channel = stand_in.take_channel();
+        let ended = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // It is told by the end of the file.
+                assert!(channel.receive::<crate::wire::ToInit>().unwrap().is_none());
+                channel.send(&FromInit::Hooks).unwrap();
+                std::thread::sleep(Duration::from_millis(100));
+                ended.store(true, std::sync::atomic::Ordering::SeqCst);
+                drop(channel);
+            });
+            stand_in.init.hang_up();
+            assert!(ended.load(std::sync::atomic::Ordering::SeqCst));
+        });
+        stand_in.served(&plan(false));
+    }
+
     /// What a dead stage has forked may be in the hands of the container.
     #[test]
     fn who_goes_on_talking_is_not_listened_to_for_ever() {
         let mut stand_in = StandIn::new();
-        let (_, other) = Channel::pair().unwrap();
-        let channel = std::mem::replace(&mut stand_in.channel, other);
+        let channel = stand_in.take_channel();
         let talk = std::thread::spawn(move || {
             let until = Instant::now() + Duration::from_secs(20);
             while channel.send(&FromInit::Hooks).is_ok() {
