@@ -93,10 +93,11 @@ pub struct Spawn<'a> {
     /// Kept by exec, with the same numbers.
     pub keep: &'a [BorrowedFd<'a>],
     pub stdio: Stdio<'a>,
-    /// Files of cgroups, `tasks` in v1, by which the child enters them.
-    pub cgroups: &'a [BorrowedFd<'a>],
     /// `CLONE_NEW*` namespaces that the child makes by itself, while the parent goes on.
     pub unshare: u64,
+    /// Files of cgroups, `tasks` in v1, by which the child enters them afterwards: the memory of the namespaces is not the
+    /// container's.
+    pub cgroups: &'a [BorrowedFd<'a>],
     /// Both ends of a pipe, if the child is to wait before it execs: for a byte, or for the end of the file if the writer
     /// has ended.
     pub gate: Option<(BorrowedFd<'a>, BorrowedFd<'a>)>,
@@ -189,13 +190,13 @@ fn exec_child(spawn: &Spawn, argv: &[*const libc::c_char]) -> (Step, u8, Errno) 
     let envp = [std::ptr::null::<libc::c_char>()];
     // SAFETY: every pointer is to live memory of this frame or the caller's, with a NUL or a null pointer at its end.
     unsafe {
+        if spawn.unshare != 0 && libc::syscall(libc::SYS_unshare, spawn.unshare) != 0 {
+            return (Step::Unshare, 0, super::last_errno());
+        }
         for (index, cgroup) in spawn.cgroups.iter().enumerate() {
             if libc::write(cgroup.as_raw_fd(), c"0".as_ptr().cast(), 1) != 1 {
                 return (Step::Cgroup, index as u8, super::last_errno());
             }
-        }
-        if spawn.unshare != 0 && libc::syscall(libc::SYS_unshare, spawn.unshare) != 0 {
-            return (Step::Unshare, 0, super::last_errno());
         }
         if let Some((gate, open_gate)) = spawn.gate {
             libc::close(open_gate.as_raw_fd());
