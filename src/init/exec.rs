@@ -117,6 +117,7 @@ pub fn exec(program: &Execve) -> Result<Infallible> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
     use std::os::unix::fs::PermissionsExt;
     use std::path::{Path, PathBuf};
 
@@ -229,7 +230,7 @@ mod tests {
         let opened = std::fs::File::open("/").unwrap();
         let (output, _) = in_child(|| {
             let error = exec(&Execve::new(c(path), vec![c(path)], Vec::new())).unwrap_err();
-            let hint = explain(std::os::fd::AsFd::as_fd(&opened), c"/", &c(path), error.errno().unwrap());
+            let hint = explain(opened.as_fd(), c"/", &c(path), error.errno().unwrap());
             let text = error.to_string().replace(root.0.to_str().unwrap(), "");
             postcard::to_stdvec(&(text, error.kind(), hint)).unwrap().iter().map(|byte| format!("{byte:02x}")).collect()
         });
@@ -335,7 +336,7 @@ mod tests {
         std::os::unix::fs::symlink("/script", root.0.join("link")).unwrap();
         std::os::unix::fs::symlink("/etc/passwd", root.0.join("outside")).unwrap();
         let opened = std::fs::File::open(&root.0).unwrap();
-        let hint = |path: &CStr, errno| explain(std::os::fd::AsFd::as_fd(&opened), c"/x/..", path, errno);
+        let hint = |path: &CStr, errno| explain(opened.as_fd(), c"/x/..", path, errno);
         std::fs::create_dir(root.0.join("x")).unwrap();
         let missing = "the interpreter \"/bin/sh\" of its #! line does not exist in the container";
         for path in [c"/script", c"script", c"/link", c"../../script"] {
@@ -356,7 +357,7 @@ mod tests {
             let program = Execve::new(program, args.iter().map(c).collect(), vec![c"PATH=/bin:/usr/bin".to_owned()]);
             let status = Status::read(&ProcFs::private().unwrap()).unwrap();
             reset_signals(status.ignored_signals().unwrap()).unwrap();
-            close_descriptors(3, [std::os::fd::AsFd::as_fd(&kept.1)]).unwrap();
+            close_descriptors(3, [kept.1.as_fd()]).unwrap();
             exec(&program).unwrap_err().to_string()
         });
         std::fs::read_to_string(root.0.join("out")).unwrap()

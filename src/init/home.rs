@@ -5,6 +5,7 @@
 
 use std::ffi::CString;
 use std::io::Read;
+use std::os::fd::AsFd;
 
 use rustix::fs::{self, CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -43,7 +44,7 @@ fn read(path: &str, proc: &ProcFs) -> Result<Vec<u8>> {
     if FileType::from_raw_mode(fs::fstat(&found).call(call)?.st_mode) != FileType::RegularFile {
         return Err(Error::new(format_args!("{path:?} is not a regular file")));
     }
-    let file = proc.reopen(std::os::fd::AsFd::as_fd(&found), OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
+    let file = proc.reopen(found.as_fd(), OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
     let mut content = Vec::new();
     std::fs::File::from(file).take(LONGEST).read_to_end(&mut content).call(|| format!("read({path:?})"))?;
     Ok(content)

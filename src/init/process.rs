@@ -1,7 +1,6 @@
 //! The limits, scheduling, keyring and security labels of the user's process.
 //!
-//! One function per step, which does what its part of the plan says. A step that needs a capability of the host's user
-//! namespace takes a pid, so that the runtime can do it for a container with a user namespace of its own.
+//! One function per step, which does what its part of the plan says.
 
 use std::os::fd::OwnedFd;
 
@@ -54,15 +53,15 @@ pub fn take_terminal(terminal: OwnedFd, size: Option<(u16, u16)>) -> Result<()> 
 /// The kernel keeps the whole mask, and applies the cgroup's cpuset to it, also when that changes.
 fn reset_affinity() -> Result<()> {
     const EVERY_CPU: [u64; 1024] = [u64::MAX; 1024];
-    sys::sched_setaffinity(0, &EVERY_CPU).call(|| "sched_setaffinity(all CPUs)")
+    sys::sched_setaffinity(&EVERY_CPU).call(|| "sched_setaffinity(all CPUs)")
 }
 
 fn set_affinity(mask: &CpuMask) -> Result<()> {
-    sys::sched_setaffinity(0, mask.words()).call(|| format!("sched_setaffinity({:x?})", mask.words())).map_err(|e| {
-        match e.errno() {
-            Some(Errno::INVAL) => e.with_hint("none of the CPUs of execCPUAffinity is online and in the cpuset"),
-            _ => e,
-        }
+    sys::sched_setaffinity(mask.words()).call(|| format!("sched_setaffinity({:x?})", mask.words())).map_err(|e| match e
+        .errno()
+    {
+        Some(Errno::INVAL) => e.with_hint("none of the CPUs of execCPUAffinity is online and in the cpuset"),
+        _ => e,
     })
 }
 
@@ -70,7 +69,7 @@ fn set_affinity(mask: &CpuMask) -> Result<()> {
 fn set_scheduler(scheduler: &Scheduler) -> Result<()> {
     let &Scheduler { policy, flags, nice, priority, runtime, deadline, period, cpus_limited } = scheduler;
     let attr = sys::SchedAttr { policy, flags, nice, priority, runtime, deadline, period, ..Default::default() };
-    sys::sched_setattr(0, &attr).map_err(|errno| {
+    sys::sched_setattr(&attr).map_err(|errno| {
         let error = Error::sys(format_args!("sched_setattr({scheduler:?})"), errno);
         match errno {
             Errno::PERM if cpus_limited => error.context("process scheduler can't be used together with AllowedCPUs"),

@@ -1,6 +1,7 @@
 //! A container, as a program holds it.
 
 use std::fmt;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -73,8 +74,7 @@ impl Container {
         options.terminal_to_caller = stdio.is_terminal();
         let streams = stdio.into_streams()?;
         let container = self.load()?;
-        let exec = container.create_exec(&options, streams.each_ref().map(|fd| Some(std::os::fd::AsFd::as_fd(fd))))?;
-        Ok(Exec { exec, created: self.created })
+        Ok(Exec(container.create_exec(&options, streams.each_ref().map(|fd| Some(fd.as_fd())))?))
     }
 
     /// Sends a signal to the first process or, with `all`, to every process of the container. SIGKILL always goes to all
@@ -144,10 +144,7 @@ impl Container {
 }
 
 /// A process that is prepared, but does not execute its program yet. Dropping it kills it.
-pub struct Exec {
-    exec: runtime::Exec,
-    created: u64,
-}
+pub struct Exec(runtime::Exec);
 
 impl fmt::Debug for Exec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -158,11 +155,11 @@ impl fmt::Debug for Exec {
 impl Exec {
     /// In the PID namespace of this program.
     pub fn pid(&self) -> u32 {
-        self.exec.pid().cast_unsigned()
+        self.0.pid().cast_unsigned()
     }
 
     /// Executes the program, and returns once that is done.
     pub fn start(self) -> Result<Process> {
-        Ok(Process::of_child(self.exec.start(self.created)?))
+        Ok(Process::of_child(self.0.start()?))
     }
 }

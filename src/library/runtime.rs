@@ -84,8 +84,7 @@ impl Runtime {
         bundle.as_ref().clone_into(&mut options.bundle);
         options.terminal_to_caller = stdio.is_terminal();
         let streams = stdio.into_streams()?;
-        let child = self.0.create_child(id, &options, streams.each_ref().map(|fd| Some(fd.as_fd())))?;
-        let created = child.created;
+        let (child, created) = self.0.create_child(id, &options, streams.each_ref().map(|fd| Some(fd.as_fd())))?;
         let process = Some(Process::of_child(child));
         Ok(Container { runtime: self.0.clone(), id: id.to_owned(), created, process })
     }
@@ -98,8 +97,7 @@ impl Runtime {
         bundle.as_ref().clone_into(&mut options.create.bundle);
         options.create.terminal_to_caller = stdio.is_terminal();
         let streams = stdio.into_streams()?;
-        let child = self.0.restore_child(id, &options, streams.each_ref().map(|fd| Some(fd.as_fd())))?;
-        let created = child.created;
+        let (child, created) = self.0.restore_child(id, &options, streams.each_ref().map(|fd| Some(fd.as_fd())))?;
         let process = Some(Process::of_child(child));
         Ok(Container { runtime: self.0.clone(), id: id.to_owned(), created, process })
     }

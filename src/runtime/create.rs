@@ -1,7 +1,7 @@
 //! `create` and `run`.
 
 use std::cell::RefCell;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -22,6 +22,7 @@ use super::locked::Locked;
 use super::mounts::by_index;
 use super::process::{ProcessId, open_namespace};
 use super::record::Record;
+use super::terminal::hand_over;
 use super::{CreateOptions, RunOptions, Runtime};
 
 pub(super) fn create(runtime: &Runtime, id: &str, options: &CreateOptions) -> Result<()> {
@@ -38,11 +39,10 @@ pub struct Child {
     pub pidfd: OwnedFd,
     /// The master of its terminal, if that goes to the caller.
     pub master: Option<OwnedFd>,
-    /// When the container was created, which no later one of the same id has in common.
-    pub created: u64,
 }
 
-pub(super) fn create_child(runtime: &Runtime, id: &str, options: &CreateOptions, stdio: Stdio) -> Result<Child> {
+/// Also returns when the container was created, which no later one of the same id has in common.
+pub(super) fn create_child(runtime: &Runtime, id: &str, options: &CreateOptions, stdio: Stdio) -> Result<(Child, u64)> {
     let (creation, placement) = Creation::plan(runtime, id, options)?;
     creation.check_terminal(true)?;
     let poststop = creation.plan.hooks.poststop.clone();
@@ -51,7 +51,7 @@ pub(super) fn create_child(runtime: &Runtime, id: &str, options: &CreateOptions,
     let pidfd = pidfd.inspect_err(|_| container.destroy_or_warn(&poststop))?;
     let (pid, created) = (init.process.pid, container.record.created);
     init.release();
-    Ok(Child { pid, pidfd, master, created })
+    Ok((Child { pid, pidfd, master }, created))
 }
 
 pub(super) fn run(runtime: &Runtime, id: &str, options: &RunOptions) -> Result<u8> {
@@ -61,13 +61,8 @@ pub(super) fn run(runtime: &Runtime, id: &str, options: &RunOptions) -> Result<u
     }
     let has_terminal = creation.plan.init.process.terminal;
     creation.check_terminal(options.detach)?;
-    let mut foreground = if options.detach { None } else { Some(Foreground::prepare(has_terminal)?) };
-    let adopts = !options.detach && !options.no_subreaper;
-    if adopts {
-        // Orphans of a shared PID namespace become children of this process, which reaps them.
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
-            .call(|| "prctl(PR_SET_CHILD_SUBREAPER)")?;
-    }
+    let adopts = !options.no_subreaper;
+    let mut foreground = if options.detach { None } else { Some(Foreground::prepare(has_terminal, adopts)?) };
     let hooks = creation.plan.hooks.clone();
     let redirected = creation.redirected();
     let stdio = foreground.as_ref().map(Foreground::stdio).unwrap_or_default();
@@ -84,7 +79,7 @@ pub(super) fn run(runtime: &Runtime, id: &str, options: &RunOptions) -> Result<u
         return Ok(0);
     };
     runtime.timeline.wait("the process");
-    let status = foreground.supervise(process.pidfd.as_fd(), process.pid, master, notify, adopts);
+    let status = foreground.supervise(process.pidfd.as_fd(), process.pid, master, notify);
     runtime.timeline.init_ends();
     if !options.keep {
         container.clean_up();
@@ -147,14 +142,15 @@ impl<'a> Creation<'a> {
         rlimits::raise(pid, &self.plan.init.process.rlimits)?;
         init.placed()?;
 
-        let actions = Actions { creation: self, record: &locked.record, pid, master: RefCell::new(None) };
+        let pidfd = init.process.pidfd.as_fd();
+        let actions = Actions { creation: self, record: &locked.record, pid, pidfd, master: RefCell::new(None) };
         let made = init.serve(&self.plan.init, &actions)?;
         let master = actions.master.into_inner();
         locked.remember(self.plan.rootfs().map_or(&[][..], |rootfs| &rootfs.mounts), &made)?;
         locked.record.cgroup.enter_delegated(&self.plan.cgroup, pid).context("/annotations/run.oci.delegate-cgroup")?;
         locked.publish(CONFIG)?;
         self.runtime.debug(|| "init is ready to execute the process".to_owned());
-        self.announce(pid, init.process.pidfd.as_fd())?;
+        self.announce(pid, pidfd)?;
         Ok((init, master))
     }
 
@@ -175,6 +171,7 @@ struct Actions<'a> {
     creation: &'a Creation<'a>,
     record: &'a Record,
     pid: i32,
+    pidfd: BorrowedFd<'a>,
     /// The master of its terminal, if this process is to join it to the caller's.
     master: RefCell<Option<OwnedFd>>,
 }
@@ -192,7 +189,7 @@ impl launch::Actions for Actions<'_> {
     }
 
     fn hooks(&self) -> Result<()> {
-        self.creation.run_host_hooks(self.record, self.pid)
+        self.creation.run_host_hooks(self.record, self.pid, self.pidfd)
     }
 
     fn hook_output(&self) -> Result<Output> {
@@ -200,7 +197,8 @@ impl launch::Actions for Actions<'_> {
     }
 
     fn terminal(&self, master: OwnedFd) -> Result<()> {
-        *self.master.borrow_mut() = self.creation.hand_over_terminal(master)?;
+        let CreateOptions { console_socket, terminal_to_caller, .. } = self.creation.options;
+        *self.master.borrow_mut() = hand_over(master, console_socket.as_deref(), *terminal_to_caller)?;
         Ok(())
     }
 

@@ -1,12 +1,11 @@
 //! Making a container, whether init makes it or CRIU restores it: the decisions, and the steps that both share.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::cgroup::{Cgroup, Entry, Systemd};
 use crate::error::{Call, Context, Error, Result};
@@ -28,7 +27,6 @@ use super::notify;
 use super::record::{Rdt, Record};
 use super::root::Root;
 use super::sources;
-use super::terminal::clear_onlcr;
 use super::{CgroupManager, CreateOptions, Runtime, check_id};
 
 /// Everything that is decided before anything is made.
@@ -322,28 +320,11 @@ impl<'a> Creation<'a> {
     }
 
     /// The status "creating" is step 2 of the lifecycle, and "created" is what follows. These hooks are steps 3 and 4.
-    pub fn run_host_hooks(&self, record: &Record, pid: i32) -> Result<()> {
+    /// `pid` and `pidfd` are init's.
+    pub fn run_host_hooks(&self, record: &Record, pid: i32, pidfd: BorrowedFd) -> Result<()> {
         let (hooks, state) = (&self.plan.hooks, record.state(Status::Created, pid));
-        if hooks.prestart.is_empty() && hooks.create_runtime.is_empty() {
-            return Ok(());
-        }
-        // A child that has not been reaped, so the pid is its own.
-        let init = Pid::from_raw(pid).ok_or_else(|| Error::new("no pid"))?;
-        let init = pidfd_open(init, PidfdFlags::empty()).call(|| format!("pidfd_open({pid})"))?;
-        let init = Some(init.as_fd());
-        self.runtime.run_hooks("prestart", &hooks.prestart, record, &state, init)?;
-        self.runtime.run_hooks("createRuntime", &hooks.create_runtime, record, &state, init)
-    }
-
-    /// Returns the master if this process is to join it to the caller's terminal.
-    pub fn hand_over_terminal(&self, master: OwnedFd) -> Result<Option<OwnedFd>> {
-        let Some(path) = &self.options.console_socket else {
-            if !self.options.terminal_to_caller {
-                clear_onlcr(&master)?;
-            }
-            return Ok(Some(master));
-        };
-        send_descriptor(path, b"/dev/ptmx", master.as_fd()).context("--console-socket").map(|()| None)
+        self.runtime.run_hooks("prestart", &hooks.prestart, record, &state, Some(pidfd))?;
+        self.runtime.run_hooks("createRuntime", &hooks.create_runtime, record, &state, Some(pidfd))
     }
 
     fn explain_oom(&self, cgroup: &Cgroup, e: Error) -> Error {

@@ -58,6 +58,7 @@ impl Locked<'_> {
         runtime.timeline.phase("delete");
         Ok(())
     }
+
     /// After a failure, which is the error to report. Whatever cannot be destroyed is only a warning.
     pub(super) fn destroy_or_warn(&self, poststop: &[Hook]) {
         if let Err(e) = self.destroy(poststop) {

@@ -3,13 +3,13 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::event::{PollFd, PollFlags};
 use serde::Serialize;
 
 use crate::cgroup;
 use crate::error::{Call, Context, Error, Kind, Result};
 use crate::launch::intel_rdt;
+use crate::sys::wait::poll_within;
 
 use super::container::Container;
 
@@ -19,7 +19,7 @@ pub struct Stats {
     #[serde(flatten)]
     cgroup: cgroup::stats::Stats,
     intel_rdt: intel_rdt::Stats,
-    /// Monitoring groups that a runtime made for the container. Under this specification no runtime does.
+    /// Interfaces that libcontainer made. The specification leaves that to others, so there are none.
     network_interfaces: Option<()>,
 }
 
@@ -48,7 +48,8 @@ impl Container<'_> {
         loop {
             let mut fds = vec![PollFd::new(&init, PollFlags::IN)];
             fds.extend(oom.as_ref().map(|oom| oom.poll_fd()));
-            let ready = wait(&mut fds, next)?;
+            let left = next.saturating_duration_since(Instant::now());
+            let ready = poll_within(&mut fds, Some(left)).call(|| "poll()")? > 0;
             let ended = ready && !fds[0].revents().is_empty();
             // Reports the event that ended the container, too.
             if let Some(oom) = oom.as_mut().filter(|_| ready)
@@ -82,15 +83,5 @@ impl Container<'_> {
             None => intel_rdt::Stats::default(),
         };
         Ok(Stats { cgroup: self.record.cgroup.stats()?, intel_rdt, network_interfaces: None })
-    }
-}
-
-/// Whether something is ready before the deadline.
-fn wait(fds: &mut [PollFd<'_>], deadline: Instant) -> Result<bool> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    let timeout = Timespec { tv_sec: left.as_secs() as _, tv_nsec: left.subsec_nanos() as _ };
-    match poll(fds, Some(&timeout)) {
-        Err(Errno::INTR) => Ok(false),
-        ready => Ok(ready.call(|| "poll()")? > 0),
     }
 }

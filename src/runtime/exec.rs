@@ -23,7 +23,7 @@ use super::create::Child;
 use super::creation::{describe_init, write_pid_file};
 use super::foreground::Foreground;
 use super::process::ProcessId;
-use super::terminal::clear_onlcr;
+use super::terminal::hand_over;
 
 /// The process that `exec` runs: a whole process document, or the container's own process with these fields replaced.
 #[derive(Debug, Default)]
@@ -107,10 +107,10 @@ impl Exec {
     }
 
     /// Returns once the program has been executed.
-    pub fn start(mut self, created: u64) -> Result<Child> {
+    pub fn start(mut self) -> Result<Child> {
         let pidfd = self.init.process.pidfd.try_clone().call(|| "dup(pidfd)")?;
         self.init.start(None)?;
-        Ok(Child { pid: self.pid(), pidfd, master: self.master, created })
+        Ok(Child { pid: self.pid(), pidfd, master: self.master })
     }
 }
 
@@ -121,7 +121,8 @@ impl Container<'_> {
         self.check_exec(options)?;
         timeline.phase("plan");
         let plan = self.plan_exec(options)?;
-        let mut foreground = if options.detach { None } else { Some(Foreground::prepare(plan.process.terminal)?) };
+        let mut foreground =
+            if options.detach { None } else { Some(Foreground::prepare(plan.process.terminal, false)?) };
         let stdio = foreground.as_ref().map(Foreground::stdio).unwrap_or_default();
         let Exec { mut init, master } = self.make_exec(options, &plan, stdio)?;
         init.start(None)?;
@@ -130,7 +131,7 @@ impl Container<'_> {
         match &mut foreground {
             Some(foreground) => {
                 timeline.wait("the process");
-                let status = foreground.supervise(process.pidfd.as_fd(), process.pid, master, None, false);
+                let status = foreground.supervise(process.pidfd.as_fd(), process.pid, master, None);
                 timeline.init_ends();
                 status
             }
@@ -283,16 +284,9 @@ struct Actions<'a> {
 
 impl launch::Actions for Actions<'_> {
     fn terminal(&self, master: OwnedFd) -> Result<()> {
-        match &self.options.console_socket {
-            Some(path) => send_descriptor(path, b"/dev/ptmx", master.as_fd()).context("--console-socket"),
-            None => {
-                if !self.options.terminal_to_caller {
-                    clear_onlcr(&master)?;
-                }
-                *self.master.borrow_mut() = Some(master);
-                Ok(())
-            }
-        }
+        let ExecOptions { console_socket, terminal_to_caller, .. } = self.options;
+        *self.master.borrow_mut() = hand_over(master, console_socket.as_deref(), *terminal_to_caller)?;
+        Ok(())
     }
 
     fn listener(&self, listener: OwnedFd) -> Result<()> {

@@ -25,18 +25,24 @@ pub struct Foreground {
     signals: Signals,
     terminal: Option<CallerTerminal>,
     pipes: Pipes,
+    adopts: bool,
 }
 
 impl Foreground {
     /// Blocks all signals of this thread, which must be the only one. `has_terminal`: the process has a terminal of its
-    /// own, which is joined to the caller's.
-    pub fn prepare(has_terminal: bool) -> Result<Self> {
+    /// own, which is joined to the caller's. `adopts`: orphans of a shared PID namespace become children of this process,
+    /// which reaps them.
+    pub fn prepare(has_terminal: bool, adopts: bool) -> Result<Self> {
         let (terminal, pipes) = if has_terminal {
             (Some(CallerTerminal::find()?), Pipes::default())
         } else {
             (None, Pipes::for_terminals()?)
         };
-        Ok(Self { signals: Signals::block()?, terminal, pipes })
+        if adopts {
+            rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+                .call(|| "prctl(PR_SET_CHILD_SUBREAPER)")?;
+        }
+        Ok(Self { signals: Signals::block()?, terminal, pipes, adopts })
     }
 
     /// The process gets the caller's terminal itself.
@@ -51,23 +57,21 @@ impl Foreground {
 
     /// Waits for `process`, a child, and returns its exit status: 128 plus the signal if one killed it.
     ///
-    /// `master` is that of its terminal; `notify` is told once it is ready. `reap`: this process is a subreaper, and
-    /// also reaps orphans.
+    /// `master` is that of its terminal; `notify` is told once it is ready.
     pub fn supervise(
         &mut self,
         process: BorrowedFd<'_>,
         pid: i32,
         master: Option<OwnedFd>,
         notify: Option<Notify>,
-        reap: bool,
     ) -> Result<u8> {
         let relay = match (master, &self.terminal) {
             (Some(master), Some(terminal)) => Some(Relay::new(master, terminal)?),
             _ => None,
         };
         self.pipes.release();
-        let (signals, pipes) = (&self.signals, &mut self.pipes);
-        let mut session = Session { process, pid, signals, relay, pipes, notify, reap, status: None };
+        let (signals, pipes, adopts) = (&self.signals, &mut self.pipes, self.adopts);
+        let mut session = Session { process, pid, signals, relay, pipes, notify, adopts, status: None };
         loop {
             if let Some(status) = session.step()? {
                 return Ok(status);
@@ -86,7 +90,7 @@ struct Session<'a> {
     pipes: &'a mut Pipes,
     /// `None` once it was told.
     notify: Option<Notify>,
-    reap: bool,
+    adopts: bool,
     /// Known once the process has ended, while its last output is still on its way.
     status: Option<u8>,
 }
@@ -154,7 +158,7 @@ impl Session<'_> {
             relay.continued();
         }
         match (signal, &self.relay) {
-            (libc::SIGCHLD, _) if self.reap => self.reap_orphans(),
+            (libc::SIGCHLD, _) if self.adopts => self.reap_orphans(),
             // A write to a stream that nobody reads any more.
             (libc::SIGCHLD | libc::SIGPIPE, _) => Ok(()),
             (libc::SIGWINCH, Some(relay)) => {
@@ -258,7 +262,7 @@ mod tests {
         let child = Command::new("/bin/sh").args(["-c", script]).spawn().unwrap();
         let pid = child.id() as i32;
         let pidfd = pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap();
-        Foreground::prepare(false).unwrap().supervise(pidfd.as_fd(), pid, None, None, false).unwrap()
+        Foreground::prepare(false, false).unwrap().supervise(pidfd.as_fd(), pid, None, None).unwrap()
     }
 
     #[test]

@@ -146,7 +146,7 @@ impl Runtime {
     }
 
     /// As [`Runtime::create`], for a caller that stays: it gets the process, which is its child.
-    pub fn create_child(&self, id: &str, options: &CreateOptions, stdio: Stdio) -> Result<Child> {
+    pub fn create_child(&self, id: &str, options: &CreateOptions, stdio: Stdio) -> Result<(Child, u64)> {
         create::create_child(self, id, options, stdio)
     }
 
@@ -161,7 +161,7 @@ impl Runtime {
     }
 
     /// As [`Runtime::restore`], for a caller that stays: it gets the process, which is its child.
-    pub fn restore_child(&self, id: &str, options: &RestoreOptions, stdio: Stdio) -> Result<Child> {
+    pub fn restore_child(&self, id: &str, options: &RestoreOptions, stdio: Stdio) -> Result<(Child, u64)> {
         restore::restore_child(self, id, options, stdio)
     }
 
@@ -231,8 +231,7 @@ impl Runtime {
     pub fn matching(&self, pattern: &str) -> Result<Vec<String>> {
         let regex = Regex::new(pattern)
             .map_err(|e| Error::new(format_args!("invalid regular expression {:?}: {e}", shortened(pattern))))?;
-        let Some(root) = Root::open(&self.root)? else { return Ok(Vec::new()) };
-        Ok(ids(&root)?.into_iter().filter(|id| regex.is_match(id)).collect())
+        Ok(self.ids()?.into_iter().filter(|id| regex.is_match(id)).collect())
     }
 
     /// `force`: kills the processes that still run, and removes what a killed runtime left behind.

@@ -32,6 +32,7 @@ use super::foreground::Foreground;
 use super::locked::Locked;
 use super::process::{ProcessId, open_namespace};
 use super::restored::{self, Outside};
+use super::terminal::hand_over;
 use super::{CreateOptions, Runtime};
 
 /// Where CRIU finds the container's root, in a mount namespace of its own. Outside that namespace the directory is
@@ -59,7 +60,8 @@ pub(super) fn restore(runtime: &Runtime, id: &str, options: &RestoreOptions) -> 
     creation.check_terminal(options.detach)?;
     let streams = dumped_streams(&options.criu.image_path).context("--image-path")?;
     let has_terminal = creation.plan.init.process.terminal;
-    let mut foreground = if options.detach { None } else { Some(Foreground::prepare(has_terminal)?) };
+    let adopts = !options.no_subreaper;
+    let mut foreground = if options.detach { None } else { Some(Foreground::prepare(has_terminal, adopts)?) };
     if options.criu.shell_job {
         // The processes are a job of the shell at that terminal, which CRIU looks for.
         foreground = foreground.map(Foreground::lend_terminal);
@@ -67,26 +69,25 @@ pub(super) fn restore(runtime: &Runtime, id: &str, options: &RestoreOptions) -> 
     let stdio = foreground.as_ref().map(Foreground::stdio).unwrap_or_default();
     let restoration = Restoration { creation: &creation, options, streams, stdio, made: Cell::default() };
     restoration.check()?;
-    let adopts = !options.detach && !options.no_subreaper;
-    if adopts {
-        // As in `run`.
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
-            .call(|| "prctl(PR_SET_CHILD_SUBREAPER)")?;
-    }
     let (container, Restored { pid, pidfd, master }) =
         creation.make(|locked| restoration.perform(placement, locked))?;
     let hooks = &creation.plan.hooks;
     let container = container.after_start(Ok(()), &hooks.poststart, &hooks.poststop)?;
     let Some(foreground) = &mut foreground else { return Ok(0) };
     runtime.timeline.wait("the process");
-    let status = foreground.supervise(pidfd.as_fd(), pid, master, None, adopts);
+    let status = foreground.supervise(pidfd.as_fd(), pid, master, None);
     runtime.timeline.init_ends();
     container.clean_up();
     status
 }
 
-/// As [`restore`], for a caller that stays: it gets the process, which is its child.
-pub(super) fn restore_child(runtime: &Runtime, id: &str, options: &RestoreOptions, stdio: Stdio) -> Result<Child> {
+/// As [`restore`], for a caller that stays: it gets the process, which is its child, and when the container was created.
+pub(super) fn restore_child(
+    runtime: &Runtime,
+    id: &str,
+    options: &RestoreOptions,
+    stdio: Stdio,
+) -> Result<(Child, u64)> {
     let (creation, placement) = Creation::plan(runtime, id, &options.create)?;
     creation.check_terminal(true)?;
     let streams = dumped_streams(&options.criu.image_path).context("--image-path")?;
@@ -96,7 +97,7 @@ pub(super) fn restore_child(runtime: &Runtime, id: &str, options: &RestoreOption
         let (created, hooks) = (container.record.created, &creation.plan.hooks);
         container.after_start(Ok(()), &hooks.poststart, &hooks.poststop)?;
         let Restored { pid, pidfd, master } = restored;
-        Ok(Child { pid, pidfd, master, created })
+        Ok((Child { pid, pidfd, master }, created))
     });
     restored.inspect_err(|_| restoration.collect())
 }
@@ -353,7 +354,10 @@ impl Restoration<'_> {
                 if self.creation.plan.init.container().is_some_and(|container| container.loopback) {
                     network::loopback_up(open_namespace(pid, NsKind::Network)?.as_fd())?;
                 }
-                self.creation.run_host_hooks(&locked.record, pid)
+                // CRIU waits for the answer, and does not reap the process meanwhile.
+                let init = Pid::from_raw(pid).ok_or_else(|| Error::new("CRIU told of a process without a pid"))?;
+                let pidfd = pidfd_open(init, PidfdFlags::empty()).call(|| format!("pidfd_open({pid})"))?;
+                self.creation.run_host_hooks(&locked.record, pid, pidfd.as_fd())
             }
             ("post-restore", Some(pid), _) => {
                 progress.init = Some(pid);
@@ -371,7 +375,8 @@ impl Restoration<'_> {
             ("orphan-pts-master", _, Some(master))
                 if self.creation.plan.init.process.terminal && progress.master.is_none() =>
             {
-                progress.master = self.creation.hand_over_terminal(master)?;
+                let CreateOptions { console_socket, terminal_to_caller, .. } = &self.options.create;
+                progress.master = hand_over(master, console_socket.as_deref(), *terminal_to_caller)?;
                 Ok(())
             }
             _ => Ok(()),

@@ -1,6 +1,7 @@
 //! The terminal of a process in the foreground, joined to the caller's terminal.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags, open};
@@ -9,7 +10,8 @@ use rustix::termios::{
 };
 
 use super::buffer::{Buffer, Stream, in_foreground, ready};
-use crate::error::{Call, Result};
+use crate::error::{Call, Context, Result};
+use crate::launch::send_descriptor;
 
 /// The caller's terminal.
 pub struct CallerTerminal {
@@ -187,9 +189,21 @@ impl<'a> Relay<'a> {
     }
 }
 
+/// Sends the master of a process's terminal to the console socket. Without one, returns it. `to_caller`: a program that
+/// copies what passes through it, and sets its modes, gets it.
+pub fn hand_over(master: OwnedFd, console_socket: Option<&Path>, to_caller: bool) -> Result<Option<OwnedFd>> {
+    if let Some(path) = console_socket {
+        return send_descriptor(path, b"/dev/ptmx", master.as_fd()).context("--console-socket").map(|()| None);
+    }
+    if !to_caller {
+        clear_onlcr(&master)?;
+    }
+    Ok(Some(master))
+}
+
 /// As runc does: the caller's terminal adds the carriage returns, and a pipe gets none. To be called before the process
 /// writes.
-pub fn clear_onlcr(master: &OwnedFd) -> Result<()> {
+fn clear_onlcr(master: &OwnedFd) -> Result<()> {
     let mut modes = tcgetattr(master).call(|| "tcgetattr(master)")?;
     modes.output_modes.remove(OutputModes::ONLCR);
     tcsetattr(master, OptionalActions::Now, &modes).call(|| "tcsetattr(master)")

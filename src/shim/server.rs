@@ -1,7 +1,7 @@
 //! The shim at work: one loop that waits for containerd, for processes and for their terminals.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
@@ -75,9 +75,7 @@ impl Shim {
         let mut poller = Poller::new()?;
         let jobs = Jobs::new()?;
         let mut sources = BTreeMap::new();
-        for (fd, source) in
-            [(std::os::fd::AsFd::as_fd(&listener), Source::Listener), (std::os::fd::AsFd::as_fd(&jobs), Source::Jobs)]
-        {
+        for (fd, source) in [(listener.as_fd(), Source::Listener), (jobs.as_fd(), Source::Jobs)] {
             let token = poller.token();
             poller.add(fd, token, EventFlags::IN)?;
             sources.insert(token, source);
@@ -416,7 +414,7 @@ impl Shim {
             Ok(None) => {}
             Ok(Some(watch)) => {
                 let flags = if watch.poll_events() == libc::POLLIN { EventFlags::IN } else { EventFlags::PRI };
-                if let Err(e) = self.poller.add(std::os::fd::AsFd::as_fd(&watch), token, flags) {
+                if let Err(e) = self.poller.add(watch.as_fd(), token, flags) {
                     return self.log.of(id).warning(&e.to_string());
                 }
                 task.oom = Some((token, watch));

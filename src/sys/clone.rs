@@ -107,6 +107,14 @@ pub struct Spawn<'a> {
     pub clone: CloneOptions<'a>,
 }
 
+impl Spawn<'_> {
+    /// Whether the child uses the parent's memory until it execs, which the parent waits for.
+    pub fn is_vfork(&self) -> bool {
+        let plain = self.unshare == 0 && self.clone.flags == 0;
+        self.gate.is_none() && plain && self.cgroups.is_empty() && self.clone.cgroup.is_none()
+    }
+}
+
 /// The step at which a child failed before its exec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -133,8 +141,7 @@ pub fn spawn(spawn: &Spawn) -> Result<Process> {
     for (slot, arg) in argv[..MAX_ARGS].iter_mut().zip(spawn.argv) {
         *slot = arg.as_ptr();
     }
-    let plain = spawn.unshare == 0 && spawn.clone.flags == 0;
-    if spawn.gate.is_none() && plain && spawn.cgroups.is_empty() && spawn.clone.cgroup.is_none() {
+    if spawn.is_vfork() {
         return vfork(spawn, &argv);
     }
     // SAFETY: the child only makes syscalls on descriptors and memory that it inherited.

@@ -12,7 +12,6 @@ const RIGHTS: u32 = 0x3f08_0000;
 
 /// Makes a name for the container's session keyring. A process that knows the name can join the keyring from any
 /// container without a user namespace, if the same user made it, or make it in advance. So the name cannot be guessed.
-/// it, from any container without a user namespace, or before it has been made. So nobody can guess it.
 pub fn name(id: &str) -> Result<String> {
     let mut secret = [0_u8; 16];
     // SAFETY: the kernel writes at most so many bytes. So few come at once, when it is ready.

@@ -23,17 +23,17 @@ pub struct SchedAttr {
     pub util_max: u32,
 }
 
-/// `pid` 0 is the caller.
-pub fn sched_setattr(pid: i32, attr: &SchedAttr) -> Result<()> {
+/// For the calling thread.
+pub fn sched_setattr(attr: &SchedAttr) -> Result<()> {
     let attr: *const SchedAttr = &SchedAttr { size: size_of::<SchedAttr>() as u32, ..*attr };
     // SAFETY: `attr` is a live `struct sched_attr` that gives its own size in its first field.
-    check(unsafe { libc::syscall(libc::SYS_sched_setattr, pid, attr, 0) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, attr, 0) }).map(drop)
 }
 
-/// `pid` 0 is the caller. The kernel ignores bits for CPUs that it cannot have.
-pub fn sched_setaffinity(pid: i32, mask: &[u64]) -> Result<()> {
+/// For the calling thread. The kernel ignores bits for CPUs that it cannot have.
+pub fn sched_setaffinity(mask: &[u64]) -> Result<()> {
     // SAFETY: the kernel reads as many bytes from `mask` as the slice has.
-    check(unsafe { libc::syscall(libc::SYS_sched_setaffinity, pid, size_of_val(mask), mask.as_ptr()) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(mask), mask.as_ptr()) }).map(drop)
 }
 
 /// For the calling thread.

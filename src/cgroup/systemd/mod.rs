@@ -55,13 +55,13 @@ impl Systemd {
     pub fn control_group(&mut self) -> Result<PathBuf> {
         let body = vec![Value::string(MANAGER), Value::string("ControlGroup")];
         let answer = self.bus.call("org.freedesktop.DBus.Properties", "Get", body, Instant::now() + PATIENCE)?;
-        match answer.map_err(|refusal| explain("ask for its ControlGroup", refusal))?.into_iter().next() {
-            Some(Value::Variant(value)) if matches!(*value, Value::String(_)) => match *value {
-                Value::String(path) => Ok(path.into()),
-                _ => unreachable!("just seen"),
-            },
-            other => Err(Error::new(format_args!("systemd's ControlGroup is not a path: {other:?}"))),
+        let value = answer.map_err(|refusal| explain("ask for its ControlGroup", refusal))?.into_iter().next();
+        if let Some(Value::Variant(value)) = &value
+            && let Value::String(path) = &**value
+        {
+            return Ok(path.into());
         }
+        Err(Error::new(format_args!("systemd's ControlGroup is not a path: {value:?}")))
     }
 
     /// Starts a unit that exists as long as its processes, and waits until it exists. `pid` is its first process.
@@ -138,8 +138,8 @@ impl Systemd {
                 Ok(_) => return self.control_group().map(drop),
                 Err(_) if all.iter().any(|p| p.optional) => all.retain(|p| !p.optional),
                 Err(refusal) => {
-                    return Err(explain(&format!("set properties of {unit}"), refusal))
-                        .map_err(|e| e.context("unable to set unit properties"));
+                    let error = explain(&format!("set properties of {unit}"), refusal);
+                    return Err(error.context("unable to set unit properties"));
                 }
             }
         }
