@@ -201,6 +201,7 @@ fn cure(call: &str, errno: Errno) -> Option<&'static str> {
     Some(match errno {
         Errno::NOSPC | Errno::NOMEM if OF_NAMESPACES.iter().any(|name| call.starts_with(name)) => return None,
         Errno::MFILE => "the caller may have no more open files: see RLIMIT_NOFILE (ulimit -n)",
+        Errno::FBIG => "the caller may write no larger files: see RLIMIT_FSIZE (ulimit -f)",
         Errno::NFILE => "the host has no more open files: see sysctl fs.file-max",
         Errno::NOSPC => "a file system is full, or has no inodes left: see df and df -i",
         Errno::DQUOT => "the user's quota is used up",

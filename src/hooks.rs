@@ -99,7 +99,10 @@ fn spawn(
     if let Some(confine) = confine {
         sys::child::last(&mut command, confine);
     }
-    command.spawn().call(|| format!("exec {}", hook.path.display()))
+    command.spawn().call(|| format!("exec {}", hook.path.display())).map_err(|e| match e.errno() {
+        Some(Errno::AGAIN) => e.with_hint("a limit of processes is reached: pids.max of a cgroup, or RLIMIT_NPROC"),
+        _ => e,
+    })
 }
 
 /// The other ends of the hook's standard streams. Each is dropped at its end of file.

@@ -115,6 +115,9 @@ pub enum FromInit {
     /// Only exec is left to do.
     Executing,
     Failed(Error),
+    /// An errand asks whether what it has joined is the container's. New variants come last: an init that waits for its
+    /// start may be older than the `start` that reaches it.
+    Joined,
 }
 
 /// What init does until it is ready, in this order, as far as a timeline shows it.

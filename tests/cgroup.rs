@@ -79,7 +79,7 @@ impl Made {
         let parent = unique();
         let plan = plan(&layout, &parent, resources);
         let mut cgroup = Cgroup::planned(&plan);
-        cgroup.create(&plan).unwrap();
+        cgroup.create(&plan, &|_| Ok(())).unwrap();
         let made = Self { cgroup, layout, parent };
         made.cgroup.apply(&plan).unwrap();
         made.cgroup.apply_devices(&plan).unwrap();
@@ -174,7 +174,7 @@ fn on_v1_and_v2(test: impl Fn()) {
 fn create_again(made: &Made, sub: &str) -> (Cgroup, String) {
     let plan = plan(&made.layout, &format!("{}/c{sub}", made.parent), "{}");
     let mut other = Cgroup::planned(&plan);
-    let error = other.create(&plan).unwrap_err().to_string();
+    let error = other.create(&plan, &|_| Ok(())).unwrap_err().to_string();
     (other, error)
 }
 
@@ -307,7 +307,7 @@ fn a_used_cgroup_is_refused_and_left_alone() {
         let mut child = made.sleeper();
         let plan = plan(&made.layout, &made.parent, "{}");
         let mut other = Cgroup::planned(&plan);
-        let error = other.create(&plan).unwrap_err().to_string();
+        let error = other.create(&plan, &|_| Ok(())).unwrap_err().to_string();
         assert!(error.contains("container's cgroup is not empty: 1 process(es) found"), "{error}");
         other.kill(libc::SIGKILL).unwrap();
         other.remove(SECOND).unwrap();
@@ -319,7 +319,7 @@ fn a_used_cgroup_is_refused_and_left_alone() {
         }
         let pid = child.0.id().to_string();
         fs::write(made.dir("devices").join("sub/cgroup.procs"), pid).unwrap();
-        assert!(Cgroup::planned(&plan).create(&plan).is_err());
+        assert!(Cgroup::planned(&plan).create(&plan, &|_| Ok(())).is_err());
     });
 }
 
@@ -343,7 +343,7 @@ fn an_empty_cgroup_is_taken_over() {
         let made = Made::new("{}");
         let plan = plan(&made.layout, &made.parent, "{}");
         let mut other = Cgroup::planned(&plan);
-        other.create(&plan).unwrap();
+        other.create(&plan, &|_| Ok(())).unwrap();
         other.apply(&plan).unwrap();
         other.remove(SECOND).unwrap();
         assert!(!exists(&made.dir("memory")));
@@ -360,7 +360,7 @@ fn what_was_made_is_unmade_on_failure() {
     layout.v1.last_mut().unwrap().mountpoint = "/proc".into();
     let parent = unique();
     let plan = plan(&layout, &parent, "{}");
-    let error = Cgroup::planned(&plan).create(&plan).unwrap_err().to_string();
+    let error = Cgroup::planned(&plan).create(&plan, &|_| Ok(())).unwrap_err().to_string();
     assert!(error.starts_with("unable to apply cgroup configuration: mkdir("), "{error}");
     assert!(!exists(&first.join(&parent[1..])), "also the parents");
 }
@@ -400,7 +400,7 @@ fn threads_apart_from_their_process_are_found() {
     let mut below = CgroupPlan { devices: None, ..plan };
     below.directories[0].path.push("below");
     let mut inner = Cgroup::planned(&below);
-    inner.create(&below).unwrap();
+    inner.create(&below, &|_| Ok(())).unwrap();
     let record = fs::read_to_string(made.dir("").join("below/cgroup.type")).unwrap();
     assert_eq!(record.trim(), "threaded");
     fs::write(made.dir("").join("below/cgroup.threads"), child.0.id().to_string()).unwrap();
@@ -445,7 +445,7 @@ fn devices_are_allowed_by_the_rules() {
         {
             let plan = plan(&made.layout, &made.parent, rules);
             let mut again = Cgroup::planned(&plan);
-            again.create(&plan).unwrap();
+            again.create(&plan, &|_| Ok(())).unwrap();
             again.apply(&plan).unwrap();
             again.apply_devices(&plan).unwrap();
             assert_eq!(can_read(&made, "/dev/kmsg"), readable, "{rules}");
@@ -543,7 +543,7 @@ fn a_user_does_without_a_cgroup_unless_asked_for_one() {
     let id = &unique()[1..];
     let roots_plan = planned(id, "", "{}");
     let mut roots = Cgroup::planned(&roots_plan);
-    roots.create(&roots_plan).unwrap();
+    roots.create(&roots_plan, &|_| Ok(())).unwrap();
     // Of this thread only.
     let become_user = |id: u32| {
         let (root, user) = (rustix::process::Uid::ROOT, rustix::process::Uid::from_raw(id));
@@ -553,7 +553,7 @@ fn a_user_does_without_a_cgroup_unless_asked_for_one() {
     let create_as = |id: &str, path: &str, resources: &str| {
         let plan = planned(id, path, resources);
         let mut cgroup = Cgroup::planned(&plan);
-        let created = cgroup.create(&plan);
+        let created = cgroup.create(&plan, &|_| Ok(()));
         let created = created.and_then(|()| cgroup.apply(&plan)).and_then(|()| cgroup.apply_devices(&plan));
         if created.is_err() {
             cgroup.remove(SECOND).unwrap();

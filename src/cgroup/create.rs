@@ -17,8 +17,9 @@ pub(super) struct Made(Vec<PathBuf>);
 impl Cgroup {
     /// Makes the cgroup in every hierarchy. On failure it removes the directories that it made.
     ///
-    /// An existing cgroup is taken over if it is empty. A frozen one is refused, since every process in it would hang.
-    pub fn create(&mut self, plan: &CgroupPlan) -> Result<()> {
+    /// An existing cgroup is taken over if it is empty, and `may_take_over` does not refuse. A frozen one is refused,
+    /// since every process in it would hang.
+    pub fn create(&mut self, plan: &CgroupPlan, may_take_over: &dyn Fn(&Self) -> Result<()>) -> Result<()> {
         if self.slots.is_empty() && !plan.rootless && !plan.disabled {
             // The container's root could make and open every device of the host.
             return Err(Error::new("no cgroup hierarchy is mounted, and nothing else keeps a container from devices")
@@ -29,6 +30,7 @@ impl Cgroup {
             .make(plan, &mut made)
             .and_then(|()| self.refuse_others())
             .and_then(|()| self.refuse_used())
+            .and_then(|()| if self.present().all(|s| s.fresh) { Ok(()) } else { may_take_over(self) })
             .and_then(|()| self.prepare(plan));
         if result.is_err() {
             for path in made.iter().flat_map(|m: &Made| m.0.iter().rev()) {

@@ -146,6 +146,12 @@ impl Cgroup {
         self.slots.iter().filter(|s| !s.absent)
     }
 
+    /// The first directory that both have, in any hierarchy.
+    pub fn shared_with(&self, other: &Self) -> Option<PathBuf> {
+        let others: Vec<_> = other.present().map(Slot::path).collect();
+        self.present().map(Slot::path).find(|path| others.contains(path))
+    }
+
     /// Whether the container runs without any cgroup of its own.
     pub fn is_empty(&self) -> bool {
         self.present().next().is_none()

@@ -131,6 +131,7 @@ impl Child {
 
     /// Changes something in the container, and ends.
     fn run_errand(&mut self, errand: &Errand) -> Result<Infallible> {
+        self.request(&FromInit::Joined)?;
         let mounts = match errand {
             Errand::AddMounts { rootfs, host_groups } => {
                 crate::rootfs::add(rootfs, host_groups, &mut |mount| self.ask(mount))?

@@ -17,12 +17,12 @@ use crate::sys::{keyring, process as sys};
 pub fn schedule(process: &ProcessPlan) -> Result<()> {
     reset_affinity()?;
     if let Some(last) = process.exec_affinity.as_ref().and_then(|affinity| affinity.last.as_ref()) {
-        set_affinity(last)?;
+        set_affinity(last).context("/process/execCPUAffinity/final")?;
     }
-    process.scheduler.as_ref().map_or(Ok(()), set_scheduler)?;
-    process.io_priority.map_or(Ok(()), set_io_priority)?;
-    process.memory_policy.as_ref().map_or(Ok(()), set_memory_policy)?;
-    process.personality.map_or(Ok(()), set_personality)
+    process.scheduler.as_ref().map_or(Ok(()), set_scheduler).context("/process/scheduler")?;
+    process.io_priority.map_or(Ok(()), set_io_priority).context("/process/ioPriority")?;
+    process.memory_policy.as_ref().map_or(Ok(()), set_memory_policy).context("/linux/memoryPolicy")?;
+    process.personality.map_or(Ok(()), set_personality).context("/linux/personality")
 }
 
 /// The security labels that exec will change to.
@@ -60,7 +60,7 @@ fn set_affinity(mask: &CpuMask) -> Result<()> {
     sys::sched_setaffinity(mask.words()).call(|| format!("sched_setaffinity({:x?})", mask.words())).map_err(|e| match e
         .errno()
     {
-        Some(Errno::INVAL) => e.with_hint("none of the CPUs of execCPUAffinity is online and in the cpuset"),
+        Some(Errno::INVAL) => e.with_hint("none of these CPUs is online and in the cpuset"),
         _ => e,
     })
 }
@@ -70,7 +70,10 @@ fn set_scheduler(scheduler: &Scheduler) -> Result<()> {
     let &Scheduler { policy, flags, nice, priority, runtime, deadline, period, cpus_limited } = scheduler;
     let attr = sys::SchedAttr { policy, flags, nice, priority, runtime, deadline, period, ..Default::default() };
     sys::sched_setattr(&attr).map_err(|errno| {
-        let error = Error::sys(format_args!("sched_setattr({scheduler:?})"), errno);
+        let times = format_args!("runtime {runtime}, deadline {deadline}, period {period}");
+        let call =
+            format_args!("sched_setattr(policy {policy}, flags {flags:#x}, nice {nice}, priority {priority}, {times})");
+        let error = Error::sys(call, errno);
         match errno {
             Errno::PERM if cpus_limited => error.context("process scheduler can't be used together with AllowedCPUs"),
             Errno::PERM => error.with_hint("the policy, or a nice value below 0, needs CAP_SYS_NICE on the host"),

@@ -17,6 +17,7 @@ const MAX_WARNINGS: usize = 256;
 /// The requests that are still to come, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
+    Joined,
     TimeOffsets,
     Sources,
     Hooks,
@@ -50,6 +51,7 @@ impl Requests {
         let made = mounts.iter().filter(|m| m.is_made()).map(|m| m.index).collect();
         let is_process = !matches!(plan.role, Role::Errand(_));
         let steps = [
+            (Step::Joined, !is_process),
             (Step::TimeOffsets, container.is_some() && plan.namespaces.time_offsets.is_some()),
             (Step::Sources, !sources.is_empty()),
             (Step::Hooks, container.is_some_and(|c| c.host_hooks)),
@@ -69,6 +71,7 @@ impl Requests {
                 self.warnings = self.warnings.checked_sub(1).ok_or_else(|| refuse(request))?;
                 return Ok(());
             }
+            FromInit::Joined => Step::Joined,
             FromInit::TimeOffsets => Step::TimeOffsets,
             FromInit::Source { .. } => Step::Sources,
             FromInit::Hooks => Step::Hooks,

@@ -16,6 +16,11 @@ use crate::wire::{FromInit, ToInit};
 /// What the runtime does for init until init is ready. An implementation leaves out the actions that none of its plans
 /// allows: such requests are refused before ([`requests`]).
 pub trait Actions {
+    /// Checks that the namespaces that an errand has joined are the container's.
+    fn joined(&self) -> Result<()> {
+        Err(refuse(&FromInit::Joined))
+    }
+
     /// Opens a mount that needs the host's privileges.
     fn source(&self, index: u32) -> Result<OwnedFd> {
         Err(refuse(&FromInit::Source { index }))
@@ -58,6 +63,10 @@ impl Init {
             match request {
                 FromInit::Ready { mounts } => return Ok(mounts),
                 FromInit::Warning(warning) => actions.warn(&warning.to_string()),
+                FromInit::Joined => {
+                    actions.joined()?;
+                    self.send(&ToInit::Done)?;
+                }
                 FromInit::TimeOffsets => {
                     self.set_time_offsets(plan)?;
                     self.send(&ToInit::Done)?;

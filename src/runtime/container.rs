@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::cgroup::Cgroup;
@@ -114,18 +114,16 @@ impl<'a> Container<'a> {
         Ok(if self.waits(at_work)? { Status::Created } else { Status::Running })
     }
 
-    /// Whether the process of the configuration is still to be executed. The init of `run` has no start socket. As long
-    /// as that command is at work, the name of the process tells, because exec changes it.
+    /// Whether the process of the configuration is still to be executed.
     pub fn is_waiting(&self) -> Result<bool> {
         self.waits(|| self.dir.is_locked())
     }
 
+    /// The name of the process tells, because exec changes it. A program may take init's name, so the name counts only
+    /// as long as the start socket has not been removed, or a command is at work: the init of `run` has no socket.
     fn waits(&self, at_work: impl FnOnce() -> Result<bool>) -> Result<bool> {
-        if self.connect()?.is_some() {
-            return Ok(true);
-        }
         let is_init = self.record.init.is_some_and(|init| launch::has_inits_name(init.pid));
-        if is_init { at_work() } else { Ok(false) }
+        Ok(is_init && (self.dir.has(START)? || at_work()?))
     }
 
     pub fn state(&self) -> Result<State> {
@@ -134,25 +132,15 @@ impl<'a> Container<'a> {
         Ok(self.record.state(status, pid))
     }
 
-    /// Init listens until it executes the user's process, and exec closes the socket. So a container whose socket can
-    /// be reached is created; otherwise it is running.
+    /// The connection to init, which listens until it executes the user's process. `None` if it has done so, or has
+    /// ended. Only for `start`: init takes one connection after the other, and the others wait.
     pub(super) fn connect(&self) -> Result<Option<OwnedFd>> {
-        // Most containers have been started. To look is cheaper than to make a socket.
-        if !self.dir.has(START)? {
-            return Ok(None);
-        }
-        let socket = rustix::net::socket_with(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-            None,
-        )
-        .call(|| "socket(AF_UNIX)")?;
-        match rustix::net::connect(&socket, &start_address(self.dir.as_fd())?) {
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .call(|| "socket(AF_UNIX)")?;
+        let address = start_address(self.dir.as_fd())?;
+        match retry_on_intr(|| rustix::net::connect(&socket, &address)) {
             Ok(()) => Ok(Some(socket)),
             Err(Errno::NOENT | Errno::CONNREFUSED) => Ok(None),
-            // A frozen init still listens, but its backlog is full.
-            Err(Errno::AGAIN) => Ok(Some(socket)),
             Err(errno) => Err(Error::sys("connect(start socket)", errno)),
         }
     }

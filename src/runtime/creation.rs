@@ -154,6 +154,11 @@ impl<'a> Creation<'a> {
         check_id(id)?;
         let bundle = std::fs::canonicalize(&options.bundle).call(|| format!("open({:?})", options.bundle));
         let bundle = bundle.context("bundle").map_err(no_config)?;
+        if bundle.to_str().is_none() {
+            return Err(Error::new(format_args!(
+                "bundle: {bundle:?} is not UTF-8, as the state of a container must be"
+            )));
+        }
         let config = match &options.document {
             Some(text) => text.clone(),
             None => match &options.config {
@@ -251,7 +256,7 @@ impl<'a> Creation<'a> {
             return locked.record.cgroup.refuse_used_unit();
         }
         self.runtime.timeline.phase("cgroups");
-        locked.record.cgroup.create(&self.plan.cgroup)?;
+        locked.record.cgroup.create(&self.plan.cgroup, &|cgroup| self.refuse_cgroup_of_another(cgroup))?;
         let record = &locked.record;
         if matches!(placement, Placement::Birth) && record.cgroup.is_empty() && record.shared_pids {
             (self.runtime.warn)(
@@ -260,6 +265,19 @@ impl<'a> Creation<'a> {
             );
         }
         self.limit(locked)
+    }
+
+    /// The container that has the cgroup may have ended. But whoever deletes it kills all that is in there.
+    fn refuse_cgroup_of_another(&self, cgroup: &Cgroup) -> Result<()> {
+        for id in self.runtime.ids()?.into_iter().filter(|id| id != self.id) {
+            // One that is damaged, or has just been deleted, cannot be asked.
+            let Ok(other) = self.runtime.load(&id) else { continue };
+            if let Some(path) = cgroup.shared_with(other.cgroup()) {
+                return Err(Error::new(format_args!("the cgroup {path:?} is that of the container {id}"))
+                    .with_hint(format_args!("delete {id}, or take another /linux/cgroupsPath")));
+            }
+        }
+        Ok(())
     }
 
     /// Puts the device rules in force, once the cgroup is there. systemd makes it later ([`Self::enter_cgroup`]).

@@ -6,13 +6,14 @@
 use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, symlinkat, unlinkat};
 use rustix::io::Errno;
 
-use crate::error::{Call, Error, Kind, Result};
+use crate::error::{Call, Error, Kind as ErrorKind, Result};
+use crate::plan::namespaces::Kind;
 use crate::spec::Status;
 
 use super::Runtime;
 use super::container::Container;
 use super::dir::{APART, Apart, RECORD, StateDir, TRACES, Traces, draft, lost, no_container};
-use super::process::ProcessId;
+use super::process::{ProcessId, inode, open_namespace};
 use super::record::Record;
 
 /// Dropping it closes the descriptor of the directory, which releases the lock.
@@ -76,6 +77,9 @@ impl<'a> Locked<'a> {
     /// Records which process is the container's init, and its cgroups, in two places.
     pub(super) fn adopt(&mut self, init: ProcessId) -> Result<()> {
         self.record.init = Some(init);
+        if self.record.namespaces & Kind::User.clone_flag() != 0 {
+            self.record.user_namespace = Some(inode(&open_namespace(init.pid, Kind::User)?)?);
+        }
         self.save()?;
         let apart = Apart(self.record.cgroup.apart());
         if !apart.0.is_empty() {
@@ -132,7 +136,7 @@ impl<'a> Container<'a> {
         }
         let record = match dir.record() {
             // Somebody damaged it meanwhile. The record in memory is as good.
-            Err(e) if e.kind() == Kind::DamagedRecord => record,
+            Err(e) if e.kind() == ErrorKind::DamagedRecord => record,
             record => record?,
         };
         Ok(Locked::of(runtime, dir, record))

@@ -16,7 +16,7 @@ use crate::sys::mountinfo::groups_that_reach;
 
 use super::container::Container;
 use super::locked::Locked;
-use super::process::open_namespace;
+use super::process::{check_joined, open_namespace};
 use super::record::Volume;
 use super::sources;
 
@@ -83,7 +83,8 @@ impl Locked<'_> {
         let target = self.record.init.ok_or_else(stopped)?.open()?.ok_or_else(stopped)?;
         let target = Joined::Container { init: target.as_fd(), root: None };
         let init = Init::spawn(plan, target, Birth { patience: Some(PATIENCE), ..Birth::default() })?;
-        let done = init.placed().and_then(|()| init.serve(plan, &Actions { container: self, plan }));
+        let actions = Actions { container: self, plan, pid: init.process.pid };
+        let done = init.placed().and_then(|()| init.serve(plan, &actions));
         init.dismiss();
         done
     }
@@ -92,17 +93,19 @@ impl Locked<'_> {
 struct Actions<'a> {
     container: &'a Container<'a>,
     plan: &'a InitPlan,
+    /// Of the process that has joined the container.
+    pid: i32,
 }
 
 impl launch::Actions for Actions<'_> {
+    fn joined(&self) -> Result<()> {
+        check_joined(self.pid, self.container.record.user_namespace)
+    }
+
     fn source(&self, index: u32) -> Result<OwnedFd> {
         let (path, mounts) = planned(self.plan);
-        let userns = match self.container.record.init {
-            Some(init) if self.plan.join & NsKind::User.clone_flag() != 0 => {
-                Some(open_namespace(init.pid, NsKind::User)?)
-            }
-            _ => None,
-        };
+        let joins_user = self.plan.join & NsKind::User.clone_flag() != 0;
+        let userns = if joins_user { Some(open_namespace(self.pid, NsKind::User)?) } else { None };
         let namespaces = rootfs::Namespaces { mount: None, user: userns.as_ref().map(AsFd::as_fd) };
         rootfs::open_source(by_index(mounts, index)?, path, namespaces)
     }

@@ -7,8 +7,9 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Call, Error, Result};
+use crate::error::{Call, Error, Kind as ErrorKind, Result};
 use crate::plan::namespaces::Kind;
+use crate::sys::namespace::ns_get_userns;
 use crate::sys::stat::{Stat, named};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +61,29 @@ impl ProcessId {
 pub fn open_namespace(pid: i32, kind: Kind) -> Result<OwnedFd> {
     let path = format!("/proc/{pid}/ns/{}", kind.proc_name());
     std::fs::File::open(&path).map(OwnedFd::from).call(|| format!("open({path:?})"))
+}
+
+/// Which namespace it is.
+pub fn inode(namespace: &OwnedFd) -> Result<u64> {
+    rustix::fs::fstat(namespace).map(|stat| stat.st_ino).call(|| "fstat(namespace)")
+}
+
+/// Checks what process `pid`, a child that has not been reaped, has joined: the container's mount namespace must belong to
+/// its user namespace, which is `expected`.
+///
+/// The first process of a container can make a user namespace and a mount namespace of its own, without any privilege. Who
+/// follows it there, with more privileges, would execute what it has mounted.
+pub fn check_joined(pid: i32, expected: Option<u64>) -> Result<()> {
+    let owner =
+        ns_get_userns(open_namespace(pid, Kind::Mount)?.as_fd()).call(|| "ioctl(mount namespace, NS_GET_USERNS)");
+    let user = inode(&open_namespace(pid, Kind::User)?)?;
+    match owner.and_then(|owner| inode(&owner)) {
+        Ok(owner) if owner == user && expected.is_none_or(|expected| expected == user) => Ok(()),
+        Err(e) if e.errno() != Some(Errno::PERM) => Err(e),
+        _ => Err(Error::new("the first process of the container has left its user and mount namespaces")
+            .with_kind(ErrorKind::State)
+            .with_hint("with unshare(2) or setns(2): a process that follows it would use what it has mounted there")),
+    }
 }
 
 /// `ESRCH` is no failure: the process has just ended.

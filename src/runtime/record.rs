@@ -49,6 +49,9 @@ pub struct Record {
     pub memory: Option<MemoryLimits>,
     /// The `CLONE_NEW*` flags of the namespaces that differ from the runtime's, for `exec`.
     pub namespaces: u64,
+    /// The inode of its user namespace, if that differs from the runtime's. Unknown if an earlier berth made the container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_namespace: Option<u64>,
     /// Whether the container has no PID namespace of its own, so that its processes survive its init.
     pub shared_pids: bool,
     /// Whether the container has a session keyring of its own, also for `exec`.
@@ -105,6 +108,7 @@ impl Record {
             intel_rdt: None,
             memory: None,
             namespaces: 0,
+            user_namespace: None,
             shared_pids: false,
             keyring: false,
             keyring_name: None,

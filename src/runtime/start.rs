@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use crate::error::{Call, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::launch;
 use crate::plan::hooks::{self, Hook, Hooks};
 use crate::spec::Status;
@@ -17,27 +17,12 @@ impl<'a> Locked<'a> {
     /// Has the init of the created container execute the user's process. Returns once that is done or, if `notify`
     /// names a socket (sd_notify(3)) and the container was created for one, once the process is ready.
     pub fn start(self, notify: Option<&Path>) -> Result<()> {
-        match self.status()? {
-            Status::Created => {}
-            Status::Stopped => {
-                // `create` has it made at its end.
-                let hint = match self.dir.has(CONFIG)? {
-                    true => "a container runs once: delete it, and create it again",
-                    false => "its create was interrupted: delete it, and create it again",
-                };
-                return Err(not_startable("a container that has stopped").with_hint(hint));
-            }
-            // Whoever creates it has the lock until the end.
-            Status::Creating => {
-                return Err(not_startable("a container that is being created")
-                    .with_hint("its create was interrupted: `delete --force` removes it"));
-            }
-            Status::Paused => return Err(not_startable("a container in the paused state")),
-            Status::Running => return Err(not_startable("an already running container")),
+        let status = self.status()?;
+        if status != Status::Created {
+            return Err(self.not_startable(status));
         }
-        let socket = self.connect()?.ok_or_else(|| not_startable("an already running container"))?;
+        let Some(socket) = self.connect()? else { return Err(self.not_startable(self.status()?)) };
         let hooks = self.hooks_from_start()?;
-        rustix::io::ioctl_fionbio(&socket, false).call(|| "ioctl(FIONBIO)")?;
         let pidfd = self.record.init.map(ProcessId::open).transpose()?.flatten();
         let notify = self.notify(notify);
         let open = || self.record.hook_output();
@@ -50,6 +35,29 @@ impl<'a> Locked<'a> {
             container.await_ready(notify, pidfd.as_fd());
         }
         Ok(())
+    }
+
+    fn not_startable(&self, status: Status) -> Error {
+        let (what, hint) = match status {
+            // `create` makes the file at its end.
+            Status::Stopped if self.dir.has(CONFIG).is_ok_and(|has| has) => {
+                ("a container that has stopped", Some("a container runs once: delete it, and create it again"))
+            }
+            Status::Stopped => {
+                ("a container that has stopped", Some("its create was interrupted: delete it, and create it again"))
+            }
+            // Whoever creates it has the lock until the end.
+            Status::Creating => {
+                ("a container that is being created", Some("its create was interrupted: `delete --force` removes it"))
+            }
+            Status::Paused => ("a container in the paused state", None),
+            Status::Created | Status::Running => ("an already running container", None),
+        };
+        let error = Error::new(format_args!("cannot start {what}")).with_kind(Kind::State);
+        match hint {
+            Some(hint) => error.with_hint(hint),
+            None => error,
+        }
     }
 
     /// Those that are run from now on, for a container that has a process to start.
@@ -93,8 +101,4 @@ impl<'a> Locked<'a> {
             }
         }
     }
-}
-
-fn not_startable(what: &str) -> Error {
-    Error::new(format_args!("cannot start {what}")).with_kind(Kind::State)
 }

@@ -1,18 +1,28 @@
 //! Operations on namespaces that rustix lacks.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::Result;
 
 use super::check;
 
-/// `_IO(0xb7, 3)`, ioctl_ns(2).
+/// `_IO(0xb7, 1)`, ioctl_ns(2).
+const NS_GET_USERNS: libc::c_ulong = 0xb701;
+/// `_IO(0xb7, 3)`.
 const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
 
 /// The `CLONE_NEW*` flag of the namespace behind `fd`; `ENOTTY` if it is not one.
 pub fn ns_get_nstype(fd: BorrowedFd) -> Result<u64> {
     // SAFETY: the ioctl takes no argument and returns a number.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_NSTYPE as libc::Ioctl) }.into()).map(|flag| flag as u64)
+}
+
+/// The user namespace that the namespace behind `fd` belongs to.
+pub fn ns_get_userns(fd: BorrowedFd) -> Result<OwnedFd> {
+    // SAFETY: the ioctl takes no argument and returns a new descriptor, which has the close-on-exec flag.
+    let owner = check(unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_USERNS as libc::Ioctl) }.into())?;
+    // SAFETY: nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(owner as i32) })
 }
 
 /// Makes new namespaces for the calling thread. Other threads of the process stay in theirs.

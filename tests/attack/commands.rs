@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::actor;
 use crate::harness::inject::{Action, OLDER, Point, Seen};
-use crate::harness::{Cmd, Config, Container, Mode, Output, Test, busybox, eventually, left, script};
+use crate::harness::{Cmd, Config, Container, Mode, Output, Test, busybox, eventually, left, script, sys};
 
 e2e!(
     create_is_delayed,
@@ -28,6 +28,8 @@ e2e!(any:
     a_run_lets_others_work,
     what_is_being_made_says_so,
     a_status_that_has_become_stale,
+    asking_for_the_status_keeps_no_start_waiting,
+    a_cgroup_that_another_container_has_left,
 );
 
 /// For how long one command stands still, unless the other ends before: long for what does not wait for it.
@@ -418,6 +420,55 @@ fn a_status_that_has_become_stale(t: &Test) {
     state.go_on();
     let (output, _) = state.wait();
     assert!(output.stdout.contains("\"status\": \"created\""), "{output}");
+}
+
+/// Init is stopped, so it takes no connection: nobody but `start` may make one, of which there is room for a few only.
+fn asking_for_the_status_keeps_no_start_waiting(t: &Test) {
+    let c = t.container(Config::new(["/bin/sleep", "1000"]));
+    c.create().ok();
+    sys::kill(c.pid(), libc::SIGSTOP).unwrap();
+    for _ in 0..40 {
+        assert_eq!(c.status(), "created");
+    }
+    let start = c.start_cmd().spawn();
+    std::thread::sleep(Duration::from_millis(300));
+    sys::kill(c.pid(), libc::SIGCONT).unwrap();
+    start.wait().ok();
+    c.wait_status("running");
+    c.kill("KILL").ok();
+    c.wait_status("stopped");
+    c.delete().ok();
+
+    // Wherever another command that looks stands still, `start` does not wait for it.
+    for occurrence in 1..=3 {
+        for number in [libc::SYS_connect, libc::SYS_openat, libc::SYS_newfstatat] {
+            let c = t.container(Config::sleep());
+            c.create().ok();
+            let at = Point { process: 0, number, occurrence };
+            let state = c.cli("state", &[]).arg(&c.id).trace(&[], at, Action::Pause, PATIENCE);
+            if state.reached() {
+                c.start().ok();
+                assert_eq!(c.status(), "running");
+            }
+            state.go_on();
+            state.wait().0.ok();
+            c.delete_force().ok();
+        }
+    }
+}
+
+/// An empty cgroup can be used again. But deleting the container that had it kills all that is in there.
+fn a_cgroup_that_another_container_has_left(t: &Test) {
+    let first = t.container(Config::new(["/bin/true"]));
+    first.run_cmd(&["--keep"]).ok();
+    assert_eq!(first.status(), "stopped");
+    let path = first.cgroup.clone().unwrap();
+    let second = t.container(Config::sleep().without_cgroups_path().set("/linux/cgroupsPath", path.as_str()));
+    second.create_cmd(&[]).run().fails().says(&format!("is that of the container {}", first.id));
+    assert_eq!(first.status(), "stopped");
+    first.delete().ok();
+    second.up();
+    assert_eq!(second.status(), "running");
 }
 
 /// As `exec` might, between the killing of all that is there and the removal of the cgroup.

@@ -4,7 +4,7 @@
 //! the host from the container; a new mount goes neither over a filesystem of the kernel nor to the host.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ e2e!(any:
     a_directory_exchanged_in_the_middle_of_it,
     nothing_is_left_of_what_failed,
     the_process_that_changes_mounts_gives_nothing_away,
+    nobody_follows_init_into_namespaces_of_its_own,
 );
 
 fn bind(source: &str, destination: &str, options: &[&str]) -> Value {
@@ -387,4 +388,29 @@ fn the_process_that_changes_mounts_gives_nothing_away(t: &Test) {
         change(&c, "remove", json!([bind("", "/dev/shm/x", &[])])).ok();
     }
     panic!("the call was not come by");
+}
+
+/// Without any privilege the first process makes a user namespace, and a mount namespace that belongs to it. There it may
+/// mount what it likes over programs, and change the attributes of every mount that is added.
+fn nobody_follows_init_into_namespaces_of_its_own(t: &Test) {
+    let script =
+        "exec unshare -U -r -m sh -c 'mount -t tmpfs none /root && echo in > /tmp/there; read forever < /tmp/fifo'";
+    for config in [Config::sh(script), Config::sh(script).userns(100_000)] {
+        let config = config.set("/process/user", json!({ "uid": 1000, "gid": 1000 })).remove("/process/capabilities");
+        let c = t.container(config);
+        let tmp = c.rootfs().join("tmp");
+        fs::set_permissions(&tmp, fs::Permissions::from_mode(0o777)).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, tmp.join("fifo"), rustix::fs::FileType::Fifo, 0o666.into(), 0).unwrap();
+        fs::set_permissions(tmp.join("fifo"), fs::Permissions::from_mode(0o666)).unwrap();
+        c.up();
+        assert_eq!(c.wait_file("/tmp/there"), "in\n");
+        let left = "the first process of the container has left its user and mount namespaces";
+        c.exec_cmd(&["--user", "0:0"], &["/bin/true"]).run().fails().says(left);
+        let volume = t.path("volume");
+        fs::create_dir_all(&volume).unwrap();
+        change(&c, "add", json!([bind(&volume, "/mnt", &["bind", "ro"])])).fails().says(left);
+        c.kill("KILL").ok();
+        c.wait_status("stopped");
+        c.delete().ok();
+    }
 }

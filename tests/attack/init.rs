@@ -21,6 +21,7 @@ e2e!(
     a_clone_that_its_cgroup_refuses_is_made_outside,
 );
 
+e2e!(any: a_hook_that_cannot_be_forked_is_an_error, whoever_cannot_fork_kills_nobody);
 e2e!(any: the_stage_may_be_slower_than_what_it_has_forked, a_stage_that_dies_before_it_tells_leaves_nothing);
 
 /// The runtime is the first process of a command, and the next is init, or for `exec` the one that joins the container.
@@ -77,6 +78,47 @@ fn a_message_that_cannot_be_sent_ends_the_command(t: &Test) {
                 assert!(said.contains("sendmsg"), "{said}");
             }
         }
+    }
+}
+
+/// A failed clone(2) returns a negative number, which kill(2) takes for a process group, or for all processes.
+fn a_hook_that_cannot_be_forked_is_an_error(t: &Test) {
+    let errors = [
+        (libc::EAGAIN, "resource temporarily unavailable"),
+        (libc::ENOMEM, "out of memory"),
+        (libc::EPERM, "operation not permitted"),
+    ];
+    for kind in ["createContainer", "startContainer"] {
+        for (errno, words) in errors {
+            let c =
+                t.container(Config::new(["/bin/true"]).push(&format!("/hooks/{kind}"), json!({ "path": "/bin/true" })));
+            let point = Point { process: CHILD, number: libc::SYS_clone, occurrence: 1 };
+            let said = fails_at(c.run_cmd(&[]), point, Action::Fail(errno));
+            assert!(said.contains(&format!("error running {kind} hook #0: exec /bin/true: {words}")), "{said}");
+            c.assert_gone();
+        }
+    }
+}
+
+/// In a PID namespace in which another process leads the group of the errno's number, EAGAIN.
+fn whoever_cannot_fork_kills_nobody(t: &Test) {
+    for kind in ["createContainer", "startContainer"] {
+        let config = Config::new(["/bin/true"]).without_namespace("pid");
+        let config = config.set("/linux/resources/pids", json!({ "limit": 1 }));
+        let c = t.container(config.push(&format!("/hooks/{kind}"), json!({ "path": "/bin/true" })));
+        let (runtime, root, bundle) = (t.runtime_path().display(), t.root.display(), c.bundle.display());
+        let script = format!(
+            "while :; do setsid sleep 1000 & [ $! -lt {errno} ] || break; done; \
+             {runtime} --root {root} run --bundle {bundle} {id}; kill -0 -- -{errno} && echo it lives",
+            errno = libc::EAGAIN,
+            id = c.id
+        );
+        let arguments = ["--pid", "--fork", "--kill-child", "--mount-proc", "/bin/sh", "-c", &script];
+        let output = t.command("/usr/bin/unshare").args(arguments).run();
+        let output =
+            output.says(&format!("error running {kind} hook #0: exec /bin/true: resource temporarily unavailable"));
+        assert_eq!(output.text(), "it lives");
+        c.assert_gone();
     }
 }
 

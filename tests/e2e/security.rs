@@ -581,6 +581,9 @@ fn no_container_without_device_rules(t: &Test) {
     let c = t.container(Config::new(["/bin/true"]).without_cgroups_path());
     c.create().fails().says("no cgroup hierarchy is mounted");
     c.assert_gone();
+    let c = t.container(Config::new(["/bin/true"]).set("/linux/resources/pids", json!({ "limit": 7 })));
+    c.create().fails().says("/linux/resources/pids").says("no cgroup hierarchy is mounted");
+    c.assert_gone();
 }
 
 fn nothing_joins_a_container_in_the_making(t: &Test) {

@@ -60,6 +60,8 @@ impl MemoryPolicy {
             flags |= flag?.1;
         }
         match (&MODES[mode].1, nodes.count()) {
+            // Each flag says how nodes are meant.
+            (Nodes::None, 0) if flags != 0 => Err(refuse("/flags", format!("{name} takes no nodes, and so no flags"))),
             (Nodes::None, 0) | (Nodes::Some, 1..) | (Nodes::Any, _) => Ok(Self { mode: mode as i32 | flags, nodes }),
             (Nodes::None, count) => {
                 Err(refuse("/nodes", format!("memory policy mode requires 0 nodes but got {count}")))
@@ -101,7 +103,13 @@ mod tests {
     #[test]
     fn wrong_policies_are_refused() {
         let at = "/linux/memoryPolicy";
-        let table: [(&str, &str, &[&str], String); 6] = [
+        let table: [(&str, &str, &[&str], String); 7] = [
+            (
+                "MPOL_LOCAL",
+                "",
+                &["MPOL_F_STATIC_NODES"],
+                format!("{at}/flags: MPOL_LOCAL takes no nodes, and so no flags"),
+            ),
             ("", "", &[], format!("{at}/mode: invalid memory policy mode \"\"")),
             ("INTERLEAVE", "0", &[], format!("{at}/mode: invalid memory policy mode \"INTERLEAVE\"")),
             (

@@ -100,7 +100,12 @@ impl Writes<'_> {
         if let Some(v2) = self.directories.iter().position(|d| d.unified && d.has(in_v2)) {
             return Ok(Controller::V2(v2));
         }
-        Err(Error::config(pointer(field), format_args!("cannot set {name} limit: the host has no {name} controller")))
+        let error =
+            Error::config(pointer(field), format_args!("cannot set {name} limit: the host has no {name} controller"));
+        if self.directories.is_empty() {
+            return Err(error.with_hint("no cgroup hierarchy is mounted: mount cgroup2 on /sys/fs/cgroup"));
+        }
+        Err(error)
     }
 
     fn push(

@@ -155,8 +155,10 @@ impl Command {
             let _ = rustix::io::write(&failed, &error.raw_os_error().unwrap_or(libc::EIO).to_ne_bytes());
             exit(1);
         }
-        let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
-            return Err(Error::from_raw_os_error(-pid as i32));
+        // `Pid` would take the negative number of an error for a pid, and kill(2) would signal that process group.
+        let pid = match i32::try_from(pid) {
+            Ok(pid @ 1..) => Pid::from_raw(pid).ok_or(Errno::INVAL)?,
+            _ => return Err(Error::from_raw_os_error(-pid as i32)),
         };
         drop((failed, theirs));
         let [stdin, stdout, stderr] = ours;
