@@ -105,7 +105,9 @@ mod init;
 mod launch;
 #[deny(missing_docs)]
 mod library;
+mod netdev;
 mod plan;
+mod resctrl;
 mod rootfs;
 mod runtime;
 mod shim;

@@ -19,13 +19,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("rootfs", &["error", "plan", "sys"]),
     ("init", &["error", "hooks", "plan", "rootfs", "sys", "wire"]),
     ("criu", &["error", "files", "sys"]),
+    ("netdev", &["error", "plan", "sys"]),
+    ("resctrl", &["error", "plan", "sys"]),
     ("launch", &["cgroup", "error", "files", "hooks", "plan", "sys", "timeline", "wire"]),
     ("validate", &["error", "plan", "spec"]),
     (
         "runtime",
         &[
-            "cgroup", "criu", "error", "files", "hooks", "host", "launch", "plan", "rootfs", "spec", "sys", "timeline",
-            "validate",
+            "cgroup", "criu", "error", "files", "hooks", "host", "launch", "netdev", "plan", "resctrl", "rootfs",
+            "spec", "sys", "timeline", "validate",
         ],
     ),
     ("doctor", &["error", "files", "host", "library", "plan", "rootfs", "runtime", "spec", "sys"]),

@@ -10,7 +10,6 @@ mod explain;
 mod home;
 mod identity;
 mod namespaces;
-mod network;
 mod process;
 
 use std::convert::Infallible;
@@ -164,7 +163,7 @@ impl Child {
             self.request(&FromInit::TimeOffsets)?;
         }
         if container.loopback {
-            network::loopback_up()?;
+            sys::network::loopback_up()?;
         }
         set_names(container)?;
         self.begin(Phase::Mounts)?;

@@ -2,9 +2,6 @@
 
 mod descriptor;
 mod ids;
-pub mod intel_rdt;
-mod netlink;
-pub mod network;
 mod proof;
 mod requests;
 pub mod rlimits;

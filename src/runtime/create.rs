@@ -8,7 +8,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::error::{Call, Context, Error, Result};
 use crate::hooks::Output;
-use crate::launch::{self, Birth, Init, Joined, PATIENCE, network, rlimits, send_listener};
+use crate::launch::{self, Birth, Init, Joined, PATIENCE, rlimits, send_listener};
+use crate::netdev;
 use crate::plan::namespaces::Kind as NsKind;
 use crate::rootfs;
 use crate::spec::Status;
@@ -136,7 +137,7 @@ impl<'a> Creation<'a> {
         self.enter_cgroup(placement, locked, pid, init.outside)?;
         self.join_intel_rdt(locked, pid)?;
         if !self.plan.net_devices.is_empty() {
-            network::attach(&self.plan.net_devices, open_namespace(pid, NsKind::Network)?.as_fd())?;
+            netdev::attach(&self.plan.net_devices, open_namespace(pid, NsKind::Network)?.as_fd())?;
             self.runtime.debug(|| format!("{} network devices moved", self.plan.net_devices.len()));
         }
         rlimits::raise(pid, &self.plan.init.process.rlimits)?;

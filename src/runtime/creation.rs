@@ -11,13 +11,14 @@ use crate::cgroup::{Cgroup, Entry, Systemd};
 use crate::error::{Call, Context, Error, Result};
 use crate::files;
 use crate::host;
-use crate::launch::{intel_rdt, send_descriptor};
+use crate::launch::send_descriptor;
 use crate::plan::annotations::Annotations;
 use crate::plan::cgroup::{CgroupPlan, Manager};
 use crate::plan::hierarchy::{Directory, Layout};
 use crate::plan::init::InitPlan;
 use crate::plan::namespaces::{Join, Kind as NsKind, Namespaces, Owner};
 use crate::plan::{self, Lsm, Plan};
+use crate::resctrl;
 use crate::spec::{Spec, Status};
 use crate::sys::keyring;
 
@@ -311,7 +312,7 @@ impl<'a> Creation<'a> {
 
     pub fn join_intel_rdt(&self, locked: &mut Locked, pid: i32) -> Result<()> {
         let Some(plan) = &self.plan.intel_rdt else { return Ok(()) };
-        let made = intel_rdt::apply(intel_rdt::root()?.as_fd(), plan, pid)?;
+        let made = resctrl::apply(resctrl::root()?.as_fd(), plan, pid)?;
         self.runtime.debug(|| format!("init is in class {:?} of resctrl", plan.group.name()));
         locked.record.intel_rdt = Some(Rdt { plan: plan.clone(), made });
         locked.save()

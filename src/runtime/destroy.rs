@@ -4,8 +4,8 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use crate::error::{Call, Context, Error, Kind, Result};
-use crate::launch::intel_rdt;
 use crate::plan::hooks::{self, Hook};
+use crate::resctrl;
 use crate::spec::{Spec, Status};
 use crate::sys::wait::ends_within;
 
@@ -44,7 +44,7 @@ impl Locked<'_> {
         record.cgroup.remove(DEATH)?;
         runtime.debug(|| "processes killed, cgroup removed".to_owned());
         if let Some(rdt) = &record.intel_rdt {
-            intel_rdt::remove(intel_rdt::root()?.as_fd(), &rdt.plan, rdt.made)?;
+            resctrl::remove(resctrl::root()?.as_fd(), &rdt.plan, rdt.made)?;
         }
         dir.remove()?;
         runtime.debug(|| "state directory removed".to_owned());

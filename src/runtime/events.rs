@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::cgroup;
 use crate::error::{Call, Context, Error, Kind, Result};
-use crate::launch::intel_rdt;
+use crate::resctrl;
 use crate::sys::wait::poll_within;
 
 use super::container::Container;
@@ -18,7 +18,7 @@ use super::container::Container;
 pub struct Stats {
     #[serde(flatten)]
     cgroup: cgroup::stats::Stats,
-    intel_rdt: intel_rdt::Stats,
+    intel_rdt: resctrl::Stats,
     /// Interfaces that libcontainer made. The specification leaves that to others, so there are none.
     network_interfaces: Option<()>,
 }
@@ -79,8 +79,8 @@ impl Container<'_> {
 
     fn read_stats(&self) -> Result<Stats> {
         let intel_rdt = match &self.record.intel_rdt {
-            Some(rdt) => intel_rdt::stats(intel_rdt::root()?.as_fd(), &rdt.plan)?,
-            None => intel_rdt::Stats::default(),
+            Some(rdt) => resctrl::stats(resctrl::root()?.as_fd(), &rdt.plan)?,
+            None => resctrl::Stats::default(),
         };
         Ok(Stats { cgroup: self.record.cgroup.stats()?, intel_rdt, network_interfaces: None })
     }

@@ -15,7 +15,7 @@ use crate::criu::{Criu, Kind, Notification, Options, Streams, Surroundings};
 use crate::error::{Call, Context, Error, Result};
 use crate::files;
 use crate::host;
-use crate::launch::network;
+use crate::netdev;
 use crate::plan::namespaces::Kind as NsKind;
 use crate::plan::rootfs::Switch;
 use crate::rootfs::{self, ExternalMount};
@@ -352,7 +352,7 @@ impl Restoration<'_> {
         match (notification.script.as_str(), notification.pid, fd) {
             ("setup-namespaces", Some(pid), _) => {
                 if self.creation.plan.init.container().is_some_and(|container| container.loopback) {
-                    network::loopback_up(open_namespace(pid, NsKind::Network)?.as_fd())?;
+                    netdev::loopback_up(open_namespace(pid, NsKind::Network)?.as_fd())?;
                 }
                 // CRIU waits for the answer, and does not reap the process meanwhile.
                 let init = Pid::from_raw(pid).ok_or_else(|| Error::new("CRIU told of a process without a pid"))?;

@@ -3,11 +3,11 @@
 use std::os::fd::AsFd;
 
 use crate::error::{Error, Result};
-use crate::launch::intel_rdt;
 use crate::plan::hierarchy::Directory;
 use crate::plan::intel_rdt::schemata;
 use crate::plan::resources::{self, MemoryLimits, Update};
 use crate::plan::systemd::{self, Property};
+use crate::resctrl;
 use crate::spec::{IntelRdt, Resources, Status};
 
 use super::container::Container;
@@ -80,7 +80,7 @@ fn check_schemata(options: &UpdateOptions, record: &Record) -> Result<Vec<String
         (l3_cache_schema, "L3", "Intel RDT/CAT: l3 cache schema is not enabled"),
         (mem_bw_schema, "MB", "Intel RDT/MBA: memory bandwidth schema is not enabled"),
     ] {
-        if !schema.is_empty() && !intel_rdt::root().is_ok_and(|root| intel_rdt::has(root.as_fd(), resource)) {
+        if !schema.is_empty() && !resctrl::root().is_ok_and(|root| resctrl::has(root.as_fd(), resource)) {
             return Err(Error::new(complaint).with_hint("it takes such a processor, and a mounted resctrl filesystem"));
         }
     }
@@ -98,7 +98,7 @@ fn check_schemata(options: &UpdateOptions, record: &Record) -> Result<Vec<String
 
 fn update_schemata(record: &Record, lines: &[String]) -> Result<()> {
     match &record.intel_rdt {
-        Some(rdt) if !lines.is_empty() => intel_rdt::update(intel_rdt::root()?.as_fd(), &rdt.plan, lines),
+        Some(rdt) if !lines.is_empty() => resctrl::update(resctrl::root()?.as_fd(), &rdt.plan, lines),
         _ => Ok(()),
     }
 }

@@ -8,13 +8,13 @@ use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat, openat};
 use rustix::thread::capabilities;
 
 use crate::error::{Call, Context, Error, Result, push_pointer};
-use crate::launch::intel_rdt;
 use crate::plan::Plan;
 use crate::plan::annotations::Annotations;
 use crate::plan::cgroup::Manager;
 use crate::plan::hooks::Hook;
 use crate::plan::mounts::{BindSource, MountKind};
 use crate::plan::namespaces::Kind;
+use crate::resctrl;
 use crate::spec::{IdMapping, Spec};
 use crate::sys;
 use crate::validate::{self, Finding, Verdict};
@@ -54,7 +54,7 @@ fn plan_here(runtime: &Runtime, spec: &Spec, bundle: &Path) -> Result<Verdict> {
         namespaces(&spec, &plan),
         ids(&plan),
         plan.net_devices.iter().filter_map(|device| network_device(&device.name).err()).collect(),
-        plan.intel_rdt.iter().filter_map(|_| intel_rdt::root().err()).collect(),
+        plan.intel_rdt.iter().filter_map(|_| resctrl::root().err()).collect(),
         seccomp(&plan).err().into_iter().collect(),
     ];
     let mut doubts = unlisted(&plan);

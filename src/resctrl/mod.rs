@@ -1,4 +1,4 @@
-//! Putting a container into a class of service of resctrl (`linux.intelRdt`).
+//! Putting a container into a class of service of resctrl, which the specification calls `linux.intelRdt`.
 
 mod stats;
 

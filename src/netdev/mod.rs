@@ -1,19 +1,20 @@
 //! Moving interfaces of the host into the container (`linux.netDevices`).
 
+mod netlink;
+
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::netlink::{
+use self::netlink::{
     Message, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, RTM_GETADDR, RTM_GETLINK, RTM_NEWADDR, RTM_NEWLINK, Socket,
     ifinfomsg, push_attribute, u32_at,
 };
 use crate::error::{Call, Context, Error, Result};
 use crate::plan::network::Device;
-use crate::sys::network::siocsifflags_up;
+use crate::sys::network;
 
 const IFLA_IFNAME: u16 = 3;
 const IFLA_NET_NS_FD: u16 = 28;
@@ -31,13 +32,11 @@ const IFF_UP: u32 = 1;
 const LINK_HEADER: usize = 16;
 const ADDRESS_HEADER: usize = 8;
 
-/// Brings up `lo` in a network namespace that no init sets up. The kernel gives it its addresses then.
+/// Brings up `lo` in a network namespace that no init sets up.
 pub fn loopback_up(netns: BorrowedFd<'_>) -> Result<()> {
     let bring_up = || {
         move_into_link_name_space(netns, Some(LinkNameSpaceType::Network)).call(|| "setns(CLONE_NEWNET)")?;
-        let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None);
-        let socket = socket.call(|| "socket(AF_UNIX)")?;
-        siocsifflags_up(socket.as_fd(), b"lo").call(|| "ioctl(SIOCSIFFLAGS, \"lo\", IFF_UP)")
+        network::loopback_up()
     };
     // The calling thread stays in its namespace.
     std::thread::scope(|scope| {
@@ -181,7 +180,7 @@ fn addresses(host: &mut Socket, index: u32) -> Result<Vec<Address>> {
 mod tests {
     use std::process::{Child, Command, Stdio};
 
-    use super::super::netlink::ifinfomsg;
+    use super::netlink::ifinfomsg;
     use super::*;
     use crate::plan::network;
     use crate::spec::NetDevice;
