@@ -88,7 +88,7 @@ impl Work {
         make: bool,
         default: Option<&Path>,
     ) -> Result<Self> {
-        let open_images = if make { files::make_own_directory } else { files::open_own_directory };
+        let open_images = if make { files::make_images_directory } else { files::open_images_directory };
         let images = open_images(&options.image_path).context("--image-path")?;
         let path = options.work_path.as_deref().or(default);
         let work = path.map(files::make_work_directory).transpose().context("--work-path")?;

@@ -105,7 +105,7 @@ pub(super) fn restore_child(
 /// The names that the images have for the pipes and files of the standard streams, by descriptor number.
 fn dumped_streams(images: &Path) -> Result<Vec<String>> {
     const MAX: u64 = 64 * 1024;
-    let dir = files::open_own_directory(images)?;
+    let dir = files::open_images_directory(images)?;
     // Images may come from anybody's archive: no link to another file of the host is followed, and no fifo is waited
     // for.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;

@@ -8,11 +8,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::{Mode, fchmod, fstat};
+use rustix::fs::{Mode, fchmod};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use crate::error::{Call, Error, Result};
+use crate::error::{Call, Result};
 use crate::files;
 
 const DIR: &str = "/run/berth-shim";
@@ -31,13 +31,10 @@ pub fn listen(namespace: &str, id: &str) -> Result<(OwnedFd, String)> {
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         made => made.call(|| format!("mkdir({DIR:?})")),
     };
-    let dir = made.and_then(|()| files::open_own_directory(Path::new(DIR))).map_err(|e| match e.errno() {
+    made.and_then(|()| files::open_private_directory(Path::new(DIR))).map_err(|e| match e.errno() {
         Some(Errno::ACCESS) => e.with_hint("the shim runs as root"),
         _ => e,
     })?;
-    if fstat(&dir).call(|| format!("fstat({DIR:?})"))?.st_mode & 0o077 != 0 {
-        return Err(Error::new(format_args!("{DIR:?} is open to other users")).with_hint("its mode must be 0700"));
-    }
     // Another shim of the same container may have died, and its socket be there still.
     let path = format!("{DIR}/{}-{}", name(namespace, id), std::process::id());
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;

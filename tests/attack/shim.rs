@@ -67,9 +67,12 @@ fn a_directory_that_is_open_is_not_used(t: &Test) {
     let _run = t.private_run();
     fs::create_dir("/run/berth-shim").unwrap();
     let c = t.container(Config::sleep());
-    for mode in [0o755, 0o750, 0o701] {
+    for (owner, mode) in [(0, 0o755), (0, 0o750), (0, 0o701), (4242, 0o700)] {
+        std::os::unix::fs::chown("/run/berth-shim", Some(owner), Some(0)).unwrap();
         fs::set_permissions("/run/berth-shim", fs::Permissions::from_mode(mode)).unwrap();
-        t.shim_cmd(&c, "start").run().fails().says("is open to other users");
+        let whose = format!("\"/run/berth-shim\" is open to other users (uid {owner}, gid 0, mode {mode:o})");
+        let hint = "it must belong to root or the caller, and its mode be 0700";
+        t.shim_cmd(&c, "start").run().fails().says(&whose).says(hint);
     }
     assert_eq!(fs::read_dir("/run/berth-shim").unwrap().count(), 0);
 }
