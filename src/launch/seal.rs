@@ -84,7 +84,7 @@ impl Executable {
 }
 
 fn maps(mappings: &[IdMapping], id: u32) -> bool {
-    mappings.iter().any(|m| id.checked_sub(m.host_id).is_some_and(|offset| offset < m.size))
+    mappings.iter().any(|m| m.maps_from_host(id))
 }
 
 /// Groups outside of these mappings. Root may give a file to any group, an ordinary user to their own groups.

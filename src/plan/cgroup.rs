@@ -213,10 +213,7 @@ fn on_host(spec: &Spec, uid: u32) -> Option<u32> {
     if !spec.linux.namespaces.iter().any(|n| n.kind == "user") {
         return Some(uid);
     }
-    spec.linux.uid_mappings.iter().find_map(|m| {
-        let offset = uid.checked_sub(m.container_id).filter(|offset| *offset < m.size)?;
-        m.host_id.checked_add(offset)
-    })
+    spec.linux.uid_mappings.iter().find_map(|m| m.to_host(uid))
 }
 
 fn read_only(options: &[String]) -> bool {

@@ -95,12 +95,10 @@ fn triple(text: &str, container: &[IdMapping]) -> Result<IdMapping, String> {
     let numbers: Vec<u32> = numbers.split('-').map(|n| n.parse().map_err(|_| wrong())).collect::<Result<_, _>>()?;
     let [container_id, mut host_id, size] = numbers[..] else { return Err(wrong()) };
     if relative {
-        let holds = |m: &&IdMapping| host_id >= m.container_id && host_id - m.container_id < m.size;
-        let mapping = container
+        host_id = container
             .iter()
-            .find(holds)
+            .find_map(|m| m.to_host(host_id))
             .ok_or_else(|| format!("could not find a user namespace mapping for the relative mapping {text:?}"))?;
-        host_id = mapping.host_id.checked_add(host_id - mapping.container_id).ok_or_else(wrong)?;
     }
     Ok(IdMapping { container_id, host_id, size })
 }

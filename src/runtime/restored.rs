@@ -116,9 +116,8 @@ impl Allowed {
 }
 
 fn on_host(maps: &[IdMapping], id: u32) -> u32 {
-    let map = maps.iter().find(|map| id.checked_sub(map.container_id).is_some_and(|offset| offset < map.size));
     // The kernel shows an id that is not mapped as this one.
-    map.map_or(u32::MAX, |map| map.host_id + (id - map.container_id))
+    maps.iter().find_map(|map| map.to_host(id)).unwrap_or(u32::MAX)
 }
 
 fn field<'a>(status: &'a str, name: &str) -> &'a str {

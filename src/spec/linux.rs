@@ -59,6 +59,19 @@ pub struct IdMapping {
     pub size: u32,
 }
 
+impl IdMapping {
+    /// What an id of the namespace is on the host. `None` if it is not mapped, or beyond the last id there.
+    pub fn to_host(self, id: u32) -> Option<u32> {
+        let offset = id.checked_sub(self.container_id).filter(|offset| *offset < self.size)?;
+        self.host_id.checked_add(offset)
+    }
+
+    /// Whether an id of the host has one in the namespace.
+    pub fn maps_from_host(self, id: u32) -> bool {
+        id.checked_sub(self.host_id).is_some_and(|offset| offset < self.size)
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TimeOffset {
@@ -249,4 +262,20 @@ pub struct InterfacePriority {
 pub struct Rdma {
     pub hca_handles: Option<u32>,
     pub hca_objects: Option<u32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_through_a_mapping() {
+        let map = IdMapping { container_id: 10, host_id: 5000, size: 5 };
+        assert_eq!([9, 10, 14, 15].map(|id| map.to_host(id)), [None, Some(5000), Some(5004), None]);
+        assert_eq!([4999, 5000, 5004, 5005].map(|id| map.maps_from_host(id)), [false, true, true, false]);
+        let last = IdMapping { container_id: 0, host_id: u32::MAX, size: 2 };
+        assert_eq!([0, 1].map(|id| last.to_host(id)), [Some(u32::MAX), None]);
+        let last = IdMapping { container_id: u32::MAX, host_id: 0, size: 2 };
+        assert_eq!([0, u32::MAX].map(|id| last.to_host(id)), [None, Some(0)]);
+    }
 }

@@ -47,8 +47,7 @@ fn check(id: u32, (name, mappings): (&str, &[IdMapping]), pointer: impl Fn() -> 
     if id == u32::MAX {
         return Err(Error::config(pointer(), format_args!("{id} is not a valid id")));
     }
-    let mapped = |m: &IdMapping| id.checked_sub(m.container_id).is_some_and(|offset| offset < m.size);
-    if mappings.is_empty() || mappings.iter().any(mapped) {
+    if mappings.is_empty() || mappings.iter().any(|m| m.to_host(id).is_some()) {
         return Ok(());
     }
     let ranges: Vec<String> = mappings.iter().map(|m| format!("{} (size {})", m.container_id, m.size)).collect();
