@@ -39,10 +39,11 @@ const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CL
 const PROC_SUPER_MAGIC: u64 = 0x9fa0;
 
 /// Whether a file of this user may be followed or used: root's and the caller's may. In a user namespace all users
-/// outside of it look the same, also the host's root, and the caller has no power over others' files anyway.
+/// outside of it look the same, also the host's root, and the caller has no power over others' files anyway. A namespace
+/// that maps every id, as the initial one does, has no users outside.
 pub fn trusts(uid: u32) -> bool {
     const OVERFLOW: u32 = 65534;
-    /// The map of the initial namespace.
+    /// The map of the initial namespace, and of one below it that is the same.
     const ALL: &str = "0 0 4294967295";
     let in_namespace = || {
         let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();

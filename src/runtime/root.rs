@@ -11,6 +11,7 @@ use rustix::fs::{Dir, Mode, OFlags, Stat, openat};
 use rustix::io::Errno;
 
 use crate::error::{Call, Context, Error, Result};
+use crate::files;
 use crate::files::walk::{Step, Walk};
 
 /// Of new directories. Closed to other users, as each of them leads to the state root. Sticky, which the XDG base
@@ -72,7 +73,9 @@ fn walk(path: &Path, make: Option<Mode>) -> Result<Option<OwnedFd>> {
 /// that they made first is theirs. In the state root itself they must not be able to make any.
 fn judge(euid: u32, stat: &Stat, path: &Path, step: Step) -> Result<()> {
     let owner = stat.st_uid;
-    let trusted = trusts(owner, euid, step != Step::End);
+    // In a user namespace the host's root, who may own what is above, cannot be told from other users. The state root
+    // itself must belong to a user who can.
+    let trusted = if step == Step::End { owner == 0 || owner == euid } else { files::trusts(owner) };
     if step == Step::Link {
         let foreign =
             || untrusted(format_args!("the link {path:?} belongs to user {owner}, who can have it lead anywhere"));
@@ -90,13 +93,6 @@ fn judge(euid: u32, stat: &Stat, path: &Path, step: Step) -> Result<()> {
         ))),
         false => Ok(()),
     }
-}
-
-/// In a user namespace the host's root, who owns the directories above, has no number of its own, and cannot be told
-/// from other users.
-fn trusts(owner: u32, euid: u32, above: bool) -> bool {
-    const OVERFLOW: u32 = 65534;
-    owner == 0 || owner == euid || above && owner == OVERFLOW && crate::sys::namespace::in_user_namespace()
 }
 
 fn untrusted(why: impl std::fmt::Display) -> Error {
