@@ -210,7 +210,7 @@ mod tests {
         assert_eq!(got, before);
         let none: CpuMask = postcard::from_bytes(&postcard::to_stdvec(&vec![0_u64, 0, 1 << 63]).unwrap()).unwrap();
         let got = after(|| set_affinity(&none), String::new);
-        assert!(got.contains("invalid argument; Some(\"none of the CPUs"), "{got}");
+        assert!(got.contains("invalid argument; Some(\"none of these CPUs"), "{got}");
     }
 
     #[test]

@@ -338,6 +338,11 @@ impl<'a> Creation<'a> {
         Ok(())
     }
 
+    /// Whether there are hooks for [`Self::run_host_hooks`].
+    pub fn has_host_hooks(&self) -> bool {
+        !self.plan.hooks.prestart.is_empty() || !self.plan.hooks.create_runtime.is_empty()
+    }
+
     /// The status "creating" is step 2 of the lifecycle, and "created" is what follows. These hooks are steps 3 and 4.
     /// `pid` and `pidfd` are init's.
     pub fn run_host_hooks(&self, record: &Record, pid: i32, pidfd: BorrowedFd) -> Result<()> {

@@ -78,7 +78,11 @@ impl<'a> Locked<'a> {
     pub(super) fn adopt(&mut self, init: ProcessId) -> Result<()> {
         self.record.init = Some(init);
         if self.record.namespaces & Kind::User.clone_flag() != 0 {
-            self.record.user_namespace = Some(inode(&open_namespace(init.pid, Kind::User)?)?);
+            self.record.user_namespace = match open_namespace(init.pid, Kind::User) {
+                // An ordinary user may not inspect init, which is not dumpable.
+                Err(e) if e.errno() == Some(Errno::ACCESS) => None,
+                namespace => Some(inode(&namespace?)?),
+            };
         }
         self.save()?;
         let apart = Apart(self.record.cgroup.apart());

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Call, Error, Kind as ErrorKind, Result};
 use crate::plan::namespaces::Kind;
-use crate::sys::namespace::ns_get_userns;
+use crate::sys::namespace::{in_user_namespace, ns_get_userns};
 use crate::sys::stat::{Stat, named};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,14 +68,22 @@ pub fn inode(namespace: &OwnedFd) -> Result<u64> {
     rustix::fs::fstat(namespace).map(|stat| stat.st_ino).call(|| "fstat(namespace)")
 }
 
+fn is_root_of_host() -> bool {
+    rustix::process::geteuid().is_root() && !in_user_namespace()
+}
+
 /// Checks what process `pid`, a child that has not been reaped, has joined: the container's mount namespace must belong to
 /// its user namespace, which is `expected`.
 ///
 /// The first process of a container can make a user namespace and a mount namespace of its own, without any privilege. Who
 /// follows it there, with more privileges, would execute what it has mounted.
 pub fn check_joined(pid: i32, expected: Option<u64>) -> Result<()> {
-    let owner =
-        ns_get_userns(open_namespace(pid, Kind::Mount)?.as_fd()).call(|| "ioctl(mount namespace, NS_GET_USERNS)");
+    let mount = match open_namespace(pid, Kind::Mount) {
+        // Only root of the host may inspect a process that is not dumpable. Others have no privileges to follow it with.
+        Err(e) if e.errno() == Some(Errno::ACCESS) && !is_root_of_host() => return Ok(()),
+        mount => mount?,
+    };
+    let owner = ns_get_userns(mount.as_fd()).call(|| "ioctl(mount namespace, NS_GET_USERNS)");
     let user = inode(&open_namespace(pid, Kind::User)?)?;
     match owner.and_then(|owner| inode(&owner)) {
         Ok(owner) if owner == user && expected.is_none_or(|expected| expected == user) => Ok(()),

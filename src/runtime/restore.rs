@@ -354,7 +354,9 @@ impl Restoration<'_> {
                 if self.creation.plan.init.container().is_some_and(|container| container.loopback) {
                     netdev::loopback_up(open_namespace(pid, NsKind::Network)?.as_fd())?;
                 }
-                // CRIU waits for the answer, and does not reap the process meanwhile.
+                if !self.creation.has_host_hooks() {
+                    return Ok(());
+                }
                 let init = Pid::from_raw(pid).ok_or_else(|| Error::new("CRIU told of a process without a pid"))?;
                 let pidfd = pidfd_open(init, PidfdFlags::empty()).call(|| format!("pidfd_open({pid})"))?;
                 self.creation.run_host_hooks(&locked.record, pid, pidfd.as_fd())

@@ -333,8 +333,12 @@ fn root_is_a_symlink_to_a_directory(t: &Test) {
     let c = t.container(Config::new(["/bin/true"]).set("/root/path", "link"));
     symlink("rootfs", c.bundle.join("link")).unwrap();
     let output = c.run();
-    // Engines give real directories; following the operator's own link or refusing it are both sound.
-    assert!(output.status.success() || output.stderr.contains("link"), "{output}");
+    // The operator's own link is followed. Another runtime may refuse it.
+    if t.is_berth() || output.status.success() {
+        output.ok();
+    } else {
+        output.says("link");
+    }
 }
 
 fn idmapped_bind(t: &Test) {

@@ -285,6 +285,10 @@ impl Test {
         self.peer != Peer::Berth
     }
 
+    pub fn is_berth(&self) -> bool {
+        self.peer == Peer::Berth
+    }
+
     pub fn is_runc(&self) -> bool {
         self.peer == Peer::Runc
     }
