@@ -909,7 +909,14 @@ fn remounts() {
     bundle
         .mount(json!({"destination": "/dev/shm", "type": "tmpfs", "options": ["remount", "nosuid", "size=8k"]}))
         .mount(json!({"destination": "/sys", "options": ["remount", "bind", "noexec", "ro"]}));
+    for (name, option) in [("kept", "noexec"), ("undone", "rw"), ("undone-below", "rrw")] {
+        let destination = format!("/{name}");
+        bundle
+            .mount(json!({"destination": destination, "type": "tmpfs", "options": ["ro"]}))
+            .mount(json!({"destination": destination, "options": ["remount", "bind", option]}));
+    }
     bundle.enter().unwrap();
+    assert!(has("/kept", "ro") && has("/undone", "rw") && has("/undone-below", "rw"));
     assert_eq!(options("/dev/shm").join(","), "rw,nosuid,relatime");
     assert!(fs::write("/dev/shm/big", vec![0; 10_000]).is_err());
     assert_eq!(options("/sys").join(","), "ro,noexec,relatime");

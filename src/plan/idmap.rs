@@ -71,6 +71,12 @@ pub fn plan(pointer: &str, mount: &Mount, request: Option<&Request>, userns: Use
     }
 }
 
+/// The error of a mount that cannot have its own mapping, which its fields or its options name.
+pub fn refusal(pointer: &str, mount: &Mount, message: &str) -> Error {
+    let field = if mount.uid_mappings.is_empty() { "options" } else { "uidMappings" };
+    Error::config(format_args!("{pointer}/{field}"), message)
+}
+
 fn parse(text: &str, userns: UserNamespace) -> Result<Mappings, String> {
     let mut mappings = Mappings { uid: Vec::new(), gid: Vec::new() };
     for part in text.split(';') {

@@ -389,8 +389,8 @@ mod tests {
     #[test]
     fn legacy_hierarchies_are_bound_or_mounted() {
         let plan = cgroup_mount(&hybrid(), r#"{"type":"mount"}"#, r#""ro","nosuid""#);
-        let MountKind::Cgroup(CgroupMount::Legacy { hierarchies, links, readonly }) = plan.kind else { panic!() };
-        assert!(readonly);
+        let MountKind::Cgroup(CgroupMount::Legacy { hierarchies, links }) = plan.kind else { panic!() };
+        assert!(plan.late_readonly);
         assert_eq!(links, [("cpu".into(), "cpu,cpuacct".into()), ("cpuacct".into(), "cpu,cpuacct".into())]);
         assert_eq!(
             hierarchies[1].content,

@@ -10,10 +10,10 @@ use super::modes::ExactModes;
 use super::mounts::Builder;
 use super::resolve::{self, Location, Make};
 use super::source::Sources;
-use super::tree::{attach_at, change, clone_tree, set_propagation};
+use super::tree::{READONLY, attach_at, change, clone_tree, set_propagation};
 use super::{devices, mask, pivot};
 use crate::error::{Call, Context, Error, Result};
-use crate::plan::mounts::{Attrs, Propagation, PropagationChange, attr};
+use crate::plan::mounts::{Propagation, PropagationChange};
 use crate::plan::rootfs::{RootfsPlan, Switch};
 use crate::sys::procfs::ProcFs;
 
@@ -94,12 +94,11 @@ impl<'a> Rootfs<'a> {
             let _modes = ExactModes::begin();
             resolve::open_or_make(self.root.as_fd(), &self.plan.cwd, Make::Dir).context("/process/cwd")?;
         }
-        let readonly = Attrs { set: attr::RDONLY, clear: 0 };
         for mount in &self.late_readonly {
-            change(mount.as_fd(), false, readonly)?;
+            change(mount.as_fd(), false, READONLY)?;
         }
         if self.plan.readonly {
-            change(self.root.as_fd(), false, readonly).context("setting rootfs as readonly")?;
+            change(self.root.as_fd(), false, READONLY).context("setting rootfs as readonly")?;
         }
         mask::restrict(self.plan, self.root.as_fd(), self.null.as_ref().map(AsFd::as_fd))?;
         // Only now: the parent of a root to pivot to must not be shared, and unbindable mounts cannot be copied for

@@ -8,11 +8,11 @@ use rustix::io::Errno;
 use super::fscontext;
 use super::kernel::check_proc;
 use super::mask::hidden_directory;
-use super::mounts::Builder;
-use super::resolve::{self, Make};
-use super::tree::{attach_at, clone_tree, set_propagation};
+use super::mounts::{Builder, Product};
+use super::resolve::{self, Make, Place};
+use super::tree::{clone_tree, set_propagation};
 use crate::error::{Call, Error, Result};
-use crate::plan::mounts::{Attrs, HARMLESS, MountPlan, Parameter, Propagation, PropagationChange};
+use crate::plan::mounts::{Attrs, HARMLESS, MountPlan, Parameter, Propagation, PropagationChange, attr};
 
 use crate::plan::mounts::cgroup::{CgroupMount, LegacyContent, LegacyHierarchy};
 
@@ -22,7 +22,7 @@ impl Builder<'_> {
             CgroupMount::Unified { new, bind, bind_attrs, hide_if_missing } => {
                 self.unified(plan, new.as_deref(), bind, *bind_attrs, *hide_if_missing)
             }
-            CgroupMount::Legacy { hierarchies, links, readonly } => self.legacy(plan, hierarchies, links, *readonly),
+            CgroupMount::Legacy { hierarchies, links } => self.legacy(plan, hierarchies, links),
         }
     }
 
@@ -38,37 +38,34 @@ impl Builder<'_> {
         check_proc(self.root.as_fd(), &place, None)?;
         if let Some(data) = new {
             match fscontext::make("cgroup2", &plan.source, data, plan.attrs.set) {
-                Ok(mount) => {
-                    self.attach(plan, &mount, &place)?;
-                    return self.propagate(plan, &mount);
-                }
+                Ok(mount) => return self.put(plan, Product::New(mount), &place),
                 // A user namespace may mount the hierarchy only if the cgroup namespace belongs to it.
                 Err(error) if !matches!(error.errno(), Some(Errno::PERM | Errno::BUSY)) => return Err(error),
                 Err(_) => {}
             }
         }
         match clone_cgroup(bind, libc::CGROUP2_SUPER_MAGIC, false)? {
-            Some(tree) => {
-                self.attach(plan, &tree, &place)?;
-                self.adjust(&MountPlan { attrs: bind_attrs, ..plan.clone() }, &tree)
+            Some(tree) => self.put(&MountPlan { attrs: bind_attrs, ..plan.clone() }, Product::Copy(tree), &place),
+            None if hide_if_missing => {
+                let hidden = hidden_directory(&self.plan.mount_label)?;
+                self.put(&plan.in_place_of_new(), Product::Copy(hidden), &place)
             }
-            None if hide_if_missing => self.attach(plan, &hidden_directory(&self.plan.mount_label)?, &place),
             None => Err(Error::sys(format_args!("open({bind:?})"), Errno::NOENT)),
         }
     }
 
     /// A directory for each hierarchy, in a tmpfs that becomes read-only at the end if the mount is.
-    fn legacy(
-        &mut self,
-        plan: &MountPlan,
-        hierarchies: &[LegacyHierarchy],
-        links: &[(String, String)],
-        readonly: bool,
-    ) -> Result<()> {
+    fn legacy(&mut self, plan: &MountPlan, hierarchies: &[LegacyHierarchy], links: &[(String, String)]) -> Result<()> {
         let place = self.place(plan, Make::Dir)?;
         check_proc(self.root.as_fd(), &place, None)?;
-        let mode = [Parameter::new("mode", "755")];
-        let tmpfs = fscontext::make("tmpfs", "tmpfs", &mode, HARMLESS)?;
+        let mut data = vec![Parameter::new("mode", "755")];
+        if !self.plan.mount_label.is_empty() {
+            data.push(Parameter::new("context", &self.plan.mount_label));
+        }
+        // It cannot be filled once it is read-only.
+        let late = |attrs: Attrs| Attrs { set: attrs.set & !attr::RDONLY, ..attrs };
+        let above = MountPlan { attrs: late(plan.attrs), recursive: late(plan.recursive), ..plan.clone() };
+        let tmpfs = fscontext::make("tmpfs", "tmpfs", &data, HARMLESS | above.attrs.set)?;
         for (name, target) in links {
             fs::symlinkat(target, &tmpfs, name).call(|| format!("symlink({target:?}, {name:?})"))?;
         }
@@ -76,12 +73,13 @@ impl Builder<'_> {
             fs::mkdirat(&tmpfs, &hierarchy.name, fs::Mode::from_raw_mode(0o755))
                 .call(|| format!("mkdir({:?})", hierarchy.name))?;
         }
-        self.attach(plan, &tmpfs, &place)?;
-        for hierarchy in hierarchies {
-            let (mount, bound) = match &hierarchy.content {
+        let filled = tmpfs.try_clone().call(|| "dup(mount)")?;
+        self.put(&above, Product::New(tmpfs), &place)?;
+        for LegacyHierarchy { name, content } in hierarchies {
+            let product = match content {
                 LegacyContent::Controllers(controllers) => {
                     let data: Vec<_> = controllers.iter().map(|controller| Parameter::parse(controller)).collect();
-                    (fscontext::make("cgroup", "cgroup", &data, plan.attrs.set)?, false)
+                    Product::New(fscontext::make("cgroup", "cgroup", &data, plan.attrs.set)?)
                 }
                 LegacyContent::Bind { cgroup, own } => {
                     let mut tree = clone_cgroup(cgroup, libc::CGROUP_SUPER_MAGIC, true)?;
@@ -90,17 +88,13 @@ impl Builder<'_> {
                     }
                     let missing =
                         || Error::sys(format_args!("open({:?})", own.as_ref().unwrap_or(cgroup)), Errno::NOENT);
-                    (tree.ok_or_else(missing)?, true)
+                    Product::Copy(tree.ok_or_else(missing)?)
                 }
             };
-            let dir = resolve::open_plain(tmpfs.as_fd(), &hierarchy.name, OFlags::PATH)
-                .call(|| format!("open({:?})", hierarchy.name))?;
-            attach_at(mount.as_fd(), dir.as_fd()).call(|| format!("move_mount({:?})", hierarchy.name))?;
-            if bound { self.adjust(plan, &mount)? } else { self.propagate(plan, &mount)? }
-        }
-        self.propagate(plan, &tmpfs)?;
-        if readonly {
-            self.late_readonly.push(tmpfs);
+            let fd = resolve::open_plain(filled.as_fd(), name, OFlags::PATH).call(|| format!("open({name:?})"))?;
+            let dir = Place { fd, path: format!("{}/{name}", place.path), made: true };
+            let destination = format!("{}/{name}", plan.destination);
+            self.put(&MountPlan { destination, late_readonly: false, ..plan.clone() }, product, &dir)?;
         }
         Ok(())
     }

@@ -15,10 +15,8 @@ use super::made::Made;
 use super::modes::ExactModes;
 use super::mounts::Builder;
 use super::source::Sources;
-use super::tree::change;
 use crate::error::{Call, Context, Result};
 use crate::plan::init::Target;
-use crate::plan::mounts::{Attrs, attr};
 use crate::plan::rootfs::RootfsPlan;
 use crate::sys::procfs::ProcFs;
 
@@ -30,11 +28,7 @@ pub fn add(plan: &RootfsPlan, host_groups: &BTreeSet<u64>, sources: Sources<'_>)
     let made = Made::new(root.as_fd())?;
     let joined = Joined { proc: &proc, host_groups, attached: Vec::new() };
     let mut builder = Builder { plan, sources, root, late_readonly: Vec::new(), made, joined: Some(joined) };
-    let result = plan.mounts.iter().try_for_each(|mount| builder.mount(mount)).and_then(|()| {
-        let readonly = Attrs { set: attr::RDONLY, clear: 0 };
-        builder.late_readonly.iter().try_for_each(|mount| change(mount.as_fd(), false, readonly))
-    });
-    match result {
+    match plan.mounts.iter().try_for_each(|mount| builder.mount(mount)) {
         Ok(()) => Ok(builder.made.volumes()),
         Err(e) => {
             for mount in builder.joined.into_iter().flat_map(|joined| joined.attached).rev() {

@@ -14,7 +14,7 @@ const MAX_DEPTH: u32 = 200;
 const DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// The size of the tmpfs is the limit: copying fails with `ENOSPC` beyond it.
-pub fn copy(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
+pub fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
     let from = fs::openat(from, c".", DIR, Mode::empty()).call(|| "open")?;
     let to = fs::openat(to, c".", DIR, Mode::empty()).call(|| "open")?;
     copy_directory(from, &to, 0)

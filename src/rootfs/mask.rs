@@ -6,10 +6,10 @@ use rustix::fs::{self, FileType, OFlags};
 use rustix::io::Errno;
 
 use super::resolve::Location;
-use super::tree::{attach_at, change, clone_tree};
+use super::tree::{READONLY, attach_at, change, clone_tree};
 use super::{devices, fscontext, resolve};
 use crate::error::{Call, Context, Error, Result};
-use crate::plan::mounts::{Attrs, HARMLESS, Parameter, attr};
+use crate::plan::mounts::{HARMLESS, Parameter, attr};
 use crate::plan::rootfs::RootfsPlan;
 
 /// Read-only paths come first: such a path may be below a hidden one, and could not be reached later.
@@ -39,12 +39,11 @@ fn open(root: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>> {
 /// is changed.
 fn readonly(root_fd: BorrowedFd<'_>, root: Location, path: &str) -> Result<()> {
     let Some(place) = open(root_fd, path)? else { return Ok(()) };
-    let readonly = Attrs { set: attr::RDONLY, clear: 0 };
     if Location::of(place.as_fd())? == root {
-        return change(root_fd, false, readonly);
+        return change(root_fd, false, READONLY);
     }
     let tree = clone_tree(place.as_fd(), "", true).call(|| "open_tree")?;
-    change(tree.as_fd(), false, readonly)?;
+    change(tree.as_fd(), false, READONLY)?;
     attach_at(tree.as_fd(), place.as_fd()).call(|| "move_mount")
 }
 

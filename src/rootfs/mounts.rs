@@ -12,7 +12,7 @@ use super::kernel::{check_proc, is_of_kernel};
 use super::made::{self, Made};
 use super::resolve::{self, Make, Place};
 use super::source::Sources;
-use super::tree::{attach_at, change, clone_tree, clone_unfollowed, set_propagation, source_error};
+use super::tree::{READONLY, attach_at, change, clone_tree, clone_unfollowed, set_propagation, source_error};
 use super::{copyup, fscontext};
 use crate::error::{Call, Context, Error, Result};
 use crate::plan::mounts::{Attrs, BindSource, Filesystem, MountKind, MountPlan, Parameter, attr};
@@ -59,12 +59,7 @@ impl Builder<'_> {
         let make = if kind == FileType::Directory { Make::Dir } else { Make::File };
         let place = self.place(plan, make)?;
         check_proc(self.root.as_fd(), &place, Some(tree.as_fd()))?;
-        // Before it is attached: processes of a running container could use the mount without its options.
-        restrict(plan, &tree)?;
-        self.attach(plan, &tree, &place)?;
-        self.propagate(plan, &tree)?;
-        self.took_place(&place, tree, false);
-        Ok(())
+        self.put(plan, Product::Copy(tree), &place)
     }
 
     /// The place for a mount. It is made if it is missing.
@@ -121,15 +116,33 @@ impl Builder<'_> {
         error
     }
 
-    /// Attaches a detached mount to `place`.
-    pub(super) fn attach(&mut self, plan: &MountPlan, mount: &OwnedFd, place: &Place) -> Result<()> {
-        attach_at(mount.as_fd(), place.fd.as_fd())
-            .call(|| format!("move_mount(\"/{}\")", place.path))
-            .map_err(|error| explain_kinds(error, plan, mount, place))?;
+    /// Puts a mount at its place. Every mount of the plan passes here, so that none lacks anything that its options ask
+    /// for, whichever way it was made.
+    pub(super) fn put(&mut self, plan: &MountPlan, product: Product, place: &Place) -> Result<()> {
+        // Before it is attached: processes of a running container could use the mount without its options.
+        restrict(plan, product.as_fd(), matches!(product, Product::Copy(_)))?;
+        if self.joined.is_some() && plan.late_readonly {
+            change(product.as_fd(), false, READONLY)?;
+        }
+        let (mount, attached) = product.into_parts();
+        if !attached {
+            attach_at(mount.as_fd(), place.fd.as_fd())
+                .call(|| format!("move_mount(\"/{}\")", place.path))
+                .map_err(|error| explain_kinds(error, plan, &mount, place))?;
+        }
         if let Some(joined) = &mut self.joined {
             joined.attached.push(mount.try_clone().call(|| "dup(mount)")?);
         }
-        self.made.add(plan, mount.as_fd(), place)
+        self.made.add(plan, mount.as_fd(), place)?;
+        propagate(plan, mount.as_fd())?;
+        if plan.late_readonly && self.joined.is_none() {
+            self.late_readonly.push(mount.try_clone().call(|| "dup(mount)")?);
+        }
+        // A mount over "/" is the new root.
+        if place.path.is_empty() {
+            self.root = mount;
+        }
+        Ok(())
     }
 
     /// The target of the source, if that is a symbolic link.
@@ -198,40 +211,26 @@ impl Builder<'_> {
         if filesystem.kind != "proc" || place.path != "proc" {
             check_proc(self.root.as_fd(), &place, None)?;
         }
-        let mount = match self.make_filesystem(plan, filesystem, &place) {
+        let product = match self.make_filesystem(plan, filesystem, &place) {
             // The network namespace belongs to another user namespace, so only the host's sysfs can show it. The host's
-            // root does not need that, whatever the errno is.
+            // root does not need that, whatever the errno is. Other owners can be given to none of it.
             Err(error)
                 if filesystem.kind == "sysfs"
                     && matches!(error.errno(), Some(Errno::PERM | Errno::BUSY))
+                    && !filesystem.by_runtime
                     && in_user_namespace() =>
             {
                 return self.host_sysfs(plan, &place, error);
             }
-            result => result?,
+            product => product?,
         };
-        let mount = match mount {
-            Product::Attached(mount) => {
-                self.made.add(plan, mount.as_fd(), &place)?;
-                mount
-            }
-            Product::Detached(mount) => {
-                if filesystem.copy_up {
-                    copyup::copy(&place.fd, &mount).context("tmpcopyup")?;
-                }
-                if filesystem.kind == "mqueue" && !self.plan.mount_label.is_empty() {
-                    self.label(&mount)?;
-                }
-                if self.joined.is_some() && plan.late_readonly {
-                    change(mount.as_fd(), false, Attrs { set: attr::RDONLY, clear: 0 })?;
-                }
-                self.attach(plan, &mount, &place)?;
-                mount
-            }
-        };
-        self.propagate(plan, &mount)?;
-        self.took_place(&place, mount, plan.late_readonly);
-        Ok(())
+        if filesystem.copy_up {
+            copyup::copy(place.fd.as_fd(), product.as_fd()).context("tmpcopyup")?;
+        }
+        if filesystem.kind == "mqueue" && !self.plan.mount_label.is_empty() {
+            self.label(product.as_fd())?;
+        }
+        self.put(plan, product, &place)
     }
 
     fn make_filesystem(&mut self, plan: &MountPlan, filesystem: &Filesystem, place: &Place) -> Result<Product> {
@@ -244,7 +243,7 @@ impl Builder<'_> {
             if let Some(mode) = inherited {
                 fs::chmodat(&mount, c".", Mode::from_raw_mode(mode), AtFlags::empty()).call(|| "chmod")?;
             }
-            return Ok(Product::Detached(mount));
+            return Ok(Product::New(mount));
         }
         let mut data = filesystem.data.clone();
         if let Some(mode) = inherited {
@@ -254,11 +253,7 @@ impl Builder<'_> {
         {
             return Ok(Product::Attached(self.attach_long(plan, filesystem, &data, place)?));
         }
-        let mount = fscontext::make(&filesystem.kind, &filesystem.source, &data, plan.attrs.set)?;
-        if plan.recursive != Attrs::default() {
-            change(mount.as_fd(), true, plan.recursive)?;
-        }
-        Ok(Product::Detached(mount))
+        fscontext::make(&filesystem.kind, &filesystem.source, &data, plan.attrs.set).map(Product::New)
     }
 
     /// Uses mount(2), for a parameter that is too long for fsconfig(2), such as overlayfs's list of directories. To
@@ -321,9 +316,7 @@ impl Builder<'_> {
         let tree = clone_tree(CWD, "/sys", true).map_err(|_| refused)?;
         // With everything that the host has mounted there, such as its control groups (CVE-2023-25809).
         change(tree.as_fd(), true, Attrs { set: plan.attrs.set & attr::RDONLY, clear: 0 })?;
-        change(tree.as_fd(), false, plan.attrs)?;
-        self.attach(plan, &tree, place)?;
-        self.propagate(plan, &tree)
+        self.put(&plan.in_place_of_new(), Product::Copy(tree), place)
     }
 
     fn remount(&mut self, plan: &MountPlan, bind: bool, data: &[Parameter], target: Option<u64>) -> Result<()> {
@@ -341,7 +334,14 @@ impl Builder<'_> {
             let context = mount::fspick(&place, c"", flags).call(|| format!("fspick({:?})", plan.destination))?;
             fscontext::reconfigure(&context, data)?;
         }
-        self.adjust(plan, &place)
+        restrict(plan, place.as_fd(), true)?;
+        // The last word counts, also about a mount that would become read-only at the end.
+        if (plan.cleared | plan.recursive.clear) & attr::RDONLY != 0 {
+            let id = resolve::mount_id(place.as_fd())?;
+            let is_this = |mount: &OwnedFd| resolve::mount_id(mount.as_fd()).is_ok_and(|other| other == id);
+            self.late_readonly.retain(|mount| !is_this(mount));
+        }
+        propagate(plan, place.as_fd())
     }
 
     /// Opens the mount that was made on `destination`: a link leads where it led then, or nowhere.
@@ -358,27 +358,7 @@ impl Builder<'_> {
         }
     }
 
-    /// Changes an existing mount as the options say.
-    pub(super) fn adjust(&self, plan: &MountPlan, mount: &OwnedFd) -> Result<()> {
-        restrict(plan, mount)?;
-        self.propagate(plan, mount)
-    }
-
-    /// After it is attached, since attaching it under a shared parent makes it shared.
-    pub(super) fn propagate(&self, plan: &MountPlan, mount: &OwnedFd) -> Result<()> {
-        plan.propagation.iter().try_for_each(|&wanted| set_propagation(mount.as_fd(), wanted))
-    }
-
-    /// A mount over "/" is the new root. `/dev` and filesystems that are filled first become read-only at the end.
-    fn took_place(&mut self, place: &Place, mount: OwnedFd, late_readonly: bool) {
-        if place.path.is_empty() {
-            self.root = mount;
-        } else if late_readonly {
-            self.late_readonly.push(mount);
-        }
-    }
-
-    fn label(&self, mount: &OwnedFd) -> Result<()> {
+    fn label(&self, mount: BorrowedFd<'_>) -> Result<()> {
         let dir = fs::openat(mount, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, fs::Mode::empty())
             .call(|| "open")?;
         fs::fsetxattr(&dir, c"security.selinux", self.plan.mount_label.as_bytes(), fs::XattrFlags::empty())
@@ -386,24 +366,48 @@ impl Builder<'_> {
     }
 }
 
-/// Gives a mount the attributes that its options name.
-fn restrict(plan: &MountPlan, mount: &OwnedFd) -> Result<()> {
-    if plan.attrs != Attrs::default() {
-        match change(mount.as_fd(), false, plan.attrs) {
+/// A mount that is not at its place yet, but for one that mount(2) made there.
+pub(super) enum Product {
+    /// Of a new filesystem: it was made with the attributes of the plan.
+    New(OwnedFd),
+    Attached(OwnedFd),
+    /// Of another mount, whose attributes it has.
+    Copy(OwnedFd),
+}
+
+impl Product {
+    fn into_parts(self) -> (OwnedFd, bool) {
+        match self {
+            Self::New(mount) | Self::Copy(mount) => (mount, false),
+            Self::Attached(mount) => (mount, true),
+        }
+    }
+}
+
+impl AsFd for Product {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        let (Self::New(mount) | Self::Attached(mount) | Self::Copy(mount)) = self;
+        mount.as_fd()
+    }
+}
+
+/// Gives a mount the attributes that its options name. `existing`: it was not made with the plan's.
+fn restrict(plan: &MountPlan, mount: BorrowedFd<'_>, existing: bool) -> Result<()> {
+    if existing && plan.attrs != Attrs::default() {
+        match change(mount, false, plan.attrs) {
             Err(error) if error.errno() == Some(Errno::PERM) => keep_locked(plan, mount, error)?,
             result => result?,
         }
     }
     if plan.recursive != Attrs::default() {
-        change(mount.as_fd(), true, plan.recursive)?;
+        change(mount, true, plan.recursive)?;
     }
     Ok(())
 }
 
-/// A new filesystem's mount.
-enum Product {
-    Detached(OwnedFd),
-    Attached(OwnedFd),
+/// After it is attached, since attaching it under a shared parent makes it shared.
+fn propagate(plan: &MountPlan, mount: BorrowedFd<'_>) -> Result<()> {
+    plan.propagation.iter().try_for_each(|&wanted| set_propagation(mount, wanted))
 }
 
 /// Attributes as flags of mount(2).
@@ -452,7 +456,7 @@ fn explain_kinds(error: Error, plan: &MountPlan, mount: &OwnedFd, place: &Place)
 
 /// In a user namespace the flags of the host's mounts are locked. Flags that no option names are kept. An option that
 /// would change one cannot be honoured.
-fn keep_locked(plan: &MountPlan, mount: &OwnedFd, refused: Error) -> Result<()> {
+fn keep_locked(plan: &MountPlan, mount: BorrowedFd<'_>, refused: Error) -> Result<()> {
     let has = locked_flags(mount)?;
     let lockable = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
     if has & plan.cleared & (lockable | attr::ATIME | attr::NODIRATIME) != 0 {
@@ -462,12 +466,12 @@ fn keep_locked(plan: &MountPlan, mount: &OwnedFd, refused: Error) -> Result<()> 
         return Err(refused.context("cannot change locked atime flags"));
     }
     let clear = plan.attrs.clear & !(has & lockable) & !(attr::ATIME | attr::NODIRATIME);
-    change(mount.as_fd(), false, Attrs { set: plan.attrs.set & !(attr::ATIME | attr::NODIRATIME), clear })
+    change(mount, false, Attrs { set: plan.attrs.set & !(attr::ATIME | attr::NODIRATIME), clear })
         .context("with locked flags kept")
 }
 
 /// The attributes of a mount, from `statfs(2)`.
-fn locked_flags(mount: &OwnedFd) -> Result<u64> {
+fn locked_flags(mount: BorrowedFd<'_>) -> Result<u64> {
     let flags = fs::fstatvfs(mount).call(|| "fstatfs")?.f_flag;
     let mut attrs = 0;
     for (st, bit) in [

@@ -7,8 +7,10 @@ use rustix::io::Errno;
 use rustix::mount::{self, MoveMountFlags, OpenTreeFlags};
 
 use crate::error::{Call, Error, Result};
-use crate::plan::mounts::{Attrs, Propagation, PropagationChange};
+use crate::plan::mounts::{Attrs, Propagation, PropagationChange, attr};
 use crate::sys::mount::{MountAttr, mount_setattr};
+
+pub const READONLY: Attrs = Attrs { set: attr::RDONLY, clear: 0 };
 
 /// A detached copy of the mount at `path` of `dir`. An empty path means `dir` itself.
 pub fn clone_tree(dir: BorrowedFd<'_>, path: impl AsRef<Path>, recursive: bool) -> Result<OwnedFd, Errno> {

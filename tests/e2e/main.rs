@@ -27,6 +27,7 @@ mod lifecycle;
 mod limits;
 mod messages;
 mod mount_errors;
+mod mount_options;
 mod mounts;
 mod options;
 mod pause;

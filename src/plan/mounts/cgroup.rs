@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Attrs, Context, HARMLESS, MountKind, MountPlan, attr};
+use super::{Attrs, Context, HARMLESS, MountKind, MountPlan, idmap};
 use crate::error::{Error, Result};
 use crate::plan::hierarchy::{Hierarchy, Layout};
 use crate::spec::Mount;
@@ -39,7 +39,6 @@ pub enum CgroupMount {
         hierarchies: Vec<LegacyHierarchy>,
         /// `cpu` -> `cpu,cpuacct`.
         links: Vec<(String, String)>,
-        readonly: bool,
     },
 }
 
@@ -62,6 +61,7 @@ pub enum LegacyContent {
 /// An entry of `mounts` whose type is `cgroup`, or `cgroup2` where the host has that hierarchy.
 pub fn plan(index: usize, mount: &Mount, context: &Context, facts: &Facts) -> Result<MountPlan> {
     let mut plan = super::plan(index, mount, context, &mut Vec::new())?;
+    let readonly = plan.is_readonly();
     let MountKind::Filesystem(filesystem) = plan.kind else { return Ok(plan) };
     // The same options for a bind mount. The fallbacks are bind mounts, and so are all hierarchies without a cgroup
     // namespace.
@@ -71,13 +71,18 @@ pub fn plan(index: usize, mount: &Mount, context: &Context, facts: &Facts) -> Re
         context,
         &mut Vec::new(),
     )?;
-    let readonly = plan.attrs.set & attr::RDONLY != 0;
-    if !facts.namespaced {
-        check_shared(index, &filesystem.data)?;
+    if plan.idmap.is_some() {
+        let message = "control groups do not support idmapped mounts";
+        return Err(idmap::refusal(&format!("/mounts/{index}"), mount, message));
     }
     let is_v2 = mount.kind == "cgroup2" || facts.layout.is_pure_v2();
-    plan.kind = MountKind::Cgroup(match &facts.layout.unified {
-        Some(unified) if is_v2 => CgroupMount::Unified {
+    let unified = facts.layout.unified.as_ref().filter(|_| is_v2);
+    // Otherwise the kernel checks them.
+    if !facts.namespaced || unified.is_none() {
+        check_shared(index, &filesystem.data)?;
+    }
+    plan.kind = MountKind::Cgroup(match unified {
+        Some(unified) => CgroupMount::Unified {
             new: facts.namespaced.then_some(filesystem.data),
             bind: if facts.namespaced { (facts.directory)(unified) } else { None }
                 .unwrap_or_else(|| unified.mountpoint.clone())
@@ -86,13 +91,13 @@ pub fn plan(index: usize, mount: &Mount, context: &Context, facts: &Facts) -> Re
             bind_attrs: bound.attrs,
             hide_if_missing: facts.rootless,
         },
-        _ => {
-            let legacy = legacy(readonly, facts);
+        None => {
+            plan.late_readonly = readonly;
             plan.attrs = match facts.namespaced {
-                true => Attrs { set: HARMLESS | plan.attrs.set & attr::RDONLY, clear: 0 },
+                true => Attrs { set: HARMLESS | plan.attrs.set, clear: 0 },
                 false => bound.attrs,
             };
-            legacy
+            legacy(facts)
         }
     });
     Ok(plan)
@@ -127,7 +132,7 @@ fn bind_options(options: &[String]) -> Vec<String> {
     known.cloned().chain(["rbind".to_owned()]).collect()
 }
 
-fn legacy(readonly: bool, facts: &Facts) -> CgroupMount {
+fn legacy(facts: &Facts) -> CgroupMount {
     let (mut hierarchies, mut links) = (Vec::new(), Vec::new());
     for hierarchy in &facts.layout.v1 {
         let Some(name) = hierarchy.mountpoint.file_name().map(|name| name.to_string_lossy().into_owned()) else {
@@ -146,5 +151,5 @@ fn legacy(readonly: bool, facts: &Facts) -> CgroupMount {
         }
         hierarchies.push(LegacyHierarchy { name, content });
     }
-    CgroupMount::Legacy { hierarchies, links, readonly }
+    CgroupMount::Legacy { hierarchies, links }
 }

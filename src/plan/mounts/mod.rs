@@ -108,6 +108,26 @@ impl MountPlan {
         format!("error mounting {source} to rootfs at {destination}: /mounts/{}", self.index)
     }
 
+    /// As this, but for a mount that is there already, and takes the place of a new filesystem: it keeps the attributes
+    /// that it has, and gets those that options name.
+    pub fn in_place_of_new(&self) -> Self {
+        let clear = if self.atime { attr::ATIME | attr::NODIRATIME } else { 0 };
+        Self { attrs: Attrs { set: self.attrs.set, clear }, ..self.clone() }
+    }
+
+    /// Takes read-only out of the attributes that a mount has from the beginning, if it is filled first.
+    fn make_readonly_late(&mut self) {
+        self.late_readonly = self.is_readonly();
+        self.attrs.set &= !attr::RDONLY;
+        self.recursive.set &= !attr::RDONLY;
+    }
+
+    /// What recursive options say comes last.
+    fn is_readonly(&self) -> bool {
+        let set = (self.attrs.set & !self.recursive.clear) | self.recursive.set;
+        set & attr::RDONLY != 0
+    }
+
     /// Whether this makes a mount, which has an id.
     pub fn is_made(&self) -> bool {
         matches!(self.kind, MountKind::Bind { .. } | MountKind::Filesystem(_))
@@ -161,8 +181,14 @@ pub fn plan(index: usize, mount: &Mount, context: &Context, warnings: &mut Vec<S
         let message = "copy-symlink, src-nofollow and dest-nofollow are options of bind mounts";
         return Err(Error::config(format_args!("{pointer}/options"), message));
     }
-    if options.bind.is_some() && !options.remount {
+    if options.copy_up && (mount.kind != "tmpfs" || options.bind.is_some() || options.remount) {
+        return Err(Error::config(format_args!("{pointer}/options"), "tmpcopyup is an option of new tmpfs mounts"));
+    }
+    if options.bind.is_some() {
         check_bind_data(&pointer, &options.data, warnings)?;
+    }
+    if options.remount && plan.idmap.is_some() {
+        return Err(idmap::refusal(&pointer, mount, "a remount does not change the owners that a mount shows"));
     }
     plan.kind = match options.bind {
         bind if options.remount => MountKind::Remount {
@@ -264,10 +290,8 @@ fn filesystem(
         return Err(Error::config(format_args!("{pointer}/type"), "a mount without a type is not a bind mount either")
             .with_hint("a bind mount has \"bind\" or \"rbind\" among its options"));
     }
-    if plan.attrs.set & attr::RDONLY != 0 && ["tmpfs", "ramfs"].contains(&&*mount.kind) {
-        // Empty, since it is filled first.
-        plan.attrs.set &= !attr::RDONLY;
-        plan.late_readonly = true;
+    if ["tmpfs", "ramfs"].contains(&&*mount.kind) {
+        plan.make_readonly_late();
     }
     let tmpfs = mount.kind == "tmpfs";
     Ok(MountKind::Filesystem(Filesystem {
@@ -279,7 +303,7 @@ fn filesystem(
             plan.attrs.set & attr::RDONLY != 0,
             (context.label_option, context.label),
         ),
-        copy_up: options.copy_up && tmpfs,
+        copy_up: options.copy_up,
         by_runtime: plan.idmap.is_some(),
         inherit_mode: tmpfs && !options.data.iter().any(|parameter| parameter.key == "mode"),
     }))
