@@ -184,7 +184,8 @@ impl Criu {
             }
             let now = Instant::now();
             if self.deadline.is_some_and(|deadline| now >= deadline) {
-                return Err(Error::new(format_args!("criu {}: it does not go on", kind.name())));
+                let waited = PATIENCE.as_secs();
+                return Err(Error::new(format_args!("criu {}: no progress for {waited} s", kind.name())));
             }
             if self.restored.is_some_and(sys::tree::is_ending) && now >= *end.get_or_insert(now + GRACE) {
                 return Err(Error::new(format_args!("criu {}: what it restores has died", kind.name())));
@@ -224,7 +225,7 @@ impl Criu {
             return Err(refusal(kind, &response));
         }
         let expected = response.kind == Some(kind) || response.kind == Some(Kind::Notify);
-        if expected { Ok((response, fd)) } else { Err(Error::new("CRIU answers what it was not asked")) }
+        if expected { Ok((response, fd)) } else { Err(Error::new("unexpected answer from CRIU")) }
     }
 }
 
@@ -308,7 +309,10 @@ mod tests {
     fn the_end_of_a_restore_has_a_deadline() {
         let (mut criu, _theirs) = silent("exec sleep 60");
         criu.deadline = Some(Instant::now());
-        assert_eq!(criu.receive(Kind::Restore).unwrap_err().to_string(), "criu restore: it does not go on");
+        assert_eq!(
+            criu.receive(Kind::Restore).unwrap_err().to_string(),
+            format!("criu restore: no progress for {} s", PATIENCE.as_secs())
+        );
     }
 
     #[test]

@@ -99,7 +99,7 @@ impl DirEntry {
         resolve(path).map_err(|stop| match stop {
             Stop::Errno(errno) => Error::sys(call(), errno),
             Stop::Foreign(link, uid) => Error::new(format_args!("{}: {link:?} is a link of user {uid}", call()))
-                .with_hint("a link of another user is not followed: he may have put it there for us to find"),
+                .with_hint("a link of another user is not followed: that user may have planted it"),
         })
     }
 

@@ -505,7 +505,7 @@ impl Child {
 }
 
 fn out_of_turn() -> Error {
-    Error::new("the runtime sent a message out of turn")
+    Error::new("unexpected message from the runtime")
 }
 
 fn expect_done(channel: &Channel) -> Result<()> {

@@ -166,7 +166,7 @@ impl Init {
             (_, Some(status)) if status == NO_STACK.raw_os_error() => {
                 Error::new("init has too small a stack").with_hint("see RLIMIT_STACK (ulimit -s)")
             }
-            _ => Error::new("init ended without a word"),
+            _ => Error::new("init ended without reporting an error"),
         }
     }
 }

@@ -105,7 +105,7 @@ impl Requests {
 
 pub fn refuse(request: &FromInit) -> Error {
     let what = match request {
-        FromInit::Failed(_) | FromInit::Warning(_) => "said too much".to_owned(),
+        FromInit::Failed(_) | FromInit::Warning(_) => "sent what it may not send now".to_owned(),
         other => format!("asked for {other:?}, which is not in the plan at this point"),
     };
     Error::new(format_args!("init {what}")).with_hint("a process of the container may have taken it over")
@@ -312,7 +312,7 @@ mod tests {
             (0..100_000).take_while(|_| channel.send(&FromInit::Warning(Error::new("x"))).is_ok()).count()
         });
         let (_, end) = stand_in.served(&plan(false));
-        assert_eq!(end, "init said too much");
+        assert_eq!(end, "init sent what it may not send now");
         assert!(talk.join().unwrap() < 100_000);
     }
 

@@ -54,7 +54,7 @@ pub fn start(
     starts(timeline);
     channel.send(&ToInit::Start)?;
     let died = || {
-        Error::new("init ended without a word, before it executed the process")
+        Error::new("init ended without reporting an error, before it executed the process")
             .with_hint("it may have been killed: see the kernel's log")
     };
     await_exec(&channel, process, hook_output, timeline, &died)?;

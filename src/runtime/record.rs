@@ -208,13 +208,14 @@ mod tests {
     use super::*;
 
     /// The record as each version of berth that changed it has written it.
-    const WRITTEN: [&str; 6] = [
+    const WRITTEN: [&str; 7] = [
         include_str!("../../tests/data/records/1-first.json"),
         include_str!("../../tests/data/records/2-memory.json"),
         include_str!("../../tests/data/records/3-streams.json"),
         include_str!("../../tests/data/records/4-crun-annotations.json"),
         include_str!("../../tests/data/records/5-inert-annotations.json"),
         include_str!("../../tests/data/records/6-host-root.json"),
+        include_str!("../../tests/data/records/7-user-namespace.json"),
     ];
 
     /// An older berth needs the fields of its time, so everything that was read is written again in the same form.

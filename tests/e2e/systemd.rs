@@ -342,7 +342,7 @@ fn a_bus_that_refuses(t: &Test) {
     let c = t.container(Config::sleep().without_cgroups_path());
     for _ in answers {
         let create = with_systemd(&c, "create", &[]).env("DBUS_SYSTEM_BUS_ADDRESS", &format!("unix:path={path}"));
-        create.run().fails().says("does not let us speak to systemd");
+        create.run().fails().says("refused the connection to systemd");
         assert!(!t.root.join(&c.id).exists());
         t.assert_no_process();
     }

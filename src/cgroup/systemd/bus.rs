@@ -356,7 +356,7 @@ impl Bus {
             .and_then(|()| rustix::net::recv(&self.socket, &mut buffer[..], RecvFlags::empty()));
         match received {
             Ok((0, _)) | Err(Errno::CONNRESET) => Err(self.refused("the connection was closed")),
-            Ok((length, _)) if self.total + length > ENOUGH => Err(self.refused("it does not stop talking")),
+            Ok((length, _)) if self.total + length > ENOUGH => Err(self.refused("it sends without end")),
             Ok((length, _)) => {
                 self.total += length;
                 self.received.extend_from_slice(&buffer[..length]);
@@ -374,7 +374,7 @@ impl Bus {
     }
 
     fn refused(&self, why: &str) -> Error {
-        Error::new(format_args!("{} does not let us speak to systemd: {why}", self.address))
+        Error::new(format_args!("{} refused the connection to systemd: {why}", self.address))
             .with_hint("the socket must be of root's, or of the same user's, service manager")
     }
 }
@@ -496,10 +496,10 @@ mod tests {
     #[test]
     fn a_peer_that_is_not_what_it_should_be() {
         for (answer, message) in [
-            (&b"REJECTED EXTERNAL\r\n"[..], "does not let us speak to systemd: REJECTED EXTERNAL"),
+            (&b"REJECTED EXTERNAL\r\n"[..], "refused the connection to systemd: REJECTED EXTERNAL"),
             (b"", "the connection was closed"),
             (b"OK 1\r\n", "the connection was closed"),
-            (b"HTTP/1.1 400 Bad Request\r\n", "does not let us speak"),
+            (b"HTTP/1.1 400 Bad Request\r\n", "refused the connection"),
             (b"OK 1\r\nxxxxxxxxxxxxxxxx", "a D-Bus message is malformed"),
             (b"OK 1\r\nl\x01\x00\x01\xff\xff\xff\xff\x01\x00\x00\x00\xff\xff\xff\xff", "malformed"),
         ] {
@@ -568,7 +568,7 @@ mod tests {
         signal.body[2] = Value::String("x".repeat(1 << 19));
         let (mut bus, talker) = talker(signal, usize::MAX);
         let error = bus.call("a.b", "Do", vec![], Instant::now() + Duration::from_secs(60)).unwrap_err();
-        assert!(error.to_string().ends_with("it does not stop talking"), "{error}");
+        assert!(error.to_string().ends_with("it sends without end"), "{error}");
         assert!(bus.total <= ENOUGH);
         drop(bus);
         talker.join().unwrap();
