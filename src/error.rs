@@ -70,8 +70,8 @@ impl Error {
         self
     }
 
-    /// As [`Error::context`], where `context` ends in a JSON pointer. If the error begins with the rest of that pointer,
-    /// as `/options/1`, both are written as one.
+    /// As [`Error::context`], where `context` ends in a JSON pointer. If the error begins with the rest of that
+    /// pointer, as `/options/1`, both are written as one.
     #[must_use]
     pub fn below(mut self, context: impl Display) -> Self {
         match self.context.first_mut().filter(|first| first.starts_with("/options/")) {
@@ -196,7 +196,8 @@ fn words_of_libc(errno: Errno) -> String {
 
 /// What helps wherever the kernel says so.
 fn cure(call: &str, errno: Errno) -> Option<&'static str> {
-    /// For these, limits of namespaces and of mounts have the same errno, and so has a PID namespace whose init is dead.
+    /// For these, limits of namespaces and of mounts have the same errno, and so has a PID namespace whose init is
+    /// dead.
     const OF_NAMESPACES: [&str; 5] = ["clone3(", "unshare(", "setns(", "move_mount", "open_tree"];
     Some(match errno {
         Errno::NOSPC | Errno::NOMEM if OF_NAMESPACES.iter().any(|name| call.starts_with(name)) => return None,

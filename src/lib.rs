@@ -74,16 +74,17 @@
 //! # How long it takes
 //!
 //! A method of [`Process`] waits as its name says. [`Runtime::create`], [`Container::start`] and [`Container::exec`]
-//! return when the step is done. They wait for the hooks, which may have a `timeout` in the configuration, and at most two
-//! minutes for an answer of init. A method that changes a container waits at most ten seconds for another one that does,
-//! then fails with [`ErrorKind::Busy`]. If another thread or program deletes the container meanwhile, its creation fails.
+//! return when the step is done. They wait for the hooks, which may have a `timeout` in the configuration, and at most
+//! two minutes for an answer of init. A method that changes a container waits at most ten seconds for another one that
+//! does, then fails with [`ErrorKind::Busy`]. If another thread or program deletes the container meanwhile, its
+//! creation fails.
 //!
 //! # Init's program
 //!
 //! The first program that runs in a container is *init*, which is embedded in the library. The library needs no other
 //! file, and never executes your program in a container. Each start gets a sealed copy of init in memory, which no
-//! container can change, or reach your program through (CVE-2019-5736). Between the clone and the execution of that copy
-//! the child makes only system calls. So this works from every program, also from one with threads, or one that is
+//! container can change, or reach your program through (CVE-2019-5736). Between the clone and the execution of that
+//! copy the child makes only system calls. So this works from every program, also from one with threads, or one that is
 //! dynamically linked. `build.rs` builds the copy, always static.
 //!
 //! # Features

@@ -1,4 +1,5 @@
-//! Holds docs/compatibility.md and its chapters to the code: the tests that it names, the options and words that it lists.
+//! Holds docs/compatibility.md and its chapters to the code: the tests that it names, the options and words that it
+//! lists.
 
 use std::collections::BTreeSet;
 use std::fs;

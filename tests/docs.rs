@@ -1,5 +1,5 @@
-//! Holds the documents together: links lead somewhere, each command has a manual page, and the shim, and each phase of a
-//! timeline has its row.
+//! Holds the documents together: links lead somewhere, each command has a manual page, and the shim, and each phase of
+//! a timeline has its row.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -148,8 +148,8 @@ fn module(inside: &Path) -> Vec<String> {
     parts
 }
 
-/// Within a folder too: of two files beside each other, or folders, one is the lower. What a folder's own `mod.rs` has is
-/// for all in it.
+/// Within a folder too: of two files beside each other, or folders, one is the lower. What a folder's own `mod.rs` has
+/// is for all in it.
 #[test]
 fn no_files_of_a_folder_form_a_circle() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

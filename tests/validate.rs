@@ -1,5 +1,5 @@
-//! `validate` against `create`: what one accepts, the other does. Over the configurations of engines, and what becomes of
-//! them when values are taken out or replaced.
+//! `validate` against `create`: what one accepts, the other does. Over the configurations of engines, and what becomes
+//! of them when values are taken out or replaced.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -261,7 +261,8 @@ impl Cgroup {
         dir::keyed(&slot.read(file).ok()?, "oom_kill")
     }
 
-    /// The cgroup above this one that limits its memory more tightly than this one's own limit: bytes, and the directory.
+    /// The cgroup above this one that limits its memory more tightly than this one's own limit: bytes, and the
+    /// directory.
     pub fn memory_limit_above(&self) -> Option<(u64, PathBuf)> {
         let slot = self.memory()?;
         explain::memory_limit(slot).filter(|(_, path)| *path != slot.path())

@@ -47,7 +47,8 @@ fn watch_v1(slot: &Slot) -> Result<OomWatch> {
 }
 
 impl OomWatch {
-    /// What becomes ready: to be read if it [is a counter](Self::is_counter), else with an exceptional condition (`POLLPRI`).
+    /// What becomes ready: to be read if it [is a counter](Self::is_counter), else with an exceptional condition
+    /// (`POLLPRI`).
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::V1 { counter, .. } => counter.as_fd(),

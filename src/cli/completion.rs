@@ -129,8 +129,8 @@ fn names(commands: &[Completed]) -> String {
     commands[1..].iter().map(|command| command.name).collect::<Vec<_>>().join(" ")
 }
 
-/// The shell splits `--root=DIR` into three words, which are as they were typed. `compgen -W` and `eval` would execute a
-/// command that such a word, or an id, has in it.
+/// The shell splits `--root=DIR` into three words, which are as they were typed. `compgen -W` and `eval` would execute
+/// a command that such a word, or an id, has in it.
 const BASH_HEAD: &str = r#"_berth_typed() {
     local word=${1//[\"\'\\]/}
     [[ $word != '~'/* ]] || word=$HOME/${word:2}

@@ -21,16 +21,16 @@ pub(super) fn seccomp_receiver() -> Result<Option<String>> {
     }
 }
 
-/// `LISTEN_FDS` and `LISTEN_FDNAMES`, sd_listen_fds(3): the number of sockets, from descriptor 3 on, for the container's
-/// process, and their names.
+/// `LISTEN_FDS` and `LISTEN_FDNAMES`, sd_listen_fds(3): the number of sockets, from descriptor 3 on, for the
+/// container's process, and their names.
 pub(super) fn listen_fds() -> Result<(u32, Option<String>)> {
     let [fds, pid, names] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"].map(std::env::var_os);
     let count = count(fds.as_deref(), pid.as_deref(), std::process::id())?;
     Ok((count, names.filter(|_| count > 0).and_then(|names| names.into_string().ok())))
 }
 
-/// `LISTEN_PID` says which process they are meant for: it may be the parent, from which the variables were inherited. Some
-/// engines do not set it.
+/// `LISTEN_PID` says which process they are meant for: it may be the parent, from which the variables were inherited.
+/// Some engines do not set it.
 fn count(fds: Option<&OsStr>, pid: Option<&OsStr>, own: u32) -> Result<u32> {
     let Some(fds) = fds.filter(|fds| !fds.is_empty()) else { return Ok(0) };
     if pid.is_some_and(|pid| pid.to_str().and_then(|pid| pid.parse().ok()) != Some(own)) {

@@ -1,8 +1,8 @@
 //! The command line, which is that of `runc`. [`crate::runtime`] does the work.
 //!
-//! Parsing has two steps, so that only the options of one command are built: first the global options up to the command's
-//! name, then the command's own. Before each step, [`args::normalise`] turns the forms of Go's flag package into those of
-//! clap.
+//! Parsing has two steps, so that only the options of one command are built: first the global options up to the
+//! command's name, then the command's own. Before each step, [`args::normalise`] turns the forms of Go's flag package
+//! into those of clap.
 
 mod args;
 mod checkpoint;
@@ -252,8 +252,8 @@ fn of_runc(e: Error, global: &Global, args: &[OsString]) -> Error {
     e.with_hint(format_args!("use runc for it: {}{root} {}", runc.display(), args.join(" ")))
 }
 
-/// Whoever names no root may look for a container of an engine, which has a root of its own. A user who is not root, and
-/// has no XDG_RUNTIME_DIR, has no root at all.
+/// Whoever names no root may look for a container of an engine, which has a root of its own. A user who is not root,
+/// and has no XDG_RUNTIME_DIR, has no root at all.
 fn no_container(e: Error, global: &Global) -> Error {
     if e.kind() != Kind::NoContainer || global.root_given {
         return e;
@@ -418,8 +418,8 @@ fn get_id(matches: &ArgMatches) -> &str {
     matches.get_one::<String>("id").map_or("", String::as_str)
 }
 
-/// Acts on every container whose id matches. A failure does not stop the rest, and a container that has gone meanwhile is
-/// no failure.
+/// Acts on every container whose id matches. A failure does not stop the rest, and a container that has gone meanwhile
+/// is no failure.
 fn each_matching(global: &Global, matches: &ArgMatches, act: impl Fn(&str) -> Result<()>) -> Result<u8> {
     let mut failed = None;
     for id in global.runtime.matching(get_id(matches))? {

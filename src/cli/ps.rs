@@ -37,7 +37,8 @@ fn run(global: &Global, matches: &ArgMatches) -> Result<u8> {
     Ok(0)
 }
 
-/// The lines of ps(1) for `pids`. ps has no option that selects by pid and keeps the caller's own selection and columns.
+/// The lines of ps(1) for `pids`. ps has no option that selects by pid and keeps the caller's own selection and
+/// columns.
 fn print_table(pids: &[u32], options: &[String]) -> Result<()> {
     let all = if options.is_empty() { &["-ef".to_owned()][..] } else { options };
     let table = match few(pids, options)? {

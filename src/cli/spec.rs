@@ -108,8 +108,8 @@ fn mounts() -> Value {
     ])
 }
 
-/// For an unprivileged user: the user's own id as root, the host's network and a bind mount of its `/sys` (only the owner of
-/// the network namespace can mount a sysfs), no limits, and no ids that are not mapped.
+/// For an unprivileged user: the user's own id as root, the host's network and a bind mount of its `/sys` (only the
+/// owner of the network namespace can mount a sysfs), no limits, and no ids that are not mapped.
 fn rootless(config: &mut Value, uid: u32, gid: u32) {
     let mapping = |id: u32| json!([{ "containerID": 0, "hostID": id, "size": 1 }]);
     let linux = &mut config["linux"];

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use crate::error::is_plain;
 
-/// Escapes control characters, which a terminal would obey. In JSON they occur only in strings, so the document stays the
-/// same.
+/// Escapes control characters, which a terminal would obey. In JSON they occur only in strings, so the document stays
+/// the same.
 pub(super) fn json(document: &str) -> String {
     let mut harmless = String::with_capacity(document.len());
     for c in document.chars() {

@@ -1,7 +1,8 @@
 //! What this host can and cannot do for containers, and what to do about it.
 //!
-//! Features are found out by trying, not by the kernel's version, which says little about distributions' kernels, seccomp
-//! filters and security modules. Nothing of the host is changed, but that the kernel may load the module of overlay.
+//! Features are found out by trying, not by the kernel's version, which says little about distributions' kernels,
+//! seccomp filters and security modules. Nothing of the host is changed, but that the kernel may load the module of
+//! overlay.
 
 mod cgroups;
 mod engines;

@@ -39,8 +39,8 @@ const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CL
 const PROC_SUPER_MAGIC: u64 = 0x9fa0;
 
 /// Whether a file of this user may be followed or used: root's and the caller's may. In a user namespace all users
-/// outside of it look the same, also the host's root, and the caller has no power over others' files anyway. A namespace
-/// that maps every id, as the initial one does, has no users outside.
+/// outside of it look the same, also the host's root, and the caller has no power over others' files anyway. A
+/// namespace that maps every id, as the initial one does, has no users outside.
 pub fn trusts(uid: u32) -> bool {
     const OVERFLOW: u32 = 65534;
     /// The map of the initial namespace, and of one below it that is the same.

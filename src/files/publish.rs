@@ -16,8 +16,8 @@ pub fn publish(path: &Path, content: &[u8]) -> Result<()> {
 }
 
 /// A complete file that is to be at a path, in place of any existing one. A fifo or a character device is written to
-/// instead. Nothing incomplete is ever seen there. No file with another name is left, even if the runtime is killed, where
-/// the file system has files without a name.
+/// instead. Nothing incomplete is ever seen there. No file with another name is left, even if the runtime is killed,
+/// where the file system has files without a name.
 pub struct Publication {
     path: PathBuf,
     entry: DirEntry,

@@ -105,8 +105,8 @@ fn become_user(user: &User) -> Result<()> {
     set_uid(user.uid).map_err(|e| unmapped("uid", user.uid, e))
 }
 
-/// To be called before a user namespace is joined, which may forbid setgroups(2) (user_namespaces(7)): the groups of the
-/// host's root would stay with the process. An ordinary user may do it only afterwards, or never.
+/// To be called before a user namespace is joined, which may forbid setgroups(2) (user_namespaces(7)): the groups of
+/// the host's root would stay with the process. An ordinary user may do it only afterwards, or never.
 pub fn leave_groups(user: &User) -> Result<()> {
     if user.keep_groups {
         return Ok(());

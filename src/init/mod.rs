@@ -419,8 +419,8 @@ impl Child {
         Ok(Told { plan, target, root, namespaces, start_socket, cgroups })
     }
 
-    /// Waits until the runtime has put this process into its cgroups. A cgroup namespace will show the place that it has
-    /// then, and systemd moves only a process of the caller's user.
+    /// Waits until the runtime has put this process into its cgroups. A cgroup namespace will show the place that it
+    /// has then, and systemd moves only a process of the caller's user.
     fn expect_placed(&self) -> Result<()> {
         self.begin(Phase::Placement)?;
         match self.receive()? {

@@ -31,8 +31,8 @@ impl Cgroups {
     }
 }
 
-/// Enters all namespaces but those that depend on the cgroup. If there is a stage, this returns only in its child. Returns
-/// whether the process is outside of its v2 cgroup.
+/// Enters all namespaces but those that depend on the cgroup. If there is a stage, this returns only in its child.
+/// Returns whether the process is outside of its v2 cgroup.
 pub fn enter(channel: &Channel, plan: &InitPlan, joined: Vec<OwnedFd>, cgroups: Cgroups) -> Result<bool> {
     let namespaces = &plan.namespaces;
     join_namespaces(&namespaces.join, joined, &plan.process.user)?;
@@ -46,8 +46,8 @@ pub fn enter(channel: &Channel, plan: &InitPlan, joined: Vec<OwnedFd>, cgroups: 
     Ok(cgroups.outside)
 }
 
-/// Joins the namespaces of a running container. If there is a stage, this returns only in its child. Returns whether the
-/// process is outside of its v2 cgroup.
+/// Joins the namespaces of a running container. If there is a stage, this returns only in its child. Returns whether
+/// the process is outside of its v2 cgroup.
 ///
 /// The stage stays outside of the user namespace, whose root may not put a process into the container's cgroup; and
 /// outside of the cgroup namespace, from within which no process can be put into a cgroup that it does not show. An
@@ -144,8 +144,8 @@ fn setns(join: &Join, file: BorrowedFd) -> Result<()> {
     identity::never_dumpable()
 }
 
-/// Goes on in a child, which is a sibling of this process: the runtime is its parent. It sends nothing before the runtime
-/// has been told of it.
+/// Goes on in a child, which is a sibling of this process: the runtime is its parent. It sends nothing before the
+/// runtime has been told of it.
 fn become_child(channel: &Channel, plan: &InitPlan, flags: u64, cgroups: Cgroups) -> Result<bool> {
     let (wait, told) = pipe_with(PipeFlags::CLOEXEC).call(|| "pipe2()")?;
     let clone =
@@ -167,8 +167,8 @@ fn become_child(channel: &Channel, plan: &InitPlan, flags: u64, cgroups: Cgroups
         Ok(None) => {}
     }
     drop((told, cgroups.unified));
-    // Waits for the end of the file: the stage has told the runtime of this process, or has died. The runtime notices the
-    // latter by itself (`Init::hang_up`).
+    // Waits for the end of the file: the stage has told the runtime of this process, or has died. The runtime notices
+    // the latter by itself (`Init::hang_up`).
     rustix::io::retry_on_intr(|| rustix::io::read(&wait, &mut [0])).call(|| "read(stage)")?;
     drop(wait);
     for (index, tasks) in cgroups.tasks.iter().enumerate() {

@@ -77,8 +77,8 @@ impl Container {
         Ok(Exec(container.create_exec(&options, streams.each_ref().map(|fd| Some(fd.as_fd())))?))
     }
 
-    /// Sends a signal to the first process or, with `all`, to every process of the container. SIGKILL always goes to all
-    /// of a container without a PID namespace of its own.
+    /// Sends a signal to the first process or, with `all`, to every process of the container. SIGKILL always goes to
+    /// all of a container without a PID namespace of its own.
     pub fn kill(&self, signal: i32, all: bool) -> Result<()> {
         Ok(self.load()?.kill(signal, all)?)
     }
@@ -131,8 +131,8 @@ impl Container {
     }
 
     /// Removes the container; with `force` also one that runs, which is killed. Its record must be readable;
-    /// [`Runtime::remove`](super::Runtime::remove) does without. The first process, if it is a child of this program, is
-    /// collected; [`Process::wait`] tells how it has ended.
+    /// [`Runtime::remove`](super::Runtime::remove) does without. The first process, if it is a child of this program,
+    /// is collected; [`Process::wait`] tells how it has ended.
     pub fn delete(&self, force: bool) -> Result<()> {
         self.load()?;
         self.runtime.delete(&self.id, force)?;

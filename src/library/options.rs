@@ -64,8 +64,8 @@ impl ExecOptions {
         Self { options: runtime::ExecOptions { args, ..Default::default() }, ..Self::default() }
     }
 
-    /// Runs what a document says that has the form of `process` in a configuration. Fails if the text is not JSON of that
-    /// form.
+    /// Runs what a document says that has the form of `process` in a configuration. Fails if the text is not JSON of
+    /// that form.
     pub fn from_json(process: impl AsRef<[u8]>) -> super::Result<Self> {
         let process = Some(spec::parse::<Process>(process.as_ref())?);
         Ok(Self { options: runtime::ExecOptions { process, ..Default::default() }, ..Self::default() })

@@ -89,9 +89,9 @@ impl Runtime {
         Ok(Container { runtime: self.0.clone(), id: id.to_owned(), created, process })
     }
 
-    /// Has CRIU make a container of a bundle and the files of a checkpoint. It runs, and its first process is a child of
-    /// this program. The configuration says what the processes may: with more, they are not restored. Whatever fails,
-    /// nothing is left.
+    /// Has CRIU make a container of a bundle and the files of a checkpoint. It runs, and its first process is a child
+    /// of this program. The configuration says what the processes may: with more, they are not restored. Whatever
+    /// fails, nothing is left.
     pub fn restore(&self, id: &str, bundle: impl AsRef<Path>, options: RestoreOptions) -> Result<Container> {
         let RestoreOptions { stdio, mut options } = options;
         bundle.as_ref().clone_into(&mut options.create.bundle);

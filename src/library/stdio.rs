@@ -57,7 +57,8 @@ impl Stdio {
         self.terminal
     }
 
-    /// All three, under numbers that are not those of standard streams: the child puts one after the other in its place.
+    /// All three, under numbers that are not those of standard streams: the child puts one after the other in its
+    /// place.
     pub(super) fn into_streams(self) -> Result<[OwnedFd; 3]> {
         /// Beyond the standard streams.
         const FIRST: i32 = 3;

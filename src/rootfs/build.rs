@@ -135,7 +135,8 @@ fn isolate(plan: &RootfsPlan, top: BorrowedFd) -> Result<()> {
     }
 }
 
-/// A mount over the root of a joined namespace, and the mounts and devices below it, would be those of the others in it.
+/// A mount over the root of a joined namespace, and the mounts and devices below it, would be those of the others in
+/// it.
 fn refuse_top(rootfs: BorrowedFd, index: usize) -> Result<()> {
     let top = fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).call(|| "open(\"/\")")?;
     if Location::of(top.as_fd())? != Location::of(rootfs)? {
@@ -219,8 +220,8 @@ impl<'a> HostRoot<'a> {
     }
 }
 
-/// Takes down the mount `id` on `rootfs`, and all that is mounted on it. What is there may be another mount: the user's,
-/// because the mount was never attached, or is gone; or, in another mount namespace, that of others.
+/// Takes down the mount `id` on `rootfs`, and all that is mounted on it. What is there may be another mount: the
+/// user's, because the mount was never attached, or is gone; or, in another mount namespace, that of others.
 pub fn take_down(rootfs: &Path, id: u64) -> Result<()> {
     let call = || format!("open({rootfs:?})");
     let root = match fs::open(rootfs, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {

@@ -101,8 +101,8 @@ impl Builder<'_> {
 }
 
 /// A copy of a directory of the control groups; `None` if there is none. In a joined mount namespace other processes
-/// decide what the path means: no link is followed, and nothing but control groups is copied. Later mounts on the host's
-/// do not appear in it.
+/// decide what the path means: no link is followed, and nothing but control groups is copied. Later mounts on the
+/// host's do not appear in it.
 fn clone_cgroup(path: &str, magic: libc::c_long, recursive: bool) -> Result<Option<OwnedFd>> {
     let dir = match resolve::open_unlinked(path) {
         Err(Errno::NOENT) => return Ok(None),

@@ -72,14 +72,15 @@ fn is_root_of_host() -> bool {
     rustix::process::geteuid().is_root() && !in_user_namespace()
 }
 
-/// Checks what process `pid`, a child that has not been reaped, has joined: the container's mount namespace must belong to
-/// its user namespace, which is `expected`.
+/// Checks what process `pid`, a child that has not been reaped, has joined: the container's mount namespace must belong
+/// to its user namespace, which is `expected`.
 ///
-/// The first process of a container can make a user namespace and a mount namespace of its own, without any privilege. Who
-/// follows it there, with more privileges, would execute what it has mounted.
+/// The first process of a container can make a user namespace and a mount namespace of its own, without any privilege.
+/// Who follows it there, with more privileges, would execute what it has mounted.
 pub fn check_joined(pid: i32, expected: Option<u64>) -> Result<()> {
     let mount = match open_namespace(pid, Kind::Mount) {
-        // Only root of the host may inspect a process that is not dumpable. Others have no privileges to follow it with.
+        // Only root of the host may inspect a process that is not dumpable. Others have no privileges to follow it
+        // with.
         Err(e) if e.errno() == Some(Errno::ACCESS) && !is_root_of_host() => return Ok(()),
         mount => mount?,
     };

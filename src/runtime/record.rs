@@ -49,7 +49,8 @@ pub struct Record {
     pub memory: Option<MemoryLimits>,
     /// The `CLONE_NEW*` flags of the namespaces that differ from the runtime's, for `exec`.
     pub namespaces: u64,
-    /// The inode of its user namespace, if that differs from the runtime's. Unknown if an earlier berth made the container.
+    /// The inode of its user namespace, if that differs from the runtime's. Unknown if an earlier berth made the
+    /// container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_namespace: Option<u64>,
     /// Whether the container has no PID namespace of its own, so that its processes survive its init.

@@ -81,7 +81,8 @@ pub(super) fn restore(runtime: &Runtime, id: &str, options: &RestoreOptions) -> 
     status
 }
 
-/// As [`restore`], for a caller that stays: it gets the process, which is its child, and when the container was created.
+/// As [`restore`], for a caller that stays: it gets the process, which is its child, and when the container was
+/// created.
 pub(super) fn restore_child(
     runtime: &Runtime,
     id: &str,

@@ -1,7 +1,7 @@
 //! Sources of bind mounts that lead into the container's own root.
 //!
-//! The plan takes what lies below the root from inside the root, where a link of the image, or of a process that runs in
-//! the container, leads nowhere else. It knows such a source by its text, but a configuration may reach the root by
+//! The plan takes what lies below the root from inside the root, where a link of the image, or of a process that runs
+//! in the container, leads nowhere else. It knows such a source by its text, but a configuration may reach the root by
 //! another name: through a link, by `..`, or through `/proc/self/cwd`.
 
 use std::ffi::OsString;
@@ -19,8 +19,8 @@ use crate::spec::Spec;
 
 const PATH: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 
-/// Gives sources that lead into the container's root the name that the plan knows. `running`: a process of the container
-/// may change what is below the root at any time.
+/// Gives sources that lead into the container's root the name that the plan knows. `running`: a process of the
+/// container may change what is below the root at any time.
 pub(super) fn name_by_root(spec: &mut Spec, bundle: &Path, running: bool) -> Result<()> {
     let Some(root) = spec.root.as_ref().map(|root| bundle.join(&root.path)) else { return Ok(()) };
     let root = PathBuf::from(format!("/{}", clean(&root.to_string_lossy())));

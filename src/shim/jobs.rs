@@ -1,5 +1,5 @@
-//! Work that takes its time, in threads of its own: what is made for one container does not hold up another, or those who
-//! only ask.
+//! Work that takes its time, in threads of its own: what is made for one container does not hold up another, or those
+//! who only ask.
 //!
 //! Jobs of the same name run one after the other, in the order in which they came.
 

@@ -189,8 +189,8 @@ fn group(bundle: &Path, id: &str) -> Result<Option<String>> {
     }
 }
 
-/// Whether the path of the cgroup has the form that engines give it if systemd shall make the cgroup. runc's options say that
-/// by `SystemdCgroup`, but Docker and the CRI of containerd 1 send those options to runc's shim only.
+/// Whether the path of the cgroup has the form that engines give it if systemd shall make the cgroup. runc's options
+/// say that by `SystemdCgroup`, but Docker and the CRI of containerd 1 send those options to runc's shim only.
 fn names_a_slice(bundle: &Path) -> Result<bool> {
     let path = Parts::read(bundle)?.linux.and_then(|linux| linux.cgroups_path).unwrap_or_default();
     let parts: Vec<_> = path.split(':').collect();

@@ -24,8 +24,8 @@ pub fn is_known(options: &Any) -> bool {
     [RUNC, ANY].contains(&name(options))
 }
 
-/// Whether they are in runc's own form. Docker, and the CRI plugin of containerd 1.6, use it for runc's shim only, and tell
-/// other shims nothing of it.
+/// Whether they are in runc's own form. Docker, and the CRI plugin of containerd 1.6, use it for runc's shim only, and
+/// tell other shims nothing of it.
 pub fn are_runcs(options: &Any) -> bool {
     name(options) == RUNC
 }
@@ -49,7 +49,8 @@ pub fn read(options: &Any) -> Result<Options> {
     }
 }
 
-/// The names are those of containerd's configuration for runc: `SystemdCgroup = true`. Each is one line with a plain value.
+/// The names are those of containerd's configuration for runc: `SystemdCgroup = true`. Each is one line with a plain
+/// value.
 fn from_toml(text: &str) -> Result<Options> {
     let mut options = Options::default();
     // Tables have no option of ours.

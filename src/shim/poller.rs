@@ -46,7 +46,8 @@ impl Poller {
         }
     }
 
-    /// It is no error if it was not registered. A descriptor that is closed need not be removed, unless another process has it.
+    /// It is no error if it was not registered. A descriptor that is closed need not be removed, unless another process
+    /// has it.
     pub fn remove(&self, fd: impl AsFd) {
         let _ = epoll::delete(&self.epoll, fd);
     }

@@ -177,8 +177,8 @@ fn make(mount: &Mount, root: &Path, options: &Options) -> Result<()> {
     }
 }
 
-/// The kernel changes the owners in the lower layers, not in the overlay. In a mount namespace of a thread each layer is
-/// covered by itself with other owners. The overlay, once it is made, keeps what it has found there.
+/// The kernel changes the owners in the lower layers, not in the overlay. In a mount namespace of a thread each layer
+/// is covered by itself with other owners. The overlay, once it is made, keeps what it has found there.
 fn make_mapped_overlay(mount: &Mount, root: &Path, options: &Options, owners: BorrowedFd) -> Result<()> {
     let make = || {
         namespace::unshare(libc::CLONE_NEWNS as u64).call(|| "unshare(CLONE_NEWNS)")?;

@@ -1,7 +1,7 @@
 //! ttrpc, containerd's protocol for shims: messages with a header of ten bytes on a stream socket.
 //!
-//! The header is the length of the message (4 bytes, the most significant first), the number of the stream (4), the type
-//! (1) and flags (1). Each request has a stream of its own, and its response has the same number. The reference is
+//! The header is the length of the message (4 bytes, the most significant first), the number of the stream (4), the
+//! type (1) and flags (1). Each request has a stream of its own, and its response has the same number. The reference is
 //! `PROTOCOL.md` of github.com/containerd/ttrpc.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -61,8 +61,8 @@ fn read<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> {
     deserializer.end().map(|()| value)
 }
 
-/// The fields that the object at `pointer` of a configuration may have, as the types have them. Empty if it is none with
-/// fields: a map, or unknown itself.
+/// The fields that the object at `pointer` of a configuration may have, as the types have them. Empty if it is none
+/// with fields: a map, or unknown itself.
 pub fn fields_of(pointer: &str) -> Vec<String> {
     // No field has a NUL byte in its name. The parser says so, and which ones there are.
     let mut text = String::from(r#"{"\u0000":0}"#);

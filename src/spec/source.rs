@@ -1,7 +1,7 @@
 //! A JSON document with the place of each value, from which values can be taken out.
 //!
-//! The parser judges the text; this scanner refuses nothing, and only finds out where everything is. Behind the first wrong
-//! value the text may be no JSON.
+//! The parser judges the text; this scanner refuses nothing, and only finds out where everything is. Behind the first
+//! wrong value the text may be no JSON.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -322,8 +322,8 @@ impl Source {
         true
     }
 
-    /// Puts the document `json` at `pointer`, whose last segment may be new. False if it is there already, or the object
-    /// for it is missing.
+    /// Puts the document `json` at `pointer`, whose last segment may be new. False if it is there already, or the
+    /// object for it is missing.
     pub fn set(&mut self, pointer: &str, json: &str) -> bool {
         if self.get(pointer).is_some_and(|value| value.to_json() == json.as_bytes()) {
             return false;

@@ -76,7 +76,8 @@ pub fn place(command: &mut Command, fds: &[BorrowedFd]) -> rustix::io::Result<()
     const FIRST: RawFd = 64;
     let copies: Vec<_> = fds.iter().map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, FIRST)).collect::<Result<_, _>>()?;
     let setup = move || {
-        // SAFETY: dup2 takes no pointer. Nothing in the child but the C library has those numbers, and it is about to exec.
+        // SAFETY: dup2 takes no pointer. Nothing in the child but the C library has those numbers, and it is about to
+        // exec.
         match (3..).zip(&copies).all(|(number, fd)| unsafe { libc::dup2(fd.as_raw_fd(), number) } == number) {
             true => Ok(()),
             false => Err(std::io::Error::last_os_error()),

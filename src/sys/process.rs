@@ -58,8 +58,8 @@ pub fn personality(domain: u32) -> Result<()> {
     check(unsafe { libc::syscall(libc::SYS_personality, libc::c_ulong::from(domain)) }).map(drop)
 }
 
-/// mallopt(3): all threads allocate from one heap. glibc gives each one of its own, which stays when the thread has ended; on
-/// aarch64, glibc 2.43 makes huge pages of it.
+/// mallopt(3): all threads allocate from one heap. glibc gives each one of its own, which stays when the thread has
+/// ended; on aarch64, glibc 2.43 makes huge pages of it.
 pub fn share_heap() {
     // SAFETY: this sets a number.
     #[cfg(target_env = "gnu")]

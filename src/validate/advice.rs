@@ -122,8 +122,8 @@ fn mounts(mounts: &[Mount], all: &mut Vec<Advice>) {
             let message = format!("{:?} lets the container command an engine, which is root of the host", mount.source);
             all.push(("engine-socket", at("source"), message));
         }
-        // A filesystem takes unknown words as its own parameters, and may have one that looks like another option; these
-        // have none. Of a bind mount they are refused.
+        // A filesystem takes unknown words as its own parameters, and may have one that looks like another option;
+        // these have none. Of a bind mount they are refused.
         const PLAIN: [&str; 8] = ["cgroup", "cgroup2", "devpts", "mqueue", "proc", "ramfs", "sysfs", "tmpfs"];
         let is_plain = !is_bind(mount) && PLAIN.contains(&mount.kind.as_str());
         for (j, option) in mount.options.iter().enumerate().filter(|_| is_plain) {

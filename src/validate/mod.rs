@@ -94,8 +94,8 @@ pub fn on(text: &[u8], plan: &dyn Fn(&Spec) -> Result<Verdict>) -> Vec<Finding> 
     in_order(find(text, &[Host { name: "this host", plan }]))
 }
 
-/// The findings on hosts that lack nothing, in the order of the text. There is no error if a container can be created with
-/// either version of cgroups. `bundle` is absolute.
+/// The findings on hosts that lack nothing, in the order of the text. There is no error if a container can be created
+/// with either version of cgroups. `bundle` is absolute.
 pub fn anywhere(text: &[u8], bundle: &Path, manager: Manager, crun_annotations: bool) -> Vec<Finding> {
     let [v1, v2] = layouts();
     let plan = |spec: &Spec, layout| {
@@ -215,7 +215,8 @@ fn judge(text: &[u8], rest: &[u8], source: &Source, hosts: &[Host], found: &mut 
         found.extend(doubts.map(|doubt| doubt.finding(text, Severity::Warning, "host")));
         refused.push((host, refusals));
     }
-    // The host that refuses least is the one that the configuration may be for. `unified` as a whole is refused by v1 only.
+    // The host that refuses least is the one that the configuration may be for. `unified` as a whole is refused by v1
+    // only.
     let is_unified = |refusal: &Remark| refusal.pointer == "/linux/resources/unified";
     refused.sort_by_key(|(_, refusals)| (refusals.iter().any(is_unified), refusals.len()));
     let Some(((_, least), others)) = refused.split_first() else { return };

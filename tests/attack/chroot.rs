@@ -1,5 +1,5 @@
-//! A runtime that is called in a chroot(2), as in a build's tree or an installer's: the container's root must be the root
-//! of its mount namespace, or setns(2) and a chroot(2) within it lead to what is above the runtime's own root.
+//! A runtime that is called in a chroot(2), as in a build's tree or an installer's: the container's root must be the
+//! root of its mount namespace, or setns(2) and a chroot(2) within it lead to what is above the runtime's own root.
 
 use std::fs;
 use std::os::fd::OwnedFd;

@@ -153,8 +153,8 @@ fn hidden_directories_take_nothing(t: &Test) {
 }
 
 fn sysctls_go_past_what_covers_procfs(t: &Test) {
-    // CVE-2025-52881: where parts of the procfs that is mounted are covered, init's is its own. Without a mount namespace
-    // of the container's own nothing takes away what covers them.
+    // CVE-2025-52881: where parts of the procfs that is mounted are covered, init's is its own. Without a mount
+    // namespace of the container's own nothing takes away what covers them.
     let own = Config::sleep().set("/linux/sysctl/net.ipv4.ip_forward", "1");
     let none = own.clone().without_namespace("mount").set("/mounts", json!([]));
     for config in [own, none.remove("/linux/maskedPaths").remove("/linux/readonlyPaths")] {

@@ -587,8 +587,8 @@ fn a_process_without_its_main_thread(t: &Test) {
     }
 }
 
-/// Where the processes of a container outlive its init, an `exec` that waits in it would run its program once it is thawed.
-/// With a cgroup mount that it can write to.
+/// Where the processes of a container outlive its init, an `exec` that waits in it would run its program once it is
+/// thawed. With a cgroup mount that it can write to.
 fn a_container_that_has_frozen_itself(t: &Test) {
     let c = t.container(Config::sleep());
     for delete in [false, true] {

@@ -1,7 +1,7 @@
 //! Images whose links bring a volume to where the container's own devices are made.
 //!
-//! What is in a directory of the host stays as it is: no device, no link and no mount point is made there that nobody asked
-//! for by its place, and `ptmx` is not deleted (CVE-2026-41579 by way of a volume).
+//! What is in a directory of the host stays as it is: no device, no link and no mount point is made there that nobody
+//! asked for by its place, and `ptmx` is not deleted (CVE-2026-41579 by way of a volume).
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};

@@ -390,8 +390,8 @@ fn the_process_that_changes_mounts_gives_nothing_away(t: &Test) {
     panic!("the call was not come by");
 }
 
-/// Without any privilege the first process makes a user namespace, and a mount namespace that belongs to it. There it may
-/// mount what it likes over programs, and change the attributes of every mount that is added.
+/// Without any privilege the first process makes a user namespace, and a mount namespace that belongs to it. There it
+/// may mount what it likes over programs, and change the attributes of every mount that is added.
 fn nobody_follows_init_into_namespaces_of_its_own(t: &Test) {
     let script =
         "exec unshare -U -r -m sh -c 'mount -t tmpfs none /root && echo in > /tmp/there; read forever < /tmp/fifo'";

@@ -1,5 +1,5 @@
-//! What `exec` brings into a container is in the container's reach: it must not look things up with more rights than the
-//! container has, nor leave anything of the host's with it.
+//! What `exec` brings into a container is in the container's reach: it must not look things up with more rights than
+//! the container has, nor leave anything of the host's with it.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};

@@ -160,8 +160,8 @@ fn cgroups_of_others_are_not_taken_over(t: &Test) {
     for path in ["theirs", "file", "delegated/c", "delegated/below/c"] {
         refused(&with_path(path));
     }
-    // A runtime that is in there itself has nothing to lose. (Of v1 one would need processors first.) It has a cgroup of
-    // its own: one with processes gives its cgroups no controllers.
+    // A runtime that is in there itself has nothing to lose. (Of v1 one would need processors first.) It has a cgroup
+    // of its own: one with processes gives its cgroups no controllers.
     if t.mode == harness::Mode::V2 {
         let join =
             "while test \"$1\" != --; do mkdir $1/own; echo $$ > $1/own/cgroup.procs; shift; done; shift; exec \"$@\"";

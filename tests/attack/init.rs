@@ -62,7 +62,8 @@ fn a_program_may_end_at_once(t: &Test) {
 }
 
 fn a_message_that_cannot_be_sent_ends_the_command(t: &Test) {
-    // Not only with an errno that tells of the other side's end: ETOOMANYREFS for example comes of the user's other doings.
+    // Not only with an errno that tells of the other side's end: ETOOMANYREFS for example comes of the user's other
+    // doings.
     let up = t.container(Config::sleep());
     up.up();
     for errno in [libc::ENOBUFS, libc::ETOOMANYREFS, libc::ENOMEM] {

@@ -206,7 +206,8 @@ fn hooks_have_the_umask_of_the_caller(t: &Test) {
     }
 }
 
-/// Outside of a cgroup namespace, the options of a new mount count for the whole hierarchy, and so does the lack of any.
+/// Outside of a cgroup namespace, the options of a new mount count for the whole hierarchy, and so does the lack of
+/// any.
 /// `nsdelegate` is what keeps a delegated cgroup from changing its own limits (cgroup2(7)).
 fn the_host_keeps_the_flags_of_the_hierarchy(t: &Test) {
     /// Other tests, with other runtimes, may mount the hierarchy in the meantime.

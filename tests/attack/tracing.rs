@@ -36,7 +36,8 @@ fn a_waiting_init_cannot_be_traced_by_a_sibling(t: &Test) {
     }
 }
 
-/// As without root where all of the user's ids are mapped: the kernel has no id left that could keep the file from a tracer.
+/// As without root where all of the user's ids are mapped: the kernel has no id left that could keep the file from a
+/// tracer.
 fn where_all_ids_are_mapped_a_tracer_reaches_a_sealed_copy(t: &Test) {
     let all = json!([{ "containerID": 0, "hostID": 0, "size": u32::MAX }]);
     let config = Config::sleep().userns(0).set("/linux/uidMappings", all.clone()).set("/linux/gidMappings", all);
@@ -71,8 +72,8 @@ fn a_waiting_init_cannot_be_traced_by_exec(t: &Test) {
     }
 }
 
-/// The number of times that what `command` makes has changed its user or a namespace, each of which was followed at once
-/// by prctl(2).
+/// The number of times that what `command` makes has changed its user or a namespace, each of which was followed at
+/// once by prctl(2).
 fn changes(command: Cmd) -> usize {
     const CHANGES: [libc::c_long; 3] = [libc::SYS_setns, libc::SYS_setresuid, libc::SYS_setresgid];
     let nowhere = Point { process: usize::MAX, number: 0, occurrence: 1 };
@@ -83,7 +84,8 @@ fn changes(command: Cmd) -> usize {
         let calls: Vec<_> = seen.points.iter().filter(|point| point.process == process).map(|p| p.number).collect();
         // Until it executes init's image it is a copy of the runtime, in nobody's sight.
         let start = calls.iter().position(|&call| call == libc::SYS_execveat).map_or(0, |at| at + 1);
-        // To go to the root of the mount namespace that it is in changes no credentials; the namespace's file is closed then.
+        // To go to the root of the mount namespace that it is in changes no credentials; the namespace's file is closed
+        // then.
         let changes = calls[start..].windows(2).filter(|pair| CHANGES.contains(&pair[0]));
         for pair in changes.filter(|pair| *pair != [libc::SYS_setns, libc::SYS_close]) {
             assert_eq!(pair[1], libc::SYS_prctl, "after {} of process {process}: {calls:?}", pair[0]);

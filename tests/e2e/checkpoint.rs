@@ -43,8 +43,8 @@ e2e!(any:
     a_pidfd_goes_to_the_receiver,
 );
 
-/// Counts in /tmp/n, with no descriptor that leads out of the container. And without a child: a shell that waits for one
-/// to exec (vfork) is a state in which CRIU cannot stop both.
+/// Counts in /tmp/n, with no descriptor that leads out of the container. And without a child: a shell that waits for
+/// one to exec (vfork) is a state in which CRIU cannot stop both.
 const COUNT: &str = "exec </dev/null >/dev/null 2>&1; mkfifo /tmp/wait; exec 9<>/tmp/wait; n=0; \
                      while true; do n=$((n+1)); echo $n > /tmp/n; read -t 0.05 x <&9; done";
 

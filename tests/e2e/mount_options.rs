@@ -33,7 +33,8 @@ const OPTIONS: [&str; 14] = [
     "rnosymfollow",
 ];
 
-/// In a user namespace, those of the host's mounts, and of mounts that show the same as one of these, cannot be changed.
+/// In a user namespace, those of the host's mounts, and of mounts that show the same as one of these, cannot be
+/// changed.
 const ACCESS_TIMES: [&str; 4] = ["noatime", "nodiratime", "rnoatime", "rnodiratime"];
 
 fn lacks(t: &Test) -> bool {

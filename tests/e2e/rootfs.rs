@@ -355,7 +355,8 @@ fn idmapped_bind(t: &Test) {
 }
 
 fn only_what_the_host_has_is_idmapped(t: &Test) {
-    // A source inside of the root file system, as crun has it. Whoever takes init over could have anything mounted there.
+    // A source inside of the root file system, as crun has it. Whoever takes init over could have anything mounted
+    // there.
     let map = json!([{ "containerID": 7, "hostID": 0, "size": 1 }]);
     for userns in [false, true] {
         let mut config = Config::sh("stat -c '%u %g' /m/file");

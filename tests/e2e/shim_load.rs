@@ -13,8 +13,8 @@ fn load(count: usize) -> usize {
     count * std::env::var("SHIM_LOAD").map_or(1, |factor| factor.parse().unwrap())
 }
 
-/// Has the shim do something so many times. After a tenth of it, its descriptors and threads must not become more, and its
-/// own memory must not grow.
+/// Has the shim do something so many times. After a tenth of it, its descriptors and threads must not become more, and
+/// its own memory must not grow.
 fn flat(shim: &mut Shimmed, count: usize, mut something: impl FnMut(&mut Shimmed, usize)) {
     let pid = shim.pid();
     let measure = || {

@@ -1,4 +1,5 @@
-//! systemd as the maker of cgroups, where it is pid 1; nobody as their maker, and what is said without systemd, anywhere.
+//! systemd as the maker of cgroups, where it is pid 1; nobody as their maker, and what is said without systemd,
+//! anywhere.
 
 use std::fs;
 use std::os::unix::net::UnixListener;

@@ -173,8 +173,8 @@ fn with_a_user_namespace(t: &Test) {
     assert!(text.starts_with("0\n0\n/dev/pts/0\n"), "{text}");
 }
 
-/// A process without a terminal of its own, in the foreground of ours: by `run`, and by `exec`, also as a user of a user
-/// namespace.
+/// A process without a terminal of its own, in the foreground of ours: by `run`, and by `exec`, also as a user of a
+/// user namespace.
 fn commands<'t>(t: &'t Test, script: &str) -> Vec<(Container<'t>, Cmd)> {
     let c = t.container(Config::sh(script));
     let run = c.run_cmd(&[]);

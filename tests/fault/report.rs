@@ -6,8 +6,8 @@ use std::path::Path;
 
 use crate::harness::{Container, Mode};
 
-/// Prints what [`normalize`] reads. `/tmp/kmsg` is a device that no rule allows. The shell reads its status itself: while
-/// it starts another process, busybox 1.37 and later block all signals.
+/// Prints what [`normalize`] reads. `/tmp/kmsg` is a device that no rule allows. The shell reads its status itself:
+/// while it starts another process, busybox 1.37 and later block all signals.
 pub const SCRIPT: &str = r###"
 p=/proc/$$
 while IFS= read -r line; do echo "$line"; done < $p/status

@@ -240,7 +240,8 @@ impl<'t> Subject<'t> {
         trial
     }
 
-    /// Does what must have been done before the command; returns where the container's process writes, if that is known.
+    /// Does what must have been done before the command; returns where the container's process writes, if that is
+    /// known.
     fn prepare(&self) -> Option<PathBuf> {
         let c = &self.c;
         if matches!(self.command, Command::Create | Command::Run) {

@@ -2,15 +2,15 @@
 //!
 //! Engines give `--log FILE --log-format json` and take from FILE the last record of level `error`: its keys
 //! `level`, `msg` and `time` are fixed. A hint has a key of its own and also follows the message, because engines show
-//! only `msg` to their users. The same error also goes to standard error as `berth: <error>` with the hint below it, for
-//! engines that look there if the file is empty, and for readers of the journal. Warnings and debug lines go to FILE only,
-//! so that they never mix with the container's own output.
+//! only `msg` to their users. The same error also goes to standard error as `berth: <error>` with the hint below it,
+//! for engines that look there if the file is empty, and for readers of the journal. Warnings and debug lines go to
+//! FILE only, so that they never mix with the container's own output.
 //!
-//! Without `--log` everything goes to standard error. With `--log-format` as well, a program reads it: it gets all records
-//! in that format, and no plain lines. Debug lines have no plain form.
+//! Without `--log` everything goes to standard error. With `--log-format` as well, a program reads it: it gets all
+//! records in that format, and no plain lines. Debug lines have no plain form.
 //!
-//! If the container's command cannot be executed, the error on standard error has neither the name `berth` nor a hint. The
-//! command failed, not the runtime, and this is how shells word it.
+//! If the container's command cannot be executed, the error on standard error has neither the name `berth` nor a hint.
+//! The command failed, not the runtime, and this is how shells word it.
 
 mod sink;
 

@@ -24,9 +24,9 @@ pub struct Facts<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CgroupMount {
     Unified {
-        /// In a cgroup namespace of its own: the parameters of a new mount. Outside of one the kernel takes them for the
-        /// whole hierarchy: the host would lose `nsdelegate`, and with it what keeps a delegated cgroup from the limits
-        /// above it (cgroup2(7)).
+        /// In a cgroup namespace of its own: the parameters of a new mount. Outside of one the kernel takes them for
+        /// the whole hierarchy: the host would lose `nsdelegate`, and with it what keeps a delegated cgroup from the
+        /// limits above it (cgroup2(7)).
         new: Option<Vec<super::Parameter>>,
         /// Bound otherwise, and if the kernel refuses a new mount: the container's own cgroup if the container sees
         /// that as the root, else the whole hierarchy.

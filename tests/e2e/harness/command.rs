@@ -103,7 +103,8 @@ impl Cmd {
         self.spawn().wait()
     }
 
-    /// Starts it under the eye of a tracer, which does `action` at a point; `also` are processes that are there already.
+    /// Starts it under the eye of a tracer, which does `action` at a point; `also` are processes that are there
+    /// already.
     #[allow(dead_code, reason = "not every test target injects")]
     pub fn trace(mut self, also: &[i32], at: Point, action: Action, patience: Duration) -> Injected {
         let [stdout, stderr] = ["stdout", "stderr"].map(|name| self.output.with_extension(name));

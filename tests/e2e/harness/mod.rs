@@ -213,14 +213,14 @@ impl Test {
         *self.rootless.borrow_mut() = Some(holder);
     }
 
-    /// From now on the runtime runs as an ordinary user, who is in one more group, in the v2 cgroup `cgroup` if there is
-    /// one.
+    /// From now on the runtime runs as an ordinary user, who is in one more group, in the v2 cgroup `cgroup` if there
+    /// is one.
     pub fn become_user(&self, id: u32, cgroup: Option<PathBuf>) {
         if !self.root.exists() {
             fs::create_dir(&self.root).unwrap();
             std::os::unix::fs::chown(&self.root, Some(id), Some(id)).unwrap();
-            // By another process: what a test beside this one forks meanwhile would hold a copy of ours open for writing,
-            // and nobody could execute it.
+            // By another process: what a test beside this one forks meanwhile would hold a copy of ours open for
+            // writing, and nobody could execute it.
             self.command("/bin/cp").arg(&self.runtime).arg(self.users_runtime()).ok();
         }
         *self.user.borrow_mut() = Some((id, cgroup));
