@@ -88,6 +88,7 @@ impl Init {
             report: theirs.as_fd(),
             keep: &[theirs.as_fd()],
             stdio,
+            cpus: None,
             unshare: late,
             cgroups: &cgroups,
             gate: gate.as_ref().map(|(wait, open)| (wait.as_fd(), open.as_fd())),
@@ -234,6 +235,9 @@ impl Init {
     pub(super) fn stillborn(&self, [step, index, errno]: [u8; 3]) -> Error {
         let errno = Errno::from_raw_os_error(errno.into());
         match step {
+            step if step == Step::Cpus as u8 => {
+                Error::sys("sched_setaffinity()", errno).context("/process/execCPUAffinity/initial")
+            }
             step if step == Step::Cgroup as u8 => self.entry.explain(self.process.pid, index.into(), errno),
             step if step == Step::Identity as u8 => {
                 let call =
@@ -264,16 +268,19 @@ fn new_namespaces(plan: &InitPlan) -> (u64, u64) {
 }
 
 /// Returns the process, and whether the kernel refused to make it in its cgroup.
-fn clone_init(mut child: Spawn, plan: &InitPlan) -> Result<(Process, bool)> {
+fn clone_init<'a>(mut child: Spawn<'a>, plan: &'a InitPlan) -> Result<(Process, bool)> {
     let affinity = plan.process.exec_affinity.as_ref().and_then(|affinity| affinity.initial.as_ref());
-    let mut process = on_cpus(affinity, || spawn(&child))?;
+    let affinity = affinity.map(CpuMask::words);
+    // Where it is born in the container's cgroup, the CPUs are those of that cgroup from the beginning.
+    child.cpus = affinity.filter(|_| child.clone.cgroup.is_none());
+    let mut process = spawn(&child);
     // An ordinary user may not put a process even into a cgroup of their own from a cgroup that is not theirs
     // (admin-guide/cgroup-v2.rst, "Delegation Containment"). The caller adds the process afterwards, and knows whether
     // that may fail.
     let outside = child.clone.cgroup.is_some() && matches!(process, Err(Errno::ACCESS | Errno::PERM));
     if outside {
-        child.clone.cgroup = None;
-        process = on_cpus(affinity, || spawn(&child))?;
+        (child.clone.cgroup, child.cpus) = (None, affinity);
+        process = spawn(&child);
     }
     let call = || {
         if child.is_vfork() {
@@ -288,22 +295,6 @@ fn clone_init(mut child: Spawn, plan: &InitPlan) -> Result<(Process, bool)> {
         _ => hint_clone(e),
     })?;
     Ok((process, outside))
-}
-
-/// Calls `body` on these CPUs: the child that it makes inherits them, until a cgroup gives the child its own. A thread of
-/// its own gets the CPUs, so that those of the caller's thread never change.
-fn on_cpus<T: Send>(cpus: Option<&CpuMask>, body: impl FnOnce() -> T + Send) -> Result<T> {
-    let Some(cpus) = cpus else { return Ok(body()) };
-    std::thread::scope(|scope| {
-        let there = || {
-            crate::sys::process::sched_setaffinity(cpus.words())
-                .call(|| format!("sched_setaffinity({:x?})", cpus.words()))
-                .context("/process/execCPUAffinity/initial")?;
-            Ok(body())
-        };
-        let thread = std::thread::Builder::new().spawn_scoped(scope, there).call(|| "clone3(thread)")?;
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
 }
 
 fn describe_flags(flags: u64) -> String {
@@ -331,26 +322,5 @@ fn hint_clone(error: Error) -> Error {
             "the cgroup is out of reach of this cgroup namespace (nsdelegate): name one below the caller's own",
         ),
         _ => error,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use rustix::thread::{Pid, gettid, sched_getaffinity};
-
-    use super::*;
-
-    #[test]
-    fn the_callers_thread_keeps_its_cpus() {
-        let first: CpuMask = serde_json::from_str("[1]").unwrap();
-        let cpus =
-            |thread: Option<Pid>| (0..64).filter(|&n| sched_getaffinity(thread).unwrap().is_set(n)).collect::<Vec<_>>();
-        let (caller, own) = (gettid(), cpus(None));
-        let seen = on_cpus(Some(&first), || (cpus(None), cpus(Some(caller)))).unwrap();
-        assert_eq!(seen, (vec![0], own.clone()));
-        assert_eq!(on_cpus(None, || cpus(None)).unwrap(), own);
-        let none: CpuMask = serde_json::from_str("[0]").unwrap();
-        let e = on_cpus(Some(&none), || panic!("not on these")).unwrap_err();
-        assert_eq!(e.to_string(), "/process/execCPUAffinity/initial: sched_setaffinity([0]): invalid argument");
     }
 }

@@ -93,6 +93,8 @@ pub struct Spawn<'a> {
     /// Kept by exec, with the same numbers.
     pub keep: &'a [BorrowedFd<'a>],
     pub stdio: Stdio<'a>,
+    /// The CPUs that the child runs on until it enters cgroups, or what it makes is born in one.
+    pub cpus: Option<&'a [u64]>,
     /// `CLONE_NEW*` namespaces that the child makes by itself, while the parent goes on.
     pub unshare: u64,
     /// Files of cgroups, `tasks` in v1, by which the child enters them afterwards: the memory of the namespaces is not the
@@ -119,6 +121,7 @@ impl Spawn<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Step {
+    Cpus,
     Cgroup,
     Unshare,
     Gate,
@@ -197,6 +200,11 @@ fn exec_child(spawn: &Spawn, argv: &[*const libc::c_char]) -> (Step, u8, Errno) 
     let envp = [std::ptr::null::<libc::c_char>()];
     // SAFETY: every pointer is to live memory of this frame or the caller's, with a NUL or a null pointer at its end.
     unsafe {
+        if let Some(cpus) = spawn.cpus
+            && let Err(errno) = super::process::sched_setaffinity(cpus)
+        {
+            return (Step::Cpus, 0, errno);
+        }
         if spawn.unshare != 0 && libc::syscall(libc::SYS_unshare, spawn.unshare) != 0 {
             return (Step::Unshare, 0, super::last_errno());
         }
