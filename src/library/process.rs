@@ -44,6 +44,12 @@ impl ExitStatus {
 /// It is a child of the program that has created it, which has to wait for it. Programs that embed the library must not
 /// wait for any child whatsoever, as `waitpid(-1)` does, and not ignore SIGCHLD: the kernel then forgets how it has ended.
 /// A clone is the same process.
+///
+/// A process can give its parent further children, by clone(2) with `CLONE_PARENT` or by `PTRACE_TRACEME` in a thread that
+/// ends. The library cannot know them, and a PID namespace does not end before all in it are waited for: its container cannot
+/// be killed. A program that runs containers of strangers has to wait for such children. It can look with `waitid(P_ALL)`
+/// and `WNOWAIT | WEXITED | WNOHANG | __WALL` on each SIGCHLD while no other method of this library is at work, and then
+/// wait for the pid that it gets unless that is one of a [`Process`].
 #[derive(Clone, Debug)]
 pub struct Process(Arc<Inner>);
 

@@ -9,14 +9,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, read};
-use rustix::process::{WaitId, WaitIdOptions, WaitOptions, WaitStatus, wait, waitid};
+use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use super::buffer::NOW;
 use super::notify::Notify;
 use super::pipes::Pipes;
 use super::terminal::{CallerTerminal, Relay};
-use crate::error::{Call, Error, Result};
+use crate::error::{Call, Result};
 use crate::sys::clone::Stdio;
+use crate::sys::reap::{self, Change};
 use crate::sys::signal::{self, Disposition, SignalSet};
 
 /// The runtime's side of a process in the foreground. It is made before the process, so that no signal is lost and a
@@ -25,13 +26,11 @@ pub struct Foreground {
     signals: Signals,
     terminal: Option<CallerTerminal>,
     pipes: Pipes,
-    adopts: bool,
 }
 
 impl Foreground {
     /// Blocks all signals of this thread, which must be the only one. `has_terminal`: the process has a terminal of its
-    /// own, which is joined to the caller's. `adopts`: orphans of a shared PID namespace become children of this process,
-    /// which reaps them.
+    /// own, which is joined to the caller's. `adopts`: orphans of a shared PID namespace become children of this process.
     pub fn prepare(has_terminal: bool, adopts: bool) -> Result<Self> {
         let (terminal, pipes) = if has_terminal {
             (Some(CallerTerminal::find()?), Pipes::default())
@@ -42,7 +41,7 @@ impl Foreground {
             rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
                 .call(|| "prctl(PR_SET_CHILD_SUBREAPER)")?;
         }
-        Ok(Self { signals: Signals::block()?, terminal, pipes, adopts })
+        Ok(Self { signals: Signals::block()?, terminal, pipes })
     }
 
     /// The process gets the caller's terminal itself.
@@ -55,7 +54,8 @@ impl Foreground {
         self.pipes.theirs()
     }
 
-    /// Waits for `process`, a child, and returns its exit status: 128 plus the signal if one killed it.
+    /// Waits for `process`, a child, and returns its exit status: 128 plus the signal if one killed it. Reaps all other
+    /// children meanwhile: `process` can make some, which would hold up the end of its PID namespace (`sys/reap.rs`).
     ///
     /// `master` is that of its terminal; `notify` is told once it is ready.
     pub fn supervise(
@@ -70,8 +70,8 @@ impl Foreground {
             _ => None,
         };
         self.pipes.release();
-        let (signals, pipes, adopts) = (&self.signals, &mut self.pipes, self.adopts);
-        let mut session = Session { process, pid, signals, relay, pipes, notify, adopts, status: None };
+        let (signals, pipes) = (&self.signals, &mut self.pipes);
+        let mut session = Session { process, pid, signals, relay, pipes, notify, status: None, unreaped: false };
         loop {
             if let Some(status) = session.step()? {
                 return Ok(status);
@@ -90,9 +90,10 @@ struct Session<'a> {
     pipes: &'a mut Pipes,
     /// `None` once it was told.
     notify: Option<Notify>,
-    adopts: bool,
     /// Known once the process has ended, while its last output is still on its way.
     status: Option<u8>,
+    /// There may be children that have ended.
+    unreaped: bool,
 }
 
 impl Session<'_> {
@@ -110,7 +111,7 @@ impl Session<'_> {
         fds.extend(self.notify.as_ref().map(|notify| PollFd::from_borrowed_fd(notify.as_fd(), PollFlags::IN)));
         // A terminal with nothing to read is at its end then, and poll(2) does not report that.
         let at_end = self.status.is_some() && self.relay.as_ref().is_some_and(|relay| relay.to_caller.wants_input());
-        let timeout = if at_end { Some(&NOW) } else { look_again.then_some(&SOON) };
+        let timeout = if at_end || self.unreaped { Some(&NOW) } else { look_again.then_some(&SOON) };
         match poll(&mut fds, timeout) {
             Err(Errno::INTR) => return Ok(None),
             polled => polled.call(|| "poll()")?,
@@ -123,6 +124,9 @@ impl Session<'_> {
                 return Ok(self.status);
             }
             self.deliver(signal)?;
+        }
+        if self.unreaped {
+            self.unreaped = self.reap()?;
         }
         self.tell_if_ready();
         if ended && self.status.is_none() {
@@ -158,9 +162,12 @@ impl Session<'_> {
             relay.continued();
         }
         match (signal, &self.relay) {
-            (libc::SIGCHLD, _) if self.adopts => self.reap_orphans(),
+            (libc::SIGCHLD, _) => {
+                self.unreaped = true;
+                Ok(())
+            }
             // A write to a stream that nobody reads any more.
-            (libc::SIGCHLD | libc::SIGPIPE, _) => Ok(()),
+            (libc::SIGPIPE, _) => Ok(()),
             (libc::SIGWINCH, Some(relay)) => {
                 relay.resize();
                 Ok(())
@@ -173,17 +180,21 @@ impl Session<'_> {
         }
     }
 
-    fn reap_orphans(&mut self) -> Result<()> {
-        loop {
-            match wait(WaitOptions::NOHANG) {
-                Ok(Some((pid, status))) if pid.as_raw_nonzero().get() == self.pid => {
-                    self.status = Some(exit_status(status));
-                }
-                Ok(Some(_)) | Err(Errno::INTR) => {}
-                Ok(None) | Err(Errno::CHILD) => return Ok(()),
-                Err(errno) => return Err(Error::sys("wait4(-1)", errno)),
+    /// Returns whether there may be more: who makes them without end does not hold up anything else.
+    fn reap(&mut self) -> Result<bool> {
+        const ROUND: usize = 256;
+        for _ in 0..ROUND {
+            let reaped = reap::wait(None, 0).call(|| "waitid(P_ALL)")?;
+            let Some((pid, change)) = reaped else { return Ok(false) };
+            if pid == self.pid && self.status.is_none() {
+                self.status = match change {
+                    Change::Exited(status) => Some(to_status(Some(status), None)),
+                    Change::Killed(signal) => Some(to_status(None, Some(signal))),
+                    Change::Stopped => None,
+                };
             }
         }
+        Ok(true)
     }
 
     fn collect(&self) -> Result<u8> {
@@ -199,10 +210,6 @@ impl Session<'_> {
             }
         }
     }
-}
-
-fn exit_status(status: WaitStatus) -> u8 {
-    to_status(status.exit_status(), status.terminating_signal())
 }
 
 /// As a shell does.

@@ -258,6 +258,9 @@ fn start(shim: &mut Shim, reply: Reply, request: ProcessRequest) -> Option<Answe
     let (names, closed, document) = (member.names.clone(), member.input_closed, std::mem::take(&mut member.document));
     let number = member.number;
     let name = job_name(&request.id, &request.exec_id);
+    if container.is_none() {
+        shim.restoring += 1;
+    }
     shim.jobs.run(&name, move || {
         let owner = Owner { namespace: &namespace, id: &request.id, ids };
         match (container, restoration) {
@@ -278,6 +281,7 @@ fn start(shim: &mut Shim, reply: Reply, request: ProcessRequest) -> Option<Answe
             (None, restoration) => {
                 let made = restore(restoration, &bundle, &names, closed, &owner, &log);
                 Box::new(move |shim| {
+                    shim.restoring -= 1;
                     let taken = made.and_then(|made| take_up(shim, &request.id, made).map_err(|e| failed(RESTORE, e)));
                     let answer = taken.and_then(|_| first_started(shim, &request.id));
                     conclude(shim, reply, &request, number, answer);
@@ -343,7 +347,6 @@ fn joined(
     let Adopted { kept, relay, feed } = shim.adopt(opened, &process, id, exec_id).map_err(|e| {
         // It cannot be looked after.
         let _ = process.kill(libc::SIGKILL);
-        let _ = process.wait();
         failed("OCI runtime exec failed", e)
     })?;
     let pid = process.pid();

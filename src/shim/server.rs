@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::Child;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
@@ -17,8 +16,10 @@ use super::poller::{Poller, Token};
 use super::streams::{Copy, Feed, Opened, Relay};
 use super::task::{Exit, FIRST, Member, Reply, Stage, Task, no_process, no_task, waited};
 use super::ttrpc::{Answer, Connection, Failure, Received};
-use crate::error::Result;
+use crate::error::{Call, Result};
 use crate::library::{ExitStatus, Process};
+use crate::sys::reap::{self, Change};
+use crate::sys::signal::{self, SignalSet};
 
 /// Answers a request, or `None` if the answer comes later.
 pub type Method = fn(&mut Shim, Reply, &Request) -> Option<Answer>;
@@ -28,14 +29,14 @@ enum Source {
     Listener,
     Jobs,
     Publisher,
+    /// SIGCHLD.
+    Signals,
     /// A process, with its container's id and its own. An id may be given again, also while the process is there still.
     Process(Process, String, String),
     Oom(String),
     Relay(Relay),
     Feed(Feed),
     Copy(Copy),
-    /// With its pidfd.
-    Logger(Child, OwnedFd),
 }
 
 /// What the shim looks after for a process: see [`Member`].
@@ -51,6 +52,9 @@ const IDLE: Duration = Duration::from_secs(60);
 /// How long a shim that is to end waits for containerd to take its last events.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// How long the thread of a job takes to end, after it has told what came of the job.
+const SOON: Duration = Duration::from_millis(100);
+
 pub struct Shim {
     pub namespace: String,
     pub log: Log,
@@ -60,9 +64,14 @@ pub struct Shim {
     method: Method,
     poller: Poller,
     listener: OwnedFd,
+    signals: OwnedFd,
     sources: BTreeMap<Token, Source>,
     connections: BTreeMap<Token, Connection>,
     publishing: Token,
+    /// When to look for children that have ended, without a signal.
+    look: Option<Instant>,
+    /// How many containers are being restored.
+    pub restoring: usize,
     /// Since when there has been nothing to do.
     idle: Instant,
     /// When to end at the latest.
@@ -70,12 +79,17 @@ pub struct Shim {
 }
 
 impl Shim {
-    /// `listener` must not block.
+    /// `listener` must not block. From now on this thread, and those that it makes, block SIGCHLD, and nothing else.
     pub fn new(listener: OwnedFd, namespace: &str, publisher: Publisher, log: Log, method: Method) -> Result<Self> {
         let mut poller = Poller::new()?;
         let jobs = Jobs::new()?;
+        let child = SignalSet::of(libc::SIGCHLD);
+        signal::sigmask(&child);
+        let signals = signal::signalfd(&child).call(|| "signalfd(SIGCHLD)")?;
         let mut sources = BTreeMap::new();
-        for (fd, source) in [(listener.as_fd(), Source::Listener), (jobs.as_fd(), Source::Jobs)] {
+        for (fd, source) in
+            [(listener.as_fd(), Source::Listener), (jobs.as_fd(), Source::Jobs), (signals.as_fd(), Source::Signals)]
+        {
             let token = poller.token();
             poller.add(fd, token, EventFlags::IN)?;
             sources.insert(token, source);
@@ -91,9 +105,12 @@ impl Shim {
             method,
             poller,
             listener,
+            signals,
             sources,
             connections: BTreeMap::new(),
             publishing,
+            look: None,
+            restoring: 0,
             idle: Instant::now(),
             ending: None,
         })
@@ -102,6 +119,7 @@ impl Shim {
     /// Returns when the shim is no longer needed.
     pub fn serve(&mut self) -> Result<()> {
         loop {
+            self.reap();
             self.publisher.step();
             if let Some((fd, full)) = self.publisher.connection() {
                 let flags = if full { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
@@ -127,7 +145,7 @@ impl Shim {
 
     fn timeout(&self) -> Option<Duration> {
         let idle = (self.tasks.is_empty() && self.connections.is_empty()).then(|| self.idle + IDLE);
-        let next = [idle, self.ending, self.publisher.deadline()].into_iter().flatten().min();
+        let next = [idle, self.ending, self.look, self.publisher.deadline()].into_iter().flatten().min();
         next.map(|next| next.saturating_duration_since(Instant::now()))
     }
 
@@ -142,16 +160,10 @@ impl Shim {
         }
         match self.sources.get_mut(&token) {
             Some(Source::Listener) => self.accept(),
-            Some(Source::Jobs) => {
-                for then in self.jobs.finished() {
-                    then(self);
-                }
-            }
-            Some(Source::Process(process, id, exec_id)) => {
-                let (process, id, exec_id) = (process.clone(), id.clone(), exec_id.clone());
-                self.sources.remove(&token);
-                self.collect(process, id, exec_id);
-            }
+            Some(Source::Jobs) => self.conclude_jobs(),
+            // All that it says is that it came, and one more turn of the loop follows.
+            Some(Source::Signals) => drop(rustix::io::read(&self.signals, &mut [0; 128])),
+            Some(Source::Process(..)) => self.collect(token),
             Some(Source::Oom(id)) => {
                 let id = id.clone();
                 self.tell_oom(&id);
@@ -161,12 +173,6 @@ impl Shim {
                 if !copy.step() {
                     self.sources.remove(&token);
                 }
-            }
-            Some(Source::Logger(child, pidfd)) => {
-                // Its pidfd is readable, so this does not block.
-                let _ = child.wait();
-                self.poller.remove(pidfd);
-                self.sources.remove(&token);
             }
             // The publisher looks after its connection itself. What has just been removed is told once more at most.
             Some(Source::Publisher) | None => {}
@@ -271,18 +277,12 @@ impl Shim {
             self.poller.add(&copy, token, EventFlags::IN)?;
             self.sources.insert(token, Source::Copy(copy));
         }
-        if let Some(logger) = logger
-            && let Some(pidfd) = logger.pidfd()?
-        {
-            let token = self.poller.token();
-            self.poller.add(&pidfd, token, EventFlags::IN)?;
-            if let Some(child) = logger.keep() {
-                self.sources.insert(token, Source::Logger(child, pidfd));
-            }
-        }
         let token = self.poller.token();
         self.poller.add(process, token, EventFlags::IN)?;
         self.sources.insert(token, Source::Process(process.clone(), id.to_owned(), exec_id.to_owned()));
+        if let Some(logger) = logger {
+            logger.keep();
+        }
         // These end only when containerd closes its side.
         let feed = feed.map(|feed| self.join(Source::Feed(feed)));
         let relay = relay.map(|relay| self.join(Source::Relay(relay)));
@@ -335,20 +335,58 @@ impl Shim {
         }
     }
 
-    /// Waits for a process that has ended, also if containerd has forgotten it: a zombie would hold up the end of its PID
-    /// namespace.
-    fn collect(&mut self, process: Process, id: String, exec_id: String) {
-        self.poller.remove(&process);
-        let status = process.try_wait();
-        if let Ok(None) = status {
-            // A tracer (a debugger, CRIU) is told first. A thread waits until it has been.
-            let name = format!("{id}/{exec_id} end {}", process.pid());
-            return self.jobs.run(&name, move || {
-                let status = process.wait();
-                Box::new(move |shim| shim.collected(&process, &id, &exec_id, status))
-            });
+    fn conclude_jobs(&mut self) {
+        for then in self.jobs.finished() {
+            then(self);
+            self.look = Some(Instant::now() + SOON);
         }
-        self.collected(&process, &id, &exec_id, status.map(Option::unwrap_or_default));
+    }
+
+    /// Reaps children that have ended, also those that nobody knows (`sys/reap.rs`). Each turn of the loop does, and there is
+    /// one after each SIGCHLD. The children of a job's thread are the job's. When that thread has ended, a moment after it has
+    /// told what came of the job, they are those of this thread, without a signal.
+    fn reap(&mut self) {
+        /// Who makes them without end does not hold up anything else.
+        const ROUND: usize = 64;
+        self.look = self.look.filter(|at| Instant::now() < *at);
+        for _ in 0..ROUND {
+            let Ok(Some((pid, change))) = reap::wait(None, reap::LOOK | reap::OF_THIS_THREAD) else { return };
+            if change == Change::Stopped {
+                reap::pass_over_stop(pid);
+                continue;
+            }
+            // Has a job made it, then this tells whose it is.
+            self.conclude_jobs();
+            match self.known(pid) {
+                Some(token) => self.collect(token),
+                // CRIU, and what it makes, are children of this thread at once, and the job waits for them.
+                None if self.restoring > 0 => return,
+                // It can only be that somebody else has reaped it.
+                None => drop(reap::wait(Some(pid), reap::OF_THIS_THREAD)),
+            }
+        }
+        self.look = Some(Instant::now());
+    }
+
+    fn known(&self, pid: i32) -> Option<Token> {
+        let is_it =
+            |source: &Source| matches!(source, Source::Process(process, ..) if process.pid() == pid.cast_unsigned());
+        self.sources.iter().find(|(_, source)| is_it(source)).map(|(token, _)| *token)
+    }
+
+    /// Waits for a process that has ended, also if containerd has forgotten it.
+    fn collect(&mut self, token: Token) {
+        let Some(Source::Process(process, id, exec_id)) = self.sources.get(&token) else { return };
+        let (process, id, exec_id) = (process.clone(), id.clone(), exec_id.clone());
+        let status = match process.try_wait() {
+            // A tracer (a debugger, CRIU) is told first. Then the kernel sends another SIGCHLD.
+            Ok(None) => return self.poller.remove(&process),
+            Ok(Some(status)) => Ok(status),
+            Err(e) => Err(e),
+        };
+        self.poller.remove(&process);
+        self.sources.remove(&token);
+        self.collected(&process, &id, &exec_id, status);
     }
 
     fn collected(

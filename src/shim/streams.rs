@@ -10,13 +10,14 @@ use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio as ChildStdio};
+use std::process::{Command, Stdio as ChildStdio};
 
 use rustix::event::epoll::EventFlags;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, open};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
 use rustix::termios::{Winsize, tcsetwinsize};
 
@@ -83,29 +84,37 @@ pub struct Opened {
     pub logger: Option<Logger>,
 }
 
-/// A program that was executed for a process that is still to come. If none comes, it ends with this value: nobody else
-/// would wait for it.
-pub struct Logger(Option<Child>);
+/// The pidfd of a program that was executed for a process that is still to come. If none comes, the program ends with this
+/// value.
+pub struct Logger(Option<OwnedFd>);
 
 impl Logger {
-    /// For who is told by this pidfd that it has ended, and waits for it.
-    pub fn pidfd(&self) -> Result<Option<OwnedFd>> {
-        let Some(child) = &self.0 else { return Ok(None) };
-        let (pid, flags) = (rustix::process::Pid::from_child(child), rustix::process::PidfdFlags::empty());
-        rustix::process::pidfd_open(pid, flags).map(Some).call(|| "pidfd_open(logger)")
+    // It is waited for by its pidfd or, if it is kept, by the shim's loop, as any child of which nobody knows.
+    #[allow(clippy::zombie_processes)]
+    fn execute(command: &mut Command) -> Result<Self> {
+        let mut child = command.spawn().call(|| format!("exec {:?}", command.get_program()))?;
+        match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).call(|| "pidfd_open(logger)") {
+            Ok(pidfd) => Ok(Self(Some(pidfd))),
+            Err(e) => {
+                // Neither can fail for a child that was not waited for.
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(e)
+            }
+        }
     }
 
-    pub fn keep(mut self) -> Option<Child> {
-        self.0.take()
+    pub fn keep(mut self) {
+        self.0 = None;
     }
 }
 
 impl Drop for Logger {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.0 {
-            // Neither can fail for a child that was not waited for.
-            let _ = child.kill();
-            let _ = child.wait();
+        if let Some(pidfd) = &self.0 {
+            // It may have ended, and may have been waited for.
+            let _ = pidfd_send_signal(pidfd, Signal::KILL);
+            let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
         }
     }
 }
@@ -288,7 +297,7 @@ fn to_program(opened: &mut Opened, rest: &str, owner: &Owner) -> Result<()> {
     let ((out, our_out), (err, our_err), (ready, theirs)) = (pipe()?, pipe()?, pipe()?);
     sys::child::confine(&mut command, None);
     sys::child::place(&mut command, &[out.as_fd(), err.as_fd(), theirs.as_fd()]).call(|| "fcntl(F_DUPFD_CLOEXEC)")?;
-    let logger = Logger(Some(command.spawn().call(|| format!("exec {path:?}"))?));
+    let logger = Logger::execute(&mut command)?;
     // It has kept copies of the ends.
     drop((command, out, err, theirs));
     let mut fds = [PollFd::new(&ready, PollFlags::IN)];

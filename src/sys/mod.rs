@@ -20,6 +20,7 @@ pub mod network;
 pub mod probe;
 pub mod process;
 pub mod procfs;
+pub mod reap;
 pub mod seccomp;
 pub mod signal;
 pub mod stamp;

@@ -22,6 +22,13 @@ impl SignalSet {
         }
     }
 
+    pub fn of(signal: i32) -> Self {
+        let mut set = Self::empty();
+        // SAFETY: the set is initialised and live; a number that is no signal is refused.
+        unsafe { libc::sigaddset(&mut set.0, signal) };
+        set
+    }
+
     pub fn empty() -> Self {
         let mut set = MaybeUninit::uninit();
         // SAFETY: sigemptyset writes the whole set, and cannot fail on a valid pointer.

@@ -49,6 +49,9 @@ fn act() {
     let done = match words.as_slice() {
         ["trace", pid] => trace(pid.parse().unwrap()),
         ["stop-others"] => stop_others(),
+        ["have-a-thread-traced", path] => have_a_thread_traced(path),
+        ["stop-for-the-parent", path] => stop_for_the_parent(path),
+        ["make-siblings", count] => make_siblings(count.parse().unwrap()),
         ["end-main-thread"] => end_main_thread(),
         ["overwrite"] => overwrite(),
         ["climb"] => climb(),
@@ -82,14 +85,19 @@ fn end_main_thread() -> ! {
         // SAFETY: a number is all that it takes. exit(2) ends the thread that is interrupted.
         unsafe { libc::syscall(libc::SYS_exit, 0) };
     }
-    let main = rustix::process::getpid().as_raw_nonzero().get();
-    // SAFETY: the handler makes one system call, and does not return.
-    unsafe {
-        libc::signal(libc::SIGUSR1, end as *const () as libc::sighandler_t);
-        libc::syscall(libc::SYS_tgkill, main, main, libc::SIGUSR1);
-    }
+    in_main_thread(end);
     loop {
         std::thread::sleep(std::time::Duration::from_secs(1000));
+    }
+}
+
+/// `what` may only make system calls.
+fn in_main_thread(what: extern "C" fn(i32)) {
+    let main = rustix::process::getpid().as_raw_nonzero().get();
+    // SAFETY: the handler is one, and makes only system calls.
+    unsafe {
+        libc::signal(libc::SIGUSR1, what as *const () as libc::sighandler_t);
+        libc::syscall(libc::SYS_tgkill, main, main, libc::SIGUSR1);
     }
 }
 
@@ -101,6 +109,57 @@ fn stop_others() -> ! {
             unsafe { libc::kill(pid, libc::SIGSTOP) };
         }
     }
+}
+
+/// The runtime's thread that has made this process is gone by then: the kernel lets go of what that one traces.
+const LATER: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// By its parent, outside of the container. The thread ends.
+fn have_a_thread_traced(path: &str) -> io::Result<String> {
+    std::thread::sleep(LATER);
+    std::thread::spawn(traceme).join().unwrap()?;
+    fs::write(path, "traced\n")?;
+    loop {
+        std::thread::sleep(std::time::Duration::from_secs(1000));
+    }
+}
+
+fn traceme() -> io::Result<()> {
+    let none = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: PTRACE_TRACEME takes no address.
+    check(unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, none, none) }).map(drop)
+}
+
+/// For good, since its parent does not know that it traces it.
+fn stop_for_the_parent(path: &str) -> io::Result<String> {
+    extern "C" fn stop(_: i32) {
+        let none = std::ptr::null_mut::<libc::c_void>();
+        // SAFETY: neither takes an address.
+        unsafe {
+            libc::ptrace(libc::PTRACE_TRACEME, 0, none, none);
+            libc::raise(libc::SIGUSR2);
+        }
+    }
+    std::thread::sleep(LATER);
+    fs::write(path, "stopped\n")?;
+    in_main_thread(stop);
+    loop {
+        std::thread::sleep(std::time::Duration::from_secs(1000));
+    }
+}
+
+/// Children of its parent, outside of the container, that end at once.
+fn make_siblings(count: usize) -> io::Result<String> {
+    for _ in 0..count {
+        // SAFETY: the call takes numbers only, and the child, which has memory of its own, makes one system call.
+        unsafe {
+            let flags = libc::CLONE_PARENT | libc::SIGCHLD;
+            if check(libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0))? == 0 {
+                libc::_exit(0);
+            }
+        }
+    }
+    Ok("made".to_owned())
 }
 
 /// Has a terminal believe that somebody typed.

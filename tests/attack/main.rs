@@ -10,6 +10,7 @@
 mod harness;
 
 mod actor;
+mod children;
 mod chroot;
 mod classes;
 mod commands;

@@ -452,7 +452,7 @@ fn options_in_a_file_of_others(t: &Test) {
 fn loggers_of_what_never_runs(t: &Test) {
     let _run = t.private_run();
     let mut shim = t.shim(Config::new(["/nonexistent"]));
-    let program = t.script("logger", "#!/bin/sh\nexec 5>&-\nexec cat <&3\n");
+    let program = t.script("logger", "#!/bin/sh\nexec 5>&-\nexec sleep 1000\n");
     let logger = format!("binary://{program}");
     for _ in 0..3 {
         shim.create(false, ["", &logger, ""]).unwrap_err();

@@ -598,8 +598,10 @@ fn a_process_that_is_traced(t: &Test) {
     crate::harness::sys::trace(pid).unwrap();
     fs::OpenOptions::new().write(true).open(&stdin).unwrap().write_all(b"\n").unwrap();
     eventually("the end of the process", || left::is_zombie(pid));
-    // The shim has seen it, and goes on.
+    // The shim has seen it, and goes on: no thread waits for the tracer.
     shim.of("State", "").unwrap();
+    let shim_pid = shim.pid();
+    eventually("one thread", || fs::read_dir(format!("/proc/{shim_pid}/task")).unwrap().count() == 1);
     let waiting = shim.send("Wait", &text(1, shim.id()));
     crate::harness::sys::wait_for(pid).unwrap();
     let (stream, answer) = shim.receive();
@@ -629,10 +631,7 @@ fn an_end_is_told_of_its_own_process(t: &Test) {
     shim.exec("other", &sleep, ["", "", ""]).unwrap();
     shim.of("Start", "other").unwrap();
     crate::harness::sys::wait_for(old).unwrap();
-    let pid = shim.pid();
     eventually("the old process to be collected", || !std::path::Path::new(&format!("/proc/{old}")).exists());
-    // Its thread tells the loop afterwards.
-    eventually("the end of the thread", || fs::read_dir(format!("/proc/{pid}/task")).unwrap().count() == 1);
     assert_eq!(value_of(&shim.of("State", "other").unwrap(), 4), RUNNING);
     shim.kill("other", libc::SIGKILL).unwrap();
     assert_eq!(shim.wait("other"), 128 + 9);
@@ -738,7 +737,7 @@ fn a_process_that_cannot_be_looked_after(t: &Test) {
             shim.of("Delete", &id).unwrap();
             // The old connection ends as well.
             eventually("all descriptors to be closed", || open() == before);
-            assert_eq!(children(pid).lines().count(), 1, "{}", children(pid));
+            eventually("the end of the process", || children(pid).lines().count() == 1);
         }
     }
     assert!(failures.iter().all(|count| *count > 0), "{failures:?}");
