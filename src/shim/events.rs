@@ -153,7 +153,7 @@ impl Publisher {
     }
 
     /// What was on its way is sent again. containerd may then have it twice, which is better than never.
-    fn lose(&mut self) {
+    pub fn lose(&mut self) {
         self.connection = None;
         self.sent = None;
         self.stream = 1;

@@ -1,6 +1,6 @@
 //! The shim at work: one loop that waits for containerd, for processes and for their terminals.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -52,6 +52,9 @@ const IDLE: Duration = Duration::from_secs(60);
 /// How long a shim that is to end waits for containerd to take its last events.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// How long to wait before what could not be watched is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// How long the thread of a job takes to end, after it has told what came of the job.
 const SOON: Duration = Duration::from_millis(100);
 
@@ -70,6 +73,9 @@ pub struct Shim {
     publishing: Token,
     /// When to look for children that have ended, without a signal.
     look: Option<Instant>,
+    /// Relays and feeds that could not be waited for; and when to try again.
+    unwatched: BTreeSet<Token>,
+    again: Option<Instant>,
     /// How many containers are being restored.
     pub restoring: usize,
     /// Since when there has been nothing to do.
@@ -110,6 +116,8 @@ impl Shim {
             connections: BTreeMap::new(),
             publishing,
             look: None,
+            unwatched: BTreeSet::new(),
+            again: None,
             restoring: 0,
             idle: Instant::now(),
             ending: None,
@@ -123,8 +131,13 @@ impl Shim {
             self.publisher.step();
             if let Some((fd, full)) = self.publisher.connection() {
                 let flags = if full { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
-                self.poller.want(fd, self.publishing, flags)?;
+                if let Err(e) = self.poller.want(fd, self.publishing, flags) {
+                    // Other processes may have used up what root may watch (fs.epoll.max_user_watches).
+                    self.log.warning(&e.to_string());
+                    self.publisher.lose();
+                }
             }
+            self.pump_again();
             if !self.tasks.is_empty() || !self.connections.is_empty() || !self.jobs.is_idle() {
                 self.idle = Instant::now();
             }
@@ -145,7 +158,7 @@ impl Shim {
 
     fn timeout(&self) -> Option<Duration> {
         let idle = (self.tasks.is_empty() && self.connections.is_empty()).then(|| self.idle + IDLE);
-        let next = [idle, self.ending, self.look, self.publisher.deadline()].into_iter().flatten().min();
+        let next = [idle, self.ending, self.look, self.again, self.publisher.deadline()].into_iter().flatten().min();
         next.map(|next| next.saturating_duration_since(Instant::now()))
     }
 
@@ -329,9 +342,26 @@ impl Shim {
             Some(Source::Feed(feed)) => (feed.step(), feed.wanted()),
             _ => return,
         };
-        let failed = wanted.into_iter().any(|(fd, flags)| self.poller.want(fd, token, flags).is_err());
-        if done || failed {
+        let mut failed = None;
+        for (fd, flags) in wanted {
+            failed = self.poller.want(fd, token, flags).err().or(failed);
+        }
+        if done {
             self.sources.remove(&token);
+        } else if let Some(e) = failed {
+            // As above. Nothing is lost, only late.
+            self.log.warning(&e.to_string());
+            self.unwatched.insert(token);
+            self.again.get_or_insert_with(|| Instant::now() + AGAIN);
+        }
+    }
+
+    fn pump_again(&mut self) {
+        if self.again.is_some_and(|at| at <= Instant::now()) {
+            self.again = None;
+            for token in std::mem::take(&mut self.unwatched) {
+                self.pump(token);
+            }
         }
     }
 

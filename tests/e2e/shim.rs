@@ -18,7 +18,8 @@ e2e!(any: a_life, further_processes, a_terminal, a_terminal_that_is_closed_for_a
     each_containerd_reads_the_answer, what_the_runtime_can, it_is_killed_before_containerd, streams_have_an_owner,
     options_that_are_not_understood, the_log_names_the_container, a_process_that_is_traced,
     an_end_is_told_of_its_own_process, a_start_that_ends_late,
-    a_process_that_cannot_be_looked_after, a_logger_that_cannot_be_watched, an_image_in_a_file, an_overlay_with_other_owners, a_restore_that_fails,
+    a_process_that_cannot_be_looked_after, a_logger_that_cannot_be_watched,
+    events_that_cannot_be_watched, an_input_that_cannot_be_watched, an_image_in_a_file, an_overlay_with_other_owners, a_restore_that_fails,
     a_container_goes_on_from_files);
 e2e!(the_shim_in_a_cgroup, others_may_pause, limits_are_changed);
 
@@ -741,6 +742,65 @@ fn a_process_that_cannot_be_looked_after(t: &Test) {
         }
     }
     assert!(failures.iter().all(|count| *count > 0), "{failures:?}");
+    shim.finish();
+}
+
+/// What root may watch (fs.epoll.max_user_watches) can be used up by others. The shim goes on, and so do its containers.
+fn events_that_cannot_be_watched(t: &Test) {
+    let _run = t.private_run();
+    let address = t.path("events");
+    let listener = std::os::unix::net::UnixListener::bind(&address).unwrap();
+    let mut shim = t.shim_with(Config::sleep(), |start| start.env("TTRPC_ADDRESS", &address));
+    // containerd, which takes one event.
+    shim.create(false, ["", "", ""]).unwrap();
+    let (mut containerd, _) = listener.accept().unwrap();
+    let mut header = [0; 10];
+    containerd.read_exact(&mut header).unwrap();
+    let mut event = vec![0; u32::from_be_bytes(header[..4].try_into().unwrap()) as usize];
+    containerd.read_exact(&mut event).unwrap();
+    let answer = [&[0; 4][..], &header[4..8], &[2, 0]].concat();
+    containerd.write_all(&answer).unwrap();
+    let pid = shim.pid();
+    let payload = text(1, shim.id());
+    // The shim may still be at the connection before, so that a round is about that one.
+    for occurrence in [1, 2, 3, 1, 2, 3] {
+        // The connection of who asks may end.
+        with_fault(t, pid, libc::SYS_epoll_ctl, occurrence, || {
+            shim.asked("State", &payload);
+            // It waits for the next request after that.
+            std::thread::sleep(std::time::Duration::from_millis(500));
+        });
+        shim.again();
+        assert_eq!(value_of(&shim.of("State", "").unwrap(), 4), CREATED, "{occurrence}");
+    }
+    drop((containerd, listener));
+    shim.finish();
+}
+
+fn an_input_that_cannot_be_watched(t: &Test) {
+    let _run = t.private_run();
+    let mut shim = t.shim(Config::sh("cat > /got"));
+    let stdin = fifo(t, "in");
+    shim.create(false, [&stdin, "", ""]).unwrap();
+    shim.of("Start", "").unwrap();
+    let mut input = fs::OpenOptions::new().write(true).open(&stdin).unwrap();
+    let got = || fs::read_to_string(shim.container.rootfs().join("got")).unwrap_or_default();
+    input.write_all(b"0").unwrap();
+    eventually("the first", || got() == "0");
+    let pid = shim.server();
+    let mut hits = 0;
+    for occurrence in 1..4 {
+        let expected = format!("0{}", "12".repeat(occurrence));
+        hits += usize::from(with_fault(t, pid, libc::SYS_epoll_ctl, occurrence, || {
+            input.write_all(b"1").unwrap();
+            eventually("the next", || got() == expected[..expected.len() - 1]);
+            // It waits after that.
+            std::thread::sleep(std::time::Duration::from_millis(200));
+        }));
+        input.write_all(b"2").unwrap();
+        eventually("what follows", || got() == expected);
+    }
+    assert!(hits > 0);
     shim.finish();
 }
 
