@@ -1,5 +1,6 @@
 //! Freezing, and signalling all processes at once.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -149,7 +150,7 @@ impl Cgroup {
 
     /// For processes that fork while they are signalled. Bounded, since they may be faster.
     fn signal_until_none_is_new(&self, signal: i32) -> Result<()> {
-        let mut seen = Vec::new();
+        let mut seen = BTreeSet::new();
         for _ in 0..1000 {
             let new: Vec<_> = self.pids()?.into_iter().filter(|pid| !seen.contains(pid)).collect();
             if new.is_empty() {

@@ -34,7 +34,7 @@ pub fn call(shim: &mut Shim, reply: Reply, request: &Request) -> Option<Answer> 
         "Create" => decode(payload).map(|request| create(shim, reply, request)),
         "Start" => decode(payload).map(|request| start(shim, reply, request)),
         "Delete" => decode(payload).map(|request| delete(shim, reply, request)),
-        "Pids" => decode(payload).map(|request| Some(pids(shim, &request))),
+        "Pids" => decode(payload).map(|request| pids(shim, reply, request)),
         "Pause" => decode(payload).map(|request| pause(shim, reply, request, true)),
         "Resume" => decode(payload).map(|request| pause(shim, reply, request, false)),
         "Kill" => decode(payload).map(|request| Some(kill(shim, &request))),
@@ -44,7 +44,7 @@ pub fn call(shim: &mut Shim, reply: Reply, request: &Request) -> Option<Answer> 
         "Checkpoint" => decode(payload).map(|request| checkpoint(shim, reply, request)),
         "Update" => decode(payload).map(|request| update(shim, reply, request)),
         "Wait" => decode(payload).map(|request| wait(shim, reply, &request)),
-        "Stats" => decode(payload).map(|request| Some(stats(shim, &request))),
+        "Stats" => decode(payload).map(|request| stats(shim, reply, request)),
         "Connect" => decode(payload).map(|request| Some(connect(shim, &request))),
         "Shutdown" => Ok(Some(shutdown(shim))),
         _ => Err(Failure::new(Code::Unimplemented, format!("method {method}"))),
@@ -511,9 +511,24 @@ fn state(shim: &mut Shim, request: &ProcessRequest) -> Answer {
     })
 }
 
-fn pids(shim: &mut Shim, request: &ContainerRequest) -> Answer {
-    let pids = container(shim, &request.id)?.pids().map_err(|e| failed("pids", e))?;
-    let task = shim.task(&request.id)?;
+/// A container may have many cgroups below its own, which takes a while.
+fn pids(shim: &mut Shim, reply: Reply, request: ContainerRequest) -> Option<Answer> {
+    let container = match container(shim, &request.id) {
+        Ok(container) => container,
+        Err(failure) => return Some(Err(failure)),
+    };
+    shim.jobs.run(&format!("{} pids", request.id), move || {
+        let pids = container.pids().map_err(|e| failed("pids", e));
+        Box::new(move |shim| {
+            let answer = pids.and_then(|pids| named(shim, &request.id, pids));
+            shim.answer(reply, answer);
+        })
+    });
+    None
+}
+
+fn named(shim: &mut Shim, id: &str, pids: Vec<u32>) -> Answer {
+    let task = shim.task(id)?;
     let info = |pid| {
         let (exec_id, _) = task.members.iter().find(|(exec_id, member)| *exec_id != FIRST && member.pid() == pid)?;
         Some(Any::new("containerd.runc.v1.ProcessDetails", &ProcessDetails { exec_id: exec_id.clone() }))
@@ -659,11 +674,24 @@ fn wait(shim: &mut Shim, reply: Reply, request: &ProcessRequest) -> Option<Answe
     }
 }
 
-fn stats(shim: &mut Shim, request: &ContainerRequest) -> Answer {
-    let stats = container(shim, &request.id)?.stats().map_err(|e| failed("stats", e))?;
-    let oom_kills = shim.task(&request.id)?.oom_kills;
-    let v2 = crate::host::is_unified();
-    encoded(&StatsResponse { stats: Some(metrics::encode(&stats, v2, oom_kills)) })
+/// As [`pids`].
+fn stats(shim: &mut Shim, reply: Reply, request: ContainerRequest) -> Option<Answer> {
+    let container = match container(shim, &request.id) {
+        Ok(container) => container,
+        Err(failure) => return Some(Err(failure)),
+    };
+    shim.jobs.run(&format!("{} stats", request.id), move || {
+        let stats = container.stats().map_err(|e| failed("stats", e));
+        Box::new(move |shim| {
+            let answer = stats.and_then(|stats| {
+                let oom_kills = shim.task(&request.id)?.oom_kills;
+                let v2 = crate::host::is_unified();
+                encoded(&StatsResponse { stats: Some(metrics::encode(&stats, v2, oom_kills)) })
+            });
+            shim.answer(reply, answer);
+        })
+    });
+    None
 }
 
 fn connect(shim: &mut Shim, request: &ContainerRequest) -> Answer {
