@@ -47,6 +47,7 @@ pub use features::Features;
 pub use locked::Locked;
 pub use restore::RestoreOptions;
 pub use root::users_hint;
+pub(crate) use terminal::HELD;
 pub use update::UpdateOptions;
 
 pub use crate::criu::{CgroupsMode, NetworkLock};

@@ -83,7 +83,7 @@ impl Drop for RawMode<'_> {
 
 /// More than a terminal can hold: the kernel keeps 4 KiB to be read, and more than 8 KiB on the way there if it was
 /// written in small pieces, together less than 20 KiB (`N_TTY_BUF_SIZE`, `pty_common_install`).
-const HELD: usize = 64 * 1024;
+pub const HELD: usize = 64 * 1024;
 
 /// Joins our standard input and output to the master of the container's terminal.
 pub struct Relay<'a> {

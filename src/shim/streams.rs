@@ -24,7 +24,7 @@ use rustix::termios::{Winsize, tcsetwinsize};
 use crate::error::{Call, Context, Error, Result};
 use crate::files;
 use crate::library::Stdio;
-use crate::runtime::{Buffer, Stream};
+use crate::runtime::{Buffer, HELD, Stream};
 use crate::sys;
 
 /// Paths or addresses; "" is `/dev/null`.
@@ -376,8 +376,9 @@ pub struct Relay {
     output: Option<Stream>,
     to_container: Buffer,
     to_reader: Buffer,
-    /// The process has: a terminal with nothing to read is at its end.
-    ended: bool,
+    /// How many bytes of the master are still to be moved at most, once the process has ended. Later ones come from
+    /// processes that it left behind. A terminal with nothing to read is at its end then.
+    left: Option<usize>,
 }
 
 /// A descriptor, and what is waited for there.
@@ -394,7 +395,7 @@ impl Relay {
             output: output.map(Stream::own).transpose()?,
             to_container: Buffer::default(),
             to_reader: Buffer::default(),
-            ended: false,
+            left: None,
         })
     }
 
@@ -404,13 +405,17 @@ impl Relay {
     }
 
     pub fn end(&mut self) {
-        self.ended = true;
+        self.left.get_or_insert(HELD);
     }
 
     /// Moves what can be moved without waiting. Returns whether all output has been passed on.
     pub fn step(&mut self) -> bool {
-        if self.to_reader.wants_input() && !self.to_reader.fill(&self.master) && self.ended {
-            self.to_reader.close();
+        if self.to_reader.wants_input() {
+            let filled = self.left != Some(0) && self.to_reader.fill(&self.master);
+            self.left = self.left.map(|left| left.saturating_sub(self.to_reader.len()));
+            if !filled && self.left.is_some() {
+                self.to_reader.close();
+            }
         }
         match &self.output {
             Some(output) if self.to_reader.wants_output() => self.to_reader.empty(output),
@@ -431,7 +436,7 @@ impl Relay {
 
     /// Whether there may be more to move at once, which no event will tell: after the end of the process.
     pub fn is_hurried(&self) -> bool {
-        self.ended && self.to_reader.wants_input()
+        self.left.is_some() && self.to_reader.wants_input()
     }
 
     pub fn wanted(&self) -> Vec<Wanted<'_>> {
@@ -473,6 +478,26 @@ mod tests {
         assert_eq!(path_of("/a%20b/c?x=%20"), "/a b/c");
         assert_eq!(path_of("/%zz%4"), "/%zz%4");
         assert_eq!(fifo_path("fifo:///a"), "/a");
+    }
+
+    /// Of a process that the one with the terminal has left behind, and which has it open still.
+    #[test]
+    fn a_flood_ends_in_the_shim_too() {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let master = rustix::pty::openpt(flags).unwrap();
+        rustix::pty::unlockpt(&master).unwrap();
+        let slave = ioctl_tiocgptpeer(&master, flags).unwrap();
+        rustix::io::ioctl_fionbio(&slave, true).unwrap();
+        let flood = || while rustix::io::write(&slave, &[b'x'; 1024]).is_ok() {};
+        let mut relay = Relay::new(master, (None, None)).unwrap();
+        flood();
+        relay.end();
+        let mut steps = 0;
+        while !relay.step() {
+            steps += 1;
+            assert!(steps < 1000, "it goes on as long as somebody writes");
+            flood();
+        }
     }
 
     #[test]
