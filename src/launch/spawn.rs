@@ -32,8 +32,8 @@ pub struct Birth<'a> {
     /// The v1 cgroups that it enters by itself.
     pub entry: Entry,
     pub stdio: Stdio<'a>,
-    /// Only for the first process of a container: what must be done before it executes init's image, and may be done while
-    /// it makes its namespaces.
+    /// Only for the first process of a container: what must be done before it executes init's image, and may be done
+    /// while it makes its namespaces.
     pub at_gate: Option<&'a dyn Fn() -> Result<()>>,
     /// How long it may say nothing; `None` if it may have to wait for somebody other than this runtime.
     pub patience: Option<Duration>,
@@ -213,8 +213,8 @@ impl Init {
         Ok(())
     }
 
-    /// If the stage fails before it has told of the process that it forked, that one ends as soon as it finds the channel
-    /// shut. Waits for that, a second at most, so that the failed command leaves nothing.
+    /// If the stage fails before it has told of the process that it forked, that one ends as soon as it finds the
+    /// channel shut. Waits for that, a second at most, so that the failed command leaves nothing.
     pub(super) fn hang_up(&self) {
         const SOON: Duration = Duration::from_secs(1);
         let _ = rustix::net::shutdown(self.channel.as_fd(), Shutdown::Write);

@@ -32,8 +32,8 @@ impl ExitStatus {
         self.signal
     }
 
-    /// As shells and engines have it: 128 and the number of the signal. `None` where nobody knows: the process was not a
-    /// child of this program, or somebody else has waited for it.
+    /// As shells and engines have it: 128 and the number of the signal. `None` where nobody knows: the process was not
+    /// a child of this program, or somebody else has waited for it.
     pub fn shell_code(self) -> Option<i32> {
         self.code.or_else(|| self.signal.map(|signal| 128 + signal))
     }
@@ -42,14 +42,14 @@ impl ExitStatus {
 /// A process of a container: its first one, or one that was executed in it later.
 ///
 /// It is a child of the program that has created it, which has to wait for it. Programs that embed the library must not
-/// wait for any child whatsoever, as `waitpid(-1)` does, and not ignore SIGCHLD: the kernel then forgets how it has ended.
-/// A clone is the same process.
+/// wait for any child whatsoever, as `waitpid(-1)` does, and not ignore SIGCHLD: the kernel then forgets how it has
+/// ended. A clone is the same process.
 ///
-/// A process can give its parent further children, by clone(2) with `CLONE_PARENT` or by `PTRACE_TRACEME` in a thread that
-/// ends. The library cannot know them, and a PID namespace does not end before all in it are waited for: its container cannot
-/// be killed. A program that runs containers of strangers has to wait for such children. It can look with `waitid(P_ALL)`
-/// and `WNOWAIT | WEXITED | WNOHANG | __WALL` on each SIGCHLD while no other method of this library is at work, and then
-/// wait for the pid that it gets unless that is one of a [`Process`].
+/// A process can give its parent further children, by clone(2) with `CLONE_PARENT` or by `PTRACE_TRACEME` in a thread
+/// that ends. The library cannot know them, and a PID namespace does not end before all in it are waited for: its
+/// container cannot be killed. A program that runs containers of strangers has to wait for such children. It can look
+/// with `waitid(P_ALL)` and `WNOWAIT | WEXITED | WNOHANG | __WALL` on each SIGCHLD while no other method of this
+/// library is at work, and then wait for the pid that it gets unless that is one of a [`Process`].
 #[derive(Clone, Debug)]
 pub struct Process(Arc<Inner>);
 
@@ -136,8 +136,8 @@ impl Process {
         }
     }
 
-    /// Of a process that has ended. The kernel tells only the first who asks. `None` as long as a tracer has not asked: it
-    /// comes first (ptrace(2)), and nothing but the answer shows that it has.
+    /// Of a process that has ended. The kernel tells only the first who asks. `None` as long as a tracer has not asked:
+    /// it comes first (ptrace(2)), and nothing but the answer shows that it has.
     fn collect(&self) -> Result<Option<ExitStatus>> {
         let mut known = self.0.status.lock().unwrap_or_else(PoisonError::into_inner);
         if known.is_some() {

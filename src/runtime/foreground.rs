@@ -30,7 +30,8 @@ pub struct Foreground {
 
 impl Foreground {
     /// Blocks all signals of this thread, which must be the only one. `has_terminal`: the process has a terminal of its
-    /// own, which is joined to the caller's. `adopts`: orphans of a shared PID namespace become children of this process.
+    /// own, which is joined to the caller's. `adopts`: orphans of a shared PID namespace become children of this
+    /// process.
     pub fn prepare(has_terminal: bool, adopts: bool) -> Result<Self> {
         let (terminal, pipes) = if has_terminal {
             (Some(CallerTerminal::find()?), Pipes::default())

@@ -59,8 +59,8 @@ impl Publisher {
         self.push(None, topic, name, event);
     }
 
-    /// A container decides how often this happens. So it is told once while containerd is away, and the container cannot
-    /// push out the events of others.
+    /// A container decides how often this happens. So it is told once while containerd is away, and the container
+    /// cannot push out the events of others.
     pub fn publish_oom(&mut self, id: &str) {
         let waiting = self.queue.iter().skip(usize::from(self.sent.is_some()));
         if waiting.into_iter().any(|event| event.oom_of.as_deref() == Some(id)) {

@@ -280,8 +280,8 @@ impl Shim {
         self.poller.token()
     }
 
-    /// From now on the end of the process is noticed, and its streams are looked after. After a failure, nothing is left
-    /// that does not end with the process.
+    /// From now on the end of the process is noticed, and its streams are looked after. After a failure, nothing is
+    /// left that does not end with the process.
     pub fn adopt(&mut self, opened: Opened, process: &Process, id: &str, exec_id: &str) -> Result<Adopted> {
         let Opened { kept, terminal, copies, feed, logger, stdio: _ } = opened;
         let relay = process.take_terminal().map(|master| Relay::new(master, terminal)).transpose()?;
@@ -372,9 +372,9 @@ impl Shim {
         }
     }
 
-    /// Reaps children that have ended, also those that nobody knows (`sys/reap.rs`). Each turn of the loop does, and there is
-    /// one after each SIGCHLD. The children of a job's thread are the job's. When that thread has ended, a moment after it has
-    /// told what came of the job, they are those of this thread, without a signal.
+    /// Reaps children that have ended, also those that nobody knows (`sys/reap.rs`). Each turn of the loop does, and
+    /// there is one after each SIGCHLD. The children of a job's thread are the job's. When that thread has ended, a
+    /// moment after it has told what came of the job, they are those of this thread, without a signal.
     fn reap(&mut self) {
         /// Who makes them without end does not hold up anything else.
         const ROUND: usize = 64;

@@ -1,9 +1,9 @@
 //! The standard streams of a process, as containerd names them.
 //!
-//! A fifo for output is given to the process itself, and the shim keeps the other end open: nothing is copied, and what is
-//! written while nobody reads stays in the fifo. Copied are the streams of a terminal; what goes to a log file, which a
-//! process could else cut short; and the standard input. A process that opens that anew, as /dev/stdin, would wait for ever
-//! if it were a fifo of which all writers have gone, and does not if it is a pipe.
+//! A fifo for output is given to the process itself, and the shim keeps the other end open: nothing is copied, and what
+//! is written while nobody reads stays in the fifo. Copied are the streams of a terminal; what goes to a log file,
+//! which a process could else cut short; and the standard input. A process that opens that anew, as /dev/stdin, would
+//! wait for ever if it were a fifo of which all writers have gone, and does not if it is a pipe.
 
 use std::fs::File;
 use std::io::Write;
@@ -84,8 +84,8 @@ pub struct Opened {
     pub logger: Option<Logger>,
 }
 
-/// The pidfd of a program that was executed for a process that is still to come. If none comes, the program ends with this
-/// value.
+/// The pidfd of a program that was executed for a process that is still to come. If none comes, the program ends with
+/// this value.
 pub struct Logger(Option<OwnedFd>);
 
 impl Logger {
@@ -214,8 +214,8 @@ impl<'a> Fifo<'a> {
         open(link, flags | OFlags::CLOEXEC, Mode::empty()).call(|| format!("open({:?})", self.path))
     }
 
-    /// The process may open its streams anew by names such as /dev/stdout, also as another user. Other users of the host
-    /// cannot reach the fifo if its directory is closed to them: only then is it opened to users.
+    /// The process may open its streams anew by names such as /dev/stdout, also as another user. Other users of the
+    /// host cannot reach the fifo if its directory is closed to them: only then is it opened to users.
     fn share(&self, fifo: BorrowedFd) -> Result<()> {
         let Some(parent) = Path::new(self.path).parent() else { return Ok(()) };
         let stat = std::fs::metadata(parent).call(|| format!("stat({parent:?})"))?;
@@ -366,8 +366,8 @@ impl Feed {
     }
 }
 
-/// A terminal and the fifos that it is joined to. Each direction has one buffer, which is filled only while it is empty:
-/// whoever does not read stops what is sent to them, and nothing else.
+/// A terminal and the fifos that it is joined to. Each direction has one buffer, which is filled only while it is
+/// empty: whoever does not read stops what is sent to them, and nothing else.
 pub struct Relay {
     master: Stream,
     /// Without it a process that closes the terminal and opens it again would find that it has been hung up.

@@ -97,11 +97,11 @@ pub struct Spawn<'a> {
     pub cpus: Option<&'a [u64]>,
     /// `CLONE_NEW*` namespaces that the child makes by itself, while the parent goes on.
     pub unshare: u64,
-    /// Files of cgroups, `tasks` in v1, by which the child enters them afterwards: the memory of the namespaces is not the
-    /// container's.
+    /// Files of cgroups, `tasks` in v1, by which the child enters them afterwards: the memory of the namespaces is not
+    /// the container's.
     pub cgroups: &'a [BorrowedFd<'a>],
-    /// Both ends of a pipe, if the child is to wait before it execs: for a byte, or for the end of the file if the writer
-    /// has ended.
+    /// Both ends of a pipe, if the child is to wait before it execs: for a byte, or for the end of the file if the
+    /// writer has ended.
     pub gate: Option<(BorrowedFd<'a>, BorrowedFd<'a>)>,
     /// The uid and gid that the child then takes in its new user namespace. Without ids there, new files would have an
     /// owner that is not mapped, and exec would remove the capabilities that clone gave the child.

@@ -1,8 +1,8 @@
 //! Reaping children that nobody knows.
 //!
-//! A process can give its parent further children: by clone(2) with CLONE_PARENT, and by a thread that has its parent trace
-//! it (PTRACE_TRACEME) and ends. Until the parent has waited for them they are zombies, and a PID namespace ends only when
-//! nothing is left in it: the kernel holds its init that long, also against SIGKILL (pid_namespaces(7)).
+//! A process can give its parent further children: by clone(2) with CLONE_PARENT, and by a thread that has its parent
+//! trace it (PTRACE_TRACEME) and ends. Until the parent has waited for them they are zombies, and a PID namespace ends
+//! only when nothing is left in it: the kernel holds its init that long, also against SIGKILL (pid_namespaces(7)).
 
 use rustix::io::{Errno, Result};
 

@@ -1,7 +1,7 @@
 //! What an attacker does inside a container by system calls for which busybox has no program.
 //!
-//! The attacker is this very test program, which is static: it is mounted into the container and runs one test, [`act`],
-//! which does what its environment says. What it prints begins with [`MARK`].
+//! The attacker is this very test program, which is static: it is mounted into the container and runs one test,
+//! [`act`], which does what its environment says. What it prints begins with [`MARK`].
 #![allow(unsafe_code)]
 
 use std::fs;

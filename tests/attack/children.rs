@@ -1,5 +1,5 @@
-//! A process can give its parent, which is outside of the container, further children. As long as the parent has not waited
-//! for them, they take places of the host's, and their PID namespace does not end: its init cannot be killed.
+//! A process can give its parent, which is outside of the container, further children. As long as the parent has not
+//! waited for them, they take places of the host's, and their PID namespace does not end: its init cannot be killed.
 
 use std::fs;
 

@@ -160,8 +160,8 @@ fn a_logger_knows_nothing_of_the_shim(t: &Test) {
     shim.finish();
 }
 
-/// CVE-2021-21334: containers that were made at the same moment got the environment of one another. Here one process makes
-/// all containers of a pod, in threads, and has an environment of containerd's itself.
+/// CVE-2021-21334: containers that were made at the same moment got the environment of one another. Here one process
+/// makes all containers of a pod, in threads, and has an environment of containerd's itself.
 fn environments_stay_apart(t: &Test) {
     const MEMBERS: usize = 4;
     let _run = t.private_run();
@@ -366,8 +366,8 @@ fn a_container_that_stops_who_joins_it(t: &Test) {
     shim.finish();
 }
 
-/// Layers are shown with other owners to one overlay. Elsewhere, root's programs would be those of a container's root, who
-/// could change them there, and put files with the bits of set-user-id among the host's.
+/// Layers are shown with other owners to one overlay. Elsewhere, root's programs would be those of a container's root,
+/// who could change them there, and put files with the bits of set-user-id among the host's.
 fn layers_keep_their_owners_on_the_host(t: &Test) {
     use std::os::unix::fs::MetadataExt;
     let _run = t.private_run();

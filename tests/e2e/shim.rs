@@ -745,7 +745,8 @@ fn a_process_that_cannot_be_looked_after(t: &Test) {
     shim.finish();
 }
 
-/// What root may watch (fs.epoll.max_user_watches) can be used up by others. The shim goes on, and so do its containers.
+/// What root may watch (fs.epoll.max_user_watches) can be used up by others. The shim goes on, and so do its
+/// containers.
 fn events_that_cannot_be_watched(t: &Test) {
     let _run = t.private_run();
     let address = t.path("events");
