@@ -1,4 +1,5 @@
-//! Builds init's images, which the library embeds, and tells the binary from which commit and for which target it is built.
+//! Builds init's images, which the library embeds, and tells the binary from which commit and for which target it is
+//! built.
 //!
 //! Only a release build asks git: a development build would otherwise be compiled again after every commit.
 
@@ -11,8 +12,8 @@ fn main() {
     commit();
 }
 
-/// Builds `src/image.rs` by a cargo of its own: it is a static program whatever the library becomes part of, has its own
-/// profile, and on most machines its own standard library. Everything is made below `OUT_DIR`.
+/// Builds `src/image.rs` by a cargo of its own: it is a static program whatever the library becomes part of, has its
+/// own profile, and on most machines its own standard library. Everything is made below `OUT_DIR`.
 ///
 /// A release has a second image for exec alone, which is half the size. A development build would have
 /// to compile twice for it.
@@ -91,8 +92,8 @@ fn own_std() -> bool {
     ["aarch64", "x86_64"].contains(&text("CARGO_CFG_TARGET_ARCH").as_str())
 }
 
-/// Of the caller's flags only those that do not change what the program is: it is static, and has a fixed address, since
-/// every page that is relocated would be memory of each container that waits for its start.
+/// Of the caller's flags only those that do not change what the program is: it is static, and has a fixed address,
+/// since every page that is relocated would be memory of each container that waits for its start.
 fn flags() -> String {
     let given = std::env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
     let script = format!("-Clink-arg=-Wl,--no-eh-frame-hdr,-T,{}/src/image.ld", text("CARGO_MANIFEST_DIR"));

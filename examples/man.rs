@@ -1,7 +1,7 @@
 //! Writes the manual pages into the directory that is given: `berth.8`, one for each command, and that of the shim.
 //!
-//! Names and options come from the definitions that the parser uses; `examples/man.txt` has the other sections. The date
-//! of the pages is SOURCE_DATE_EPOCH, or the date of the last commit, or none.
+//! Names and options come from the definitions that the parser uses; `examples/man.txt` has the other sections. The
+//! date of the pages is SOURCE_DATE_EPOCH, or the date of the last commit, or none.
 
 use std::path::Path;
 use std::process::Command;
