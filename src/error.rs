@@ -117,9 +117,7 @@ impl Error {
     pub fn in_terms_of(mut self, options: &[(&str, &str)]) -> Self {
         for text in self.context.iter_mut().chain([&mut self.message]) {
             let pointer = text.split(": ").next().unwrap_or_default();
-            let below =
-                |of: &str| pointer.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-            if let Some((_, option)) = options.iter().find(|(of, _)| below(of)) {
+            if let Some((_, option)) = options.iter().find(|(of, _)| is_at_or_below(pointer, of)) {
                 text.replace_range(..pointer.len(), option);
             }
         }
@@ -306,6 +304,11 @@ impl<T> Call<T> for std::io::Result<T> {
             None => Error::new(format_args!("{}: {e}", call())),
         })
     }
+}
+
+/// Whether a JSON pointer leads to the value at `of`, or to one within it.
+pub fn is_at_or_below(pointer: &str, of: &str) -> bool {
+    pointer.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Appends `segment` to a JSON pointer, escaped as RFC 6901 asks.

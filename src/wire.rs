@@ -9,6 +9,8 @@
 //!      | <------- MapIds ----------------- |   only then, and with a new user namespace
 //!      | -- Done ------------------------> |
 //!      | -- Placed ----------------------> |   I is in its cgroup; not with exec, unless it was outside
+//!      | <------- Joined ----------------- |   only to change mounts of a running container: is it that one?
+//!      | -- Done ------------------------> |
 //!      | <------- TimeOffsets ------------ |   of a new time namespace
 //!      | -- Done ------------------------> |
 //!      | <------- Source * --------------- |   mounts that take the host's privileges
@@ -78,7 +80,8 @@ pub enum ToInit {
     Start,
 }
 
-/// From init to the runtime.
+/// From init to the runtime. New variants come last: an init that waits for its start may be older than the `start` that
+/// reaches it.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FromInit {
     /// A child failed before it could receive anything. It may be one that could not even execute init
@@ -115,8 +118,7 @@ pub enum FromInit {
     /// Only exec is left to do.
     Executing,
     Failed(Error),
-    /// An errand asks whether what it has joined is the container's. New variants come last: an init that waits for its
-    /// start may be older than the `start` that reaches it.
+    /// An errand asks whether what it has joined is the container's.
     Joined,
 }
 
@@ -134,9 +136,9 @@ pub enum Phase {
 }
 
 /// There are as many v1 hierarchies as controllers, and one for each of several names.
-pub const MAX_TASKS: usize = 24;
-/// No message carries more than the plan, the start socket, a root, a namespace of each kind, and the files by which a
-/// process enters cgroups.
+const MAX_TASKS: usize = 24;
+/// No message carries more than the plan, the container's init and its root or the start socket and a namespace of each
+/// kind, the v2 cgroup, and the files by which a process enters v1 cgroups.
 const MAX_FDS: usize = 4 + Kind::ALL.len() + MAX_TASKS;
 
 pub trait Message: DeserializeOwned {

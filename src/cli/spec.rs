@@ -53,7 +53,8 @@ fn write(path: &Path, config: &Value) -> Result<()> {
         Some(rustix::io::Errno::EXIST) => e.with_hint("remove the file first: it may contain your changes"),
         _ => e,
     })?;
-    file.write_all(&text).call(|| format!("write({path:?})"))
+    // Half a file would be taken for the user's own.
+    file.write_all(&text).call(|| format!("write({path:?})")).inspect_err(|_| drop(std::fs::remove_file(path)))
 }
 
 fn config(cgroup2: bool) -> Value {

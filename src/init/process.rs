@@ -76,7 +76,11 @@ fn set_scheduler(scheduler: &Scheduler) -> Result<()> {
         let error = Error::sys(call, errno);
         match errno {
             Errno::PERM if cpus_limited => error.context("process scheduler can't be used together with AllowedCPUs"),
-            Errno::PERM => error.with_hint("the policy, or a nice value below 0, needs CAP_SYS_NICE on the host"),
+            Errno::PERM => error.with_hint(
+                "the policy, or a nice value below 0, needs CAP_SYS_NICE on the host; SCHED_FIFO and SCHED_RR also need \
+                 time on cgroup v1: /linux/resources/cpu/realtimeRuntime",
+            ),
+            Errno::OPNOTSUPP => error.with_hint("this kernel lacks CONFIG_UCLAMP_TASK"),
             Errno::BUSY => error.with_hint("the CPUs have not that much time left for SCHED_DEADLINE"),
             _ => error,
         }
@@ -96,7 +100,9 @@ fn set_memory_policy(policy: &MemoryPolicy) -> Result<()> {
     sys::set_mempolicy(policy.mode, policy.nodes.words())
         .call(|| format!("set_mempolicy({:#x}, {:x?})", policy.mode, policy.nodes.words()))
         .map_err(|e| match e.errno() {
-            Some(Errno::INVAL) => e.with_hint("the nodes must be online and in the cgroup's cpuset.mems"),
+            Some(Errno::INVAL) => {
+                e.with_hint("the nodes must be online and in the cgroup's cpuset.mems, and the flags fit the mode")
+            }
             _ => e,
         })
 }

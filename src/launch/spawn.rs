@@ -99,7 +99,7 @@ impl Init {
         drop(theirs);
 
         if gated {
-            timeline.init(None, "before its image: cgroups, namespaces");
+            timeline.init(None, "before its image: namespaces, cgroups");
         } else {
             timeline.init_waits(None, "plan");
         }
@@ -235,9 +235,9 @@ impl Init {
     pub(super) fn stillborn(&self, [step, index, errno]: [u8; 3]) -> Error {
         let errno = Errno::from_raw_os_error(errno.into());
         match step {
-            step if step == Step::Cpus as u8 => {
-                Error::sys("sched_setaffinity()", errno).context("/process/execCPUAffinity/initial")
-            }
+            step if step == Step::Cpus as u8 => Error::sys("sched_setaffinity()", errno)
+                .context("/process/execCPUAffinity/initial")
+                .with_hint("none of these CPUs is online and in the cpuset"),
             step if step == Step::Cgroup as u8 => self.entry.explain(self.process.pid, index.into(), errno),
             step if step == Step::Identity as u8 => {
                 let call =

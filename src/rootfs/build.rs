@@ -1,6 +1,6 @@
 //! The steps, in the order that the kernel and the hooks demand.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{self, Mode, OFlags};
@@ -232,6 +232,6 @@ pub fn take_down(rootfs: &Path, id: u64) -> Result<()> {
         return Ok(());
     }
     // umount2(2) takes no descriptor. This link leads to the mount that was looked at, whatever becomes of the path.
-    let link = format!("/proc/thread-self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&root));
+    let link = format!("/proc/thread-self/fd/{}", root.as_raw_fd());
     unmount(&link, UnmountFlags::DETACH).call(|| format!("umount2({rootfs:?})"))
 }

@@ -135,6 +135,10 @@ impl Builder<'_> {
         }
         self.made.add(plan, mount.as_fd(), place)?;
         propagate(plan, mount.as_fd())?;
+        if place.path.is_empty() {
+            // It covers the mounts made so far, and pivot_root takes them away.
+            self.late_readonly.clear();
+        }
         if plan.late_readonly && self.joined.is_none() {
             self.late_readonly.push(mount.try_clone().call(|| "dup(mount)")?);
         }

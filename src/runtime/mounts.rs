@@ -82,7 +82,11 @@ impl Locked<'_> {
         let stopped = || Error::new("container not running");
         let target = self.record.init.ok_or_else(stopped)?.open()?.ok_or_else(stopped)?;
         let target = Joined::Container { init: target.as_fd(), root: None };
-        let init = Init::spawn(plan, target, Birth { patience: Some(PATIENCE), ..Birth::default() })?;
+        // After a failure it notices that nobody listens any more, which is nothing to tell the caller.
+        let null =
+            std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").call(|| "open(\"/dev/null\")")?;
+        let stdio = [Some(null.as_fd()); 3];
+        let init = Init::spawn(plan, target, Birth { stdio, patience: Some(PATIENCE), ..Birth::default() })?;
         let actions = Actions { container: self, plan, pid: init.process.pid };
         let done = init.placed().and_then(|()| init.serve(plan, &actions));
         init.dismiss();

@@ -91,7 +91,10 @@ pub fn check_joined(pid: i32, expected: Option<u64>) -> Result<()> {
         Err(e) if e.errno() != Some(Errno::PERM) => Err(e),
         _ => Err(Error::new("the first process of the container has left its user and mount namespaces")
             .with_kind(ErrorKind::State)
-            .with_hint("with unshare(2) or setns(2): a process that follows it would use what it has mounted there")),
+            .with_hint(
+                "it has used unshare(2) or setns(2), and a further process would use what it mounted there: let a child \
+                 of it do that, below an init such as tini",
+            )),
     }
 }
 

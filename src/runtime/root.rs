@@ -74,7 +74,7 @@ fn walk(path: &Path, make: Option<Mode>) -> Result<Option<OwnedFd>> {
 fn judge(euid: u32, stat: &Stat, path: &Path, step: Step) -> Result<()> {
     let owner = stat.st_uid;
     // In a user namespace the host's root, who may own what is above, cannot be told from other users. The state root
-    // itself must belong to a user who can.
+    // itself must belong to root of this namespace, or to the caller.
     let trusted = if step == Step::End { owner == 0 || owner == euid } else { files::trusts(owner) };
     if step == Step::Link {
         let foreign =

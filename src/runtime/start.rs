@@ -50,7 +50,7 @@ impl<'a> Locked<'a> {
             Status::Creating => {
                 ("a container that is being created", Some("its create was interrupted: `delete --force` removes it"))
             }
-            Status::Paused => ("a container in the paused state", None),
+            Status::Paused => ("a container in the paused state", Some("`resume` it first")),
             Status::Created | Status::Running => ("an already running container", None),
         };
         let error = Error::new(format_args!("cannot start {what}")).with_kind(Kind::State);

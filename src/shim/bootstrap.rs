@@ -19,8 +19,7 @@ const LIMIT: u64 = 4 << 20;
 ///
 /// - containerd 1.6 to 2.2: the options, or nothing. 1.6 takes nothing but the plain address for an answer, and 1.7
 ///   refuses version 3 of the task API. 2.0 to 2.2 would take JSON with that version, but call the shim just as 1.7
-///   does
-///   (all say MAX_SHIM_VERSION=2), and use version 2 with the plain address.
+///   does (all say MAX_SHIM_VERSION=2), and use version 2 with the plain address.
 /// - containerd 2.3 and later: a message of its own, to which another one is the answer.
 #[derive(Debug, Default, PartialEq)]
 pub struct Told {

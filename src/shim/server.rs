@@ -385,7 +385,7 @@ impl Shim {
                 reap::pass_over_stop(pid);
                 continue;
             }
-            // Has a job made it, then this tells whose it is.
+            // If a job made it, the result of the job tells whose it is.
             self.conclude_jobs();
             match self.known(pid) {
                 Some(token) => self.collect(token),

@@ -93,7 +93,7 @@ pub struct Spawn<'a> {
     /// Kept by exec, with the same numbers.
     pub keep: &'a [BorrowedFd<'a>],
     pub stdio: Stdio<'a>,
-    /// The CPUs that the child runs on until it enters cgroups, or what it makes is born in one.
+    /// The CPUs of the child, until it, or the process that it forks, is in the container's cgroup.
     pub cpus: Option<&'a [u64]>,
     /// `CLONE_NEW*` namespaces that the child makes by itself, while the parent goes on.
     pub unshare: u64,

@@ -13,7 +13,7 @@ mod repair;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use crate::error::{Error, Result, one_line, push_pointer};
+use crate::error::{Error, Result, is_at_or_below, one_line, push_pointer};
 use crate::plan::annotations::Annotations;
 use crate::plan::cgroup::Manager;
 use crate::plan::hierarchy::{Hierarchy, Layout};
@@ -180,7 +180,7 @@ fn find(text: &[u8], hosts: &[Host]) -> Vec<Finding> {
     for (rule, pointer, message) in advice::on(&spec).into_iter().take(ENOUGH) {
         let (pointer, at) = source.place(&pointer);
         // It was taken out.
-        if refusals.iter().any(|refusal| is_below(&pointer, &refusal.pointer)) {
+        if refusals.iter().any(|refusal| is_at_or_below(&pointer, &refusal.pointer)) {
             continue;
         }
         let refusal = Remark { pointer, at, message, hint: None };
@@ -201,7 +201,7 @@ fn judge(text: &[u8], rest: &[u8], source: &Source, hosts: &[Host], found: &mut 
         let verdict = verdict.unwrap_or_default();
         for refusal in verdict.errors.iter().map(|error| Remark::of(error, &source)) {
             // What was put in place of a wrong value is no lack of the host's.
-            if !refusals.iter().any(|earlier| is_below(&refusal.pointer, &earlier.pointer)) {
+            if !refusals.iter().any(|earlier| is_at_or_below(&refusal.pointer, &earlier.pointer)) {
                 refusals.push(refusal);
             }
         }
@@ -227,10 +227,6 @@ fn judge(text: &[u8], rest: &[u8], source: &Source, hosts: &[Host], found: &mut 
             found.push(Remark { message, ..refusal.clone() }.finding(text, Severity::Warning, "cgroup-version"));
         }
     }
-}
-
-fn is_below(pointer: &str, of: &str) -> bool {
-    pointer.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// What there is to say of a value.

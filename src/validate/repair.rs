@@ -1,5 +1,6 @@
 //! Changes a document so that one value of it is not refused again.
 
+use crate::error::is_at_or_below;
 use crate::plan::namespaces::Kind;
 use crate::spec::source::Source;
 
@@ -21,7 +22,7 @@ const EVERY_ID: &str = "[{\"containerID\":0,\"hostID\":0,\"size\":4294967295}]";
 /// Changes the document so that the value at `pointer` is not refused again, and no other one because of it. False if
 /// nothing can be changed.
 pub fn repair(source: &mut Source, pointer: &str) -> bool {
-    let below = |of: &str| pointer.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let below = |of: &str| is_at_or_below(pointer, of);
     for (id, map) in [("/process/user/uid", "/linux/uidMappings"), ("/process/user/gid", "/linux/gidMappings")] {
         // The id that takes its place may not be mapped either.
         if pointer == id && source.get(map).is_some() && source.set(map, EVERY_ID) {

@@ -108,8 +108,8 @@ impl MountPlan {
         format!("error mounting {source} to rootfs at {destination}: /mounts/{}", self.index)
     }
 
-    /// As this, but for a mount that is there already, and takes the place of a new filesystem: it keeps the attributes
-    /// that it has, and gets those that options name.
+    /// The plan for an existing mount that is used in place of a new filesystem: it keeps the attributes that it has,
+    /// and gets those that options name.
     pub fn in_place_of_new(&self) -> Self {
         let clear = if self.atime { attr::ATIME | attr::NODIRATIME } else { 0 };
         Self { attrs: Attrs { set: self.attrs.set, clear }, ..self.clone() }
@@ -182,7 +182,10 @@ pub fn plan(index: usize, mount: &Mount, context: &Context, warnings: &mut Vec<S
         return Err(Error::config(format_args!("{pointer}/options"), message));
     }
     if options.copy_up && (mount.kind != "tmpfs" || options.bind.is_some() || options.remount) {
-        return Err(Error::config(format_args!("{pointer}/options"), "tmpcopyup is an option of new tmpfs mounts"));
+        return Err(Error::config(
+            format_args!("{pointer}/options"),
+            "tmpcopyup works only on a new mount of the type tmpfs",
+        ));
     }
     if options.bind.is_some() {
         check_bind_data(&pointer, &options.data, warnings)?;
@@ -287,7 +290,11 @@ fn filesystem(
     plan: &mut MountPlan,
 ) -> Result<MountKind> {
     if mount.kind.is_empty() || mount.kind == "bind" || mount.kind == "none" {
-        return Err(Error::config(format_args!("{pointer}/type"), "a mount without a type is not a bind mount either")
+        let (field, message) = match mount.kind.as_str() {
+            "" => ("type", "a mount without a type is not a bind mount either".to_owned()),
+            kind => ("options", format!("the type {kind:?} alone makes no bind mount")),
+        };
+        return Err(Error::config(format_args!("{pointer}/{field}"), message)
             .with_hint("a bind mount has \"bind\" or \"rbind\" among its options"));
     }
     if ["tmpfs", "ramfs"].contains(&&*mount.kind) {

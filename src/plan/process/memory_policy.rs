@@ -60,7 +60,6 @@ impl MemoryPolicy {
             flags |= flag?.1;
         }
         match (&MODES[mode].1, nodes.count()) {
-            // Each flag says how nodes are meant.
             (Nodes::None, 0) if flags != 0 => Err(refuse("/flags", format!("{name} takes no nodes, and so no flags"))),
             (Nodes::None, 0) | (Nodes::Some, 1..) | (Nodes::Any, _) => Ok(Self { mode: mode as i32 | flags, nodes }),
             (Nodes::None, count) => {
