@@ -372,6 +372,14 @@ fn spec_writes_what_suites_build_on() {
     let output = berth(&["spec", "-b", dir.0.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("file exists\n  hint: remove"), "{}", stderr(&output));
+
+    // Half a file is not left.
+    let other = Dir::new("spec-limited");
+    let script = "ulimit -f 0; exec \"$0\" spec --bundle \"$1\"";
+    let mut limited = Command::new("/bin/sh");
+    let output = limited.args(["-c", script, env!("CARGO_BIN_EXE_berth")]).arg(&other.0).output().unwrap();
+    assert!(stderr(&output).contains("file too large"), "{}", stderr(&output));
+    assert!(!other.0.join("config.json").exists());
 }
 
 #[test]

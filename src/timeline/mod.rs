@@ -104,8 +104,8 @@ impl Timeline {
         if last.is_some_and(|last| last.end.is_none() && (last.kind, &last.name) == (kind, &name)) {
             return;
         }
-        // The clocks of the kernel's times can be set meanwhile.
-        let earliest = last.map_or(Duration::ZERO, |last| last.end.unwrap_or(last.begin));
+        // The clocks of the kernel's times are not exact, and can be set meanwhile.
+        let earliest = last.map_or(Duration::ZERO, |last| last.end.unwrap_or(last.begin + SHORTEST));
         let age = since.and_then(|since| since.elapsed().ok()).unwrap_or_default();
         let begin = notes.begin.elapsed().saturating_sub(age).max(earliest);
         end(&mut phases, lane, begin);
@@ -130,6 +130,9 @@ impl Notes {
         self.phases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// A trace leaves a nanosecond between two phases, and none is empty.
+const SHORTEST: Duration = Duration::from_nanos(2);
 
 /// Ends the last phase of a lane, if it has not ended.
 fn end(phases: &mut [Phase], lane: Lane, now: Duration) {
@@ -190,6 +193,16 @@ mod tests {
         assert_eq!(whole.phases[1].name, "clone 3");
         assert_eq!(whole.phases.last().unwrap().end, Some(whole.total));
         assert!(whole.phases[2].end.unwrap() < whole.total, "init has ended before");
+    }
+
+    #[test]
+    fn no_phase_is_empty_whatever_the_clock_says() {
+        let timeline = Timeline::begin();
+        for name in ["mounts", "devices", "pivot_root"] {
+            timeline.init(Some(SystemTime::UNIX_EPOCH), name);
+        }
+        let whole = timeline.end("run x".into(), None).unwrap();
+        assert!(whole.phases.iter().all(|phase| phase.begin + SHORTEST <= whole.end_of(phase)), "{:?}", whole.phases);
     }
 
     #[test]

@@ -408,7 +408,8 @@ fn nobody_follows_init_into_namespaces_of_its_own(t: &Test) {
         c.exec_cmd(&["--user", "0:0"], &["/bin/true"]).run().fails().says(left);
         let volume = t.path("volume");
         fs::create_dir_all(&volume).unwrap();
-        change(&c, "add", json!([bind(&volume, "/mnt", &["bind", "ro"])])).fails().says(left);
+        let output = change(&c, "add", json!([bind(&volume, "/mnt", &["bind", "ro"])])).fails().says(left);
+        assert!(output.stderr.starts_with("berth: mounts "), "nobody else tells the caller anything: {output}");
         c.kill("KILL").ok();
         c.wait_status("stopped");
         c.delete().ok();

@@ -205,6 +205,11 @@ fn an_option_is_applied_to_the_root(t: &Test) {
         config.json["mounts"].as_array_mut().unwrap().insert(0, root);
         assert_applied(&t.container(config).run().ok(), "/", meaning(option).0);
     }
+    // What lies below it goes with the old root, also if it was still to become read-only.
+    let below = json!({ "destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["ro"] });
+    let root = entry("tmpfs", "tmpfs", &["tmpcopyup", "mode=755"]);
+    let config = Config::new(["/bin/busybox", "true"]).set("/mounts", json!([below, at("/", root, None)]));
+    t.container(config).run().ok();
 }
 
 fn an_option_is_applied_to_what_is_filled_first(t: &Test) {

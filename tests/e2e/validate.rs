@@ -170,7 +170,7 @@ config.json:5:18: error: /process/env/1: invalid environment variable: missing '
 config.json:5:46: error: /process/oomScoreAdj: string "5", but expected a number from -2147483648 to 2147483647
 config.json:8:2: warning: /Hostname: is taken for "hostname", which not all runtimes do [name-case]
 config.json:10:61: error: /mounts/0/options/1: "nosiud" is no mount option: bind mounts cannot have any filesystem-specific options applied
-config.json:11:33: error: /mounts/1/type: a mount without a type is not a bind mount either (a bind mount has "bind" or "rbind" among its options)
+config.json:11:33: error: /mounts/1/type: the type "bind" alone makes no bind mount (a bind mount has "bind" or "rbind" among its options)
 config.json:12:43: error: /mounts/3/destination: is empty
 config.json:15:27: error: /linux/namespaces/0/type: unknown namespace "net" (one of user, mount, pid, network, ipc, uts, cgroup, time)
 config.json:16:28: warning: /linux/resources/unified: with cgroup v1: invalid configuration: cannot use unified on cgroup v1 [cgroup-version]

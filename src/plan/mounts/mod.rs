@@ -290,11 +290,11 @@ fn filesystem(
     plan: &mut MountPlan,
 ) -> Result<MountKind> {
     if mount.kind.is_empty() || mount.kind == "bind" || mount.kind == "none" {
-        let (field, message) = match mount.kind.as_str() {
-            "" => ("type", "a mount without a type is not a bind mount either".to_owned()),
-            kind => ("options", format!("the type {kind:?} alone makes no bind mount")),
+        let message = match mount.kind.as_str() {
+            "" => "a mount without a type is not a bind mount either".to_owned(),
+            kind => format!("the type {kind:?} alone makes no bind mount"),
         };
-        return Err(Error::config(format_args!("{pointer}/{field}"), message)
+        return Err(Error::config(format_args!("{pointer}/type"), message)
             .with_hint("a bind mount has \"bind\" or \"rbind\" among its options"));
     }
     if ["tmpfs", "ramfs"].contains(&&*mount.kind) {
