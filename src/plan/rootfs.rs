@@ -9,7 +9,7 @@ use super::annotations::Annotations;
 use super::hierarchy::{Hierarchy, Layout};
 use super::hint_names;
 use super::idmap::UserNamespace;
-use super::mounts::{self, MountKind, MountPlan, Propagation, PropagationChange};
+use super::mounts::{self, MountPlan, Propagation, PropagationChange};
 use super::namespaces::{Kind, Namespaces};
 use super::path::clean;
 use crate::error::{Error, Result};
@@ -138,9 +138,6 @@ pub fn plan(spec: &Spec, bundle: &Path, facts: &Facts, warnings: &mut Vec<String
         });
     }
     let switch = switch(spec, facts)?;
-    if switch == (Switch::Chroot { joined: None }) {
-        refuse_roots(&planned)?;
-    }
     let asked = propagation(&spec.linux.rootfs_propagation, switch)?;
     let dev_is_bound = spec.mounts.iter().any(|m| is_bind(m) && clean(&m.destination) == "dev");
     Ok(RootfsPlan {
@@ -156,19 +153,6 @@ pub fn plan(spec: &Spec, bundle: &Path, facts: &Facts, warnings: &mut Vec<String
         switch,
         cwd: spec.process.as_ref().map(|process| process.cwd.clone()).unwrap_or_default(),
     })
-}
-
-/// The runtime takes down the container's root by the id of its mount, which must not be covered.
-fn refuse_roots(mounts: &[MountPlan]) -> Result<()> {
-    let over_root = |mount: &&MountPlan| clean(&mount.destination).is_empty();
-    match mounts.iter().filter(|mount| !matches!(mount.kind, MountKind::Remount { .. })).find(over_root) {
-        None => Ok(()),
-        Some(mount) => {
-            let pointer = format!("/mounts/{}/destination", mount.index);
-            Err(Error::config(pointer, "the root is mounted over only in a mount namespace of the container")
-                .with_hint("/linux/namespaces needs one of the type mount"))
-        }
-    }
 }
 
 /// The v1 hierarchy without controllers in which systemd keeps its units.
@@ -300,7 +284,7 @@ fn device(index: usize, device: &Device) -> Result<DevicePlan> {
 #[cfg(test)]
 mod tests {
     use super::super::mounts::cgroup::{CgroupMount, LegacyContent};
-    use super::super::mounts::{Attrs, HARMLESS, attr};
+    use super::super::mounts::{Attrs, HARMLESS, MountKind, attr};
     use super::*;
 
     fn planned(config: &str, layout: &Layout, no_pivot: bool) -> Result<RootfsPlan> {

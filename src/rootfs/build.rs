@@ -1,11 +1,9 @@
 //! The steps, in the order that the kernel and the hooks demand.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{UnmountFlags, unmount};
 
 use super::made::{Made, Own};
 use super::modes::ExactModes;
@@ -124,7 +122,7 @@ fn isolate(plan: &RootfsPlan, top: BorrowedFd) -> Result<()> {
     // If the mount above the rootfs is shared, mounts below the rootfs would appear on the host, and pivot_root would
     // refuse.
     let kind = if wanted.kind == Propagation::Slave { Propagation::Slave } else { Propagation::Private };
-    let mut path = Path::new(&plan.path);
+    let mut path = std::path::Path::new(&plan.path);
     loop {
         let dir = fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).call(|| format!("open({path:?})"))?;
         match (set_propagation(dir.as_fd(), PropagationChange { kind, recursive: false }), path.parent()) {
@@ -150,21 +148,8 @@ fn refuse_top(rootfs: BorrowedFd, index: usize) -> Result<()> {
 /// Covers the rootfs with a copy of its own mount. That copy can be pivoted to, has the chosen propagation, and does
 /// not have the attributes of the host's mount.
 fn overlay_root(plan: &RootfsPlan) -> Result<OwnedFd> {
-    let below = open_root(plan)?;
-    match plan.switch {
-        // The runtime has made the copy, which it removes again.
-        Switch::Chroot { joined: None } => return Ok(below),
-        Switch::Chroot { joined: Some(index) } => refuse_top(below.as_fd(), index)?,
-        Switch::Pivot | Switch::Move => {}
-    }
-    let root = copy_root(plan, below.as_fd())?;
-    cover_root(plan, below.as_fd(), root.as_fd())?;
-    Ok(root)
-}
-
-fn open_root(plan: &RootfsPlan) -> Result<OwnedFd> {
     let path = plan.path.as_str();
-    fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| {
+    let below = fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| {
         let error = Error::sys(format_args!("open({path:?})"), errno).context("/root/path: invalid rootfs");
         match errno {
             Errno::NOTDIR => error.with_hint("the root filesystem must be a directory"),
@@ -173,65 +158,16 @@ fn open_root(plan: &RootfsPlan) -> Result<OwnedFd> {
             ),
             _ => error,
         }
-    })
-}
-
-fn copy_root(plan: &RootfsPlan, below: BorrowedFd) -> Result<OwnedFd> {
-    let root = clone_tree(below, "", true).call(|| format!("open_tree({:?})", plan.path))?;
+    })?;
+    if let Switch::Chroot { joined: Some(index) } = plan.switch {
+        refuse_top(below.as_fd(), index)?;
+    }
+    let root = clone_tree(below.as_fd(), "", true).call(|| format!("open_tree({path:?})"))?;
     let kind = match plan.root_propagation {
         Some(PropagationChange { kind: Propagation::Slave, .. }) => Propagation::Slave,
         _ => Propagation::Private,
     };
     set_propagation(root.as_fd(), PropagationChange { kind, recursive: false })?;
+    attach_at(root.as_fd(), below.as_fd()).call(|| format!("move_mount({path:?})"))?;
     Ok(root)
-}
-
-fn cover_root(plan: &RootfsPlan, below: BorrowedFd, root: BorrowedFd) -> Result<()> {
-    attach_at(root, below).call(|| format!("move_mount({:?})", plan.path))
-}
-
-/// The root of a container that has the runtime's mount namespace: a copy of the rootfs's mount, on which all others
-/// are mounted. No namespace ends with the container, so the runtime makes the copy, and takes it down with what is
-/// mounted on it.
-pub struct HostRoot<'a> {
-    plan: &'a RootfsPlan,
-    below: OwnedFd,
-    copy: OwnedFd,
-}
-
-impl<'a> HostRoot<'a> {
-    /// Not attached yet, so nothing of it is left if the runtime is killed before its id is recorded. `None` if the
-    /// container has another mount namespace.
-    pub fn copy(plan: &'a RootfsPlan) -> Result<Option<Self>> {
-        if plan.switch != (Switch::Chroot { joined: None }) {
-            return Ok(None);
-        }
-        let below = open_root(plan)?;
-        let copy = copy_root(plan, below.as_fd())?;
-        Ok(Some(Self { plan, below, copy }))
-    }
-
-    pub fn id(&self) -> Result<u64> {
-        resolve::mount_id(self.copy.as_fd())
-    }
-
-    pub fn attach(&self) -> Result<()> {
-        cover_root(self.plan, self.below.as_fd(), self.copy.as_fd())
-    }
-}
-
-/// Takes down the mount `id` on `rootfs`, and all that is mounted on it. What is there may be another mount: the
-/// user's, because the mount was never attached, or is gone; or, in another mount namespace, that of others.
-pub fn take_down(rootfs: &Path, id: u64) -> Result<()> {
-    let call = || format!("open({rootfs:?})");
-    let root = match fs::open(rootfs, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
-        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
-        root => root.call(call)?,
-    };
-    if resolve::mount_id(root.as_fd())? != id {
-        return Ok(());
-    }
-    // umount2(2) takes no descriptor. This link leads to the mount that was looked at, whatever becomes of the path.
-    let link = format!("/proc/thread-self/fd/{}", root.as_raw_fd());
-    unmount(&link, UnmountFlags::DETACH).call(|| format!("umount2({rootfs:?})"))
 }

@@ -23,7 +23,7 @@ mod source;
 mod terminal;
 mod tree;
 
-pub use build::{HostRoot, Rootfs, take_down};
+pub use build::Rootfs;
 pub use change::{add, remove};
 pub use devices::is_null;
 pub use null::null_in_root;

@@ -11,7 +11,7 @@ use crate::hooks::Output;
 use crate::launch::{self, Birth, Init, Joined, PATIENCE, rlimits, send_listener};
 use crate::netdev;
 use crate::plan::namespaces::Kind as NsKind;
-use crate::rootfs::{self, HostRoot};
+use crate::rootfs;
 use crate::spec::Status;
 use crate::sys::clone::Stdio;
 
@@ -110,11 +110,7 @@ impl<'a> Creation<'a> {
         stdio: Stdio,
     ) -> Result<(Init, Option<OwnedFd>)> {
         locked.record.replace_streams(stdio);
-        let host_root = self.plan.rootfs().map(HostRoot::copy).transpose()?.flatten();
-        locked.record.host_root = host_root.as_ref().map(HostRoot::id).transpose()?;
         self.make_cgroup(&placement, locked)?;
-        // The record with its id is on disk.
-        host_root.as_ref().map_or(Ok(()), HostRoot::attach)?;
         self.runtime.timeline.phase("start socket");
         let start_socket = if listen { Some(open_start_socket(&locked.dir)?) } else { None };
         let entry = placement.entry(&locked.record.cgroup)?;

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use crate::error::{Call, Context, Error, Kind, Result};
 use crate::plan::hooks::{self, Hook};
 use crate::resctrl;
-use crate::rootfs;
 use crate::spec::{Spec, Status};
 use crate::sys::wait::ends_within;
 
@@ -46,9 +45,6 @@ impl Locked<'_> {
         runtime.debug(|| "processes killed, cgroup removed".to_owned());
         if let Some(rdt) = &record.intel_rdt {
             resctrl::remove(resctrl::root()?.as_fd(), &rdt.plan, rdt.made)?;
-        }
-        if let Some(id) = record.host_root {
-            rootfs::take_down(&record.rootfs, id)?;
         }
         dir.remove()?;
         runtime.debug(|| "state directory removed".to_owned());

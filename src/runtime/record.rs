@@ -73,10 +73,6 @@ pub struct Record {
     /// earlier berth made the container, or CRIU restored its mounts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<Volume>,
-    /// The mount on the rootfs, if the container has the runtime's mount namespace: nothing takes it away but `delete`.
-    /// Absent as well if an earlier berth made the container.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub host_root: Option<u64>,
     /// There is a process to start, and no hook for `start` or `delete`: those need not parse the configuration. False
     /// if an earlier berth made the container.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -121,7 +117,6 @@ impl Record {
             inert_annotations: false,
             streams: standard().map(pipe_name),
             volumes: Vec::new(),
-            host_root: None,
             plain: false,
         }
     }
@@ -209,14 +204,13 @@ mod tests {
     use super::*;
 
     /// The record as each version of berth that changed it has written it.
-    const WRITTEN: [&str; 7] = [
+    const WRITTEN: [&str; 6] = [
         include_str!("../../tests/data/records/1-first.json"),
         include_str!("../../tests/data/records/2-memory.json"),
         include_str!("../../tests/data/records/3-streams.json"),
         include_str!("../../tests/data/records/4-crun-annotations.json"),
         include_str!("../../tests/data/records/5-inert-annotations.json"),
-        include_str!("../../tests/data/records/6-host-root.json"),
-        include_str!("../../tests/data/records/7-user-namespace.json"),
+        include_str!("../../tests/data/records/6-user-namespace.json"),
     ];
 
     /// An older berth needs the fields of its time, so everything that was read is written again in the same form.

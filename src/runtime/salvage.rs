@@ -42,13 +42,6 @@ pub(super) fn salvage(runtime: &Runtime, dir: StateDir, why: &Error) -> Result<(
     record.cgroup = Cgroup::found(&CgroupPlan { directories, ..CgroupPlan::default() }, owned);
     if let Ok(Some(spec)) = &spec {
         record.annotations.clone_from(&spec.annotations);
-        if spec.linux.namespaces.iter().all(|namespace| namespace.kind != "mount") {
-            let id = dir.id();
-            let root = spec.root.as_ref().map(|root| root.path.as_str()).unwrap_or_default();
-            (runtime.warn)(&format!(
-                "{id}: it has the mount namespace of the host: unmount what is left on its rootfs {root:?} (umount -R)"
-            ));
-        }
     }
     if !is_beginning(&dir)? {
         (runtime.warn)(&format!("{} is removed by its other traces: {why}", dir.id()));

@@ -6,14 +6,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, statfs};
-use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind_recursive, mount_change, unmount,
-};
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{UnmountFlags, mount_bind_recursive, unmount};
 use serde_json::json;
 
 use super::actor;
-use crate::harness::{Config, Container, Test, left, make_rootfs, script};
+use crate::harness::{Config, Container, Test, script};
 
 e2e!(
     exec_enters_the_container,
@@ -24,14 +22,7 @@ e2e!(
     without_the_right_to_change_the_root,
     mounts_are_added_and_removed,
     without_a_mount_namespace_exec_enters_the_container,
-    without_a_mount_namespace_nothing_stays_mounted,
-    without_a_mount_namespace_nothing_stays_in_others,
-    without_its_record_it_is_said_what_stays_mounted,
-    what_others_mount_on_the_rootfs_stays,
 );
-
-/// `<linux/magic.h>`
-const TMPFS_MAGIC: i64 = 0x0102_1994;
 
 /// What the runtime's root is: the root of a mount, or a directory in one.
 const KINDS: [Kind; 2] = [Kind::Mount, Kind::Directory];
@@ -188,111 +179,13 @@ fn mounts_are_added_and_removed(t: &Test) {
     });
 }
 
-/// With the mount namespace of the host.
-fn shared(config: Config) -> Config {
-    let config = config.without_namespace("mount").set("/mounts", json!([]));
-    config.remove("/linux/maskedPaths").remove("/linux/readonlyPaths")
-}
-
 fn without_a_mount_namespace_exec_enters_the_container(t: &Test) {
-    let c = t.container(shared(Config::sleep()));
+    let config = Config::sleep().without_namespace("mount").set("/mounts", json!([]));
+    let config = config.remove("/linux/maskedPaths").remove("/linux/readonlyPaths");
+    let c = t.container(config);
     c.up();
     assert_eq!(c.exec(&STAT).text(), root_of(&c));
-}
-
-fn without_a_mount_namespace_nothing_stays_mounted(t: &Test) {
-    if t.peer_lacks("the end of the mounts of a container without a mount namespace") {
-        return;
-    }
-    let tmpfs = |destination: &str| json!({ "destination": destination, "type": "tmpfs", "source": "tmpfs" });
-    let config = || shared(Config::sleep()).mount(tmpfs("/tmp")).mount(tmpfs("/tmp/below"));
-    let none_below = |c: &Container, when: &str| {
-        let mounts = left::mounts_below(&c.bundle);
-        assert!(mounts.is_empty(), "{when}: {mounts:?}");
-    };
-    let c = t.container(config().set("/process/args", json!(["/bin/true"])));
-    // Each time the host would have more of them.
-    for _ in 0..2 {
-        c.run().ok();
-        none_below(&c, "after its end");
-    }
-    for (when, wrong) in [
-        (
-            "a mount fails",
-            config().mount(json!({ "destination": "/x", "source": "/nonexistent", "options": ["bind"] })),
-        ),
-        ("a hook fails", config().set("/hooks/createRuntime", json!([{ "path": "/bin/false" }]))),
-        ("the program is missing", config().set("/process/args", json!(["/nonexistent"]))),
-    ] {
-        let c = t.container(wrong);
-        c.run().fails();
-        none_below(&c, when);
-    }
-    for started in [false, true] {
-        let c = t.container(config());
-        c.create().ok();
-        if started {
-            c.start().ok();
-        }
-        assert_eq!(left::mounts_below(&c.bundle).len(), 3);
-        c.delete_force().ok();
-        none_below(&c, "deleted");
-    }
-    let c = t.container(config().mount(tmpfs("/")));
-    c.run().fails().says("/mounts/2/destination: the root is mounted over only in a mount namespace of the container");
-    none_below(&c, "the root would be covered");
-}
-
-/// As on most hosts, what is mounted there is seen in other mount namespaces.
-fn without_a_mount_namespace_nothing_stays_in_others(t: &Test) {
-    if t.peer_lacks("the end of the mounts of a container without a mount namespace") {
-        return;
-    }
-    let (dir, peer) = (t.dir.join("shared"), t.dir.join("peer"));
-    for place in [&dir, &peer] {
-        fs::create_dir(place).unwrap();
-        mount_bind_recursive(&dir, place).unwrap();
-        mount_change(place, MountPropagationFlags::SHARED).unwrap();
-    }
-    make_rootfs(&dir.join("rootfs"));
-    let tmpfs = json!({ "destination": "/tmp", "type": "tmpfs", "source": "tmpfs" });
-    let c = t.container(shared(Config::sleep()).set("/root/path", dir.join("rootfs").to_str().unwrap()).mount(tmpfs));
-    c.up();
-    assert_eq!(left::mounts_below(&peer).len(), 3);
     c.delete_force().ok();
-    for place in [&dir, &peer] {
-        assert_eq!(left::mounts_below(place), std::slice::from_ref(place));
-        unmount(place, UnmountFlags::DETACH).unwrap();
-    }
-}
-
-fn without_its_record_it_is_said_what_stays_mounted(t: &Test) {
-    if t.peer_lacks("the end of the mounts of a container without a mount namespace") {
-        return;
-    }
-    let c = t.container(shared(Config::sleep()));
-    c.up();
-    fs::write(t.root.join(&c.id).join("state.json"), "{").unwrap();
-    c.delete_force().ok().says("has the mount namespace of the host: unmount what is left on its rootfs");
-    unmount(c.rootfs(), UnmountFlags::DETACH).unwrap();
-}
-
-fn what_others_mount_on_the_rootfs_stays(t: &Test) {
-    if t.peer_lacks("the end of the mounts of a container without a mount namespace") {
-        return;
-    }
-    // In place of the container's own root, and over it.
-    for taken in [true, false] {
-        let c = t.container(shared(Config::sleep()));
-        c.up();
-        if taken {
-            unmount(c.rootfs(), UnmountFlags::DETACH).unwrap();
-        }
-        mount("tmpfs", c.rootfs(), "tmpfs", MountFlags::empty(), None).unwrap();
-        c.delete_force().ok();
-        let left = left::mounts_below(&c.bundle);
-        assert_eq!(left.len(), if taken { 1 } else { 2 }, "{left:?}");
-        assert_eq!(statfs(c.rootfs()).unwrap().f_type, TMPFS_MAGIC);
-        left.iter().for_each(|mount| unmount(mount, UnmountFlags::DETACH).unwrap());
-    }
+    // The root's, which only somebody on the host could take away.
+    t.accept_mounts();
 }

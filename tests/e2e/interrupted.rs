@@ -1,15 +1,14 @@
 //! A runtime that dies at any moment leaves only what `delete --force` removes.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::json;
 
 use crate::checkpoint::criu_works;
 use crate::harness::inject::{Action, Point};
-use crate::harness::{Cmd, Config, Container, Test, eventually, left};
+use crate::harness::{Cmd, Config, Container, Test, eventually};
 
-e2e!(any: start_knows_that_create_was_killed, mounts_on_the_host_are_not_left);
+e2e!(any: start_knows_that_create_was_killed);
 e2e!(create_is_killed, run_is_killed, delete_is_killed, exec_is_killed, changes_are_killed);
 e2e!(checkpoint_is_killed);
 
@@ -25,23 +24,6 @@ fn config() -> Config {
 fn create_is_killed(t: &Test) {
     let c = t.container(config());
     is_killed(t, &c, || c.create_cmd(&[]));
-}
-
-/// Without a mount namespace that would end with the container.
-fn mounts_on_the_host_are_not_left(t: &Test) {
-    let tmpfs = json!({ "destination": "/tmp", "type": "tmpfs", "source": "tmpfs" });
-    let config = Config::sleep().without_namespace("mount").set("/mounts", json!([tmpfs]));
-    let c = t.container(config.remove("/linux/maskedPaths").remove("/linux/readonlyPaths"));
-    is_killed(t, &c, || c.create_cmd(&[]));
-    if t.is_runc() || t.is_crun() {
-        return;
-    }
-    for n in 0..TIMES / 2 {
-        c.up();
-        kill_after(STEP * n, c.cli("delete", &["--force"]).arg(&c.id));
-        c.delete_force().ok();
-    }
-    assert_eq!(left::mounts_below(&c.bundle), Vec::<PathBuf>::new());
 }
 
 fn start_knows_that_create_was_killed(t: &Test) {

@@ -189,6 +189,9 @@ fn mounts_that_cannot_be(t: &Test) {
     shared.create().ok();
     let list = t.write("mounts.json", &one().to_string());
     t.cli(["mounts", "add", &shared.id, &list]).run().fails().says("no mount namespace of its own");
+    // Its mounts are made where the configuration has them made.
+    shared.delete_force().ok();
+    rustix::mount::unmount(shared.rootfs(), rustix::mount::UnmountFlags::DETACH).unwrap();
 }
 
 fn a_link_is_copied(t: &Test) {
