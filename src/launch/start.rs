@@ -42,17 +42,19 @@ fn runs(timeline: &Timeline) {
 }
 
 /// Starts a created container, whose init, a pid with its pidfd, listens behind `socket`. Returns once the user's
-/// process is executed.
+/// process is executed. `told` is called in between, when init needs nothing more from this command but for hooks.
 pub fn start(
     socket: OwnedFd,
     process: (i32, Option<BorrowedFd>),
     hook_output: Option<HookOutput>,
     timeline: &Timeline,
+    told: impl FnOnce(),
 ) -> Result<()> {
     let channel = Channel::from(socket);
     note_times(&channel, timeline)?;
     starts(timeline);
     channel.send(&ToInit::Start)?;
+    told();
     let died = || {
         Error::new("init ended without reporting an error, before it executed the process")
             .with_hint("it may have been killed: see the kernel's log")

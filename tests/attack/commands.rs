@@ -29,6 +29,7 @@ e2e!(any:
     what_is_being_made_says_so,
     a_status_that_has_become_stale,
     asking_for_the_status_keeps_no_start_waiting,
+    a_program_with_inits_name_runs_although_its_start_was_killed,
     a_cgroup_that_another_container_has_left,
 );
 
@@ -455,6 +456,21 @@ fn asking_for_the_status_keeps_no_start_waiting(t: &Test) {
             c.delete_force().ok();
         }
     }
+}
+
+/// `start` waits a second for the name to change.
+fn a_program_with_inits_name_runs_although_its_start_was_killed(t: &Test) {
+    let c = t.container(Config::new(["/berth:[init]"]));
+    script(&c.rootfs().join("berth:[init]"), "echo > /here; sleep 1000");
+    c.create().ok();
+    let mut start = c.start_cmd().spawn();
+    let socket = t.root.join(&c.id).join("start");
+    eventually("init to be told", || !socket.exists() && c.rootfs().join("here").exists());
+    start.kill();
+    start.wait_quietly();
+    assert_eq!(c.status(), "running");
+    c.start().fails().says("cannot start an already running container");
+    c.delete().fails().says("that is not stopped");
 }
 
 /// An empty cgroup can be used again. But deleting the container that had it kills all that is in there.
