@@ -6,17 +6,16 @@ use prost::Message;
 use rustix::io::Errno;
 
 use super::messages::{
-    self, Any, CheckpointRequest, CloseRequest, ConnectResponse, ContainerRequest, CreateRequest, DeleteResponse,
-    Empty, ExecRequest, KillRequest, Options, PidResponse, PidsResponse, ProcessDetails, ProcessInfo, ProcessRequest,
-    Request, ResizeRequest, StateResponse, StatsResponse, TaskCheckpointed, TaskCreate, TaskDelete, TaskEvent,
-    TaskExecAdded, TaskExecStarted, TaskIo, TaskStart, UpdateRequest,
+    self, CheckpointRequest, CloseRequest, ContainerRequest, CreateRequest, DeleteResponse, Empty, ExecRequest,
+    KillRequest, Options, PidResponse, ProcessRequest, Request, ResizeRequest, TaskCheckpointed, TaskCreate,
+    TaskDelete, TaskEvent, TaskExecAdded, TaskExecStarted, TaskIo, TaskStart, UpdateRequest,
 };
 use super::poller::Token;
 use super::server::{Adopted, Shim};
 use super::streams::{self, Names, Owner};
 use super::task::{Exit, FIRST, Member, Reply, Restoration, Stage, Task, failed, no_process, no_task, not_yet, waited};
 use super::ttrpc::{Answer, Code, Failure, encoded};
-use super::{metrics, names_a_slice, options, rootfs, runtime};
+use super::{names_a_slice, options, queries, rootfs, runtime};
 use crate::error::{Error, Result};
 use crate::library::{CheckpointOptions, Container, CreateOptions, ErrorKind, ExecOptions, Resources, RestoreOptions};
 
@@ -30,11 +29,11 @@ pub fn call(shim: &mut Shim, reply: Reply, request: &Request) -> Option<Answer> 
     let payload = &*request.payload;
     let method = &*request.method;
     let called = match method {
-        "State" => decode(payload).map(|request| Some(state(shim, &request))),
+        "State" => decode(payload).map(|request| Some(queries::state(shim, &request))),
         "Create" => decode(payload).map(|request| create(shim, reply, request)),
         "Start" => decode(payload).map(|request| start(shim, reply, request)),
         "Delete" => decode(payload).map(|request| delete(shim, reply, request)),
-        "Pids" => decode(payload).map(|request| pids(shim, reply, request)),
+        "Pids" => decode(payload).map(|request| queries::pids(shim, reply, request)),
         "Pause" => decode(payload).map(|request| pause(shim, reply, request, true)),
         "Resume" => decode(payload).map(|request| pause(shim, reply, request, false)),
         "Kill" => decode(payload).map(|request| Some(kill(shim, &request))),
@@ -43,9 +42,9 @@ pub fn call(shim: &mut Shim, reply: Reply, request: &Request) -> Option<Answer> 
         "CloseIO" => decode(payload).map(|request| Some(close_io(shim, &request))),
         "Checkpoint" => decode(payload).map(|request| checkpoint(shim, reply, request)),
         "Update" => decode(payload).map(|request| update(shim, reply, request)),
-        "Wait" => decode(payload).map(|request| wait(shim, reply, &request)),
-        "Stats" => decode(payload).map(|request| stats(shim, reply, request)),
-        "Connect" => decode(payload).map(|request| Some(connect(shim, &request))),
+        "Wait" => decode(payload).map(|request| queries::wait(shim, reply, &request)),
+        "Stats" => decode(payload).map(|request| queries::stats(shim, reply, request)),
+        "Connect" => decode(payload).map(|request| Some(queries::connect(shim, &request))),
         "Shutdown" => Ok(Some(shutdown(shim))),
         _ => Err(Failure::new(Code::Unimplemented, format!("method {method}"))),
     };
@@ -59,11 +58,6 @@ fn decode<M: Message + Default>(payload: &[u8]) -> Result<M, Failure> {
 /// Jobs of one process come one after the other.
 fn job_name(id: &str, exec_id: &str) -> String {
     format!("{id}/{exec_id}")
-}
-
-fn container(shim: &mut Shim, id: &str) -> Result<Container, Failure> {
-    // One that is to be restored has no process before it is started.
-    shim.task(id)?.container.clone().ok_or_else(|| not_yet("the container has not been restored yet"))
 }
 
 fn create(shim: &mut Shim, reply: Reply, request: CreateRequest) -> Option<Answer> {
@@ -464,7 +458,7 @@ fn deleted(pid: u32, exit: Option<Exit>) -> Answer {
 }
 
 fn exec(shim: &mut Shim, request: ExecRequest) -> Answer {
-    container(shim, &request.id)?;
+    shim.container(&request.id)?;
     let number = shim.number();
     let task = shim.task(&request.id)?;
     if request.exec_id == FIRST {
@@ -487,60 +481,10 @@ fn exec(shim: &mut Shim, request: ExecRequest) -> Answer {
     encoded(&Empty {})
 }
 
-fn state(shim: &mut Shim, request: &ProcessRequest) -> Answer {
-    let task = shim.task(&request.id)?;
-    let bundle = task.bundle.to_string_lossy().into_owned();
-    let is_running = task.members.get(FIRST).is_some_and(|member| matches!(member.stage, Stage::Running));
-    // Other programs may freeze it too.
-    let paused =
-        is_running && task.container.as_ref().is_some_and(|container| container.is_paused().unwrap_or_default());
-    let member = shim.member(&request.id, &request.exec_id)?;
-    let exit = member.exit();
-    encoded(&StateResponse {
-        id: request.id.clone(),
-        bundle,
-        pid: member.pid(),
-        status: member.status(paused).into(),
-        stdin: member.names.stdin.clone(),
-        stdout: member.names.stdout.clone(),
-        stderr: member.names.stderr.clone(),
-        terminal: member.names.terminal,
-        exit_status: exit.map_or(0, |exit| exit.status),
-        exited_at: exit.map(|exit| exit.timestamp()),
-        exec_id: request.exec_id.clone(),
-    })
-}
-
-/// A container may have many cgroups below its own, which takes a while.
-fn pids(shim: &mut Shim, reply: Reply, request: ContainerRequest) -> Option<Answer> {
-    let container = match container(shim, &request.id) {
-        Ok(container) => container,
-        Err(failure) => return Some(Err(failure)),
-    };
-    shim.jobs.run(&format!("{} pids", request.id), move || {
-        let pids = container.pids().map_err(|e| failed("pids", e));
-        Box::new(move |shim| {
-            let answer = pids.and_then(|pids| named(shim, &request.id, pids));
-            shim.answer(reply, answer);
-        })
-    });
-    None
-}
-
-fn named(shim: &mut Shim, id: &str, pids: Vec<u32>) -> Answer {
-    let task = shim.task(id)?;
-    let info = |pid| {
-        let (exec_id, _) = task.members.iter().find(|(exec_id, member)| *exec_id != FIRST && member.pid() == pid)?;
-        Some(Any::new("containerd.runc.v1.ProcessDetails", &ProcessDetails { exec_id: exec_id.clone() }))
-    };
-    let processes = pids.into_iter().map(|pid| ProcessInfo { pid, info: info(pid) }).collect();
-    encoded(&PidsResponse { processes })
-}
-
 /// What runs is saved to files, for as long as that takes.
 fn checkpoint(shim: &mut Shim, reply: Reply, request: CheckpointRequest) -> Option<Answer> {
     const WHAT: &str = "checkpoint";
-    let container = match container(shim, &request.id) {
+    let container = match shim.container(&request.id) {
         Ok(container) => container,
         Err(failure) => return Some(Err(failure)),
     };
@@ -582,7 +526,7 @@ fn checkpoint(shim: &mut Shim, reply: Reply, request: CheckpointRequest) -> Opti
 
 /// Or resume. To stop all processes may take a while.
 fn pause(shim: &mut Shim, reply: Reply, request: ContainerRequest, paused: bool) -> Option<Answer> {
-    let container = match container(shim, &request.id) {
+    let container = match shim.container(&request.id) {
         Ok(container) => container,
         Err(failure) => return Some(Err(failure)),
     };
@@ -604,7 +548,7 @@ fn pause(shim: &mut Shim, reply: Reply, request: ContainerRequest, paused: bool)
 
 fn kill(shim: &mut Shim, request: &KillRequest) -> Answer {
     let finished = || Failure::new(Code::NotFound, "process already finished");
-    let container = container(shim, &request.id)?;
+    let container = shim.container(&request.id)?;
     let signal = request.signal.cast_signed();
     let member = shim.member(&request.id, &request.exec_id)?;
     if member.exit().is_some() {
@@ -645,7 +589,7 @@ fn close_io(shim: &mut Shim, request: &CloseRequest) -> Answer {
 }
 
 fn update(shim: &mut Shim, reply: Reply, request: UpdateRequest) -> Option<Answer> {
-    let container = match container(shim, &request.id) {
+    let container = match shim.container(&request.id) {
         Ok(container) => container,
         Err(failure) => return Some(Err(failure)),
     };
@@ -659,48 +603,6 @@ fn update(shim: &mut Shim, reply: Reply, request: UpdateRequest) -> Option<Answe
         Box::new(move |shim| shim.answer(reply, updated.and_then(|()| encoded(&Empty {}))))
     });
     None
-}
-
-fn wait(shim: &mut Shim, reply: Reply, request: &ProcessRequest) -> Option<Answer> {
-    match shim.member(&request.id, &request.exec_id) {
-        Err(failure) => Some(Err(failure)),
-        Ok(member) => match member.exit() {
-            Some(exit) => Some(waited(exit)),
-            None => {
-                member.waiters.push(reply);
-                None
-            }
-        },
-    }
-}
-
-/// As [`pids`].
-fn stats(shim: &mut Shim, reply: Reply, request: ContainerRequest) -> Option<Answer> {
-    let container = match container(shim, &request.id) {
-        Ok(container) => container,
-        Err(failure) => return Some(Err(failure)),
-    };
-    shim.jobs.run(&format!("{} stats", request.id), move || {
-        let stats = container.stats().map_err(|e| failed("stats", e));
-        Box::new(move |shim| {
-            let answer = stats.and_then(|stats| {
-                let oom_kills = shim.task(&request.id)?.oom_kills;
-                let v2 = crate::host::is_unified();
-                encoded(&StatsResponse { stats: Some(metrics::encode(&stats, v2, oom_kills)) })
-            });
-            shim.answer(reply, answer);
-        })
-    });
-    None
-}
-
-fn connect(shim: &mut Shim, request: &ContainerRequest) -> Answer {
-    encoded(&ConnectResponse {
-        shim_pid: std::process::id(),
-        // The shim answers for itself, whether there is a container or not.
-        task_pid: shim.member(&request.id, FIRST).map_or(0, |member| member.pid()),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-    })
 }
 
 /// A shim that still has containers goes on: containerd asks for this after each one of a pod.

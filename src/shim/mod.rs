@@ -16,6 +16,7 @@ mod methods;
 mod metrics;
 mod options;
 mod poller;
+mod queries;
 mod rootfs;
 mod server;
 mod socket;

@@ -14,10 +14,10 @@ use super::log::Log;
 use super::messages::{ProcessRequest, Request, Response, TaskExit};
 use super::poller::{Poller, Token};
 use super::streams::{Copy, Feed, Opened, Relay};
-use super::task::{Exit, FIRST, Member, Reply, Stage, Task, no_process, no_task, waited};
+use super::task::{Exit, FIRST, Member, Reply, Stage, Task, failed, no_process, no_task, not_yet, waited};
 use super::ttrpc::{Answer, Connection, Failure, Received};
 use crate::error::{Call, Result};
-use crate::library::{ExitStatus, Process};
+use crate::library::{self, Container, ExitStatus, Process};
 use crate::sys::reap::{self, Change};
 use crate::sys::signal::{self, SignalSet};
 
@@ -174,7 +174,7 @@ impl Shim {
         match self.sources.get_mut(&token) {
             Some(Source::Listener) => self.accept(),
             Some(Source::Jobs) => self.conclude_jobs(),
-            // All that it says is that it came, and one more turn of the loop follows.
+            // The signal only wakes the loop, whose next turn reaps.
             Some(Source::Signals) => drop(rustix::io::read(&self.signals, &mut [0; 128])),
             Some(Source::Process(..)) => self.collect(token),
             Some(Source::Oom(id)) => {
@@ -264,6 +264,35 @@ impl Shim {
     pub fn task(&mut self, id: &str) -> Result<&mut Task, Failure> {
         let is_made = |task: &&mut Task| task.container.is_some() || task.restoration.is_some();
         self.tasks.get_mut(id).filter(is_made).ok_or_else(|| no_task(id))
+    }
+
+    /// Fails for one that is to be restored: it has no process before it is started.
+    pub fn container(&mut self, id: &str) -> Result<Container, Failure> {
+        self.task(id)?.container.clone().ok_or_else(|| not_yet("the container has not been restored yet"))
+    }
+
+    /// Has a job ask the container, and answers with what `answer` makes of that. `what` is for errors; jobs of the
+    /// same name come one after the other.
+    pub fn ask<T: Send + 'static>(
+        &mut self,
+        reply: Reply,
+        id: String,
+        what: &'static str,
+        question: impl FnOnce(&Container) -> library::Result<T> + Send + 'static,
+        answer: impl FnOnce(&mut Self, &str, T) -> Answer + Send + 'static,
+    ) -> Option<Answer> {
+        let container = match self.container(&id) {
+            Ok(container) => container,
+            Err(failure) => return Some(Err(failure)),
+        };
+        self.jobs.run(&format!("{id} {what}"), move || {
+            let told = question(&container).map_err(|e| failed(what, e));
+            Box::new(move |shim: &mut Self| {
+                let answer = told.and_then(|told| answer(shim, &id, told));
+                shim.answer(reply, answer);
+            })
+        });
+        None
     }
 
     pub fn member(&mut self, id: &str, exec_id: &str) -> Result<&mut Member, Failure> {
@@ -376,7 +405,7 @@ impl Shim {
     /// there is one after each SIGCHLD. The children of a job's thread are the job's. When that thread has ended, a
     /// moment after it has told what came of the job, they are those of this thread, without a signal.
     fn reap(&mut self) {
-        /// Who makes them without end does not hold up anything else.
+        /// A container that makes children without end must not hold up the rest.
         const ROUND: usize = 64;
         self.look = self.look.filter(|at| Instant::now() < *at);
         for _ in 0..ROUND {
