@@ -13,7 +13,7 @@ use super::source::Sources;
 use super::tree::{READONLY, attach_at, change, clone_tree, set_propagation};
 use super::{devices, mask, pivot};
 use crate::error::{Call, Context, Error, Result};
-use crate::plan::mounts::{Propagation, PropagationChange};
+use crate::plan::mounts::{MountPlan, Propagation, PropagationChange};
 use crate::plan::rootfs::{RootfsPlan, Switch};
 use crate::sys::procfs::ProcFs;
 
@@ -23,7 +23,7 @@ pub struct Rootfs<'a> {
     /// The root of the mount namespace, if the container has its own.
     top: Option<pivot::Top>,
     pub(super) root: OwnedFd,
-    late_readonly: Vec<OwnedFd>,
+    late_readonly: Vec<(u32, OwnedFd)>,
     pub(super) own: Own,
     volumes: Vec<(u32, u64)>,
     /// The container's `/dev/null`, checked to be the null device.
@@ -94,8 +94,11 @@ impl<'a> Rootfs<'a> {
             let _modes = ExactModes::begin();
             resolve::open_or_make(self.root.as_fd(), &self.plan.cwd, Make::Dir).context("/process/cwd")?;
         }
-        for mount in &self.late_readonly {
-            change(mount.as_fd(), false, READONLY)?;
+        for (index, mount) in &self.late_readonly {
+            change(mount.as_fd(), false, READONLY).map_err(|e| {
+                let plan = self.plan.mounts.iter().find(|plan| plan.index == *index);
+                e.below(plan.map(MountPlan::describe).unwrap_or_default())
+            })?;
         }
         if self.plan.readonly {
             change(self.root.as_fd(), false, READONLY).context("setting rootfs as readonly")?;

@@ -25,7 +25,7 @@ pub(super) struct Builder<'a> {
     pub plan: &'a RootfsPlan,
     pub sources: Sources<'a>,
     pub root: OwnedFd,
-    pub late_readonly: Vec<OwnedFd>,
+    pub late_readonly: Vec<(u32, OwnedFd)>,
     pub made: Made,
     /// A running container's root.
     pub joined: Option<Joined<'a>>,
@@ -140,7 +140,7 @@ impl Builder<'_> {
             self.late_readonly.clear();
         }
         if plan.late_readonly && self.joined.is_none() {
-            self.late_readonly.push(mount.try_clone().call(|| "dup(mount)")?);
+            self.late_readonly.push((plan.index, mount.try_clone().call(|| "dup(mount)")?));
         }
         // A mount over "/" is the new root.
         if place.path.is_empty() {
@@ -343,7 +343,7 @@ impl Builder<'_> {
         if (plan.cleared | plan.recursive.clear) & attr::RDONLY != 0 {
             let id = resolve::mount_id(place.as_fd())?;
             let is_this = |mount: &OwnedFd| resolve::mount_id(mount.as_fd()).is_ok_and(|other| other == id);
-            self.late_readonly.retain(|mount| !is_this(mount));
+            self.late_readonly.retain(|(_, mount)| !is_this(mount));
         }
         propagate(plan, place.as_fd())
     }

@@ -181,7 +181,7 @@ impl Session<'_> {
         }
     }
 
-    /// Returns whether there may be more: who makes them without end does not hold up anything else.
+    /// Returns whether there may be more: a container that makes children without end must not hold up the rest.
     fn reap(&mut self) -> Result<bool> {
         const ROUND: usize = 256;
         for _ in 0..ROUND {

@@ -76,7 +76,7 @@ fn is_root_of_host() -> bool {
 /// to its user namespace, which is `expected`.
 ///
 /// The first process of a container can make a user namespace and a mount namespace of its own, without any privilege.
-/// Who follows it there, with more privileges, would execute what it has mounted.
+/// A process with more privileges that followed it there would execute what it has mounted.
 pub fn check_joined(pid: i32, expected: Option<u64>) -> Result<()> {
     let mount = match open_namespace(pid, Kind::Mount) {
         // Only root of the host may inspect a process that is not dumpable. Others have no privileges to follow it

@@ -27,7 +27,7 @@ pub fn wait(pid: Option<i32>, options: i32) -> Result<Option<(i32, Change)>> {
     waitid(pid, options | libc::WEXITED)
 }
 
-/// Has the kernel not tell again that `pid` has stopped. Should it have ended meanwhile, that remains to be told.
+/// Takes the report that `pid` has stopped, so that the kernel does not repeat it. An end since then is still reported.
 pub fn pass_over_stop(pid: i32) {
     // Nothing is left to be done if there is no stop any more.
     let _ = waitid(Some(pid), libc::WSTOPPED);
