@@ -4,6 +4,7 @@
 # make dist       the same as an archive, with a bill of materials and a checksum, in target/dist
 # make deb        the same as a Debian package, in target/dist
 # make man        the manual pages, in target/man
+# make lint       formatting and lints: what a machine can judge without running anything
 # make test       unit and end-to-end tests; needs root
 # make attack     the attacks once more, on the release binary; needs root
 # make vm-test    what few hosts can test (cgroup v2 limits, systemd, users, AppArmor, CRIU), in a virtual machine that
@@ -94,6 +95,18 @@ define can_test
 	@test "$$(id -u)" = 0 || { echo "make $@: these tests need root" >&2; exit 1; }
 endef
 
+# Besides what cargo knows: the sources of init's image, the length of comments, the programs in C, and that each defence
+# still has its place in the source.
+lint: rust
+	@$(REQUIRE) cc:gcc+libc6-dev python3
+	$(CARGO) fmt --check
+	rustfmt --check --edition 2024 src/image.rs src/sys/std/lib.rs
+	@! LC_ALL=C.UTF-8 grep -rnE '^.{121}' --include='*.rs' src tests examples build.rs | grep -E '^[^:]*:[0-9]+: *//' || \
+	  { echo "make lint: the comments above are longer than 120 columns" >&2; exit 1; }
+	$(CARGO) clippy --all-targets --locked -- -D warnings
+	for floor in hack/floor*.c; do cc -O2 -Wall -Wextra -Werror -fsyntax-only "$$floor" || exit 1; done
+	hack/weaken --check
+
 test:
 	$(can_test)
 	@hack/weaken --check
@@ -143,4 +156,4 @@ bench: build
 clean:
 	$(CARGO) clean
 
-.PHONY: all rust build man install uninstall dist deb test attack vm-test weaken fuzz integration demo bench clean
+.PHONY: all rust build man install uninstall dist deb lint test attack vm-test weaken fuzz integration demo bench clean

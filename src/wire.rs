@@ -80,8 +80,8 @@ pub enum ToInit {
     Start,
 }
 
-/// From init to the runtime. New variants come last: an init that waits for its start may be older than the `start` that
-/// reaches it.
+/// From init to the runtime. New variants come last: an init that waits for its start may be older than the `start`
+/// that reaches it.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FromInit {
     /// A child failed before it could receive anything. It may be one that could not even execute init

@@ -79,8 +79,8 @@ impl<'a> Locked<'a> {
         self.record.init = Some(init);
         if self.record.namespaces & Kind::User.clone_flag() != 0 {
             self.record.user_namespace = match open_namespace(init.pid, Kind::User) {
-                // Only root with CAP_SYS_PTRACE may inspect init, which is not dumpable. Without that capability root cannot
-                // check what an `exec` has joined either, so it fails.
+                // Only root with CAP_SYS_PTRACE may inspect init, which is not dumpable. Without that capability root
+                // cannot check what an `exec` has joined either, so it fails.
                 Err(e) if e.errno() == Some(Errno::ACCESS) => None,
                 namespace => Some(inode(&namespace?)?),
             };

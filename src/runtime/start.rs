@@ -29,8 +29,8 @@ impl<'a> Locked<'a> {
         let output: Option<launch::HookOutput> = if hooks.start_container.is_empty() { None } else { Some(&open) };
         let pid = self.record.init.map_or(0, |init| init.pid);
         let process = (pid, pidfd.as_ref().map(AsFd::as_fd));
-        // Once init was told, nobody can start it again. If this command is killed from now on, the socket must not tell
-        // that it still waits: a program may take init's name.
+        // Once init was told, nobody can start it again. If this command is killed from now on, the socket must not
+        // tell that it still waits: a program may take init's name.
         let told = || drop(self.unlink(START));
         let started = launch::start(socket, process, output, &self.runtime.timeline, told);
         let container = self.after_start(started, &hooks.poststart, &hooks.poststop)?;
