@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use crate::error::{Call, Context, Error, Result};
 use crate::plan::Lsm;
 use crate::plan::hierarchy::{Hierarchy, Layout};
-use crate::plan::namespaces::{Join, Kind, Owner};
+use crate::plan::namespaces::{Join, NamespaceKind, Owner};
 use crate::sys::memberships::{Membership, memberships};
 use crate::sys::mountinfo::{self, MountInfo};
 use crate::sys::namespace::ns_get_nstype;
@@ -177,7 +177,7 @@ pub fn is_rootless() -> bool {
 /// one that is joined, even if the path leads elsewhere by then.
 #[derive(Debug)]
 pub struct Namespace {
-    pub kind: Kind,
+    pub kind: NamespaceKind,
     pub fd: OwnedFd,
     pub owner: Owner,
 }
@@ -240,16 +240,16 @@ fn unseen(path: &Path) -> Option<u32> {
 
 /// Whether it is the namespace that the kernel made first, also where pid 1 is another's: `enum init_ns_ino` of
 /// <linux/nsfs.h>.
-fn is_initial(kind: Kind, inode: u64) -> bool {
+fn is_initial(kind: NamespaceKind, inode: u64) -> bool {
     let number = match kind {
-        Kind::Ipc => 0xefff_ffff,
-        Kind::Uts => 0xefff_fffe,
-        Kind::User => 0xefff_fffd,
-        Kind::Pid => 0xefff_fffc,
-        Kind::Cgroup => 0xefff_fffb,
-        Kind::Time => 0xefff_fffa,
+        NamespaceKind::Ipc => 0xefff_ffff,
+        NamespaceKind::Uts => 0xefff_fffe,
+        NamespaceKind::User => 0xefff_fffd,
+        NamespaceKind::Pid => 0xefff_fffc,
+        NamespaceKind::Cgroup => 0xefff_fffb,
+        NamespaceKind::Time => 0xefff_fffa,
         // Not fixed before Linux 6.18.
-        Kind::Mount | Kind::Network => return false,
+        NamespaceKind::Mount | NamespaceKind::Network => return false,
     };
     inode == number
 }
@@ -294,7 +294,7 @@ mod tests {
         let pid = child.id();
         let open = |process: &str| {
             let path = PathBuf::from(format!("/proc/{process}/ns/none"));
-            Namespace::open(&Join { kind: Kind::Ipc, path, index: 0 }).unwrap_err()
+            Namespace::open(&Join { kind: NamespaceKind::Ipc, path, index: 0 }).unwrap_err()
         };
         let hint = format!("no namespace of process {pid} can be seen: it has ended, or is hidden from the caller");
         let zombie = || open(&pid.to_string()).hint() == Some(&*hint);
@@ -317,7 +317,7 @@ mod tests {
         // It is let in by whoever opens the other end.
         let writer = std::thread::spawn(move || fs::OpenOptions::new().write(true).open(path).unwrap());
         std::thread::sleep(waits);
-        let join = Join { kind: Kind::Network, path: fifo.clone(), index: 0 };
+        let join = Join { kind: NamespaceKind::Network, path: fifo.clone(), index: 0 };
         let error = Namespace::open(&join).unwrap_err();
         assert!(error.to_string().contains("is not a network namespace"), "{error}");
         std::thread::sleep(waits);

@@ -45,7 +45,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Call, Error, Result};
-use crate::plan::namespaces::Kind;
+use crate::plan::namespaces::NamespaceKind;
 
 /// The name of init (`PR_SET_NAME`) until it executes the user's program.
 pub const INIT_NAME: &CStr = c"berth:[init]";
@@ -139,7 +139,7 @@ pub enum Phase {
 const MAX_TASKS: usize = 24;
 /// No message carries more than the plan, the container's init and its root or the start socket and a namespace of each
 /// kind, the v2 cgroup, and the files by which a process enters v1 cgroups.
-const MAX_FDS: usize = 4 + Kind::ALL.len() + MAX_TASKS;
+const MAX_FDS: usize = 4 + NamespaceKind::ALL.len() + MAX_TASKS;
 
 pub trait Message: DeserializeOwned {
     /// The length of the longest message of the type, in bytes.

@@ -9,7 +9,7 @@ use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType};
 use super::identity;
 use crate::error::{Call, Context, Error, Result};
 use crate::plan::init::InitPlan;
-use crate::plan::namespaces::{Join, Kind, Namespaces};
+use crate::plan::namespaces::{Join, NamespaceKind, Namespaces};
 use crate::plan::process::User;
 use crate::sys::clone::{CloneOptions, Step, fork};
 use crate::wire::{Channel, FromInit};
@@ -60,7 +60,7 @@ pub fn join_container(
     cgroups: Cgroups,
 ) -> Result<bool> {
     let mut outside = cgroups.outside;
-    let (user, cgroup) = (Kind::User.clone_flag(), Kind::Cgroup.clone_flag());
+    let (user, cgroup) = (NamespaceKind::User.clone_flag(), NamespaceKind::Cgroup.clone_flag());
     let mut left = plan.join;
     if left & user != 0 {
         identity::leave_groups(&plan.process.user)?;
@@ -102,9 +102,11 @@ fn setns_container(init: &OwnedFd, flags: u64) -> Result<()> {
 /// it changes the root directory.
 fn join_namespaces(joins: &[Join], files: Vec<OwnedFd>, user: &User) -> Result<()> {
     let files: Vec<_> = joins.iter().zip(files).collect();
-    let has_user = joins.iter().any(|join| join.kind == Kind::User);
+    let has_user = joins.iter().any(|join| join.kind == NamespaceKind::User);
     let mut later = Vec::new();
-    for (join, file) in files.iter().filter(|(join, _)| !matches!(join.kind, Kind::User | Kind::Mount)) {
+    for (join, file) in
+        files.iter().filter(|(join, _)| !matches!(join.kind, NamespaceKind::User | NamespaceKind::Mount))
+    {
         match setns(join, file.as_fd()) {
             Err(e) if has_user && e.errno() == Some(Errno::PERM) => later.push((join, file)),
             result => result?,
@@ -113,7 +115,7 @@ fn join_namespaces(joins: &[Join], files: Vec<OwnedFd>, user: &User) -> Result<(
     if has_user {
         identity::leave_groups(user)?;
     }
-    for (join, file) in files.iter().filter(|(join, _)| join.kind == Kind::User) {
+    for (join, file) in files.iter().filter(|(join, _)| join.kind == NamespaceKind::User) {
         setns(join, file.as_fd())?;
         identity::leave_groups(user)?;
         identity::take_ids(user)?;
@@ -121,7 +123,7 @@ fn join_namespaces(joins: &[Join], files: Vec<OwnedFd>, user: &User) -> Result<(
     for (join, file) in later {
         setns(join, file.as_fd())?;
     }
-    for (join, file) in files.iter().filter(|(join, _)| join.kind == Kind::Mount) {
+    for (join, file) in files.iter().filter(|(join, _)| join.kind == NamespaceKind::Mount) {
         setns(join, file.as_fd())?;
     }
     Ok(())
@@ -129,14 +131,14 @@ fn join_namespaces(joins: &[Join], files: Vec<OwnedFd>, user: &User) -> Result<(
 
 fn setns(join: &Join, file: BorrowedFd) -> Result<()> {
     let kind = match join.kind {
-        Kind::User => LinkNameSpaceType::User,
-        Kind::Mount => LinkNameSpaceType::Mount,
-        Kind::Pid => LinkNameSpaceType::ProcessID,
-        Kind::Network => LinkNameSpaceType::Network,
-        Kind::Ipc => LinkNameSpaceType::InterProcessCommunication,
-        Kind::Uts => LinkNameSpaceType::HostNameAndNISDomainName,
-        Kind::Cgroup => LinkNameSpaceType::ControlGroup,
-        Kind::Time => LinkNameSpaceType::Time,
+        NamespaceKind::User => LinkNameSpaceType::User,
+        NamespaceKind::Mount => LinkNameSpaceType::Mount,
+        NamespaceKind::Pid => LinkNameSpaceType::ProcessID,
+        NamespaceKind::Network => LinkNameSpaceType::Network,
+        NamespaceKind::Ipc => LinkNameSpaceType::InterProcessCommunication,
+        NamespaceKind::Uts => LinkNameSpaceType::HostNameAndNISDomainName,
+        NamespaceKind::Cgroup => LinkNameSpaceType::ControlGroup,
+        NamespaceKind::Time => LinkNameSpaceType::Time,
     };
     rustix::thread::move_into_link_name_space(file, Some(kind))
         .call(|| format!("setns({:?})", join.path))
@@ -177,7 +179,7 @@ fn become_child(channel: &Channel, plan: &InitPlan, flags: u64, cgroups: Cgroups
         }
     }
     drop(cgroups.tasks);
-    if flags & Kind::User.clone_flag() != 0 {
+    if flags & NamespaceKind::User.clone_flag() != 0 {
         channel.send(&FromInit::MapIds)?;
         super::expect_done(channel)?;
         identity::take_ids(&plan.process.user)?;
@@ -193,12 +195,12 @@ fn give_up(channel: &Channel, step: Step, index: u8, errno: Errno) -> Result<()>
 
 /// Makes the namespaces that show the cgroup or the clocks of their maker: to be called once init is in its cgroup.
 pub fn unshare_late(namespaces: &Namespaces) -> Result<()> {
-    let flags = [Kind::Cgroup, Kind::Time].into_iter().filter(|&kind| namespaces.is_new(kind));
+    let flags = [NamespaceKind::Cgroup, NamespaceKind::Time].into_iter().filter(|&kind| namespaces.is_new(kind));
     let flags = flags.fold(0, |flags, kind| flags | kind.clone_flag());
     if flags == 0 {
         return Ok(());
     }
-    if namespaces.is_new(Kind::Time) {
+    if namespaces.is_new(NamespaceKind::Time) {
         check_time_namespace()?;
     }
     unshare(flags)
@@ -216,6 +218,6 @@ fn check_time_namespace() -> Result<()> {
 }
 
 fn unshare(flags: u64) -> Result<()> {
-    let kinds = Kind::ALL.into_iter().filter(|kind| flags & kind.clone_flag() != 0).map(Kind::name);
+    let kinds = NamespaceKind::ALL.into_iter().filter(|kind| flags & kind.clone_flag() != 0).map(NamespaceKind::name);
     crate::sys::namespace::unshare(flags).call(|| format!("unshare({})", kinds.collect::<Vec<_>>().join(", ")))
 }

@@ -15,7 +15,7 @@ use super::{Init, end, ids, note_times, one, proof};
 use crate::cgroup::Entry;
 use crate::error::{Call, Context, Error, Result};
 use crate::plan::init::InitPlan;
-use crate::plan::namespaces::Kind;
+use crate::plan::namespaces::NamespaceKind;
 use crate::plan::process::CpuMask;
 use crate::sys::clone::{CloneOptions, Process, Spawn, Stdio, Step, spawn};
 use crate::sys::wait::poll_within;
@@ -61,7 +61,7 @@ impl Init {
         let (channel, theirs) = Channel::pair()?;
         note_times(&channel, &timeline)?;
         let (flags, late) = new_namespaces(plan);
-        let maps_ids = flags & Kind::User.clone_flag() != 0;
+        let maps_ids = flags & NamespaceKind::User.clone_flag() != 0;
         let executable = Executable::new()?;
         if maps_ids {
             executable.shield(&plan.namespaces)?;
@@ -201,7 +201,7 @@ impl Init {
             }
             (other, _) => return Err(refuse(&other)),
         }
-        if plan.container().is_some() && namespaces.is_new(Kind::User) {
+        if plan.container().is_some() && namespaces.is_new(NamespaceKind::User) {
             match self.next()? {
                 (FromInit::MapIds, _) => self.timeline.init_waits(self.sent.get(), "id maps"),
                 (other, _) => return Err(refuse(&other)),
@@ -260,10 +260,10 @@ fn new_namespaces(plan: &InitPlan) -> (u64, u64) {
     let flags = plan.namespaces.clone_flags();
     // A network namespace takes long to make. The clone makes it if it belongs to a new user namespace, or if the
     // runtime is about to enter it.
-    if flags & Kind::User.clone_flag() != 0 || container.net_devices {
+    if flags & NamespaceKind::User.clone_flag() != 0 || container.net_devices {
         return (flags, 0);
     }
-    let late = flags & (Kind::Network.clone_flag() | Kind::Ipc.clone_flag());
+    let late = flags & (NamespaceKind::Network.clone_flag() | NamespaceKind::Ipc.clone_flag());
     (flags & !late, late)
 }
 
@@ -298,7 +298,7 @@ fn clone_init<'a>(mut child: Spawn<'a>, plan: &'a InitPlan) -> Result<(Process, 
 }
 
 fn describe_flags(flags: u64) -> String {
-    let names = Kind::ALL.into_iter().filter(|kind| flags & kind.clone_flag() != 0).map(|kind| kind.name());
+    let names = NamespaceKind::ALL.into_iter().filter(|kind| flags & kind.clone_flag() != 0).map(|kind| kind.name());
     names.collect::<Vec<_>>().join(", ")
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::hooks::Hook;
-use crate::plan::namespaces::{Kind, Namespaces};
+use crate::plan::namespaces::{NamespaceKind, Namespaces};
 use crate::plan::process::ProcessPlan;
 use crate::plan::rootfs::RootfsPlan;
 use crate::plan::seccomp::Filter;
@@ -106,7 +106,7 @@ impl InitPlan {
     pub fn is_staged(&self) -> bool {
         match self.role {
             Role::Create(_) => self.namespaces.need_stage(),
-            Role::Exec | Role::Errand(_) => self.join & Kind::Pid.clone_flag() != 0,
+            Role::Exec | Role::Errand(_) => self.join & NamespaceKind::Pid.clone_flag() != 0,
         }
     }
 
@@ -121,6 +121,6 @@ impl InitPlan {
     /// Whether the stage makes its child in the cgroup, so that the stage itself takes no place there. A process that
     /// has joined a user namespace may not do that.
     pub fn stage_enters_cgroup(&self) -> bool {
-        self.is_staged() && (self.container().is_none() || !self.namespaces.joins(Kind::User))
+        self.is_staged() && (self.container().is_none() || !self.namespaces.joins(NamespaceKind::User))
     }
 }

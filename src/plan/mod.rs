@@ -31,7 +31,7 @@ use self::cgroup::CgroupPlan;
 use self::hierarchy::Layout;
 use self::init::{ContainerPlan, Errand, InitPlan, Role, Target};
 use self::mounts::MountKind;
-use self::namespaces::{Kind, Namespaces, Owner};
+use self::namespaces::{NamespaceKind, Namespaces, Owner};
 use self::process::ProcessPlan;
 use self::rootfs::RootfsPlan;
 
@@ -43,7 +43,7 @@ pub struct Facts<'a> {
     pub annotations: &'a BTreeMap<String, String>,
     pub layout: &'a Layout,
     /// The owners of the namespaces that the configuration names by their paths.
-    pub namespace_owner: &'a dyn Fn(Kind) -> Owner,
+    pub namespace_owner: &'a dyn Fn(NamespaceKind) -> Owner,
     /// Permission on cgroups may be missing.
     pub rootless: bool,
     pub cgroup_manager: cgroup::Manager<'a>,
@@ -104,7 +104,7 @@ impl Plan {
             hostname: in_namespace(&spec.hostname, "/hostname", &namespaces)?,
             domainname: in_namespace(&spec.domainname, "/domainname", &namespaces)?,
             sysctls: sysctl::plan(&linux.sysctl, &namespaces)?,
-            loopback: namespaces.is_new(Kind::Network),
+            loopback: namespaces.is_new(NamespaceKind::Network),
             net_devices: !linux.net_devices.is_empty(),
             host_hooks: !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty(),
             redirect_hooks: annotations.redirect_hooks(),
@@ -125,7 +125,7 @@ impl Plan {
         };
         Ok(Self {
             cgroup,
-            net_devices: network::plan(&linux.net_devices, init.namespaces.has(Kind::Network))?,
+            net_devices: network::plan(&linux.net_devices, init.namespaces.has(NamespaceKind::Network))?,
             intel_rdt: linux.intel_rdt.as_ref().map(|rdt| intel_rdt::plan(rdt, facts.id)).transpose()?,
             hooks,
             pidfd_receiver: annotations.pidfd_receiver,
@@ -331,7 +331,7 @@ fn in_namespace(name: &Option<String>, pointer: &str, namespaces: &Namespaces) -
     const UTS_LEN: usize = 64;
     match name {
         Some(name) if !name.is_empty() => {
-            if !namespaces.has(Kind::Uts) {
+            if !namespaces.has(NamespaceKind::Uts) {
                 return Err(Error::config(
                     pointer,
                     format_args!("unable to set {} without a private UTS namespace", &pointer[1..]),

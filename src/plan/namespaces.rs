@@ -9,7 +9,7 @@ use crate::error::{Error, Result, push_pointer};
 use crate::spec::{IdMapping, Linux, TimeOffset};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Kind {
+pub enum NamespaceKind {
     User,
     Mount,
     Pid,
@@ -20,43 +20,51 @@ pub enum Kind {
     Time,
 }
 
-impl Kind {
-    pub const ALL: [Kind; 8] =
-        [Kind::User, Kind::Mount, Kind::Pid, Kind::Network, Kind::Ipc, Kind::Uts, Kind::Cgroup, Kind::Time];
+impl NamespaceKind {
+    pub const ALL: [NamespaceKind; 8] = [
+        NamespaceKind::User,
+        NamespaceKind::Mount,
+        NamespaceKind::Pid,
+        NamespaceKind::Network,
+        NamespaceKind::Ipc,
+        NamespaceKind::Uts,
+        NamespaceKind::Cgroup,
+        NamespaceKind::Time,
+    ];
 
     /// The name in `config.json`.
     pub fn name(self) -> &'static str {
         match self {
-            Kind::User => "user",
-            Kind::Mount => "mount",
-            Kind::Pid => "pid",
-            Kind::Network => "network",
-            Kind::Ipc => "ipc",
-            Kind::Uts => "uts",
-            Kind::Cgroup => "cgroup",
-            Kind::Time => "time",
+            NamespaceKind::User => "user",
+            NamespaceKind::Mount => "mount",
+            NamespaceKind::Pid => "pid",
+            NamespaceKind::Network => "network",
+            NamespaceKind::Ipc => "ipc",
+            NamespaceKind::Uts => "uts",
+            NamespaceKind::Cgroup => "cgroup",
+            NamespaceKind::Time => "time",
         }
     }
 
     /// The name in `/proc/PID/ns`.
     pub fn proc_name(self) -> &'static str {
         match self {
-            Kind::Mount => "mnt",
-            Kind::Network => "net",
+            NamespaceKind::Mount => "mnt",
+            NamespaceKind::Network => "net",
             other => other.name(),
         }
     }
 
     pub fn clone_flag(self) -> u64 {
         let flag = match self {
-            Kind::User => libc::CLONE_NEWUSER,
-            Kind::Mount => libc::CLONE_NEWNS,
-            Kind::Pid => libc::CLONE_NEWPID,
-            Kind::Network => libc::CLONE_NEWNET,
-            Kind::Ipc => libc::CLONE_NEWIPC,
-            Kind::Uts => libc::CLONE_NEWUTS,
-            Kind::Cgroup => libc::CLONE_NEWCGROUP,
-            Kind::Time => 0x80,
+            NamespaceKind::User => libc::CLONE_NEWUSER,
+            NamespaceKind::Mount => libc::CLONE_NEWNS,
+            NamespaceKind::Pid => libc::CLONE_NEWPID,
+            NamespaceKind::Network => libc::CLONE_NEWNET,
+            NamespaceKind::Ipc => libc::CLONE_NEWIPC,
+            NamespaceKind::Uts => libc::CLONE_NEWUTS,
+            NamespaceKind::Cgroup => libc::CLONE_NEWCGROUP,
+            NamespaceKind::Time => 0x80,
         };
         flag as u32 as u64
     }
@@ -65,7 +73,7 @@ impl Kind {
 /// A namespace that exists, by the path of its file on the host. After it was opened, only the descriptor is used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Join {
-    pub kind: Kind,
+    pub kind: NamespaceKind,
     pub path: PathBuf,
     /// In `/linux/namespaces`.
     pub index: usize,
@@ -89,10 +97,10 @@ pub enum Owner {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespaces {
-    pub new: Vec<Kind>,
+    pub new: Vec<NamespaceKind>,
     pub join: Vec<Join>,
     /// The namespaces of `join` that are the host's: changes in them change the host.
-    hosts: Vec<Kind>,
+    hosts: Vec<NamespaceKind>,
     /// Of a new user namespace.
     pub uid_mappings: Vec<IdMapping>,
     pub gid_mappings: Vec<IdMapping>,
@@ -105,10 +113,10 @@ impl Namespaces {
         let mut plan = Self::default();
         for (i, namespace) in linux.namespaces.iter().enumerate() {
             let pointer = format!("/linux/namespaces/{i}");
-            let kind = Kind::ALL.into_iter().find(|kind| kind.name() == namespace.kind).ok_or_else(|| {
+            let kind = NamespaceKind::ALL.into_iter().find(|kind| kind.name() == namespace.kind).ok_or_else(|| {
                 let error = format_args!("unknown namespace {:?}", namespace.kind);
                 let error = Error::config(format_args!("{pointer}/type"), error);
-                hint_names(error, &namespace.kind, Kind::ALL.iter().map(|kind| kind.name()))
+                hint_names(error, &namespace.kind, NamespaceKind::ALL.iter().map(|kind| kind.name()))
             })?;
             if plan.is_new(kind) || plan.joins(kind) {
                 return Err(Error::config(
@@ -129,13 +137,13 @@ impl Namespaces {
 
     /// A path may lead to a namespace of the host. That is the same as none: [`Self::has`] answers as if the path were
     /// absent.
-    pub fn with_owners(mut self, owner: &dyn Fn(Kind) -> Owner) -> Result<Self> {
+    pub fn with_owners(mut self, owner: &dyn Fn(NamespaceKind) -> Owner) -> Result<Self> {
         for join in std::mem::take(&mut self.join) {
             match (join.kind, owner(join.kind)) {
                 (_, Owner::Other) => self.join.push(join),
                 // A process cannot join the user namespace that it is in.
-                (Kind::User, Owner::Runtime) => {}
-                (Kind::Mount, _) => {
+                (NamespaceKind::User, Owner::Runtime) => {}
+                (NamespaceKind::Mount, _) => {
                     return Err(Error::config(join.pointer(), "is the mount namespace of the host")
                         .with_hint("the container's root would become that of the host"));
                 }
@@ -157,7 +165,7 @@ impl Namespaces {
 
     fn user(&mut self, linux: &Linux) -> Result<()> {
         let mapped = [("uidMappings", &linux.uid_mappings), ("gidMappings", &linux.gid_mappings)];
-        if self.is_new(Kind::User) {
+        if self.is_new(NamespaceKind::User) {
             for (field, mappings) in mapped {
                 let pointer = format!("/linux/{field}");
                 if mappings.is_empty() {
@@ -167,7 +175,7 @@ impl Namespaces {
             }
             self.uid_mappings.clone_from(&linux.uid_mappings);
             self.gid_mappings.clone_from(&linux.gid_mappings);
-        } else if !self.joins(Kind::User)
+        } else if !self.joins(NamespaceKind::User)
             && let Some((field, _)) = mapped.iter().find(|(_, mappings)| !mappings.is_empty())
         {
             return Err(Error::config(format_args!("/linux/{field}"), "id mappings need a user namespace")
@@ -180,7 +188,7 @@ impl Namespaces {
         if linux.time_offsets.is_empty() {
             return Ok(());
         }
-        if !self.is_new(Kind::Time) {
+        if !self.is_new(NamespaceKind::Time) {
             return Err(Error::config("/linux/timeOffsets", "time offsets need a new time namespace"));
         }
         let mut lines = String::new();
@@ -196,20 +204,20 @@ impl Namespaces {
         Ok(())
     }
 
-    pub fn is_new(&self, kind: Kind) -> bool {
+    pub fn is_new(&self, kind: NamespaceKind) -> bool {
         self.new.contains(&kind)
     }
 
-    pub fn joins(&self, kind: Kind) -> bool {
+    pub fn joins(&self, kind: NamespaceKind) -> bool {
         self.joined(kind).is_some()
     }
 
-    pub fn joined(&self, kind: Kind) -> Option<&Join> {
+    pub fn joined(&self, kind: NamespaceKind) -> Option<&Join> {
         self.join.iter().find(|join| join.kind == kind)
     }
 
     /// New or joined, but not the host's.
-    pub fn has(&self, kind: Kind) -> bool {
+    pub fn has(&self, kind: NamespaceKind) -> bool {
         (self.is_new(kind) || self.joins(kind)) && !self.hosts.contains(&kind)
     }
 
@@ -218,9 +226,9 @@ impl Namespaces {
     /// setns(2) moves only later children of the caller into a PID namespace. And some namespaces must be joined before
     /// the user namespace is left, or made after the user namespace is entered.
     pub fn need_stage(&self) -> bool {
-        self.joins(Kind::Pid)
-            || self.joins(Kind::User) && self.is_new(Kind::Pid)
-            || self.is_new(Kind::User) && !self.join.is_empty()
+        self.joins(NamespaceKind::Pid)
+            || self.joins(NamespaceKind::User) && self.is_new(NamespaceKind::Pid)
+            || self.is_new(NamespaceKind::User) && !self.join.is_empty()
     }
 
     /// The flags for the clone that makes the container's first process.
@@ -228,32 +236,32 @@ impl Namespaces {
     /// A cgroup namespace shows the cgroup of its maker, so the process makes it later, by itself. So it does with a
     /// time namespace, which only exec enters.
     pub fn clone_flags(&self) -> u64 {
-        if self.joins(Kind::User) && !self.need_stage() {
+        if self.joins(NamespaceKind::User) && !self.need_stage() {
             return 0;
         }
-        self.flags(|kind| !matches!(kind, Kind::Cgroup | Kind::Time))
+        self.flags(|kind| !matches!(kind, NamespaceKind::Cgroup | NamespaceKind::Time))
     }
 
     /// The flags for unshare(2), which init calls first: these namespaces must belong to a joined user namespace.
     pub fn unshare_flags(&self) -> u64 {
-        if self.joins(Kind::User) && !self.need_stage() {
-            return self.flags(|kind| !matches!(kind, Kind::Cgroup | Kind::Time));
+        if self.joins(NamespaceKind::User) && !self.need_stage() {
+            return self.flags(|kind| !matches!(kind, NamespaceKind::Cgroup | NamespaceKind::Time));
         }
         0
     }
 
     /// The flags for setns(2) of a process that joins the container.
     pub fn flags_to_join(&self) -> u64 {
-        let has = |kind: &Kind| self.is_new(*kind) || self.joins(*kind);
-        Kind::ALL.into_iter().filter(has).fold(0, |flags, kind| flags | kind.clone_flag())
+        let has = |kind: &NamespaceKind| self.is_new(*kind) || self.joins(*kind);
+        NamespaceKind::ALL.into_iter().filter(has).fold(0, |flags, kind| flags | kind.clone_flag())
     }
 
     /// Whether the processes of the container survive its init.
     pub fn shares_pids(&self) -> bool {
-        !self.is_new(Kind::Pid)
+        !self.is_new(NamespaceKind::Pid)
     }
 
-    fn flags(&self, filter: impl Fn(Kind) -> bool) -> u64 {
+    fn flags(&self, filter: impl Fn(NamespaceKind) -> bool) -> u64 {
         self.new.iter().copied().filter(|&kind| filter(kind)).fold(0, |flags, kind| flags | kind.clone_flag())
     }
 }
@@ -353,14 +361,19 @@ mod tests {
         };
         for owner in [Owner::Runtime, Owner::Host] {
             let plan = joined(owner);
-            assert!(!plan.has(Kind::Network) && !plan.has(Kind::User) && plan.has(Kind::Ipc), "{owner:?}");
+            assert!(
+                !plan.has(NamespaceKind::Network) && !plan.has(NamespaceKind::User) && plan.has(NamespaceKind::Ipc),
+                "{owner:?}"
+            );
             // It is joined all the same, also by later processes.
-            assert!(plan.joins(Kind::Network) && plan.flags_to_join() & Kind::Network.clone_flag() != 0);
+            assert!(
+                plan.joins(NamespaceKind::Network) && plan.flags_to_join() & NamespaceKind::Network.clone_flag() != 0
+            );
         }
         // A process cannot join the user namespace that it is in.
         let own = joined(Owner::Runtime);
-        assert!(!own.joins(Kind::User) && own.flags_to_join() & Kind::User.clone_flag() == 0);
-        assert!(joined(Owner::Other).has(Kind::Network) && joined(Owner::Other).has(Kind::User));
+        assert!(!own.joins(NamespaceKind::User) && own.flags_to_join() & NamespaceKind::User.clone_flag() == 0);
+        assert!(joined(Owner::Other).has(NamespaceKind::Network) && joined(Owner::Other).has(NamespaceKind::User));
         let mount = plan(r#"{"namespaces":[{"type":"ipc"},{"type":"mount","path":"/m"}]}"#).unwrap();
         let error = mount.with_owners(&|_| Owner::Runtime).unwrap_err().to_string();
         assert_eq!(error, "/linux/namespaces/1/path: is the mount namespace of the host");

@@ -10,7 +10,7 @@ use super::hierarchy::{Hierarchy, Layout};
 use super::hint_names;
 use super::idmap::UserNamespace;
 use super::mounts::{self, MountPlan, Propagation, PropagationChange};
-use super::namespaces::{Kind, Namespaces};
+use super::namespaces::{NamespaceKind, Namespaces};
 use super::path::clean;
 use crate::error::{Error, Result};
 use crate::spec::{Device, Mount, Spec};
@@ -103,7 +103,7 @@ pub fn plan(spec: &Spec, bundle: &Path, facts: &Facts, warnings: &mut Vec<String
     }
     let path = PathBuf::from(format!("/{}", clean(&bundle.join(&root.path).to_string_lossy())));
     let namespaces = facts.namespaces;
-    let in_userns = namespaces.has(Kind::User);
+    let in_userns = namespaces.has(NamespaceKind::User);
     let userns = UserNamespace { exists: in_userns, uid: &spec.linux.uid_mappings, gid: &spec.linux.gid_mappings };
     let annotations = Annotations::plan(&spec.annotations)?;
     let forced = annotations.force_cgroup_v1.as_deref().map(clean);
@@ -121,7 +121,7 @@ pub fn plan(spec: &Spec, bundle: &Path, facts: &Facts, warnings: &mut Vec<String
     }
     let cgroups = mounts::cgroup::Facts {
         layout: facts.layout,
-        namespaced: namespaces.has(Kind::Cgroup),
+        namespaced: namespaces.has(NamespaceKind::Cgroup),
         directory: facts.cgroup,
         rootless: facts.rootless,
     };
@@ -173,10 +173,10 @@ pub fn is_bind(mount: &Mount) -> bool {
 /// pivot_root(2) changes the root of all processes in the mount namespace. So only a new one is pivoted in: in a joined
 /// one, the container that it belongs to would lose its root.
 fn switch(spec: &Spec, facts: &Facts) -> Result<Switch> {
-    if facts.namespaces.is_new(Kind::Mount) {
+    if facts.namespaces.is_new(NamespaceKind::Mount) {
         return Ok(if facts.no_pivot { Switch::Move } else { Switch::Pivot });
     }
-    let joined = facts.namespaces.joined(Kind::Mount);
+    let joined = facts.namespaces.joined(NamespaceKind::Mount);
     // After chroot(2), a process with CAP_SYS_CHROOT reaches the same files by other paths.
     let restricted = [("maskedPaths", &spec.linux.masked_paths), ("readonlyPaths", &spec.linux.readonly_paths)];
     match (restricted.into_iter().find(|(_, paths)| !paths.is_empty()), joined) {

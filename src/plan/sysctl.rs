@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, push_pointer};
-use crate::plan::namespaces::{Kind, Namespaces};
+use crate::plan::namespaces::{NamespaceKind, Namespaces};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sysctl {
@@ -30,7 +30,7 @@ pub fn plan(sysctls: &BTreeMap<String, String>, namespaces: &Namespaces) -> Resu
                 Error::config(&pointer, "is not in a separate kernel namespace: it would change the host")
                     .with_hint("set it on the host, by sysctl(8)")
             })?;
-            if kind == Kind::Uts {
+            if kind == NamespaceKind::Uts {
                 // These have fields of their own: hostname and domainname.
                 let field = if path == "kernel/domainname" { "/domainname" } else { "/hostname" };
                 if path == "kernel/hostname" || !namespaces.has(kind) {
@@ -68,7 +68,7 @@ fn path(name: &str) -> String {
     }
 }
 
-fn namespace_of(path: &str) -> Option<Kind> {
+fn namespace_of(path: &str) -> Option<NamespaceKind> {
     const IPC: [&str; 10] = [
         "kernel/msgmax",
         "kernel/msgmnb",
@@ -82,10 +82,10 @@ fn namespace_of(path: &str) -> Option<Kind> {
         "kernel/msg_next_id",
     ];
     match path {
-        _ if path.starts_with("net/") => Some(Kind::Network),
-        _ if path.starts_with("user/") => Some(Kind::User),
-        _ if path.starts_with("fs/mqueue/") || IPC.contains(&path) => Some(Kind::Ipc),
-        "kernel/domainname" | "kernel/hostname" => Some(Kind::Uts),
+        _ if path.starts_with("net/") => Some(NamespaceKind::Network),
+        _ if path.starts_with("user/") => Some(NamespaceKind::User),
+        _ if path.starts_with("fs/mqueue/") || IPC.contains(&path) => Some(NamespaceKind::Ipc),
+        "kernel/domainname" | "kernel/hostname" => Some(NamespaceKind::Uts),
         _ => None,
     }
 }

@@ -14,7 +14,7 @@ use super::resolve::{Location, mountinfo_id};
 use super::tree::{attach_at, set_propagation};
 use crate::error::{Call, Context, Error, Result};
 use crate::plan::mounts::{Propagation, PropagationChange};
-use crate::plan::namespaces::Kind;
+use crate::plan::namespaces::NamespaceKind;
 use crate::sys::clone::{CloneOptions, exit, fork};
 use crate::sys::mountinfo;
 use crate::sys::procfs::ProcFs;
@@ -67,7 +67,7 @@ impl AsFd for Top {
 
 /// The kernel makes no user namespace in a chroot (user_namespaces(7)).
 fn may_be_in_chroot() -> bool {
-    match fork(CloneOptions { flags: Kind::User.clone_flag(), ..CloneOptions::default() }) {
+    match fork(CloneOptions { flags: NamespaceKind::User.clone_flag(), ..CloneOptions::default() }) {
         Ok(None) => exit(0),
         Ok(Some(child)) => {
             let _ = process::waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED);

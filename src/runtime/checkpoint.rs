@@ -14,7 +14,7 @@ use crate::criu::{self, CgroupsMode, Criu, Kind, NetworkLock, Notification, Opti
 use crate::error::{Call, Context, Error, Kind as ErrorKind, Result};
 use crate::files;
 use crate::host;
-use crate::plan::namespaces::{Kind as NsKind, Namespaces};
+use crate::plan::namespaces::{NamespaceKind, Namespaces};
 use crate::plan::rootfs::{self as plan_rootfs, RootfsPlan, Switch};
 use crate::rootfs;
 use crate::spec::{Spec, Status};
@@ -34,8 +34,8 @@ pub(super) const FILE: &str = "file[";
 const LOG: &str = "dump.log";
 
 /// External namespaces, with the oldest CRIU that knows them and the name by which they are found again.
-pub(super) const EXTERNAL_NAMESPACES: [(NsKind, i64, &str); 2] =
-    [(NsKind::Network, 31100, "extRootNetNS"), (NsKind::Pid, 31500, "extRootPidNS")];
+pub(super) const EXTERNAL_NAMESPACES: [(NamespaceKind, i64, &str); 2] =
+    [(NamespaceKind::Network, 31100, "extRootNetNS"), (NamespaceKind::Pid, 31500, "extRootPidNS")];
 
 /// What `checkpoint` and `restore` have in common.
 #[derive(Debug, Default)]
@@ -129,7 +129,7 @@ impl Work {
             cgroups: options.cgroups,
             network_lock: options.network_lock,
             // The engine configured the container's network, and does so again.
-            empty_namespaces: NsKind::Network.clone_flag() as u32,
+            empty_namespaces: NamespaceKind::Network.clone_flag() as u32,
             ..Options::default()
         })
     }

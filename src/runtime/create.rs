@@ -10,7 +10,7 @@ use crate::error::{Call, Context, Error, Result};
 use crate::hooks::Output;
 use crate::launch::{self, Birth, Init, Joined, PATIENCE, rlimits, send_listener};
 use crate::netdev;
-use crate::plan::namespaces::Kind as NsKind;
+use crate::plan::namespaces::NamespaceKind;
 use crate::rootfs;
 use crate::spec::Status;
 use crate::sys::clone::Stdio;
@@ -137,7 +137,7 @@ impl<'a> Creation<'a> {
         self.enter_cgroup(placement, locked, pid, init.outside)?;
         self.join_intel_rdt(locked, pid)?;
         if !self.plan.net_devices.is_empty() {
-            netdev::attach(&self.plan.net_devices, open_namespace(pid, NsKind::Network)?.as_fd())?;
+            netdev::attach(&self.plan.net_devices, open_namespace(pid, NamespaceKind::Network)?.as_fd())?;
             self.runtime.debug(|| format!("{} network devices moved", self.plan.net_devices.len()));
         }
         rlimits::raise(pid, &self.plan.init.process.rlimits)?;
@@ -183,8 +183,9 @@ impl launch::Actions for Actions<'_> {
         let (path, mounts) = plan.rootfs().map_or(("", &[][..]), |rootfs| (&rootfs.path, &rootfs.mounts));
         let mount = by_index(mounts, index)?;
         let open = |kind| open_namespace(self.pid, kind).map_err(|e| rootfs::explain_namespace(mount, e));
-        let namespace = open(NsKind::Mount)?;
-        let userns = if plan.init.namespaces.has(NsKind::User) { Some(open(NsKind::User)?) } else { None };
+        let namespace = open(NamespaceKind::Mount)?;
+        let userns =
+            if plan.init.namespaces.has(NamespaceKind::User) { Some(open(NamespaceKind::User)?) } else { None };
         let user = userns.as_ref().map(AsFd::as_fd);
         rootfs::open_source(mount, path, rootfs::Namespaces { mount: Some(namespace.as_fd()), user })
     }

@@ -16,7 +16,7 @@ use crate::plan::annotations::Annotations;
 use crate::plan::cgroup::{CgroupPlan, Manager};
 use crate::plan::hierarchy::{Directory, Layout};
 use crate::plan::init::InitPlan;
-use crate::plan::namespaces::{Join, Kind as NsKind, Namespaces, Owner};
+use crate::plan::namespaces::{Join, NamespaceKind, Namespaces, Owner};
 use crate::plan::{self, Lsm, Plan};
 use crate::resctrl;
 use crate::spec::{Spec, Status};
@@ -411,7 +411,7 @@ fn describe_cgroup(plan: &CgroupPlan) -> String {
 /// Describes the process that is about to enter or make a container.
 pub(super) fn describe_init(runtime: &Runtime, pid: i32, plan: &InitPlan) {
     runtime.debug(|| {
-        let namespaces = NsKind::ALL.iter().filter(|kind| plan.namespaces.has(**kind)).map(|kind| kind.name());
+        let namespaces = NamespaceKind::ALL.iter().filter(|kind| plan.namespaces.has(**kind)).map(|kind| kind.name());
         let instructions = plan.seccomp.as_ref().map_or(0, |filter| filter.program.instructions());
         let namespaces = namespaces.collect::<Vec<_>>().join(", ");
         format!("init is pid {pid}; namespaces: {namespaces}; seccomp: {instructions} instructions")

@@ -7,13 +7,13 @@ use std::path::PathBuf;
 use rustix::io::Errno;
 
 use crate::cgroup::Join;
-use crate::error::{Call, Context, Error, Kind as ErrorKind, Result};
+use crate::error::{Call, Context, Error, Kind, Result};
 use crate::host;
 use crate::launch::{self, Birth, Init, Joined, PATIENCE, rlimits, send_descriptor, send_listener};
 use crate::plan;
 use crate::plan::annotations::SECCOMP_RECEIVER;
 use crate::plan::init::InitPlan;
-use crate::plan::namespaces::Kind;
+use crate::plan::namespaces::NamespaceKind;
 use crate::plan::process::{Capability, inherit};
 use crate::spec::{Process, Spec, Status};
 use crate::sys::clone::Stdio;
@@ -166,10 +166,10 @@ impl Container<'_> {
             Status::Created | Status::Running => Ok(()),
             Status::Paused if options.ignore_paused => Ok(()),
             Status::Paused => Err(Error::new("cannot exec in a paused container")
-                .with_kind(ErrorKind::State)
+                .with_kind(Kind::State)
                 .with_hint("--ignore-paused lets it wait for resume")),
             Status::Creating => {
-                Err(Error::new("cannot exec in a container that is being created").with_kind(ErrorKind::State))
+                Err(Error::new("cannot exec in a container that is being created").with_kind(Kind::State))
             }
             Status::Stopped => Err(stopped()),
         }
@@ -221,7 +221,7 @@ impl Container<'_> {
         let container_init = self.record.init.ok_or_else(stopped)?;
         let target = container_init.open()?.ok_or_else(stopped)?;
         // The root of a namespace that belongs to others, or to the host, is not the container's.
-        let has_mounts = plan.namespaces.is_new(Kind::Mount);
+        let has_mounts = plan.namespaces.is_new(NamespaceKind::Mount);
         let root = if has_mounts { None } else { Some(container_init.root()?.ok_or_else(stopped)?) };
         let container_pid = container_init.pid as u32;
         let timeline = &self.runtime.timeline;
@@ -259,7 +259,7 @@ impl Container<'_> {
         }
         let actions = Actions { container: self, options, plan, pid, master: RefCell::new(None) };
         init.serve(plan, &actions)?;
-        if plan.namespaces.is_new(Kind::Mount) {
+        if plan.namespaces.is_new(NamespaceKind::Mount) {
             check_joined(pid, self.record.user_namespace)?;
         }
         if let Some(path) = &options.pidfd_socket {
@@ -273,7 +273,7 @@ impl Container<'_> {
 }
 
 fn stopped() -> Error {
-    Error::new("cannot exec in a stopped container").with_kind(ErrorKind::State)
+    Error::new("cannot exec in a stopped container").with_kind(Kind::State)
 }
 
 struct Actions<'a> {

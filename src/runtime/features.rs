@@ -1,6 +1,6 @@
 //! The names that the modules below know, for `features`.
 
-use crate::plan::namespaces::Kind;
+use crate::plan::namespaces::NamespaceKind;
 use crate::plan::process::{MemoryPolicy, capability_names};
 use crate::plan::{annotations, mounts, seccomp};
 use crate::sys;
@@ -31,7 +31,7 @@ impl Features {
         let (modes, policy_flags) = MemoryPolicy::names();
         Self {
             mount_options: mounts::KNOWN_OPTIONS,
-            namespaces: sorted(Kind::ALL.iter().map(|kind| kind.name())),
+            namespaces: sorted(NamespaceKind::ALL.iter().map(|kind| kind.name())),
             capabilities: capability_names(),
             seccomp_actions: sorted(seccomp::ACTIONS.iter().map(|(name, _)| *name)),
             seccomp_operators: &seccomp::OPERATORS,

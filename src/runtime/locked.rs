@@ -6,8 +6,8 @@
 use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, symlinkat, unlinkat};
 use rustix::io::Errno;
 
-use crate::error::{Call, Error, Kind as ErrorKind, Result};
-use crate::plan::namespaces::Kind;
+use crate::error::{Call, Error, Kind, Result};
+use crate::plan::namespaces::NamespaceKind;
 use crate::spec::Status;
 
 use super::Runtime;
@@ -77,8 +77,8 @@ impl<'a> Locked<'a> {
     /// Records which process is the container's init, and its cgroups, in two places.
     pub(super) fn adopt(&mut self, init: ProcessId) -> Result<()> {
         self.record.init = Some(init);
-        if self.record.namespaces & Kind::User.clone_flag() != 0 {
-            self.record.user_namespace = match open_namespace(init.pid, Kind::User) {
+        if self.record.namespaces & NamespaceKind::User.clone_flag() != 0 {
+            self.record.user_namespace = match open_namespace(init.pid, NamespaceKind::User) {
                 // Only root with CAP_SYS_PTRACE may inspect init, which is not dumpable. Without that capability root
                 // cannot check what an `exec` has joined either, so it fails.
                 Err(e) if e.errno() == Some(Errno::ACCESS) => None,
@@ -141,7 +141,7 @@ impl<'a> Container<'a> {
         }
         let record = match dir.record() {
             // Somebody damaged it meanwhile. The record in memory is as good.
-            Err(e) if e.kind() == ErrorKind::DamagedRecord => record,
+            Err(e) if e.kind() == Kind::DamagedRecord => record,
             record => record?,
         };
         Ok(Locked::of(runtime, dir, record))

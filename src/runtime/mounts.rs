@@ -8,7 +8,7 @@ use crate::launch::{self, Birth, Init, Joined, PATIENCE};
 use crate::plan;
 use crate::plan::init::{Errand, InitPlan, Role};
 use crate::plan::mounts::MountPlan;
-use crate::plan::namespaces::{Kind as NsKind, Namespaces};
+use crate::plan::namespaces::{NamespaceKind, Namespaces};
 use crate::plan::path::clean;
 use crate::rootfs;
 use crate::spec::{Mount, Spec};
@@ -72,7 +72,7 @@ impl Locked<'_> {
     fn spec_with(&self, mounts: Vec<Mount>) -> Result<Spec> {
         let spec = self.spec()?;
         // The root of a namespace that belongs to others, or to the host, is not the container's.
-        if !Namespaces::plan(&spec.linux)?.is_new(NsKind::Mount) {
+        if !Namespaces::plan(&spec.linux)?.is_new(NamespaceKind::Mount) {
             return Err(Error::new("the container has no mount namespace of its own"));
         }
         Ok(Spec { mounts, ..spec })
@@ -108,8 +108,8 @@ impl launch::Actions for Actions<'_> {
 
     fn source(&self, index: u32) -> Result<OwnedFd> {
         let (path, mounts) = planned(self.plan);
-        let joins_user = self.plan.join & NsKind::User.clone_flag() != 0;
-        let userns = if joins_user { Some(open_namespace(self.pid, NsKind::User)?) } else { None };
+        let joins_user = self.plan.join & NamespaceKind::User.clone_flag() != 0;
+        let userns = if joins_user { Some(open_namespace(self.pid, NamespaceKind::User)?) } else { None };
         let namespaces = rootfs::Namespaces { mount: None, user: userns.as_ref().map(AsFd::as_fd) };
         rootfs::open_source(by_index(mounts, index)?, path, namespaces)
     }

@@ -16,7 +16,7 @@ use crate::error::{Call, Context, Error, Result};
 use crate::files;
 use crate::host;
 use crate::netdev;
-use crate::plan::namespaces::Kind as NsKind;
+use crate::plan::namespaces::NamespaceKind;
 use crate::plan::rootfs::Switch;
 use crate::rootfs::{self, ExternalMount};
 use crate::sys;
@@ -170,7 +170,7 @@ impl Restoration<'_> {
             let message = "CRIU restores no container without a mount namespace of its own";
             return Err(Error::config("/linux/namespaces", message));
         }
-        match plan.init.namespaces.joins(NsKind::Cgroup) {
+        match plan.init.namespaces.joins(NamespaceKind::Cgroup) {
             true => Err(Error::config("/linux/namespaces", "CRIU cannot join a cgroup namespace")),
             false => Ok(()),
         }
@@ -353,7 +353,7 @@ impl Restoration<'_> {
         match (notification.script.as_str(), notification.pid, fd) {
             ("setup-namespaces", Some(pid), _) => {
                 if self.creation.plan.init.container().is_some_and(|container| container.loopback) {
-                    netdev::loopback_up(open_namespace(pid, NsKind::Network)?.as_fd())?;
+                    netdev::loopback_up(open_namespace(pid, NamespaceKind::Network)?.as_fd())?;
                 }
                 if !self.creation.has_host_hooks() {
                     return Ok(());
@@ -393,7 +393,7 @@ impl Restoration<'_> {
         if let (Ok(own), Ok(theirs)) = (time("self"), time(&pid.to_string()))
             && own != theirs
         {
-            locked.record.namespaces |= NsKind::Time.clone_flag();
+            locked.record.namespaces |= NamespaceKind::Time.clone_flag();
         }
         locked.adopt(ProcessId::of_child(pid)?)?;
         self.creation.join_intel_rdt(locked, pid)?;

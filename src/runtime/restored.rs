@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use crate::error::{Call, Error, Result};
 use crate::plan::init::InitPlan;
-use crate::plan::namespaces::{Kind, Namespaces};
+use crate::plan::namespaces::{NamespaceKind, Namespaces};
 use crate::plan::process::Capability;
 use crate::spec::IdMapping;
 use crate::sys::stat::named;
@@ -63,11 +63,12 @@ impl Allowed {
         let capabilities = sets.bounding | sets.permitted | sets.inheritable | sets.ambient;
         // A process that can gain no privileges, and lacks this capability, is still the user that it was.
         let fixed = |capability: u32| {
-            process.no_new_privileges && capabilities & 1 << capability == 0 && !namespaces.joins(Kind::User)
+            process.no_new_privileges && capabilities & 1 << capability == 0 && !namespaces.joins(NamespaceKind::User)
         };
         let user = &process.user;
         let gids = std::iter::once(user.gid).chain(user.additional_gids.iter().copied());
-        let host = |maps: &[IdMapping], id: u32| if namespaces.is_new(Kind::User) { on_host(maps, id) } else { id };
+        let host =
+            |maps: &[IdMapping], id: u32| if namespaces.is_new(NamespaceKind::User) { on_host(maps, id) } else { id };
         Self {
             bounding: sets.bounding,
             capabilities,
@@ -128,7 +129,7 @@ fn identity(path: &str) -> Result<(u64, u64)> {
     rustix::fs::stat(path).call(|| format!("stat({path:?})")).map(|stat| (stat.st_dev, stat.st_ino))
 }
 
-fn in_namespace(pid: i32, kind: Kind) -> String {
+fn in_namespace(pid: i32, kind: NamespaceKind) -> String {
     format!("/proc/{pid}/ns/{}", kind.proc_name())
 }
 
@@ -141,7 +142,7 @@ fn check_joined(namespaces: &Namespaces, init: i32) -> Result<()> {
             return Err(Error::config("/linux/namespaces", message));
         }
     }
-    if !namespaces.is_new(Kind::User) {
+    if !namespaces.is_new(NamespaceKind::User) {
         return Ok(());
     }
     for (file, wanted) in [("uid_map", &namespaces.uid_mappings), ("gid_map", &namespaces.gid_mappings)] {
@@ -165,13 +166,13 @@ fn numbers(line: &str) -> Vec<u32> {
 
 /// The namespaces that no process may be in: those of the runtime, and of the CRIU that restores the container. Only
 /// the kinds count of which the container has one of its own.
-pub struct Outside(Vec<(Kind, (u64, u64))>);
+pub struct Outside(Vec<(NamespaceKind, (u64, u64))>);
 
 impl Outside {
     pub fn of(namespaces: &Namespaces, criu: i32) -> Result<Self> {
         let mut found = Vec::new();
         // CRIU makes a time namespace if it needs one. A process without one sees the host's clocks, and no more.
-        for kind in namespaces.new.iter().copied().filter(|kind| *kind != Kind::Time) {
+        for kind in namespaces.new.iter().copied().filter(|kind| *kind != NamespaceKind::Time) {
             for pid in [std::process::id().cast_signed(), criu] {
                 found.push((kind, identity(&in_namespace(pid, kind))?));
             }

@@ -13,7 +13,7 @@ use crate::plan::annotations::Annotations;
 use crate::plan::cgroup::Manager;
 use crate::plan::hooks::Hook;
 use crate::plan::mounts::{BindSource, MountKind};
-use crate::plan::namespaces::Kind;
+use crate::plan::namespaces::NamespaceKind;
 use crate::resctrl;
 use crate::spec::{IdMapping, Spec};
 use crate::sys;
@@ -62,7 +62,7 @@ fn plan_here(runtime: &Runtime, spec: &Spec, bundle: &Path) -> Result<Verdict> {
     doubts.extend(missing("poststart", &plan.hooks.poststart));
     doubts.extend(missing("poststop", &plan.hooks.poststop));
     let mut warnings = plan.warnings.clone();
-    if !plan.init.namespaces.has(Kind::User) {
+    if !plan.init.namespaces.has(NamespaceKind::User) {
         let own = capabilities(None).call(|| "capget()")?.permitted.bits();
         plan.init.process.capabilities.clone().restrict(own, u64::MAX, &mut warnings);
     }
@@ -102,7 +102,7 @@ fn missing(name: &str, hooks: &[Hook]) -> impl Iterator<Item = Error> {
 }
 
 fn namespaces(spec: &Spec, plan: &Plan) -> Vec<Error> {
-    let lacks = |kind: Kind| {
+    let lacks = |kind: NamespaceKind| {
         if !Path::new("/proc/self/ns").join(kind.proc_name()).exists() {
             return Some(format!("this kernel has no {} namespaces", kind.name()));
         }
@@ -110,7 +110,7 @@ fn namespaces(spec: &Spec, plan: &Plan) -> Vec<Error> {
         let none = fs::read_to_string(&limit).is_ok_and(|text| text.trim() == "0");
         none.then(|| format!("no new {} namespaces are allowed: {limit} is 0", kind.name()))
     };
-    let index = |kind: Kind| spec.linux.namespaces.iter().position(|namespace| namespace.kind == kind.name());
+    let index = |kind: NamespaceKind| spec.linux.namespaces.iter().position(|namespace| namespace.kind == kind.name());
     let new = plan.init.namespaces.new.iter().filter_map(|kind| Some((index(*kind)?, lacks(*kind)?)));
     new.map(|(index, message)| Error::config(format_args!("/linux/namespaces/{index}/type"), message)).collect()
 }
@@ -135,7 +135,7 @@ fn ids(plan: &Plan) -> Vec<Error> {
             }
             next >= end
         };
-        let joins = namespaces.has(Kind::User) && own.is_empty();
+        let joins = namespaces.has(NamespaceKind::User) && own.is_empty();
         let wanted = if own.is_empty() && !joins { one(id) } else { own.clone() };
         for (i, map) in wanted.iter().enumerate().filter(|(_, map)| !holds(map)) {
             let pointer = if own.is_empty() { pointer.to_owned() } else { format!("{maps}/{i}") };

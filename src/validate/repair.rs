@@ -1,7 +1,7 @@
 //! Changes a document so that one value of it is not refused again.
 
 use crate::error::is_at_or_below;
-use crate::plan::namespaces::Kind;
+use crate::plan::namespaces::NamespaceKind;
 use crate::spec::source::Source;
 
 /// What stands in for a value without which there is no configuration, or on which others depend.
@@ -69,7 +69,8 @@ fn add_namespaces(source: &mut Source) {
     let has_maps = ["/linux/uidMappings", "/linux/gidMappings"].iter().any(|map| source.len(map) > 0);
     let entries = source.len(LIST);
     let there: Vec<_> = (0..entries).filter_map(|i| source.text(&format!("{LIST}/{i}/type"))).collect();
-    let missing = Kind::ALL.iter().filter(|kind| **kind != Kind::User || has_maps).map(|kind| kind.name());
+    let missing =
+        NamespaceKind::ALL.iter().filter(|kind| **kind != NamespaceKind::User || has_maps).map(|kind| kind.name());
     let missing = missing.filter(|name| !there.iter().any(|there| there == name));
     let added: Vec<_> = missing.map(|name| format!("{{\"type\":\"{name}\"}}")).collect();
     if !source.append(LIST, &added) {
