@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, AtFlags, CWD, Mode, accessat, mkdir, rmdir};
+use rustix::fs::{Access, AtFlags, CWD, Mode, accessat, lstat, mkdir, rmdir};
 use rustix::io::Errno;
 
 use super::{Cgroup, Slot, dir, explain, is_denied};
@@ -31,7 +31,8 @@ impl Cgroup {
             .and_then(|()| self.refuse_others())
             .and_then(|()| self.refuse_used())
             .and_then(|()| if self.present().all(|s| s.fresh) { Ok(()) } else { may_take_over(self) })
-            .and_then(|()| self.prepare(plan));
+            .and_then(|()| self.prepare(plan))
+            .and_then(|()| self.own());
         if result.is_err() {
             for path in made.iter().flat_map(|m: &Made| m.0.iter().rev()) {
                 // A directory that cannot be removed is in use by others by now.
@@ -40,6 +41,15 @@ impl Cgroup {
             // The other directories were there before.
             self.slots.clear();
             return result.context("unable to apply cgroup configuration");
+        }
+        Ok(())
+    }
+
+    /// From here on, what is inside is the container's.
+    pub(super) fn own(&mut self) -> Result<()> {
+        for slot in self.slots.iter_mut().filter(|slot| !slot.absent) {
+            let path = slot.path();
+            slot.inode = Some(lstat(&path).call(|| format!("lstat({path:?})"))?.st_ino);
         }
         self.owned = true;
         Ok(())

@@ -67,6 +67,9 @@ impl Cgroup {
     /// For processes that were killed: the v1 freezer holds back even these. Thaws also what the container itself has
     /// frozen, in cgroups below its own.
     pub fn thaw_all(&self) -> Result<()> {
+        if self.is_replaced() {
+            return Ok(());
+        }
         if self.is_frozen()? {
             self.thaw()?;
         }
@@ -92,7 +95,7 @@ impl Cgroup {
     ///
     /// Until [`Cgroup::create`] has succeeded, the processes are not the container's, and none is signalled.
     pub fn kill(&self, signal: i32) -> Result<()> {
-        if !self.owned {
+        if !self.owned || self.is_replaced() {
             return Ok(());
         }
         if signal != libc::SIGKILL {

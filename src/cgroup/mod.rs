@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, CWD, OFlags, unlinkat};
+use rustix::fs::{AtFlags, CWD, OFlags, lstat, unlinkat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +56,9 @@ struct Slot {
     absent: bool,
     /// The container cannot run without it.
     required: bool,
+    /// Of the directory that is the container's. Records of early versions lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    inode: Option<u64>,
     #[serde(skip)]
     fresh: bool,
     #[serde(skip)]
@@ -74,6 +77,12 @@ impl Slot {
         }
         let fd = dir::open_directory(&self.path())?;
         Ok(self.fd.get_or_init(|| fd).as_fd())
+    }
+
+    /// Whether the directory was removed, and another one has its name. The kernel uses no number twice.
+    fn is_replaced(&self) -> bool {
+        let now = || lstat(self.path());
+        self.inode.is_some_and(|inode| now().is_ok_and(|now| now.st_ino != inode))
     }
 
     fn read(&self, file: &str) -> Result<String> {
@@ -142,6 +151,12 @@ impl Cgroup {
         apart.map(|directory| (directory.mountpoint.clone(), directory.path.clone())).collect()
     }
 
+    /// Whether the cgroup is another container's by now. Anybody may remove that of a container that has ended, as
+    /// systemd does, and the next one may have its name.
+    fn is_replaced(&self) -> bool {
+        self.present().any(Slot::is_replaced)
+    }
+
     fn present(&self) -> impl Iterator<Item = &Slot> {
         self.slots.iter().filter(|s| !s.absent)
     }
@@ -187,6 +202,9 @@ impl Cgroup {
 
     /// Removes the cgroup and those below it in every hierarchy. Waits for dying processes to leave.
     pub fn remove(&self, timeout: Duration) -> Result<()> {
+        if self.is_replaced() {
+            return Ok(());
+        }
         let stopped = self.end_unit();
         if self.unit.is_some() && !self.owned {
             // It is another container's, or an empty one, which systemd removes.

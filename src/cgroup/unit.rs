@@ -61,6 +61,7 @@ impl Cgroup {
         }
         // Only now, as the cgroup above must have no processes when its controllers are enabled.
         self.enable(plan)?;
+        self.own()?;
         for slot in &mut self.slots {
             // systemd's own programs on the cgroup must not be replaced.
             slot.fresh = true;

@@ -31,6 +31,7 @@ e2e!(any:
     asking_for_the_status_keeps_no_start_waiting,
     a_program_with_inits_name_runs_although_its_start_was_killed,
     a_cgroup_that_another_container_has_left,
+    a_cgroup_that_is_another_containers_by_now,
 );
 
 /// For how long one command stands still, unless the other ends before: long for what does not wait for it.
@@ -485,6 +486,23 @@ fn a_cgroup_that_another_container_has_left(t: &Test) {
     first.delete().ok();
     second.up();
     assert_eq!(second.status(), "running");
+}
+
+/// Somebody has removed the empty one meanwhile, as systemd does, so nothing told `create` whose it was.
+fn a_cgroup_that_is_another_containers_by_now(t: &Test) {
+    let first = t.container(Config::new(["/bin/true"]));
+    first.run_cmd(&["--keep"]).ok();
+    let path = first.cgroup.clone().unwrap();
+    for dir in crate::harness::left::cgroups(&path) {
+        fs::remove_dir(dir).unwrap();
+    }
+    let second = t.container(Config::sleep().without_cgroups_path().set("/linux/cgroupsPath", path.as_str()));
+    second.up();
+    first.cli("kill", &["--all"]).args([&first.id, "KILL"]).run().ok();
+    assert_eq!(second.status(), "running");
+    first.delete().ok();
+    assert_eq!(second.status(), "running");
+    assert_eq!(second.exec(&["/bin/echo", "here"]).ok().stdout, "here\n");
 }
 
 /// As `exec` might, between the killing of all that is there and the removal of the cgroup.
