@@ -89,6 +89,9 @@ deb: $(if $(target),all)
 tested := cc:gcc+libc6-dev busybox:busybox-static mkfs.ext4:e2fsprogs newuidmap:uidmap nsenter:util-linux ps:procps python3 zsh fish libseccomp.so.2:libseccomp2
 # The documentation of the library, in which every link leads somewhere.
 doc = RUSTDOCFLAGS="-D warnings" $(CARGO) doc --quiet --locked --no-deps --lib --features oci-spec
+# Tests wait for half of their time.
+threads := $(shell echo $$((2 * $$(nproc))))
+parallel = NEXTEST_TEST_THREADS=$(threads) RUST_TEST_THREADS=$(threads)
 nextest = $(shell $(CARGO) nextest --version > /dev/null 2>&1 && echo nextest)
 define can_test
 	@$(REQUIRE) $(tested)
@@ -111,14 +114,14 @@ test:
 	$(can_test)
 	@hack/weaken --check
 	@mkdir -p target && rm -f target/skips
-	export BERTH_SKIPS="$$PWD/target/skips"; \
+	export BERTH_SKIPS="$$PWD/target/skips" $(parallel); \
 	$(if $(nextest),$(CARGO) nextest run --locked --no-fail-fast, $(CARGO) test --locked --no-fail-fast) && \
 	  $(CARGO) test --locked --doc --features oci-spec && $(doc); \
 	status=$$?; hack/skips target/skips $(SKIPS) && exit $$status
 
 attack: build
 	$(can_test)
-	BERTH_BIN=$(CURDIR)/$(binary) $(CARGO) $(if $(nextest),nextest run,test) --locked --no-fail-fast --test attack
+	BERTH_BIN=$(CURDIR)/$(binary) $(parallel) $(CARGO) $(if $(nextest),nextest run,test) --locked --no-fail-fast --test attack
 
 # Without a KVM the processor is emulated: about ten minutes, and as many for the machine, which is kept.
 VM_TESTS ?= resources:: update:: events:: pause:: systemd rootless apparmor checkpoint state_root
