@@ -256,7 +256,17 @@ fn states(t: &Test, page: &mut Page) {
     page.demand("`kill` after the end", c.kill("TERM"), &c);
     page.demand("`start` after the end", on("start"), &c);
     page.demand("`pause` after the end", on("pause"), &c);
+    let path = c.cgroup.as_deref().unwrap();
+    let next = t.container(Config::sleep().without_cgroups_path().set("/linux/cgroupsPath", path));
+    page.demand("the cgroup of one that has ended", next.run(), &next);
     c.delete().ok();
+    let elsewhere = "exec unshare -U -r -m sh -c 'echo in > /tmp/there; exec sleep 1000'";
+    let c = t.container(Config::sh(elsewhere).set("/process/user", json!({ "uid": 1000, "gid": 1000 })));
+    fs::set_permissions(c.rootfs().join("tmp"), fs::Permissions::from_mode(0o777)).unwrap();
+    c.up();
+    c.wait_file("/tmp/there");
+    page.demand("`exec` in one whose first process is elsewhere", c.exec(&["true"]), &c);
+    c.delete_force().ok();
 }
 
 const OF_USERS: &str = "Ordinary users";
