@@ -6,7 +6,7 @@ use self::wire::{CgroupRoot, CriuOpts, CriuReq, CriuResp, InheritFd, JoinNamespa
 use crate::error::{Error, Result};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum RequestType {
     Dump = 1,
     Restore = 2,
     PreDump = 4,
@@ -15,7 +15,7 @@ pub enum Kind {
     Version = 10,
 }
 
-impl Kind {
+impl RequestType {
     const ALL: [Self; 6] = [Self::Dump, Self::Restore, Self::PreDump, Self::Notify, Self::FeatureCheck, Self::Version];
 
     pub fn name(self) -> &'static str {
@@ -175,14 +175,14 @@ pub struct Features {
 }
 
 /// `criu_req`
-pub fn request(kind: Kind, options: Option<&Options>) -> Vec<u8> {
-    let asks_features = kind == Kind::FeatureCheck;
+pub fn request(kind: RequestType, options: Option<&Options>) -> Vec<u8> {
+    let asks_features = kind == RequestType::FeatureCheck;
     let request = CriuReq {
         kind: kind as i32,
         options: options.map(Options::encode),
-        notify_success: (kind == Kind::Notify).then_some(true),
+        notify_success: (kind == RequestType::Notify).then_some(true),
         // Another request follows.
-        keep_open: matches!(kind, Kind::Version | Kind::FeatureCheck).then_some(true),
+        keep_open: matches!(kind, RequestType::Version | RequestType::FeatureCheck).then_some(true),
         features: asks_features.then_some(wire::Features { memory_tracking: Some(true), lazy_pages: Some(true) }),
     };
     request.encode_to_vec()
@@ -200,7 +200,7 @@ pub struct Notification {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Response {
     /// `None`: a kind that the runtime never asks for.
-    pub kind: Option<Kind>,
+    pub kind: Option<RequestType>,
     pub success: bool,
     pub restored_pid: Option<i32>,
     pub notification: Notification,
@@ -218,7 +218,7 @@ impl Response {
         let notification = response.notify.unwrap_or_default();
         let features = response.features.unwrap_or_default();
         Ok(Self {
-            kind: Kind::ALL.into_iter().find(|known| *known as i32 == response.kind),
+            kind: RequestType::ALL.into_iter().find(|known| *known as i32 == response.kind),
             success: response.success,
             restored_pid: process(response.restore.and_then(|restore| restore.pid)),
             notification: Notification {
@@ -450,9 +450,9 @@ mod tests {
 
     #[test]
     fn requests() {
-        assert_eq!(request(Kind::Version, None), b"\x08\x0a\x20\x01");
-        assert_eq!(request(Kind::FeatureCheck, None), b"\x08\x09\x20\x01\x2a\x04\x08\x01\x10\x01");
-        assert_eq!(request(Kind::Notify, None), b"\x08\x06\x18\x01");
+        assert_eq!(request(RequestType::Version, None), b"\x08\x0a\x20\x01");
+        assert_eq!(request(RequestType::FeatureCheck, None), b"\x08\x09\x20\x01\x2a\x04\x08\x01\x10\x01");
+        assert_eq!(request(RequestType::Notify, None), b"\x08\x06\x18\x01");
     }
 
     /// The numbers of the fields that are set in a dump's options.
@@ -514,7 +514,10 @@ mod tests {
     #[test]
     fn responses() {
         let restored = Response::decode(b"\x08\x02\x10\x01\x22\x02\x08\x2a").unwrap();
-        assert_eq!((restored.kind, restored.success, restored.restored_pid), (Some(Kind::Restore), true, Some(42)));
+        assert_eq!(
+            (restored.kind, restored.success, restored.restored_pid),
+            (Some(RequestType::Restore), true, Some(42))
+        );
         let notified = Response::decode(b"\x08\x06\x10\x01\x2a\x10\x0a\x0cpost-restore\x10\x2a").unwrap();
         assert_eq!(notified.notification, Notification { script: "post-restore".into(), pid: Some(42) });
         let failed = Response::decode(b"\x08\x01\x10\x00\x38\x16\x4a\x02no").unwrap();

@@ -23,7 +23,7 @@ use rustix::net::{
 
 #[cfg(fuzzing)]
 pub use self::messages::Response as Answer;
-pub use self::messages::{CgroupsMode, Features, Kind, NetworkLock, Notification, Options};
+pub use self::messages::{CgroupsMode, Features, NetworkLock, Notification, Options, RequestType};
 use self::messages::{Response, request};
 use crate::error::{Call, Context, Error, Result};
 use crate::files;
@@ -110,7 +110,7 @@ impl Criu {
 
     /// Must be called first. Refuses a CRIU that is too old for anything.
     pub fn check_version(&mut self) -> Result<()> {
-        self.version = self.ask(Kind::Version)?.version;
+        self.version = self.ask(RequestType::Version)?.version;
         self.require(Self::OLDEST, "checkpoint and restore")
     }
 
@@ -124,25 +124,25 @@ impl Criu {
     }
 
     pub fn features(&mut self) -> Result<Features> {
-        self.ask(Kind::FeatureCheck).map(|response| response.features)
+        self.ask(RequestType::FeatureCheck).map(|response| response.features)
     }
 
-    fn ask(&mut self, kind: Kind) -> Result<Response> {
+    fn ask(&mut self, kind: RequestType) -> Result<Response> {
         self.send(kind, None)?;
         let (response, _) = self.receive(kind)?;
         Ok(response)
     }
 
     /// Has the work done, and waits for CRIU's end. Returns the pid of the restored process.
-    pub fn perform(mut self, kind: Kind, options: &Options, notified: Notified<'_>) -> Result<Option<i32>> {
+    pub fn perform(mut self, kind: RequestType, options: &Options, notified: Notified<'_>) -> Result<Option<i32>> {
         self.send(kind, Some(options))?;
         let response = loop {
             let (response, fd) = self.receive(kind)?;
-            if response.kind != Some(Kind::Notify) {
+            if response.kind != Some(RequestType::Notify) {
                 break response;
             }
             let Notification { script, pid } = &response.notification;
-            if kind == Kind::Restore {
+            if kind == RequestType::Restore {
                 self.restored = self.restored.or(*pid);
                 // The memory is restored by then, however much it is. Only credentials and the release of the processes
                 // are left.
@@ -150,20 +150,20 @@ impl Criu {
                 self.deadline = is_late.then(|| Instant::now() + PATIENCE);
             }
             notified(&response.notification, fd).with_context(|| format!("criu {}: {script}", kind.name()))?;
-            self.send(Kind::Notify, None)?;
+            self.send(RequestType::Notify, None)?;
         };
         // Without this it would wait for further requests, as between two pre-dumps. The end of the file on the socket
         // tells it that there are none.
         rustix::net::shutdown(&self.channel, rustix::net::Shutdown::Write).call(|| "shutdown(criu)")?;
         let status = self.child.wait().call(|| "waitpid(criu)")?;
         // After a pre-dump, CRIU takes that for a failure.
-        if !status.success() && kind != Kind::PreDump {
+        if !status.success() && kind != RequestType::PreDump {
             return Err(Error::new(format_args!("criu {}: {status}", kind.name())));
         }
         Ok(response.restored_pid)
     }
 
-    fn send(&self, kind: Kind, options: Option<&Options>) -> Result<()> {
+    fn send(&self, kind: RequestType, options: Option<&Options>) -> Result<()> {
         let message = request(kind, options);
         match rustix::net::send(&self.channel, &message, SendFlags::NOSIGNAL) {
             // It has ended, but its last message may still be unread.
@@ -174,7 +174,7 @@ impl Criu {
 
     /// Waits until there is something to receive. If the processes that CRIU restores die, CRIU may wait for them for
     /// ever: their parent is the runtime, so the runtime is notified, not CRIU.
-    fn wait(&self, kind: Kind) -> Result<()> {
+    fn wait(&self, kind: RequestType) -> Result<()> {
         const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
         let mut end: Option<Instant> = None;
         loop {
@@ -194,7 +194,7 @@ impl Criu {
     }
 
     /// An answer to `kind`, or a notification before it.
-    fn receive(&mut self, kind: Kind) -> Result<(Response, Option<OwnedFd>)> {
+    fn receive(&mut self, kind: RequestType) -> Result<(Response, Option<OwnedFd>)> {
         self.wait(kind)?;
         let mut bytes = vec![0; 64 * 1024];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -224,7 +224,7 @@ impl Criu {
         if !response.success {
             return Err(refusal(kind, &response));
         }
-        let expected = response.kind == Some(kind) || response.kind == Some(Kind::Notify);
+        let expected = response.kind == Some(kind) || response.kind == Some(RequestType::Notify);
         if expected { Ok((response, fd)) } else { Err(Error::new("unexpected answer from CRIU")) }
     }
 }
@@ -246,7 +246,7 @@ impl Drop for Criu {
 }
 
 /// CRIU often gives no reason, or a meaningless errno, or a first problem that it could ignore. Its log has more.
-fn refusal(kind: Kind, response: &Response) -> Error {
+fn refusal(kind: RequestType, response: &Response) -> Error {
     let call = format!("criu {} failed", kind.name());
     let e = match response.errno {
         Some(errno) if errno > 0 => Error::sys(call, Errno::from_raw_os_error(errno)),
@@ -310,7 +310,7 @@ mod tests {
         let (mut criu, _theirs) = silent("exec sleep 60");
         criu.deadline = Some(Instant::now());
         assert_eq!(
-            criu.receive(Kind::Restore).unwrap_err().to_string(),
+            criu.receive(RequestType::Restore).unwrap_err().to_string(),
             format!("criu restore: no progress for {} s", PATIENCE.as_secs())
         );
     }

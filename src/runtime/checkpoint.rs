@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, openat, unlinkat};
 use rustix::io::Errno;
 
-use crate::criu::{self, CgroupsMode, Criu, Kind, NetworkLock, Notification, Options, Streams, Surroundings};
-use crate::error::{Call, Context, Error, Kind as ErrorKind, Result};
+use crate::criu::{self, CgroupsMode, Criu, NetworkLock, Notification, Options, RequestType, Streams, Surroundings};
+use crate::error::{Call, Context, Error, Kind, Result};
 use crate::files;
 use crate::host;
 use crate::plan::namespaces::{NamespaceKind, Namespaces};
@@ -167,8 +167,9 @@ impl Locked<'_> {
     pub fn checkpoint(self, options: &CheckpointOptions) -> Result<()> {
         let status = self.status()?;
         let Some(init) = self.record.init.filter(|_| matches!(status, Status::Running | Status::Paused)) else {
-            return Err(Error::new(format_args!("Container cannot be checkpointed in {status} state"))
-                .with_kind(ErrorKind::State));
+            return Err(
+                Error::new(format_args!("Container cannot be checkpointed in {status} state")).with_kind(Kind::State)
+            );
         };
         let spec = self.spec()?;
         let (namespaces, rootfs) = self.plan_for_dump(&spec)?;
@@ -199,7 +200,7 @@ impl Locked<'_> {
             request.external_mounts = external_mounts(&rootfs, init.pid)?;
             write_descriptors(&work, &streams)?;
         }
-        let kind = if options.pre_dump { Kind::PreDump } else { Kind::Dump };
+        let kind = if options.pre_dump { RequestType::PreDump } else { RequestType::Dump };
         let mut notified = |notification: &Notification, _| self.dumping(notification, &mut status_fd);
         self.runtime.criu_is_at("stops the processes");
         criu.perform(kind, &request, &mut notified).map_err(|e| work.explain(e))?;

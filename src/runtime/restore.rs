@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 
 use crate::cgroup::Entry;
-use crate::criu::{Criu, Kind, Notification, Options, Streams, Surroundings};
+use crate::criu::{Criu, Notification, Options, RequestType, Streams, Surroundings};
 use crate::error::{Call, Context, Error, Result};
 use crate::files;
 use crate::host;
@@ -228,7 +228,7 @@ impl Restoration<'_> {
             ours = done.is_err();
             done
         };
-        let restored = criu.perform(Kind::Restore, &request, &mut notified);
+        let restored = criu.perform(RequestType::Restore, &request, &mut notified);
         let pid = restored.map_err(|e| if ours { e } else { work.explain(e) })?;
         timeline.process();
         timeline.phase("record, pid file");
