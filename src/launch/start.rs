@@ -94,7 +94,15 @@ fn await_exec(
             other => return Err(refuse(&other)),
         }
     }
-    if executing && executed(pid, process)? { Ok(()) } else { Err(died()) }
+    match executing && executed(pid, process)? {
+        true => Ok(()),
+        // The filter may be in force by then.
+        false if executing => Err(died().with_hint(
+            "the seccomp profile (/linux/seccomp) may forbid execve, and write or exit_group as well; or init was \
+             killed: see the kernel's log",
+        )),
+        false => Err(died()),
+    }
 }
 
 /// Both exec and death close the channel. Only exec changes the name of the process, which can be read until the

@@ -39,6 +39,7 @@ e2e!(any:
     no_process_has_the_keys_of_its_creator,
     state_directories_of_others_are_not_trusted,
     a_lethal_filter_does_not_hide_why_exec_failed,
+    a_filter_that_forbids_everything_is_the_end,
     the_hosts_sysfs_is_read_only_to_its_last_mount,
     a_container_without_cgroup_can_be_killed,
     processes_that_were_there_before_are_nobodys_to_kill,
@@ -436,6 +437,21 @@ fn a_lethal_filter_does_not_hide_why_exec_failed(t: &Test) {
         fs::set_permissions(&damaged, fs::Permissions::from_mode(0o755)).unwrap();
         c.create().ok();
         c.start().fails().says("exec /damaged: exec format error");
+    }
+}
+
+/// Not even to report that, or to end.
+fn a_filter_that_forbids_everything_is_the_end(t: &Test) {
+    for allowed in [json!([]), json!([{ "names": ["exit_group"], "action": "SCMP_ACT_ALLOW" }])] {
+        for action in ["SCMP_ACT_ERRNO", "SCMP_ACT_TRACE", "SCMP_ACT_KILL_THREAD"] {
+            let profile = json!({ "defaultAction": action, "syscalls": allowed });
+            let c = t.container(Config::new(["/bin/true"]).set("/linux/seccomp", profile));
+            c.create().ok();
+            c.start().fails().says("init ended without reporting an error").says("/linux/seccomp");
+            c.assert_gone();
+            c.run().fails().says("init").says("/linux/seccomp");
+            c.assert_gone();
+        }
     }
 }
 
