@@ -17,7 +17,9 @@ use super::task::{Exit, FIRST, Member, Reply, Restoration, Stage, Task, failed, 
 use super::ttrpc::{Answer, Code, Failure, encoded};
 use super::{names_a_slice, options, queries, rootfs, runtime};
 use crate::error::{Error, Result};
-use crate::library::{CheckpointOptions, Container, CreateOptions, ErrorKind, ExecOptions, Resources, RestoreOptions};
+use crate::library::{
+    self, CheckpointOptions, Container, CreateOptions, ErrorKind, ExecOptions, Process, Resources, RestoreOptions,
+};
 
 const SERVICES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
 
@@ -36,7 +38,7 @@ pub fn call(shim: &mut Shim, reply: Reply, request: &Request) -> Option<Answer> 
         "Pids" => decode(payload).map(|request| queries::pids(shim, reply, request)),
         "Pause" => decode(payload).map(|request| pause(shim, reply, request, true)),
         "Resume" => decode(payload).map(|request| pause(shim, reply, request, false)),
-        "Kill" => decode(payload).map(|request| Some(kill(shim, &request))),
+        "Kill" => decode(payload).map(|request| kill(shim, reply, request)),
         "Exec" => decode(payload).map(|request| Some(exec(shim, request))),
         "ResizePty" => decode(payload).map(|request| Some(resize(shim, &request))),
         "CloseIO" => decode(payload).map(|request| Some(close_io(shim, &request))),
@@ -546,19 +548,45 @@ fn pause(shim: &mut Shim, reply: Reply, request: ContainerRequest, paused: bool)
     None
 }
 
-fn kill(shim: &mut Shim, request: &KillRequest) -> Answer {
-    let finished = || Failure::new(Code::NotFound, "process already finished");
-    let container = shim.container(&request.id)?;
+/// A container can make many cgroups, and have processes that do not freeze: its first process is killed by a job.
+fn kill(shim: &mut Shim, reply: Reply, request: KillRequest) -> Option<Answer> {
     let signal = request.signal.cast_signed();
+    match killable(shim, &request) {
+        Err(failure) => Some(Err(failure)),
+        Ok(Target::Process(process)) => Some(killed(process.kill(signal))),
+        Ok(Target::Container(container)) => {
+            shim.jobs.run(&format!("{} kill", request.id), move || {
+                let answer = killed(container.kill(signal, request.all));
+                Box::new(move |shim| shim.answer(reply, answer))
+            });
+            None
+        }
+    }
+}
+
+/// What a signal goes to.
+enum Target {
+    Container(Container),
+    Process(Process),
+}
+
+fn killable(shim: &mut Shim, request: &KillRequest) -> Result<Target, Failure> {
+    let container = shim.container(&request.id)?;
     let member = shim.member(&request.id, &request.exec_id)?;
     if member.exit().is_some() {
         return Err(finished());
     }
-    let killed = if request.exec_id == FIRST {
-        container.kill(signal, request.all)
-    } else {
-        member.process.as_ref().ok_or_else(|| not_yet("process not created"))?.kill(signal)
-    };
+    if request.exec_id == FIRST {
+        return Ok(Target::Container(container));
+    }
+    member.process.clone().map(Target::Process).ok_or_else(|| not_yet("process not created"))
+}
+
+fn finished() -> Failure {
+    Failure::new(Code::NotFound, "process already finished")
+}
+
+fn killed(killed: library::Result<()>) -> Answer {
     match killed {
         // Its end has not been noticed yet.
         Err(e) if e.kind() == ErrorKind::WrongState => Err(finished()),

@@ -479,9 +479,12 @@ impl Shim {
         let (pid, waiters) = (member.pid(), std::mem::take(&mut member.waiters));
         let (relay, feed) = (member.relay, member.feed.take());
         if exec_id == FIRST {
-            if task.shares_pids {
+            if let Some(container) = task.container.clone().filter(|_| task.shares_pids) {
                 // Kills the processes that it has left. A failure is ignored.
-                let _ = task.container.as_ref().map(|container| container.kill(libc::SIGKILL, true));
+                self.jobs.run(&format!("{id} kill"), move || {
+                    let _ = container.kill(libc::SIGKILL, true);
+                    Box::new(|_| ())
+                });
             }
             // When the cgroup is removed, its descriptor would be ready for ever.
             if let Some((token, _)) = task.oom.take() {

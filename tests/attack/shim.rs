@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::actor;
 use crate::harness::shim::{Shimmed, any, fifo, make_fifo, number, text, value_of};
-use crate::harness::{Config, Test, eventually};
+use crate::harness::{Config, Mode, Test, eventually, left};
 
 e2e!(any: the_socket_is_closed_to_others, another_user_is_not_answered, a_directory_that_is_open_is_not_used,
     a_message_that_is_too_long, a_group_is_no_path, a_fifo_that_others_can_reach_stays_closed, what_is_no_fifo,
@@ -16,6 +16,7 @@ e2e!(any: the_socket_is_closed_to_others, another_user_is_not_answered, a_direct
     a_container_that_stops_who_joins_it, a_log_where_others_can_write, options_in_a_file_of_others,
     loggers_of_what_never_runs,
     layers_keep_their_owners_on_the_host);
+e2e!(a_container_with_many_cgroups_is_killed);
 
 fn user() -> rustix::thread::Uid {
     rustix::thread::Uid::from_raw(1000)
@@ -317,6 +318,31 @@ fn connections_that_say_nothing(t: &Test) {
     eventually("all connections", || open() == before + MANY);
     drop(halves);
     eventually("the end of all connections", || open() == before);
+    shim.finish();
+}
+
+/// Each of them has to be thawed, since the v1 freezer holds back even killed processes.
+fn a_container_with_many_cgroups_is_killed(t: &Test) {
+    let _run = t.private_run();
+    let mut shim = t.shim(Config::sleep());
+    shim.create(false, ["", "", ""]).unwrap();
+    shim.of("Start", "").unwrap();
+    let cgroups = left::cgroups(shim.container.cgroup.as_deref().unwrap());
+    let freezer = cgroups.iter().find(|dir| dir.join("freezer.state").exists() || t.mode == Mode::V2).unwrap();
+    for n in 0..3000 {
+        fs::create_dir(freezer.join(n.to_string())).unwrap();
+    }
+    let kill = shim.send("Kill", &[text(1, shim.id()), number(3, 9)].concat());
+    let state = shim.send("State", &text(1, shim.id()));
+    let (first, answer) = shim.receive();
+    answer.unwrap();
+    let (second, answer) = shim.receive();
+    answer.unwrap();
+    match t.mode {
+        Mode::V1 => assert_eq!([first, second], [state, kill], "nobody waits for that"),
+        Mode::V2 => assert!([first, second].contains(&kill)),
+    }
+    assert_eq!(shim.wait(""), 128 + 9);
     shim.finish();
 }
 
