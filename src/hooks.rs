@@ -14,6 +14,8 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use crate::error::{Call, Error, Result};
 use crate::plan::hooks::Hook;
 use crate::sys;
+use crate::sys::reap;
+use crate::sys::wait::poll_within;
 
 /// How much of a hook's output an error shows: its end, where the error message usually is.
 const SHOWN: usize = 4096;
@@ -66,9 +68,7 @@ pub fn run(hook: &Hook, state: &[u8], kind: &str, index: usize, surroundings: Su
             if container.is_some() {
                 sys::tree::kill(child.id().cast_signed());
             }
-            // These calls cannot fail for a child that was not waited for.
-            let _ = child.kill();
-            let _ = child.wait();
+            end(&mut child);
             return Err(in_course(e));
         }
     };
@@ -177,8 +177,18 @@ fn drain(pipe: OwnedFd, shown: &mut Vec<u8>) -> Option<OwnedFd> {
     }
 }
 
-/// How often to check whether the hook has ended, without a pidfd.
+/// How often to check whether the hook has ended, if the pidfd does not tell.
 const TICK: Duration = Duration::from_millis(10);
+
+/// Kills the hook and waits for it, unless the kernel or a tracer holds it for longer than a moment.
+fn end(child: &mut Child) {
+    let until = Instant::now().checked_add(reap::TRACERS);
+    // This cannot fail for a child that was not waited for.
+    let _ = child.kill();
+    while matches!(child.try_wait(), Ok(None)) && until.is_some_and(|until| Instant::now() < until) {
+        let _ = poll_within(&mut [], Some(TICK));
+    }
+}
 
 /// Returns once the hook has ended, even if others still hold its streams. It is an error if the timeout is over.
 fn supervise(
@@ -189,16 +199,23 @@ fn supervise(
 ) -> Result<ExitStatus> {
     let pidfd = pidfd(child)?;
     let deadline = hook.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let mut tracers_until = None;
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let container_ended = wait(pidfd.as_ref(), pipes, container, left)?;
-        let ended = child.try_wait().call(|| "wait4()")?;
+        let ended = wait(pidfd.as_ref().filter(|_| tracers_until.is_none()), pipes, container, left)?;
+        let status = child.try_wait().call(|| "wait4()")?;
         pipes.pump();
-        if let Some(status) = ended {
+        if let Some(status) = status {
             return Ok(status);
         }
-        if container_ended {
+        if ended.container {
             return Err(Error::new("the container's init ended, so the hook was killed"));
+        }
+        if ended.hook {
+            tracers_until = Instant::now().checked_add(reap::TRACERS);
+        }
+        if tracers_until.is_some_and(|until| Instant::now() >= until) {
+            return Err(Error::new("the hook has ended, but a process of the container traces it, and hides how"));
         }
         if let (Some(Duration::ZERO), Some(timeout)) = (left, hook.timeout) {
             return Err(Error::new(format_args!("hook ran past specified timeout of {:.1}s", timeout.as_secs_f64())));
@@ -216,14 +233,19 @@ fn pidfd(child: &Child) -> Result<Option<OwnedFd>> {
     }
 }
 
-/// Waits until the hook or the container has ended, or a stream is ready, or `left` is over. Returns whether the
-/// container has ended.
+#[derive(Default)]
+struct Ended {
+    hook: bool,
+    container: bool,
+}
+
+/// Waits until the hook or the container has ended, or a stream is ready, or `left` is over.
 fn wait(
     pidfd: Option<&OwnedFd>,
     pipes: &Pipes<'_>,
     container: Option<BorrowedFd<'_>>,
     left: Option<Duration>,
-) -> Result<bool> {
+) -> Result<Ended> {
     let mut fds: Vec<_> = container.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).into_iter().collect();
     fds.extend(pidfd.map(|fd| PollFd::new(fd, PollFlags::IN)));
     fds.extend(pipes.stdin.as_ref().map(|fd| PollFd::new(fd, PollFlags::OUT)));
@@ -232,12 +254,12 @@ fn wait(
     let left = if pidfd.is_some() { left } else { Some(left.unwrap_or(TICK).min(TICK)) };
     let left = left.and_then(|left| Timespec::try_from(left).ok());
     match poll(&mut fds, left.as_ref()) {
-        Err(Errno::INTR) => Ok(false),
-        polled => {
-            polled.call(|| "poll()")?;
-            Ok(container.is_some() && !fds[0].revents().is_empty())
-        }
-    }
+        Err(Errno::INTR) => return Ok(Ended::default()),
+        polled => polled.call(|| "poll()")?,
+    };
+    let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
+    let container = container.is_some() && ready.next() == Some(true);
+    Ok(Ended { container, hook: pidfd.is_some() && ready.next() == Some(true) })
 }
 
 fn failure(status: ExitStatus, pipes: &Pipes<'_>) -> Error {

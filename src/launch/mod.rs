@@ -23,7 +23,7 @@ pub use start::{HookOutput, has_inits_name, start};
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
-use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus};
+use rustix::process::Signal;
 
 use crate::error::{Call, Error, Result};
 
@@ -31,6 +31,7 @@ use self::requests::refuse;
 use self::seal::Executable;
 use crate::cgroup::Entry;
 use crate::sys::clone::Process;
+use crate::sys::reap::{self, Change};
 use crate::sys::stamp;
 use crate::sys::start::NO_STACK;
 use crate::sys::wait::{ends_within, poll_within};
@@ -157,13 +158,12 @@ impl Init {
         if ends_within(self.process.pidfd.as_fd(), SOON) == Ok(false) {
             return Error::new("init has closed its channel");
         }
-        let status = reap(self.process.pidfd.as_fd());
-        match (status.and_then(|status| status.terminating_signal()), status.and_then(|status| status.exit_status())) {
-            (Some(9), _) => Error::new("init was killed"),
-            (Some(signal), _) => Error::new(format_args!("init was killed by signal {signal}")),
+        match reap(&self.process) {
+            Some(Change::Killed(libc::SIGKILL)) => Error::new("init was killed"),
+            Some(Change::Killed(signal)) => Error::new(format_args!("init was killed by signal {signal}")),
             // The exit status of init's heap when there is no memory.
-            (_, Some(libc::ENOMEM)) => Error::sys("mmap(), in init", Errno::NOMEM),
-            (_, Some(status)) if status == NO_STACK.raw_os_error() => {
+            Some(Change::Exited(libc::ENOMEM)) => Error::sys("mmap(), in init", Errno::NOMEM),
+            Some(Change::Exited(status)) if status == NO_STACK.raw_os_error() => {
                 Error::new("init has too small a stack").with_hint("see RLIMIT_STACK (ulimit -s)")
             }
             _ => Error::new("init ended without reporting an error"),
@@ -175,7 +175,7 @@ impl Init {
 impl Drop for Init {
     fn drop(&mut self) {
         if !self.released {
-            end(self.process.pidfd.as_fd());
+            end(&self.process);
             self.timeline.init_ends();
         }
     }
@@ -184,19 +184,19 @@ impl Drop for Init {
 /// How long init may say nothing while it waits only for the runtime and the kernel.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Waits for a child that has ended or is about to.
-fn reap(pidfd: BorrowedFd) -> Option<WaitIdStatus> {
-    let status = rustix::io::retry_on_intr(|| rustix::process::waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED));
-    status.ok().flatten()
+/// Waits for a child that has ended.
+fn reap(process: &Process) -> Option<Change> {
+    reap::collect(process.pidfd.as_fd()).ok()?.or_else(|| reap::peek(process.pid))
 }
 
 /// Kills a child and waits for it, unless the kernel holds it in a device or a file system.
-fn end(pidfd: BorrowedFd) {
+fn end(process: &Process) {
     const DEATH: Duration = Duration::from_secs(10);
+    let pidfd = process.pidfd.as_fd();
     // A process can be killed unless it has ended already.
     let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
     if ends_within(pidfd, DEATH) == Ok(true) {
-        reap(pidfd);
+        reap(process);
     }
 }
 

@@ -196,7 +196,7 @@ impl Init {
                 self.outside |= outside && plan.stage_enters_cgroup();
                 let stage = std::mem::replace(&mut self.process, process);
                 // The stage has done its work.
-                end(stage.pidfd.as_fd());
+                end(&stage);
                 self.timeline.init(self.sent.get(), "forked by the stage");
             }
             (other, _) => return Err(refuse(&other)),
@@ -218,7 +218,7 @@ impl Init {
     pub(super) fn hang_up(&self) {
         const SOON: Duration = Duration::from_secs(1);
         let _ = rustix::net::shutdown(self.channel.as_fd(), Shutdown::Write);
-        end(self.process.pidfd.as_fd());
+        end(&self.process);
         let until = Instant::now() + SOON;
         let waits = || {
             let left = until.saturating_duration_since(Instant::now());

@@ -1,17 +1,17 @@
 //! A process of a container, by its pidfd.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
-use rustix::process::{WaitId, WaitIdOptions, waitid};
 use rustix::termios::{Winsize, tcsetwinsize};
 
 use super::error::Result;
 use crate::error::{Call, Error, Kind};
 use crate::runtime::Child;
+use crate::sys::reap::{self, Change};
 use crate::sys::signal;
 
 /// How a process has ended.
@@ -39,6 +39,16 @@ impl ExitStatus {
     }
 }
 
+impl From<Change> for ExitStatus {
+    fn from(change: Change) -> Self {
+        match change {
+            Change::Exited(code) => Self { code: Some(code), signal: None },
+            Change::Killed(signal) => Self { code: None, signal: Some(signal) },
+            Change::Stopped => Self::default(),
+        }
+    }
+}
+
 /// A process of a container: its first one, or one that was executed in it later.
 ///
 /// It is a child of the program that has created it, which has to wait for it. Programs that embed the library must not
@@ -58,6 +68,8 @@ struct Inner {
     pid: u32,
     pidfd: OwnedFd,
     terminal: Mutex<Option<OwnedFd>>,
+    /// When it was found to have ended.
+    ended: OnceLock<Instant>,
     /// Once it was collected.
     status: Mutex<Option<ExitStatus>>,
 }
@@ -71,7 +83,13 @@ impl Process {
     }
 
     pub(super) fn new(pid: u32, pidfd: OwnedFd, terminal: Option<OwnedFd>) -> Self {
-        Self(Arc::new(Inner { pid, pidfd, terminal: Mutex::new(terminal), status: Mutex::new(None) }))
+        Self(Arc::new(Inner {
+            pid,
+            pidfd,
+            terminal: Mutex::new(terminal),
+            ended: OnceLock::new(),
+            status: Mutex::new(None),
+        }))
     }
 
     /// Whether both are one process. A pid says that only until it is given again.
@@ -84,8 +102,8 @@ impl Process {
         self.0.pid
     }
 
-    /// Waits until the process has ended. If it is traced, also until the tracer has been told. Collects it if it is a
-    /// child of this program. Processes that it has left may run on.
+    /// Waits until the process has ended. If it is traced, its tracer is told first, which may take a second more.
+    /// Collects it if it is a child of this program. Processes that it has left may run on.
     pub fn wait(&self) -> Result<ExitStatus> {
         loop {
             if let Some(status) = self.wait_for(None, None)? {
@@ -136,22 +154,17 @@ impl Process {
         }
     }
 
-    /// Of a process that has ended. The kernel tells only the first who asks. `None` as long as a tracer has not asked:
-    /// it comes first (ptrace(2)), and nothing but the answer shows that it has.
+    /// Of a process that has ended. The kernel tells only the first who asks. `None` for a while if a tracer has not
+    /// asked: it comes first (ptrace(2)), and nothing but the answer shows that it has.
     fn collect(&self) -> Result<Option<ExitStatus>> {
         let mut known = self.0.status.lock().unwrap_or_else(PoisonError::into_inner);
         if known.is_some() {
             return Ok(*known);
         }
-        let collected = loop {
-            match waitid(WaitId::PidFd(self.0.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
-                Err(Errno::INTR) => {}
-                collected => break collected,
-            }
-        };
-        let status = match collected {
-            Ok(Some(status)) => ExitStatus { code: status.exit_status(), signal: status.terminating_signal() },
-            Ok(None) => return Ok(None),
+        let status = match retry_on_intr(|| reap::collect(self.0.pidfd.as_fd())) {
+            Ok(Some(change)) => change.into(),
+            Ok(None) if self.0.ended.get_or_init(Instant::now).elapsed() < reap::TRACERS => return Ok(None),
+            Ok(None) => reap::peek(self.0.pid.cast_signed()).map_or_else(ExitStatus::default, ExitStatus::from),
             // Not a child of this program, or somebody else has asked.
             Err(Errno::CHILD) => ExitStatus::default(),
             Err(errno) => return Err(Error::sys("waitid(pidfd)", errno).into()),

@@ -6,10 +6,10 @@
 //! the signals, nor the notice of the process's end.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{Errno, read};
-use rustix::process::{WaitId, WaitIdOptions, waitid};
+use rustix::io::{Errno, read, retry_on_intr};
 
 use super::buffer::NOW;
 use super::notify::Notify;
@@ -72,7 +72,8 @@ impl Foreground {
         };
         self.pipes.release();
         let (signals, pipes) = (&self.signals, &mut self.pipes);
-        let mut session = Session { process, pid, signals, relay, pipes, notify, status: None, unreaped: false };
+        let mut session =
+            Session { process, pid, signals, relay, pipes, notify, ended: None, status: None, unreaped: false };
         loop {
             if let Some(status) = session.step()? {
                 return Ok(status);
@@ -91,6 +92,8 @@ struct Session<'a> {
     pipes: &'a mut Pipes,
     /// `None` once it was told.
     notify: Option<Notify>,
+    /// When the process was found to have ended.
+    ended: Option<Instant>,
     /// Known once the process has ended, while its last output is still on its way.
     status: Option<u8>,
     /// There may be children that have ended.
@@ -104,10 +107,12 @@ impl Session<'_> {
             relay.follow_foreground();
         }
         let mut fds = vec![PollFd::from_borrowed_fd(self.signals.fd.as_fd(), PollFlags::IN)];
-        if self.status.is_none() {
+        let watched = self.status.is_none() && self.ended.is_none();
+        if watched {
             fds.push(PollFd::from_borrowed_fd(self.process, PollFlags::IN));
         }
-        let mut look_again = self.relay.as_ref().is_some_and(|relay| relay.wanted(&mut fds));
+        let mut look_again = self.status.is_none() && self.ended.is_some();
+        look_again |= self.relay.as_ref().is_some_and(|relay| relay.wanted(&mut fds));
         look_again |= self.pipes.wanted(&mut fds);
         fds.extend(self.notify.as_ref().map(|notify| PollFd::from_borrowed_fd(notify.as_fd(), PollFlags::IN)));
         // A terminal with nothing to read is at its end then, and poll(2) does not report that.
@@ -117,7 +122,9 @@ impl Session<'_> {
             Err(Errno::INTR) => return Ok(None),
             polled => polled.call(|| "poll()")?,
         };
-        let ended = self.status.is_none() && !fds[1].revents().is_empty();
+        if watched && !fds[1].revents().is_empty() {
+            self.ended = Some(Instant::now());
+        }
         drop(fds);
         while let Some(signal) = self.signals.next()? {
             // Only output is left once the process has ended, and perhaps nobody reads it.
@@ -130,8 +137,8 @@ impl Session<'_> {
             self.unreaped = self.reap()?;
         }
         self.tell_if_ready();
-        if ended && self.status.is_none() {
-            self.status = Some(self.collect()?);
+        if let (Some(ended), None) = (self.ended, self.status) {
+            self.status = self.collect(ended)?;
         }
         if let Some(relay) = &mut self.relay {
             relay.pump(self.status.is_some());
@@ -188,35 +195,34 @@ impl Session<'_> {
             let reaped = reap::wait(None, 0).call(|| "waitid(P_ALL)")?;
             let Some((pid, change)) = reaped else { return Ok(false) };
             if pid == self.pid && self.status.is_none() {
-                self.status = match change {
-                    Change::Exited(status) => Some(to_status(Some(status), None)),
-                    Change::Killed(signal) => Some(to_status(None, Some(signal))),
-                    Change::Stopped => None,
-                };
+                self.status = (change != Change::Stopped).then(|| to_status(change));
             }
         }
         Ok(true)
     }
 
-    fn collect(&self) -> Result<u8> {
-        loop {
-            match waitid(WaitId::PidFd(self.process), WaitIdOptions::EXITED) {
-                Err(Errno::INTR) => {}
-                waited => {
-                    let status = waited.call(|| format!("waitid({})", self.pid))?;
-                    let killed = status.as_ref().and_then(|status| status.terminating_signal());
-                    let exited = status.as_ref().and_then(|status| status.exit_status());
-                    return Ok(to_status(exited, killed));
-                }
-            }
-        }
+    /// `None` for a while if a tracer has not asked, which comes first.
+    fn collect(&self, ended: Instant) -> Result<Option<u8>> {
+        let collected = retry_on_intr(|| reap::collect(self.process)).call(|| format!("waitid({})", self.pid))?;
+        Ok(match collected {
+            None if ended.elapsed() < reap::TRACERS => None,
+            None => Some(reap::peek(self.pid).map_or(UNKNOWN, to_status)),
+            Some(change) => Some(to_status(change)),
+        })
     }
 }
 
+/// If nobody may know how it has ended.
+const UNKNOWN: u8 = 255;
+
 /// As a shell does.
-fn to_status(exited: Option<i32>, killed: Option<i32>) -> u8 {
-    let status = exited.or(killed.map(|signal| 128 + signal)).unwrap_or(255);
-    u8::try_from(status).unwrap_or(255)
+fn to_status(change: Change) -> u8 {
+    let status = match change {
+        Change::Exited(status) => status,
+        Change::Killed(signal) => 128 + signal,
+        Change::Stopped => return UNKNOWN,
+    };
+    u8::try_from(status).unwrap_or(UNKNOWN)
 }
 
 /// All signals, read from a descriptor. They are unblocked again when it is dropped.

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::cgroup::Entry;
 use crate::criu::{Criu, Notification, Options, RequestType, Streams, Surroundings};
@@ -21,6 +21,7 @@ use crate::plan::rootfs::Switch;
 use crate::rootfs::{self, ExternalMount};
 use crate::sys;
 use crate::sys::clone::Stdio;
+use crate::sys::reap;
 use crate::sys::wait::ends_within;
 
 use super::checkpoint::{CriuOptions, DESCRIPTORS, EXTERNAL_NAMESPACES, FILE, Work, check_common};
@@ -182,7 +183,7 @@ impl Restoration<'_> {
         let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return };
         if ends_within(pidfd.as_fd(), DEATH) == Ok(true) {
             // Nobody asks how it has ended.
-            let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+            let _ = reap::collect(pidfd.as_fd());
         }
     }
 

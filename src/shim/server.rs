@@ -73,7 +73,7 @@ pub struct Shim {
     publishing: Token,
     /// When to look for children that have ended, without a signal.
     look: Option<Instant>,
-    /// Relays and feeds that could not be waited for; and when to try again.
+    /// Relays and feeds that could not be waited for, and processes that somebody traces; and when to try again.
     unwatched: BTreeSet<Token>,
     again: Option<Instant>,
     /// How many containers are being restored.
@@ -137,7 +137,7 @@ impl Shim {
                     self.publisher.lose();
                 }
             }
-            self.pump_again();
+            self.look_again();
             if !self.tasks.is_empty() || !self.connections.is_empty() || !self.jobs.is_idle() {
                 self.idle = Instant::now();
             }
@@ -380,16 +380,23 @@ impl Shim {
         } else if let Some(e) = failed {
             // As above. Nothing is lost, only late.
             self.log.warning(&e.to_string());
-            self.unwatched.insert(token);
-            self.again.get_or_insert_with(|| Instant::now() + AGAIN);
+            self.try_again(token);
         }
     }
 
-    fn pump_again(&mut self) {
+    fn try_again(&mut self, token: Token) {
+        self.unwatched.insert(token);
+        self.again.get_or_insert_with(|| Instant::now() + AGAIN);
+    }
+
+    fn look_again(&mut self) {
         if self.again.is_some_and(|at| at <= Instant::now()) {
             self.again = None;
             for token in std::mem::take(&mut self.unwatched) {
-                self.pump(token);
+                match self.sources.get(&token) {
+                    Some(Source::Process(..)) => self.collect(token),
+                    _ => self.pump(token),
+                }
             }
         }
     }
@@ -438,8 +445,11 @@ impl Shim {
         let Some(Source::Process(process, id, exec_id)) = self.sources.get(&token) else { return };
         let (process, id, exec_id) = (process.clone(), id.clone(), exec_id.clone());
         let status = match process.try_wait() {
-            // A tracer (a debugger, CRIU) is told first. Then the kernel sends another SIGCHLD.
-            Ok(None) => return self.poller.remove(&process),
+            // A tracer (a debugger, CRIU) is told first. Then the kernel sends another SIGCHLD, unless it never asks.
+            Ok(None) => {
+                self.poller.remove(&process);
+                return self.try_again(token);
+            }
             Ok(Some(status)) => Ok(status),
             Err(e) => Err(e),
         };

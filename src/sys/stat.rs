@@ -69,6 +69,11 @@ impl Stat {
         self.field(22)
     }
 
+    /// As wait(2) reports it, of a process that has ended; 0 for who may not inspect the process.
+    pub fn exit_code(&self) -> Option<i32> {
+        self.field(52)?.try_into().ok()
+    }
+
     /// By its number in the manual page. The state is field 3.
     fn field(&self, number: usize) -> Option<u64> {
         let rest = std::str::from_utf8(&self.text[self.name.end + 1..]).ok()?;

@@ -48,6 +48,7 @@ fn act() {
     let words: Vec<_> = deed.split(' ').collect();
     let done = match words.as_slice() {
         ["trace", pid] => trace(pid.parse().unwrap()),
+        ["trace-all"] => trace_all(),
         ["stop-others"] => stop_others(),
         ["have-a-thread-traced", path] => have_a_thread_traced(path),
         ["stop-for-the-parent", path] => stop_for_the_parent(path),
@@ -77,6 +78,20 @@ fn trace(pid: i32) -> io::Result<String> {
     // SAFETY: PTRACE_SEIZE takes no address.
     check(unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid, none, none) })?;
     Ok("traced".to_owned())
+}
+
+/// Whatever comes into the PID namespace and can be traced. It never asks how that has ended.
+fn trace_all() -> ! {
+    let main = rustix::process::getpid().as_raw_nonzero().get();
+    loop {
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            if let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()).filter(|pid| *pid != main)
+            {
+                let _ = trace(pid);
+            }
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
 }
 
 /// The other threads run on, this one among them.

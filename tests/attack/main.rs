@@ -31,4 +31,5 @@ mod salvage;
 mod shim;
 mod state_root;
 mod terminal;
+mod tracers;
 mod tracing;
