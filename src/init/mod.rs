@@ -67,7 +67,7 @@ fn run(channel: Channel) -> i32 {
     // By write(2), as the filter may be in force. If nobody listens any more, the error goes to stderr, the container's
     // own, where an operator looks. (An errand's is /dev/null.)
     if child.channel.send_plainly(&FromInit::Failed(error.clone().shortened())).is_err() {
-        eprintln!("{error}");
+        eprintln!("berth: {error}");
     }
     code
 }
