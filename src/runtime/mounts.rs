@@ -15,6 +15,7 @@ use crate::spec::{Mount, Spec};
 use crate::sys::mountinfo::groups_that_reach;
 
 use super::container::Container;
+use super::dir::RECORD;
 use super::locked::Locked;
 use super::process::{check_joined, open_namespace};
 use super::record::Volume;
@@ -53,8 +54,32 @@ impl Locked<'_> {
         let join = self.record.namespaces;
         let (plan, warnings) = plan::add_mounts(&spec, &self.record.bundle, join, &known, host_groups()?)?;
         warnings.iter().for_each(|warning| (self.runtime.warn)(warning));
+        let mounts = planned(&plan).1;
+        let before = self.record.volumes.len();
+        // Their ids are not known yet, so each has the longest one.
+        let longest = |plan: &MountPlan| Volume { destination: clean(&plan.destination), id: u64::MAX };
+        self.record.volumes.extend(mounts.iter().map(longest));
+        self.draft_record()?;
+        self.record.volumes.truncate(before);
         let made = self.run_errand(&plan)?;
-        self.remember(planned(&plan).1, &made)
+        self.remember(mounts, &made).inspect_err(|_| self.take_back(spec, mounts, &made))
+    }
+
+    /// Unmounts what was added and cannot be recorded.
+    fn take_back(&self, spec: Spec, mounts: &[MountPlan], made: &[(u32, u64)]) {
+        let entry = |index: u32| spec.mounts.get(index as usize);
+        let known = made.iter().filter_map(|&(index, id)| Some((clean(&entry(index)?.destination), id))).collect();
+        let last_first = made.iter().rev().filter_map(|&(index, _)| entry(index).cloned()).collect();
+        let spec = Spec { mounts: last_first, ..spec };
+        let removed = host_groups()
+            .and_then(|groups| plan::remove_mounts(&spec, self.record.namespaces, known, groups))
+            .and_then(|plan| self.run_errand(&plan));
+        let is_left = |plan: &&MountPlan| removed.is_err() || made.iter().all(|(index, _)| *index != plan.index);
+        let left = mounts.iter().filter(|plan| plan.is_made()).filter(is_left);
+        let left: Vec<_> = left.map(|plan| format!("{:?}", plan.destination)).collect();
+        if !left.is_empty() {
+            (self.runtime.warn)(&format!("what was mounted stays, and is not recorded: {}", left.join(", ")));
+        }
     }
 
     /// Unmounts volumes in the given order: mounts of the configuration on these destinations, and added ones.
@@ -62,11 +87,12 @@ impl Locked<'_> {
         let spec = self.spec_with(mounts)?;
         let known = self.record.volumes.iter().map(|volume| (volume.destination.clone(), volume.id)).collect();
         let plan = plan::remove_mounts(&spec, self.record.namespaces, known, host_groups()?)?;
-        self.run_errand(&plan)?;
         if let Role::Errand(Errand::RemoveMounts { mounts, .. }) = &plan.role {
             self.record.volumes.retain(|volume| !mounts.iter().any(|removed| removed.id == volume.id));
         }
-        self.save()
+        self.draft_record()?;
+        self.run_errand(&plan)?;
+        self.publish(RECORD)
     }
 
     fn spec_with(&self, mounts: Vec<Mount>) -> Result<Spec> {

@@ -11,6 +11,7 @@ use crate::resctrl;
 use crate::spec::{IntelRdt, Resources, Status};
 
 use super::container::Container;
+use super::dir::RECORD;
 use super::locked::Locked;
 use super::operate::not_running;
 use super::record::Record;
@@ -47,15 +48,15 @@ impl Locked<'_> {
             true => self.properties(&mut plan, &directories),
             false => Vec::new(),
         };
-        let undo = cgroup.update(&plan, &properties)?;
-        self.runtime.debug(|| format!("{} settings written", plan.writes.len()));
-        let rest = update_schemata(&self.record, &schemata).and_then(|()| {
-            if plan.memory == memory {
-                return Ok(());
-            }
+        let recorded = plan.memory != memory;
+        if recorded {
             self.record.memory = Some(plan.memory);
-            self.save()
-        });
+            self.draft_record()?;
+        }
+        let undo = self.record.cgroup.update(&plan, &properties)?;
+        self.runtime.debug(|| format!("{} settings written", plan.writes.len()));
+        let rest = update_schemata(&self.record, &schemata);
+        let rest = rest.and_then(|()| if recorded { self.publish(RECORD) } else { Ok(()) });
         rest.map_err(|e| match self.record.cgroup.undo(&undo) {
             Ok(()) => e,
             Err(left) => e.with_hint(left),

@@ -2,9 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::time::Duration;
 
+use rustix::mount::{MountFlags, mount};
 use serde_json::{Value, json};
 
+use crate::harness::inject::{Action, Point};
 use crate::harness::{Config, Test, eventually, namespace_of};
 
 e2e!(any:
@@ -13,6 +16,7 @@ e2e!(any:
     added_mounts_stay_in_the_container,
     an_added_mount_is_never_without_its_options,
     mounts_are_all_or_none,
+    what_cannot_be_recorded_is_not_done,
     a_link_leads_to_no_mask,
     mounts_that_cannot_be,
     a_link_is_copied,
@@ -134,6 +138,54 @@ fn mounts_are_all_or_none(t: &Test) {
     let list = t.write("mounts.json", &json!([remount, missing]).to_string());
     t.cli(["mounts", "add", &c.id, &list]).run().fails().says("/mounts/1");
     assert_eq!(c.inside("cat /proc/self/mountinfo | wc -l"), before.lines().count().to_string());
+}
+
+/// Otherwise no command would find them again.
+fn what_cannot_be_recorded_is_not_done(t: &Test) {
+    if lacks(t) {
+        return;
+    }
+    let host = host(t);
+    fs::create_dir(&t.root).unwrap();
+    mount("tmpfs", &t.root, "tmpfs", MountFlags::empty(), Some(c"mode=755,size=64k")).unwrap();
+    t.accept_mounts();
+    let c = t.container(Config::sleep());
+    c.up();
+    let mounts = || c.inside("cat /proc/self/mountinfo");
+    let before = mounts();
+    let tmpfs = json!({ "destination": "/second", "type": "tmpfs", "source": "tmpfs" });
+    let both = [bind(&host, "/first", &["rbind"]), tmpfs];
+    let list = t.write("mounts.json", &json!(both).to_string());
+    let change = |action: &str, list: &str| t.cli(["mounts", action, &c.id, list]);
+
+    let on_full_root = |action: &str| {
+        let rest = t.root.join("rest");
+        let _ = fs::write(&rest, [0; 1 << 16]);
+        change(action, &list).run().fails().says("no space left on device");
+        fs::remove_file(&rest).unwrap();
+    };
+    on_full_root("add");
+    assert_eq!(mounts(), before);
+    change("add", &list).ok();
+    let added = mounts();
+    on_full_root("remove");
+    assert_eq!(mounts(), added);
+    change("remove", &list).ok();
+    assert_eq!(mounts(), before);
+
+    // There was space, and it fails all the same.
+    let unrecorded = |list: &str| {
+        let at = Point { process: 0, number: libc::SYS_renameat, occurrence: 1 };
+        let add = change("add", list).trace(&[], at, Action::Fail(libc::EIO), Duration::from_secs(20));
+        add.wait().0.fails().says("rename(").says("input/output error")
+    };
+    assert!(!unrecorded(&list).stderr.contains("warning"));
+    assert_eq!(mounts(), before);
+    // A filesystem of the kernel is no volume, so it is not taken away again.
+    let proc = json!({ "destination": "/third", "type": "proc", "source": "proc" });
+    let list = t.write("mounts.json", &json!([&both[0], proc]).to_string());
+    unrecorded(&list).says("warning: what was mounted stays, and is not recorded: \"/third\"\n");
+    assert_eq!(mounts().lines().count(), before.lines().count() + 1);
 }
 
 fn a_link_leads_to_no_mask(t: &Test) {
