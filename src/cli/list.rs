@@ -81,7 +81,12 @@ fn containers(global: &Global) -> Result<Vec<Document>> {
             Listed::Container(container) => match Document::new(&container, owner(container.uid())) {
                 // It is gone by now.
                 Err(e) if e.kind() == Kind::NoContainer => {}
-                Err(e) => global.log.warning(&e.context(container.id()).to_string()),
+                // It may run all the same.
+                Err(e) => {
+                    let id = container.id().to_owned();
+                    global.log.warning(&e.context(&id).to_string());
+                    documents.push(Document::unknown(id, container.created(), owner(container.uid())));
+                }
                 Ok(document) => documents.push(document),
             },
             Listed::Damaged(damaged) => {

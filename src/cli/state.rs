@@ -60,8 +60,8 @@ impl Document {
         })
     }
 
-    /// The document of a container whose record cannot be read.
-    pub(super) fn unknown(id: String, modified: SystemTime, owner: String) -> Self {
+    /// The document of a container whose record, or status, cannot be read.
+    pub(super) fn unknown(id: String, created: SystemTime, owner: String) -> Self {
         Self {
             oci_version: VERSION.to_owned(),
             id,
@@ -69,7 +69,7 @@ impl Document {
             status: UNKNOWN.to_owned(),
             bundle: PathBuf::new(),
             rootfs: PathBuf::new(),
-            created: time::nanoseconds(modified),
+            created: time::nanoseconds(created),
             annotations: BTreeMap::new(),
             owner,
         }

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 
+use rustix::process::Resource;
 use serde_json::{Value, json};
 
 use crate::harness::{Config, Container, Mode, Test, eventually, left};
@@ -19,6 +20,7 @@ e2e!(
 e2e!(any:
     an_empty_directory,
     a_directory_that_was_renamed,
+    a_status_that_cannot_be_read_hides_nothing,
     poststop_hooks_are_not_skipped_in_silence,
     hooks_are_known_where_the_record_is_not,
     containers_of_other_runtimes,
@@ -82,6 +84,33 @@ fn a_damaged_record_hides_nothing(t: &Test) {
         fs::remove_dir_all(&c.bundle).unwrap();
     }
     assert_eq!(other.status(), "running");
+}
+
+/// Here for lack of descriptors: which files can be opened depends on how many there may be.
+fn a_status_that_cannot_be_read_hides_nothing(t: &Test) {
+    if t.peer_lacks("leaves it out") {
+        return;
+    }
+    let c = t.container(Config::sleep());
+    c.up();
+    let mut seen = Vec::new();
+    for files in 3..12 {
+        let list = |options: &[&str]| t.cli(["list"]).args(options).limit(Resource::Nofile, files, files).run();
+        let json = list(&["--format", "json"]);
+        if !json.status.success() {
+            list(&["--quiet"]).fails();
+            continue;
+        }
+        assert_eq!(list(&["--quiet"]).ok().text(), c.id, "{files} files: {json}");
+        let rows: Value = serde_json::from_str(&json.stdout).unwrap();
+        assert_eq!((&rows[0]["id"], &rows[1]), (&json!(c.id), &Value::Null), "{files} files: {json}");
+        let status = rows[0]["status"].as_str().unwrap().to_owned();
+        // Whoever reads the list is told why.
+        assert_eq!(json.stderr.contains("warning: ") && json.stderr.contains(&*c.id), status == "unknown", "{json}");
+        seen.push(status);
+    }
+    seen.dedup();
+    assert_eq!(seen, ["unknown", "running"]);
 }
 
 /// As after a power loss or on a full disk. The container may have ended or not.
