@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::path::Path;
 use std::process::{Command as Program, Stdio};
 
 use clap::{Arg, ArgMatches};
+use rustix::io::Errno;
 
 use super::{Command, Global, args, get_id, get_strings, id, print};
-use crate::error::{Call, Context, Error, Result};
+use crate::error::{Call, Error, Result};
 use crate::files;
 
 pub(super) const COMMAND: Command = Command {
@@ -70,12 +72,26 @@ fn ps(options: &[String]) -> Result<Result<Vec<u8>, String>> {
     const HINT: &str = "without --format json it takes ps(1), of package procps";
     let ps = files::program("ps").map_err(|e| if e.hint().is_none() { e.with_hint(HINT) } else { e })?;
     let output = Program::new(&ps.path).env("PATH", &ps.search).args(options).stdin(Stdio::null()).output();
-    let output = output.call(|| format!("execve({:?})", ps.path)).hint(HINT)?;
+    let output = output.map_err(|e| cannot_execute(&ps.path, e.raw_os_error()))?;
     if output.status.success() {
         return Ok(Ok(output.stdout));
     }
-    let said = [output.stdout, output.stderr].concat();
-    Ok(Err(format!("{}: {}", output.status, String::from_utf8_lossy(&said).trim())))
+    // Its first line says what is wrong; how it is used follows.
+    let said = [output.stderr, output.stdout].concat();
+    let said = String::from_utf8_lossy(&said);
+    Ok(Err(format!("{}: {}", output.status, said.trim().lines().next().unwrap_or_default())))
+}
+
+/// The library does not tell which of its calls has failed.
+fn cannot_execute(path: &Path, errno: Option<i32>) -> Error {
+    let errno = errno.map_or(Errno::IO, Errno::from_raw_os_error);
+    match errno {
+        Errno::MFILE | Errno::NFILE => Error::sys("pipe2()", errno),
+        Errno::AGAIN => Error::sys("clone()", errno)
+            .with_hint("a limit of processes is reached: pids.max of a cgroup, or RLIMIT_NPROC"),
+        _ => Error::sys("execve()", errno),
+    }
+    .context(format_args!("executing {path:?}"))
 }
 
 /// The heading, and the lines whose column `PID` is one of `pids`. Names of processes may not be UTF-8.

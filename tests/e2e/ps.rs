@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use rustix::process::Resource;
 use serde_json::Value;
 
 use crate::harness::{Config, Test, eventually};
@@ -10,6 +11,7 @@ e2e!(
     processes_of_every_generation,
     what_has_ended_has_no_processes,
     options_reach_ps,
+    what_keeps_ps_from_running_is_told,
     names_with_spaces_before_the_pid
 );
 
@@ -39,8 +41,40 @@ fn options_reach_ps(t: &Test) {
     let rows: Vec<Vec<_>> = table.text().lines().map(|line| line.split_whitespace().skip(1).collect()).collect();
     assert_eq!(rows, [["PID", "COMMAND"], [pid.as_str(), "sleep"]], "{table}");
     c.cli("ps", &[]).args([&c.id, "-e", "-o", "comm"]).run().code(1).says("couldn't find PID field in ps output");
-    c.cli("ps", &[]).args([&c.id, "--nonsense"]).run().code(1);
+    let wrong = c.cli("ps", &[]).args([&c.id, "--nonsense"]).run().code(1).says("unknown gnu long option\n");
+    if t.is_berth() {
+        wrong.says(&format!("berth: ps {}: ps --nonsense: exit status: 1: error: ", c.id));
+    }
     c.cli("ps", &["--format", "xml"]).arg(&c.id).run().code(1).says("invalid format option");
+}
+
+fn what_keeps_ps_from_running_is_told(t: &Test) {
+    if t.peer_lacks("hints") {
+        return;
+    }
+    let c = t.container(Config::sleep());
+    c.up();
+    let limited = |setup: &str, files: u64| {
+        let shell = t.command("/bin/sh").args(["-c", &format!("{setup}; exec \"$@\""), "sh"]).arg(t.runtime_path());
+        shell.arg("--root").arg(&t.root).args(["ps", &c.id]).limit(Resource::Nofile, files, files).run()
+    };
+    let none = limited("PATH=/none", 1024).code(1).says("ps is not in PATH\n");
+    none.says("hint: without --format json it takes ps(1), of package procps");
+    let few = (4..16).map(|files| limited(":", files)).take_while(|output| !output.status.success());
+    for told in few {
+        assert!(!told.stderr.contains("procps"), "{told}");
+        told.code(1).says("too many open files\n  hint: the caller may have no more open files");
+    }
+    if !t.has_controller("pids") {
+        return skip!("no pids controller in this mode");
+    }
+    let few = c.cgroup_dir("pids").parent().unwrap().join("few");
+    fs::create_dir(&few).unwrap();
+    fs::write(few.join("pids.max"), "1").unwrap();
+    let told = limited(&format!("echo $$ > {}/cgroup.procs", few.display()), 1024);
+    told.code(1)
+        .says("executing \"/usr/bin/ps\": clone(): resource temporarily unavailable\n  hint: a limit of processes");
+    fs::remove_dir(few).unwrap();
 }
 
 /// runc counts the fields of a line, and takes a part of the name for the pid.
