@@ -13,6 +13,9 @@ pub fn write(slot: &Slot, write: &Write, file: &str, value: &str, errno: Errno) 
     let error = Error::sys(slot.call(file, value), errno).context(&write.field);
     let controller = file.split('.').next().unwrap_or_default();
     match errno {
+        Errno::NOENT | Errno::NODEV if slot.is_removed() => {
+            error.with_hint("the container's cgroup is gone: somebody has moved its processes elsewhere and removed it")
+        }
         Errno::NOENT | Errno::ACCESS | Errno::PERM
             if slot.directory.unified
                 && controller != "cgroup"
@@ -37,6 +40,10 @@ pub fn write(slot: &Slot, write: &Write, file: &str, value: &str, errno: Errno) 
                 read("memory.max_usage_in_bytes")
             ))
         }
+        Errno::INVAL if file == MEMORY || file == MEMORY_AND_SWAP => match other_limit(slot, file, value) {
+            Some(hint) => error.with_hint(hint),
+            None => error,
+        },
         Errno::NODEV if controller == "io" || controller == "blkio" => {
             error.with_hint("the number is that of a whole block device, not of a partition, and must exist")
         }
@@ -52,6 +59,23 @@ pub fn write(slot: &Slot, write: &Write, file: &str, value: &str, errno: Errno) 
         Errno::RANGE => error.with_hint("the value is out of the range that the kernel allows"),
         _ => error,
     }
+}
+
+const MEMORY: &str = "memory.limit_in_bytes";
+const MEMORY_AND_SWAP: &str = "memory.memsw.limit_in_bytes";
+
+/// v1 refuses a limit of memory above that of memory and swap together, whichever of the two is written.
+fn other_limit(slot: &Slot, file: &str, value: &str) -> Option<String> {
+    let other = if file == MEMORY { MEMORY_AND_SWAP } else { MEMORY };
+    let other: u64 = slot.read(other).ok()?.trim().parse().ok()?;
+    // -1 stands for no limit.
+    let value = value.parse().unwrap_or(u64::MAX);
+    let hint = match file == MEMORY {
+        true if value > other => format!("it may not be above the limit of memory and swap together: {other} bytes"),
+        false if value < other => format!("it may not be below the limit of memory alone: {other} bytes"),
+        _ => return None,
+    };
+    Some(hint)
 }
 
 /// A cgroup that `write` needs may not be made.

@@ -85,6 +85,10 @@ impl Slot {
         self.inode.is_some_and(|inode| now().is_ok_and(|now| now.st_ino != inode))
     }
 
+    fn is_removed(&self) -> bool {
+        lstat(self.path()).err() == Some(Errno::NOENT)
+    }
+
     fn read(&self, file: &str) -> Result<String> {
         let read = self.dir().and_then(|dir| dir::read_file(dir, file));
         read.call(|| format!("read({:?})", self.path().join(file)))

@@ -50,11 +50,18 @@ impl Cgroup {
         // restored.
         let failed = |write: &&Write| self.write_all(std::slice::from_ref(*write)).is_err();
         let left: Vec<_> = writes.iter().filter(failed).collect();
-        let left: Vec<_> = left.into_iter().filter(failed).map(|write| write.file.as_str()).collect();
+        let left = left.into_iter().filter(failed).filter(|write| !self.is_in_force(write));
+        let left: Vec<_> = left.map(|write| write.file.as_str()).collect();
         if left.is_empty() {
             return told;
         }
         Err(Error::new(format_args!("what was in force before could not be restored: {}", left.join(", "))))
+    }
+
+    /// Whether the file shows what `write` would restore: the update did not come so far as to change it.
+    fn is_in_force(&self, write: &Write) -> bool {
+        let shown = self.slots.get(write.directory).and_then(|slot| slot.read(&write.file).ok());
+        shown.and_then(|shown| restoring(&write.file, &write.value, &shown)).as_ref() == Some(&write.value)
     }
 
     fn reverse(&self, write: &Write) -> Option<Write> {
@@ -78,7 +85,7 @@ fn restoring(file: &str, value: &str, before: &str) -> Option<String> {
         return None;
     }
     let first = |line: &str| line.split_whitespace().next().map(str::to_owned);
-    let key = first(value)?;
+    let key = first(value).unwrap_or_default();
     // One line for each device or interface.
     if key.contains(':') || matches!(file, "net_prio.ifpriomap" | "rdma.max") {
         return match before.lines().find(|line| first(line).as_ref() == Some(&key)) {

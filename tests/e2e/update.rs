@@ -2,8 +2,10 @@
 
 use std::fs::{self, File};
 
+use rustix::mount::{MountFlags, mount_remount};
 use serde_json::json;
 
+use crate::errors::hierarchies;
 use crate::harness::{Config, Container, Mode, Output, Test};
 
 e2e!(
@@ -12,6 +14,8 @@ e2e!(
     memory_and_swap_move_together,
     resources_from_a_file_or_standard_input,
     all_or_nothing,
+    where_nothing_can_be_written_nothing_was,
+    a_cgroup_that_is_gone,
     a_paused_container_stays_paused,
     device_rules_are_left_alone,
     what_does_not_run_cannot_be_updated,
@@ -149,7 +153,15 @@ fn memory_and_swap_move_together(t: &Test) {
     assert_eq!((read(limit), read(swap)), (mega(80), both(80, 10)));
     update(&c, &["--memory-swap", "100M"]).ok();
     assert_eq!((read(limit), read(swap)), (mega(80), both(80, 20)));
-    update(&c, &["--memory", "200M"]).code(1);
+    // Of two limits that exclude each other, the one that was not named is named.
+    let refused = |options: [&str; 2], v1_says: String, [memory, both]: [u64; 2]| {
+        let v2_says = format!("memory alone may take {} bytes, memory and swap together {}", mega(memory), mega(both));
+        update(&c, &options).code(1).says(&format!("hint: {}", if v1 { v1_says } else { v2_says }));
+    };
+    let above = format!("it may not be above the limit of memory and swap together: {} bytes", mega(100));
+    refused(["--memory", "200M"], above, [200, 100]);
+    let below = format!("it may not be below the limit of memory alone: {} bytes", mega(80));
+    refused(["--memory-swap", "70M"], below, [80, 70]);
     assert_eq!((read(limit), read(swap)), (mega(80), both(80, 20)));
     update(&c, &["--memory-swap", "-1"]).ok();
     assert_eq!((read(limit), read(swap)), (mega(80), unlimited_swap.clone()));
@@ -206,6 +218,42 @@ fn all_or_nothing(t: &Test) {
     }
     update(&c, &["--pids-limit", "60"]).ok();
     assert_eq!(c.cgroup_file("pids", "pids.max"), "60");
+}
+
+fn where_nothing_can_be_written_nothing_was(t: &Test) {
+    if t.peer_lacks("hints") {
+        return;
+    }
+    let c = t.container(Config::sleep());
+    c.up();
+    let remount = |flags| {
+        hierarchies().iter().for_each(|path| mount_remount(path, MountFlags::BIND | flags, c"").unwrap());
+    };
+    remount(MountFlags::RDONLY);
+    for (_, options, ..) in STEPS.iter().filter(|(controller, ..)| t.has_controller(controller)) {
+        let output = update(&c, &options.split(' ').collect::<Vec<_>>()).code(1).says("read-only file system");
+        assert!(!output.stderr.contains("could not be restored"), "{output}");
+    }
+    remount(MountFlags::empty());
+}
+
+fn a_cgroup_that_is_gone(t: &Test) {
+    if t.peer_lacks("hints") {
+        return;
+    }
+    if !t.has_controller("pids") {
+        return skip!("no pids controller in this mode");
+    }
+    let c = t.container(Config::sleep());
+    c.up();
+    let dir = c.cgroup_dir("pids");
+    let root = dir.ancestors().find(|dir| dir.parent().is_some_and(|above| !above.join("cgroup.procs").exists()));
+    fs::write(root.unwrap().join("cgroup.procs"), c.pid().to_string()).unwrap();
+    fs::remove_dir(&dir).unwrap();
+    for options in [["--pids-limit", "20"], ["--pids-limit", "-1"]] {
+        let output = update(&c, &options).code(1).says(&format!("{:?}", dir.join("pids.max")));
+        output.says("no such file or directory\n  hint: the container's cgroup is gone");
+    }
 }
 
 fn a_paused_container_stays_paused(t: &Test) {

@@ -10,7 +10,7 @@ mod update;
 use serde::{Deserialize, Serialize};
 
 use super::hierarchy::Directory;
-use crate::error::{Error, Result, push_pointer};
+use crate::error::{Context, Error, Result, push_pointer};
 use crate::spec::{BlockIo, Cpu, HugepageLimit, Memory, Network, Pids, Resources, ThrottleDevice};
 
 pub use ignored::warnings;
@@ -198,7 +198,10 @@ impl Writes<'_> {
             (_, 0) => None,
             (-1, swap) => Some(swap.to_string()),
             (0, _) => return refuse("unable to set swap limit without memory limit"),
-            (limit, swap) if swap < limit => return refuse("memory+swap limit should be >= memory limit"),
+            (limit, swap) if swap < limit => {
+                let hint = format_args!("memory alone may take {limit} bytes, memory and swap together {swap}");
+                return refuse("memory+swap limit should be >= memory limit").hint(hint);
+            }
             (limit, swap) => Some((swap - limit).to_string()),
         };
         let size = |value: i64| if value == -1 { "max".to_owned() } else { value.to_string() };

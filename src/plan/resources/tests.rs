@@ -257,6 +257,8 @@ fn what_is_wrong_is_refused_by_name() {
     ] {
         assert_eq!(lines(asked, directories).unwrap_err().to_string(), message);
     }
+    let error = lines(r#"{"memory":{"limit":8192,"swap":4096}}"#, &v2).unwrap_err();
+    assert_eq!(error.hint(), Some("memory alone may take 8192 bytes, memory and swap together 4096"));
 }
 
 #[test]
