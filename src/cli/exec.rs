@@ -71,7 +71,7 @@ fn options(command: clap::Command) -> clap::Command {
 }
 
 fn read(matches: &ArgMatches) -> Result<ExecOptions> {
-    let process = get_path(matches, "process").map(|path| process(&path)).transpose()?;
+    let process = get_path(matches, "process").map(|path| process(&path)).transpose().context("--process")?;
     let args = get_strings(matches, "args");
     if process.is_none() && args.is_empty() {
         return Err(Error::new("exec args cannot be empty")

@@ -56,6 +56,19 @@ fn options_by_theirs(t: &Test) {
     c.exec_cmd(&["--process", &process], &[]).run().fails().says("/args: trailing comma at line 2 column 24");
     let process = t.write("process.json", "{\"cwd\": \"/\", \"user\": {\"uid\": 0,\n}}");
     c.exec_cmd(&["--process", &process], &[]).run().fails().says("/user: trailing comma at line 2 column 1");
+    // A file that cannot be had is known by its option as well.
+    let missing = t.path("none/file");
+    for (more, option, command) in [
+        (&[][..], "--process", &[][..]),
+        (&[], "--pid-file", &["/bin/true"]),
+        (&[], "--pidfd-socket", &["/bin/true"]),
+        (&["--detach", "--tty"], "--console-socket", &["/bin/true"]),
+    ] {
+        let output = c.exec_cmd(&[more, &[option, &missing]].concat(), command).run().fails();
+        output.says(&format!(": {option}: ")).says(&format!("({missing:?}): no such file or directory"));
+    }
+    let update = c.cli("update", &["--resources", &missing]).arg(&c.id).run().fails();
+    update.says(&format!(": --resources: open({missing:?}): no such file or directory"));
 }
 
 fn words_of_other_programs(t: &Test) {
