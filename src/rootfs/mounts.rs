@@ -97,6 +97,7 @@ impl Builder<'_> {
             above = rest;
             let Ok(dir) = resolve::open(self.root.as_fd(), above, OFlags::PATH) else { continue };
             if is_of_kernel(dir.as_fd()).unwrap_or(false) {
+                let above = if above.is_empty() { "/" } else { above };
                 return error.with_hint(format_args!("nothing can be made in {above:?}, a filesystem of the kernel"));
             }
             let Ok(id) = resolve::mount_id(dir.as_fd()) else { break };

@@ -106,6 +106,11 @@ fn of_root(t: &Test) {
                 bind(&dir, "/proc/x", &[]),
                 &["nothing can be made in \"/proc\", a filesystem of the kernel"],
             ),
+            case(
+                plain().mount(mount("proc", "proc", "../..", &[])),
+                bind(&dir, "/none", &[]),
+                &["nothing can be made in \"/\", a filesystem of the kernel"],
+            ),
             case(plain(), bind(&dir, "/proc/sys", &[]), &["inside /proc"]),
             case(plain(), bind(&dir, "/proc", &[]), &["not of type proc"]),
             case(
