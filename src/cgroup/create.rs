@@ -125,7 +125,7 @@ impl Cgroup {
             let events = slot.read("cgroup.events")?;
             refuse_frozen_v2(slot, &events)?;
             if dir::keyed(&events, "populated") == Some(1) {
-                return Err(explain::not_empty(slot, &slot.dir().and_then(dir::pids).unwrap_or_default()));
+                return Err(explain::not_empty(slot, &slot.below(dir::pids).unwrap_or_default()));
             }
         }
         if let Some(slot) = self.main().filter(|s| !s.directory.unified && !s.fresh) {

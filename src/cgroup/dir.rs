@@ -12,6 +12,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, open, openat, unlinkat};
 use rustix::io::{Errno, pread, retry_on_intr, write};
 
+use crate::error::{Call, Error, Result};
+
 /// The flags with which all directories here are opened.
 pub const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 
@@ -86,10 +88,10 @@ pub fn wait_event(dir: BorrowedFd<'_>, key: &str, wanted: u64, deadline: Instant
 }
 
 /// The names of the cgroups directly below.
-fn children(dir: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
+fn children(dir: BorrowedFd<'_>) -> Result<Vec<CString>> {
     let mut names = Vec::new();
-    for entry in Dir::read_from(dir)? {
-        let entry = entry?;
+    for entry in Dir::read_from(dir).call(|| "open(\".\")")? {
+        let entry = entry.call(|| "getdents64()")?;
         let name: &CStr = entry.file_name();
         if entry.file_type() == FileType::Directory && name != c"." && name != c".." {
             names.push(name.to_owned());
@@ -103,18 +105,19 @@ fn children(dir: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
 /// The container chooses the depth, so neither the stack nor the number of open descriptors may grow with it.
 fn walk(
     top: BorrowedFd<'_>,
-    mut enter: impl FnMut(BorrowedFd<'_>) -> Result<(), Errno>,
-    mut leave: impl FnMut(BorrowedFd<'_>, &CStr) -> Result<(), Errno>,
-) -> Result<(), Errno> {
-    let mut current = openat(top, ".", DIRECTORY, Mode::empty())?;
+    mut enter: impl FnMut(BorrowedFd<'_>) -> Result<()>,
+    mut leave: impl FnMut(BorrowedFd<'_>, &CStr) -> Result<()>,
+) -> Result<()> {
+    let open = |dir: BorrowedFd<'_>, name: &CStr| openat(dir, name, DIRECTORY, Mode::empty());
+    let mut current = open(top, c".").call(|| "open(\".\")")?;
     enter(current.as_fd())?;
     let mut left = vec![children(current.as_fd())?];
     let mut names: Vec<CString> = Vec::new();
     while let Some(siblings) = left.last_mut() {
         if let Some(name) = siblings.pop() {
-            current = match openat(&current, &name, DIRECTORY, Mode::empty()) {
+            current = match open(current.as_fd(), &name) {
                 Err(Errno::NOENT | Errno::NODEV) => continue,
-                other => other?,
+                other => other.call(|| format!("open({name:?})"))?,
             };
             enter(current.as_fd())?;
             left.push(children(current.as_fd())?);
@@ -122,7 +125,7 @@ fn walk(
         } else {
             left.pop();
             if let Some(name) = names.pop() {
-                current = openat(&current, "..", DIRECTORY, Mode::empty())?;
+                current = open(current.as_fd(), c"..").call(|| "open(\"..\")")?;
                 leave(current.as_fd(), &name)?;
             }
         }
@@ -131,13 +134,18 @@ fn walk(
 }
 
 /// Thaws this cgroup of the v1 freezer and all below it.
-pub fn thaw(top: BorrowedFd<'_>) -> Result<(), Errno> {
+pub fn thaw(top: BorrowedFd<'_>) -> Result<()> {
     let thaw = |dir: BorrowedFd<'_>| match write_file(dir, "freezer.state", "THAWED") {
         Err(Errno::NOENT | Errno::NODEV) => Ok(()),
-        other => other,
+        other => other.call(|| "write(\"freezer.state\", \"THAWED\")"),
     };
-    match walk(top, thaw, |_, _| Ok(())) {
-        Err(Errno::NOENT | Errno::NODEV) => Ok(()),
+    unless_gone(walk(top, thaw, |_, _| Ok(())))
+}
+
+/// The cgroup may be removed meanwhile.
+fn unless_gone(walked: Result<()>) -> Result<()> {
+    match walked {
+        Err(e) if matches!(e.errno(), Some(Errno::NOENT | Errno::NODEV)) => Ok(()),
         other => other,
     }
 }
@@ -146,7 +154,7 @@ pub fn thaw(top: BorrowedFd<'_>) -> Result<(), Errno> {
 ///
 /// A domain lists the processes of the threaded cgroups below it as its own. If this cgroup itself is threaded, its
 /// processes belong to a domain above it, and its threads are listed instead.
-pub fn pids(top: BorrowedFd<'_>) -> Result<Vec<u32>, Errno> {
+pub fn pids(top: BorrowedFd<'_>) -> Result<Vec<u32>> {
     let threaded = matches!(read_file(top, "cgroup.procs"), Err(Errno::OPNOTSUPP));
     let file = if threaded { "cgroup.threads" } else { "cgroup.procs" };
     let mut pids = Vec::new();
@@ -154,14 +162,11 @@ pub fn pids(top: BorrowedFd<'_>) -> Result<Vec<u32>, Errno> {
         match read_file(dir, file) {
             Ok(text) => pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok())),
             Err(Errno::NOENT | Errno::NODEV | Errno::OPNOTSUPP) => {}
-            Err(e) => return Err(e),
+            Err(e) => return Err(Error::sys(format_args!("read({file:?})"), e)),
         }
         Ok(())
     };
-    match walk(top, add, |_, _| Ok(())) {
-        Ok(()) | Err(Errno::NOENT | Errno::NODEV) => {}
-        Err(e) => return Err(e),
-    }
+    unless_gone(walk(top, add, |_, _| Ok(())))?;
     pids.sort_unstable();
     pids.dedup();
     // Processes of another PID namespace have no number here, and are listed as 0.
@@ -170,15 +175,15 @@ pub fn pids(top: BorrowedFd<'_>) -> Result<Vec<u32>, Errno> {
 }
 
 /// Removes the cgroups below `top`, depth first. EBUSY while one of them has processes.
-pub fn remove_children(top: BorrowedFd<'_>) -> Result<(), Errno> {
+pub fn remove_children(top: BorrowedFd<'_>) -> Result<()> {
     let mut busy = Ok(());
     let remove = |parent: BorrowedFd<'_>, name: &CStr| match unlinkat(parent, name, AtFlags::REMOVEDIR) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(Errno::BUSY) => {
-            busy = Err(Errno::BUSY);
+            busy = Err(Error::sys(format_args!("rmdir({name:?})"), Errno::BUSY));
             Ok(())
         }
-        Err(e) => Err(e),
+        Err(e) => Err(Error::sys(format_args!("rmdir({name:?})"), e)),
     };
     walk(top, |_| Ok(()), remove)?;
     busy

@@ -123,7 +123,7 @@ pub fn busy(slot: &Slot) -> Error {
         let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
         format!("{pid} {}", String::from_utf8_lossy(&name).trim_end())
     };
-    let left: Vec<_> = slot.dir().and_then(dir::pids).unwrap_or_default().iter().map(name).collect();
+    let left: Vec<_> = slot.below(dir::pids).unwrap_or_default().iter().map(name).collect();
     let error = Error::sys(format_args!("rmdir({:?})", slot.path()), Errno::BUSY);
     match left.is_empty() {
         true => error.with_hint("processes are dying there, or belong to another PID namespace"),

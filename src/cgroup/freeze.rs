@@ -74,9 +74,9 @@ impl Cgroup {
             self.thaw()?;
         }
         let Some(slot) = self.v1("freezer") else { return Ok(()) };
-        match slot.dir().and_then(dir::thaw) {
-            Err(e) if !is_gone(e) => Err(Error::sys(format_args!("write({:?})", slot.path().join("freezer.state")), e)),
-            _ => Ok(()),
+        match slot.below(dir::thaw) {
+            Err(e) if e.errno().is_some_and(is_gone) => Ok(()),
+            thawed => thawed,
         }
     }
 

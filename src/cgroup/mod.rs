@@ -28,7 +28,7 @@ use rustix::fs::{AtFlags, CWD, OFlags, lstat, unlinkat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Call, Error, Result};
+use crate::error::{Call, Context, Error, Result};
 use crate::plan::cgroup::CgroupPlan;
 use crate::plan::hierarchy::Directory;
 use crate::plan::systemd::Unit;
@@ -83,6 +83,12 @@ impl Slot {
     fn is_replaced(&self) -> bool {
         let now = || lstat(self.path());
         self.inode.is_some_and(|inode| now().is_ok_and(|now| now.st_ino != inode))
+    }
+
+    /// Does something in the directory and in all below it. An error names the directory.
+    fn below<T>(&self, walk: impl FnOnce(BorrowedFd<'_>) -> Result<T>) -> Result<T> {
+        let dir = self.dir().call(|| format!("open({:?})", self.path()))?;
+        walk(dir).with_context(|| format!("{:?} and below", self.path()))
     }
 
     fn is_removed(&self) -> bool {
@@ -198,9 +204,9 @@ impl Cgroup {
     /// Every process in the cgroup and in those below it, by its number in the caller's PID namespace.
     pub fn pids(&self) -> Result<Vec<u32>> {
         let Some(slot) = self.main() else { return Ok(Vec::new()) };
-        match slot.dir().and_then(dir::pids) {
-            Err(e) if is_gone(e) => Ok(Vec::new()),
-            pids => pids.call(|| format!("read({:?})", slot.path().join("cgroup.procs"))),
+        match slot.below(dir::pids) {
+            Err(e) if e.errno().is_some_and(is_gone) => Ok(Vec::new()),
+            pids => pids,
         }
     }
 
@@ -242,12 +248,13 @@ impl Cgroup {
                 Err(Errno::BUSY) => {}
                 Err(e) => return Err(Error::sys(format_args!("rmdir({path:?})"), e)),
             }
-            match slot.dir().and_then(dir::remove_children) {
+            match slot.below(dir::remove_children) {
                 // No cgroups are left below, so only processes can be in the way.
                 Ok(()) if remove().is_ok() => return Ok(()),
-                Ok(()) | Err(Errno::BUSY) => {}
-                Err(e) if is_gone(e) => return Ok(()),
-                Err(e) => return Err(Error::sys(format_args!("rmdir({:?})", path.join("*")), e)),
+                Ok(()) => {}
+                Err(e) if e.errno() == Some(Errno::BUSY) => {}
+                Err(e) if e.errno().is_some_and(is_gone) => return Ok(()),
+                Err(e) => return Err(e),
             }
             if self.owned {
                 // Another command may have put a process there since all were killed.
@@ -272,7 +279,7 @@ impl Cgroup {
             return Vec::new();
         }
         let ours = self.pids().unwrap_or_default();
-        let there = slot.dir().and_then(dir::pids).unwrap_or_default();
+        let there = slot.below(dir::pids).unwrap_or_default();
         there.into_iter().filter(|pid| !ours.contains(pid)).collect()
     }
 

@@ -1,9 +1,11 @@
 //! `kill`, where more than one process is meant, and `list`.
 
 use std::fs;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::harness::inject::{Action, Point};
 use crate::harness::{Config, Container, Mode, Test, eventually, sys};
 
 e2e!(
@@ -11,6 +13,7 @@ e2e!(
     frozen_leftovers_can_be_killed,
     all_gets_the_signal_asked_for,
     all_of_a_stopped_container,
+    what_fails_below_a_cgroup_is_named,
     list_shows_every_state,
 );
 
@@ -48,6 +51,28 @@ fn what_init_leaves_in_a_shared_pid_namespace(t: &Test) {
     eventually("no process", || processes(&c).is_empty());
     c.delete().ok();
     c.assert_gone();
+}
+
+/// Each of the calls that look at a cgroup and at those below it.
+fn what_fails_below_a_cgroup_is_named(t: &Test) {
+    if t.peer_lacks("the call that has failed") {
+        return;
+    }
+    let c = t.container(Config::sleep());
+    c.up();
+    let kill = |signal: &str, at: Point| {
+        let kill = c.cli("kill", &["--all"]).arg(&c.id).arg(signal);
+        let (output, seen) = kill.trace(&[], at, Action::Fail(libc::EIO), Duration::from_secs(20)).wait();
+        seen.hit.then_some(output)
+    };
+    // The last signal may end the container, which then has no cgroup to look at.
+    for signal in ["CONT", "KILL"] {
+        let point = |occurrence| Point { process: 0, number: libc::SYS_getdents64, occurrence };
+        for output in (1..).map_while(|occurrence| kill(signal, point(occurrence))) {
+            let output = output.fails().says(&format!("kill {}: ", c.id)).says("/sys/fs/cgroup/");
+            output.says(" and below: getdents64(): input/output error");
+        }
+    }
 }
 
 fn frozen_leftovers_can_be_killed(t: &Test) {
