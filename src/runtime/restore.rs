@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, statat};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -40,6 +40,8 @@ use super::{CreateOptions, Runtime};
 /// empty.
 const ROOT: &str = "criu-root";
 const LOG: &str = "restore.log";
+/// Every checkpoint has it. If it is missing, CRIU first complains of what it can do without.
+const INVENTORY: &str = "inventory.img";
 /// The directory for CRIU's own files in the state directory, if the caller names no other.
 const WORK: &str = "criu-work";
 
@@ -108,6 +110,10 @@ pub(super) fn restore_child(
 fn dumped_streams(images: &Path) -> Result<Vec<String>> {
     const MAX: u64 = 64 * 1024;
     let dir = files::open_images_directory(images)?;
+    if statat(&dir, INVENTORY, AtFlags::SYMLINK_NOFOLLOW).err() == Some(Errno::NOENT) {
+        let message = format_args!("{images:?} holds no checkpoint: it has no {INVENTORY}");
+        return Err(Error::new(message).with_hint("CRIU writes that file last: a checkpoint that failed has none"));
+    }
     // Images may come from anybody's archive: no link to another file of the host is followed, and no fifo is waited
     // for.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;

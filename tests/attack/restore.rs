@@ -63,6 +63,7 @@ fn stand_in(t: &Test, body: &str) -> String {
 fn images(c: &Container) -> String {
     let images = c.bundle.join("images");
     fs::create_dir_all(&images).unwrap();
+    fs::write(images.join("inventory.img"), "").unwrap();
     images.to_str().unwrap().to_owned()
 }
 

@@ -23,6 +23,7 @@ e2e!(
 );
 e2e!(any:
     without_criu,
+    what_holds_no_checkpoint,
     wrong_options,
     only_what_runs_can_be_dumped,
     an_old_criu,
@@ -50,6 +51,12 @@ const COUNT: &str = "exec </dev/null >/dev/null 2>&1; mkfifo /tmp/wait; exec 9<>
 
 pub fn images(c: &Container) -> String {
     c.bundle.join("images").to_str().unwrap().to_owned()
+}
+
+/// What is looked at before CRIU is asked to restore it.
+pub fn make_images(c: &Container) {
+    fs::create_dir_all(images(c)).unwrap();
+    fs::write(Path::new(&images(c)).join("inventory.img"), "").unwrap();
 }
 
 pub fn checkpoint(c: &Container, options: &[&str]) -> Cmd {
@@ -97,16 +104,37 @@ fn without_criu(t: &Test) {
     checkpoint(&c, &[]).env("PATH", "/nonexistent").run().code(1).says("criu is not in PATH");
     assert_eq!(c.status(), "running");
     c.delete_force().ok();
-    fs::create_dir_all(images(&c)).unwrap();
+    make_images(&c);
     restore(&c, &["--detach"]).env("PATH", "/nonexistent").run().code(1).says("criu is not in PATH");
     c.assert_gone();
+}
+
+fn what_holds_no_checkpoint(t: &Test) {
+    if t.peer_lacks("leaves it to CRIU") {
+        return;
+    }
+    let c = t.container(Config::sleep());
+    fs::create_dir_all(images(&c)).unwrap();
+    for file in ["", "dump.log", "descriptors.json"] {
+        if !file.is_empty() {
+            fs::write(Path::new(&images(&c)).join(file), "[]").unwrap();
+        }
+        // CRIU is not even looked for.
+        let output = restore(&c, &["--detach"]).env("PATH", "/nonexistent").run().code(1);
+        output.says(&format!(
+            "restore {}: --image-path: {:?} holds no checkpoint: it has no inventory.img\n",
+            c.id,
+            images(&c)
+        ));
+        c.assert_gone();
+    }
 }
 
 fn wrong_options(t: &Test) {
     let c = t.container(Config::sh(COUNT));
     c.up();
     let file = t.write("file", "");
-    fs::create_dir_all(images(&c)).unwrap();
+    make_images(&c);
     fs::write(Path::new(&images(&c)).join("file"), "").unwrap();
     for (options, complaint) in [
         (&["--parent-path", &*file][..], "--parent-path must be relative"),
@@ -161,7 +189,7 @@ fn only_what_runs_can_be_dumped(t: &Test) {
     c.wait_status("stopped");
     checkpoint(&c, &[]).run().code(1).says("cannot be checkpointed in stopped state");
     // Who has the id already keeps it.
-    fs::create_dir_all(images(&c)).unwrap();
+    make_images(&c);
     restore(&c, &["--detach"]).run().code(1).says("already exists");
 }
 
@@ -199,6 +227,7 @@ fn an_old_criu(t: &Test) {
     newer.run().code(1).says("CRIU is 3.14.0, --network-lock needs 3.17.0");
     assert_eq!(c.status(), "running");
     c.delete_force().ok();
+    make_images(&c);
     let restored = restore(&c, &["--detach", "--lsm-mount-context", "x"]).env("PATH", &path);
     restored.run().code(1).says("--lsm-mount-context needs 3.16.0");
     c.assert_gone();
@@ -255,7 +284,7 @@ fn who_waits_is_told_the_steps(t: &Test) {
 fn a_restore_that_fails(t: &Test) {
     let c = t.container(Config::sh(COUNT));
     let log = t.dir.join("work/restore.log");
-    fs::create_dir_all(images(&c)).unwrap();
+    make_images(&c);
     let body = format!(
         r"{READ}; {VERSION} >&$2; {READ}; printf '{LOG}' > {}; printf '\010\002\020\000\042\013\010\377\377\377\377\377\377\377\377\377\001' >&$2; {READ}",
         log.display()
@@ -283,6 +312,7 @@ fn a_criu_that_talks_nonsense(t: &Test) {
     }
     c.delete_force().ok();
     // It says that all went well, but has restored nothing.
+    make_images(&c);
     let path = stand_in(t, &format!(r"{READ}; {VERSION} >&$2; {READ}; printf '\010\002\020\001' >&$2; {READ}"));
     restore(&c, &["--detach"]).env("PATH", &path).run().code(1).says("CRIU does not tell which process");
     c.assert_gone();

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use crate::checkpoint::{VERSION, checkpoint, images, restore, stand_in};
+use crate::checkpoint::{VERSION, checkpoint, images, make_images, restore, stand_in};
 use crate::harness::shim::{any, number, text as field};
 use crate::harness::{Config, Test};
 
@@ -139,7 +139,7 @@ fn options_of_restore_reach_criu(t: &Test) {
         return;
     }
     let c = t.container(Config::sleep());
-    fs::create_dir_all(images(&c)).unwrap();
+    make_images(&c);
     let path = recorder(t, "");
     let ask = |options: &[&str]| {
         restore(&c, options).env("PATH", &path).arg("--detach").run().code(1).says("failed");

@@ -3,7 +3,7 @@
 use rustix::process::{Resource, getrlimit};
 use serde_json::json;
 
-use crate::checkpoint::{READ, VERSION, images, restore, stand_in};
+use crate::checkpoint::{READ, VERSION, make_images, restore, stand_in};
 use crate::harness::{Cmd, Config, Container, Test};
 
 e2e!(few_descriptors, few_descriptors_for_exec, few_descriptors_for_restore, a_small_stack);
@@ -67,7 +67,7 @@ fn few_descriptors_for_exec(t: &Test) {
 fn few_descriptors_for_restore(t: &Test) {
     let path = stand_in(t, &format!("{READ}; {VERSION} >&$2; {READ}"));
     let c = t.container(config());
-    std::fs::create_dir(images(&c)).unwrap();
+    make_images(&c);
     for descriptors in DESCRIPTORS {
         let output = with(restore(&c, &["--detach"]).env("PATH", &path), descriptors).run().fails();
         assert!(!output.stderr.contains("left behind"), "{descriptors}: {output}");

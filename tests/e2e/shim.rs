@@ -834,6 +834,7 @@ fn a_restore_that_fails(t: &Test) {
     let mut shim = t.shim_with(Config::sleep(), |start| start.env("PATH", &path));
     let images = t.path("images");
     fs::create_dir(&images).unwrap();
+    fs::write(images.clone() + "/inventory.img", "").unwrap();
     let stdout = fifo(t, "out");
     for field in [text(8, &images), text(10, runc_options(&text(10, &images)))] {
         assert_eq!(shim.create_with(false, ["", &stdout, ""], &field).unwrap(), 0, "there is no process yet");
