@@ -6,6 +6,7 @@ use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, openat, unlinkat};
 use rustix::io::Errno;
@@ -21,9 +22,11 @@ use crate::spec::{Spec, Status};
 use crate::sys;
 use crate::sys::mountinfo;
 use crate::sys::stat::named;
+use crate::sys::wait::ends_within;
 
 use super::container::Container;
 use super::locked::Locked;
+use super::process::ProcessId;
 
 /// The names of the standard streams, stored with the images: `restore` connects its own descriptors in their place.
 pub(super) const DESCRIPTORS: &str = "descriptors.json";
@@ -203,8 +206,24 @@ impl Locked<'_> {
         let kind = if options.pre_dump { RequestType::PreDump } else { RequestType::Dump };
         let mut notified = |notification: &Notification, _| self.dumping(notification, &mut status_fd);
         self.runtime.criu_is_at("stops the processes");
-        criu.perform(kind, &request, &mut notified).map_err(|e| work.explain(e))?;
+        criu.perform(kind, &request, &mut notified).map_err(|e| self.what_became(work.explain(e), init, status))?;
         if options.leave_running || options.pre_dump { Ok(()) } else { self.destroy_dumped() }
+    }
+
+    /// Adds what CRIU has done to the container before it failed; `before` is its status then.
+    fn what_became(&self, e: Error, init: ProcessId, before: Status) -> Error {
+        /// CRIU does not wait for the end of what it kills.
+        const SOON: Duration = Duration::from_millis(200);
+        if let Ok(Some(init)) = init.open() {
+            let _ = ends_within(init.as_fd(), SOON);
+        }
+        match self.status() {
+            Ok(now) if now != before => {
+                let said = e.hint().map(|said| format!("; {said}")).unwrap_or_default();
+                e.with_hint(format_args!("the container is {now} now{said}"))
+            }
+            _ => e,
+        }
     }
 
     /// The container's processes live on in the images.

@@ -28,6 +28,7 @@ e2e!(any:
     only_what_runs_can_be_dumped,
     an_old_criu,
     a_dump_that_fails,
+    what_a_failed_dump_leaves_is_told,
     who_waits_is_told_the_steps,
     a_restore_that_fails,
     a_criu_that_talks_nonsense,
@@ -258,6 +259,27 @@ fn a_dump_that_fails(t: &Test) {
     assert!(!failed.stderr.contains("the cause"), "{failed}");
     failed.says("ended without an answer: exit status: 3");
     assert_eq!(c.status(), "running");
+}
+
+fn what_a_failed_dump_leaves_is_told(t: &Test) {
+    if t.peer_lacks("says nothing of it") {
+        return;
+    }
+    let c = t.container(Config::sleep());
+    c.up();
+    let fail = |meanwhile: &str| {
+        let body =
+            format!(r"{READ}; {VERSION} >&$2; {READ}; {meanwhile}; printf '\010\001\020\000\070\020' >&$2; {READ}");
+        checkpoint(&c, &[]).env("PATH", &stand_in(t, &body)).run().code(1).says("criu dump failed: ")
+    };
+    let failed = fail("true");
+    assert!(!failed.stderr.contains("the container is"), "{failed}");
+    let (file, frozen) = if t.mode == Mode::V1 { ("freezer.state", "FROZEN") } else { ("cgroup.freeze", "1") };
+    let file = c.cgroup_dir("freezer").join(file);
+    fail(&format!("echo {frozen} > {}", file.display())).says("\n  hint: the container is paused now; CRIU's log");
+    c.cli("resume", &[]).arg(&c.id).ok();
+    fail(&format!("kill -9 {}", c.pid())).says("\n  hint: the container is stopped now; CRIU's log");
+    assert_eq!(c.status(), "stopped");
 }
 
 fn who_waits_is_told_the_steps(t: &Test) {
