@@ -13,7 +13,7 @@ pub(super) const COMMAND: Command = Command {
     options_end: false,
     options: |command| command,
     run: |_, _| {
-        print(&text()?)?;
+        print(text()?)?;
         Ok(0)
     },
     failure: 1,

@@ -404,9 +404,18 @@ fn version() -> String {
     )
 }
 
-fn print(text: &str) -> Result<()> {
+/// The exit status if nobody reads standard output any more: as a shell shows a program that SIGPIPE has killed, which
+/// is what becomes of runc.
+const NO_READER: u8 = 128 + libc::SIGPIPE as u8;
+
+/// As any filter does, it ends without a word once nobody reads: `berth ps web | head -n 1` has done what was wanted.
+fn print(text: impl AsRef<[u8]>) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).call(|| "write(stdout)")
+    let printed = stdout.write_all(text.as_ref()).and_then(|()| stdout.flush());
+    if printed.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
+        std::process::exit(NO_READER.into());
+    }
+    printed.call(|| "write(stdout)")
 }
 
 /// The first argument of every command for one container.

@@ -1,7 +1,6 @@
 //! `berth ps`
 
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::path::Path;
 use std::process::{Command as Program, Stdio};
 
@@ -9,7 +8,7 @@ use clap::{Arg, ArgMatches};
 use rustix::io::Errno;
 
 use super::{Command, Global, args, get_id, get_strings, id, print};
-use crate::error::{Call, Error, Result};
+use crate::error::{Error, Result};
 use crate::files;
 
 pub(super) const COMMAND: Command = Command {
@@ -47,9 +46,7 @@ fn print_table(pids: &[u32], options: &[String]) -> Result<()> {
         Some(table) => table,
         None => ps(all)?.map_err(|why| Error::new(format_args!("ps {}: {why}", all.join(" "))))?,
     };
-    let lines = select(&table, pids)?;
-    let mut stdout = std::io::stdout().lock();
-    lines.into_iter().try_for_each(|line| stdout.write_all(line)).call(|| "write(stdout)")
+    print(select(&table, pids)?.concat())
 }
 
 /// The output of `ps -ef` for `pids`, without a look at all other processes of the host. `None` if the caller wants

@@ -11,6 +11,7 @@ e2e!(
     the_log_goes_to_the_journal,
     the_log_goes_to_the_system_log,
     log_levels,
+    nobody_reads,
     an_empty_list_names_the_roots_of_engines,
 );
 
@@ -42,6 +43,37 @@ fn the_log_goes_to_a_file(t: &Test) {
         t.cli(["--log", name, "state", "missing"]).cwd(&t.dir).run().code(1);
         let text = std::fs::read_to_string(t.path(name.trim_start_matches("file:"))).unwrap();
         assert!(text.contains("level=error") && text.contains("container does not exist"), "{text}");
+    }
+}
+
+/// As programs do that SIGPIPE kills. What cannot be written for another reason is an error.
+fn nobody_reads(t: &Test) {
+    if t.peer_lacks("is killed by SIGPIPE") {
+        return;
+    }
+    let c = t.container(Config::sleep());
+    c.up();
+    for args in [
+        &["list"][..],
+        &["list", "--quiet"],
+        &["list", "--format", "json"],
+        &["state", &c.id],
+        &["ps", &c.id],
+        &["ps", "--format", "json", &c.id],
+        &["events", "--stats", &c.id],
+        &["events", "--interval", "1s", &c.id],
+        &["features"],
+        &["validate", "--json", "--bundle", c.bundle.to_str().unwrap()],
+        &["completion", "bash"],
+        &["--version"],
+        &["--help"],
+        &["state", "--help"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let shell = t.command("/bin/sh").args(["-c", "exec \"$@\" >&7", "sh"]).arg(t.runtime_path());
+        let output = shell.arg("--root").arg(&t.root).args(args).pass_fd(writer, 7).run().code(141);
+        assert_eq!(output.stderr, "", "{output}");
     }
 }
 
