@@ -3,7 +3,7 @@
 //! Data that was read before the lock may be stale. So this type is the only way to change a container, and it has the
 //! record as it is under the lock.
 
-use rustix::fs::{AtFlags, Mode, OFlags, ftruncate, openat, renameat, symlinkat, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, symlinkat, unlinkat};
 use rustix::io::Errno;
 
 use crate::error::{Call, Error, Kind, Result};
@@ -115,7 +115,8 @@ impl<'a> Locked<'a> {
     /// Writes a file that gets its name only when [`Locked::publish`] is called.
     pub(super) fn write_draft(&self, name: &str, text: &[u8]) -> Result<()> {
         let path = self.dir.path().join(name);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(self.dir.as_fd(), draft(name), flags, Mode::from_raw_mode(0o600))
             .call(|| format!("open({path:?})"))?;
         let mut rest = text;
@@ -123,8 +124,7 @@ impl<'a> Locked<'a> {
             let written = rustix::io::retry_on_intr(|| rustix::io::write(&file, rest));
             rest = &rest[written.call(|| format!("write({path:?})"))?..];
         }
-        // Not before: the space of an earlier draft is kept for this one.
-        ftruncate(&file, text.len() as u64).call(|| format!("ftruncate({path:?})"))
+        Ok(())
     }
 
     /// Readers see the old content or the new, never a part.
