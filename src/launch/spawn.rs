@@ -33,8 +33,8 @@ pub struct Birth<'a> {
     pub entry: Entry,
     pub stdio: Stdio<'a>,
     /// Only for the first process of a container: what must be done before it executes init's image, and may be done
-    /// while it makes its namespaces.
-    pub at_gate: Option<&'a dyn Fn() -> Result<()>>,
+    /// while it makes its namespaces. Gets its pid, or that of the stage.
+    pub at_gate: Option<&'a dyn Fn(i32) -> Result<()>>,
     /// How long it may say nothing; `None` if it may have to wait for somebody other than this runtime.
     pub patience: Option<Duration>,
     pub timeline: Timeline,
@@ -115,7 +115,7 @@ impl Init {
             executable.fill_and_seal(&plan.role)?;
             if let Some(act) = at_gate {
                 init.timeline.phase("device rules");
-                act()?;
+                act(init.process.pid)?;
             }
             rustix::io::write(&open, &[0]).call(|| "write(gate)").map_err(|e| init.explain(e))?;
             // Only now: with nobody to read it, writing would end a caller that does not ignore SIGPIPE.

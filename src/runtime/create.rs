@@ -1,6 +1,6 @@
 //! `create` and `run`.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use super::dir::{CONFIG, StateDir};
 use super::foreground::Foreground;
 use super::locked::Locked;
 use super::mounts::by_index;
-use super::process::{ProcessId, open_namespace};
+use super::process::{ProcessId, inode, open_namespace, user_namespace};
 use super::record::Record;
 use super::terminal::hand_over;
 use super::{CreateOptions, RunOptions, Runtime};
@@ -114,17 +114,32 @@ impl<'a> Creation<'a> {
         self.runtime.timeline.phase("start socket");
         let start_socket = if listen { Some(open_start_socket(&locked.dir)?) } else { None };
         let entry = placement.entry(&locked.record.cgroup)?;
-        let joined: Vec<_> = self.joined().into_iter().map(|(_, fd)| fd).collect();
+        let joined = self.joined();
+        let user = joined.iter().find(|(join, _)| join.kind == NamespaceKind::User);
+        let user = user.map(|(_, fd)| inode(fd)).transpose()?;
+        let joined: Vec<_> = joined.into_iter().map(|(_, fd)| fd).collect();
         let cgroup = placement.birthplace(&locked.record.cgroup)?;
         let joined = Joined::Namespaces(&joined);
-        // Loading a device program takes as long as making a network namespace. So both happen at once.
-        let device_rules = || self.apply_devices(&placement, &locked.record);
+        let identify = |pid| -> Result<_> {
+            let is_new = self.plan.init.namespaces.is_new(NamespaceKind::User);
+            Ok((ProcessId::of_child(pid)?, if is_new { user_namespace(pid)? } else { user }))
+        };
+        let identity = Cell::new(None);
+        let at_gate = |pid| {
+            // Once it executes init's image it is not dumpable. Then only CAP_SYS_PTRACE finds out its user namespace,
+            // and a procfs with the option `hidepid` may hide it from an ordinary user.
+            if !self.plan.init.is_staged() {
+                identity.set(Some(identify(pid)?));
+            }
+            // Loading a device program takes as long as making a network namespace. So both happen at once.
+            self.apply_devices(&placement, &locked.record)
+        };
         let birth = Birth {
             start_socket: start_socket.as_ref().map(AsFd::as_fd),
             cgroup,
             entry,
             stdio,
-            at_gate: Some(&device_rules),
+            at_gate: Some(&at_gate),
             patience: self.patience(),
             timeline: self.runtime.timeline.clone(),
         };
@@ -133,7 +148,8 @@ impl<'a> Creation<'a> {
 
         let pid = init.process.pid;
         describe_init(self.runtime, pid, &self.plan.init);
-        locked.adopt(ProcessId::of_child(pid)?)?;
+        let (id, user) = identity.into_inner().map_or_else(|| identify(pid), Ok)?;
+        locked.adopt(id, user)?;
         self.enter_cgroup(placement, locked, pid, init.outside)?;
         self.join_intel_rdt(locked, pid)?;
         if !self.plan.net_devices.is_empty() {

@@ -13,7 +13,7 @@ use crate::spec::Status;
 use super::Runtime;
 use super::container::Container;
 use super::dir::{APART, Apart, RECORD, StateDir, TRACES, Traces, draft, lost, no_container};
-use super::process::{ProcessId, inode, open_namespace};
+use super::process::ProcessId;
 use super::record::Record;
 
 /// Dropping it closes the descriptor of the directory, which releases the lock.
@@ -84,16 +84,12 @@ impl<'a> Locked<'a> {
         })
     }
 
-    /// Records which process is the container's init, and its cgroups, in two places.
-    pub(super) fn adopt(&mut self, init: ProcessId) -> Result<()> {
+    /// Records which process is the container's init, its user namespace if that is known, and its cgroups, in two
+    /// places.
+    pub(super) fn adopt(&mut self, init: ProcessId, user_namespace: Option<u64>) -> Result<()> {
         self.record.init = Some(init);
         if self.record.namespaces & NamespaceKind::User.clone_flag() != 0 {
-            self.record.user_namespace = match open_namespace(init.pid, NamespaceKind::User) {
-                // Only root with CAP_SYS_PTRACE may inspect init, which is not dumpable. Without that capability root
-                // cannot check what an `exec` has joined either, so it fails.
-                Err(e) if e.errno() == Some(Errno::ACCESS) => None,
-                namespace => Some(inode(&namespace?)?),
-            };
+            self.record.user_namespace = user_namespace;
         }
         self.save()?;
         let apart = Apart(self.record.cgroup.apart());

@@ -64,8 +64,17 @@ pub fn open_namespace(pid: i32, kind: NamespaceKind) -> Result<OwnedFd> {
 }
 
 /// Which namespace it is.
-pub fn inode(namespace: &OwnedFd) -> Result<u64> {
+pub fn inode(namespace: impl AsFd) -> Result<u64> {
     rustix::fs::fstat(namespace).map(|stat| stat.st_ino).call(|| "fstat(namespace)")
+}
+
+/// The user namespace of process `pid`; `None` if the caller may not inspect the process, or it has ended.
+pub fn user_namespace(pid: i32) -> Result<Option<u64>> {
+    match open_namespace(pid, NamespaceKind::User) {
+        // With its option `hidepid`, a procfs has other errors for what may not be inspected.
+        Err(e) if matches!(e.errno(), Some(Errno::ACCESS | Errno::PERM | Errno::NOENT | Errno::SRCH)) => Ok(None),
+        namespace => inode(&namespace?).map(Some),
+    }
 }
 
 fn is_root_of_host() -> bool {

@@ -31,7 +31,7 @@ use super::destroy::DEATH;
 use super::dir::CONFIG;
 use super::foreground::Foreground;
 use super::locked::Locked;
-use super::process::{ProcessId, open_namespace};
+use super::process::{ProcessId, open_namespace, user_namespace};
 use super::restored::{self, Outside};
 use super::terminal::hand_over;
 use super::{CreateOptions, Runtime};
@@ -402,7 +402,7 @@ impl Restoration<'_> {
         {
             locked.record.namespaces |= NamespaceKind::Time.clone_flag();
         }
-        locked.adopt(ProcessId::of_child(pid)?)?;
+        locked.adopt(ProcessId::of_child(pid)?, user_namespace(pid)?)?;
         self.creation.join_intel_rdt(locked, pid)?;
         locked.publish(CONFIG)
     }

@@ -25,6 +25,7 @@ e2e!(any:
     refused_when_not_running,
     missing_commands,
     in_a_user_namespace,
+    in_a_joined_user_namespace,
     in_every_kind_of_namespace_at_once,
     among_the_hosts_processes,
     a_label_that_cannot_be,
@@ -317,6 +318,22 @@ fn in_a_user_namespace(t: &Test) {
     let pid = fs::read_to_string(t.path("pid")).unwrap();
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     assert!(status.contains("Uid:\t101000\t101000\t101000\t101000"), "{status}");
+}
+
+/// With and without a PID namespace, as processes join it in different ways then.
+fn in_a_joined_user_namespace(t: &Test) {
+    let a = t.container(Config::sleep().userns(100_000));
+    a.up();
+    let path = format!("/proc/{}/ns/user", a.pid());
+    let proc = json!({ "destination": "/proc", "type": "bind", "source": "/proc", "options": ["rbind"] });
+    let among = || Config::sleep().without_namespace("pid").set("/mounts/0", proc.clone());
+    // What init is asked for when it has joined, or has not yet.
+    for config in [Config::sleep(), among(), among(), among(), among()] {
+        let b = t.container(config.namespace("user", Some(&path)));
+        b.up();
+        assert_eq!(b.inside("readlink /proc/self/ns/user"), namespace_of(Some(a.pid()), "user"));
+        b.delete_force().ok();
+    }
 }
 
 /// It joins the namespaces without a process in between, and makes none.
