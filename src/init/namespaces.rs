@@ -91,9 +91,12 @@ pub fn join_container(
 
 /// All at once, so that the rights in the user namespace count for the others.
 fn setns_container(init: &OwnedFd, flags: u64) -> Result<()> {
+    const RIGHTS: &str = "it takes CAP_SYS_ADMIN; and CAP_SYS_PTRACE if the container's first process is another user's, \
+        has more capabilities, or is not dumpable";
     let kinds = ThreadNameSpaceType::from_bits_retain(flags as u32);
-    rustix::thread::move_into_thread_name_spaces(init.as_fd(), kinds)
-        .call(|| "setns(pidfd of the container's init)")?;
+    let joined = rustix::thread::move_into_thread_name_spaces(init.as_fd(), kinds);
+    let explain = |e: Error| if e.errno() == Some(Errno::PERM) { e.with_hint(RIGHTS) } else { e };
+    joined.call(|| "setns(pidfd of the container's init)").map_err(explain)?;
     identity::never_dumpable()
 }
 

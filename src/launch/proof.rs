@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 
 use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions};
+use rustix::thread::CapabilitySet;
 
 use crate::error::{Call, Error, Result};
 use crate::sys::clone::Process;
@@ -25,15 +26,19 @@ pub fn forked(pidfd: OwnedFd, executable: BorrowedFd) -> Result<Process> {
     let ours = rustix::fs::fstat(executable).call(|| "fstat(executable)")?;
     match std::fs::metadata(format!("/proc/{pid}/exe")) {
         Ok(exe) if (exe.dev(), exe.ino()) == (ours.st_dev, ours.st_ino) => Ok(Process { pid, pidfd }),
-        // An ordinary user may not inspect a process that is not dumpable. But no child of theirs has more rights than
-        // they have.
-        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied && !rustix::process::geteuid().is_root() => {
-            Ok(Process { pid, pidfd })
-        }
-        // It has ended already, and reports why on the channel.
+        // Without CAP_SYS_PTRACE nobody may inspect a process that is not dumpable. But then no child of this process
+        // has more rights than it has itself.
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied && !may_trace()? => Ok(Process { pid, pidfd }),
+        // It has ended already, and reports why on the channel; or the procfs hides what may not be inspected (its
+        // option `hidepid`).
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Process { pid, pidfd }),
         _ => Err(foreign()),
     }
+}
+
+fn may_trace() -> Result<bool> {
+    let own = rustix::thread::capabilities(None).call(|| "capget()")?;
+    Ok(own.effective.contains(CapabilitySet::SYS_PTRACE))
 }
 
 /// Checks that this is the master side of a pseudoterminal.

@@ -11,11 +11,14 @@ use crate::cgroup::Cgroup;
 use crate::error::{Call, Context, Error, Kind, Result};
 use crate::launch;
 use crate::plan::annotations::Annotations;
+use crate::plan::namespaces::NamespaceKind;
 use crate::spec::{Spec, State, Status};
+use crate::sys::namespace::{ns_get_userns, own_user_namespace};
 
 use super::Runtime;
 use super::dir::{CONFIG, START, StateDir, no_container};
 use super::notify::Notify;
+use super::process::{inode, open_namespace};
 use super::record::Record;
 
 /// A container as found on disk.
@@ -160,6 +163,46 @@ impl<'a> Container<'a> {
         self.runtime.timeline.wait("READY=1");
         if let Err(e) = notify.await_ready(process, init.pid) {
             (self.runtime.warn)(&e.to_string());
+        }
+    }
+
+    /// To be called after a process has joined the container: its first process must be in the container's user
+    /// namespace, and in a mount namespace that belongs to that.
+    ///
+    /// The first process can make a user namespace and a mount namespace of its own, without any privilege. A process
+    /// with more privileges that followed it there would execute what it has mounted. What was joined is where the
+    /// first process was at that moment. It is asked afterwards, because nobody comes back to a user namespace that
+    /// they have left (setns(2)); and who comes back from a mount namespace alone has CAP_SYS_ADMIN in the container,
+    /// and may mount there whatever it likes. The process that has joined is not asked: only with CAP_SYS_PTRACE may
+    /// it be inspected, as it is not dumpable.
+    pub(super) fn check_namespaces(&self) -> Result<()> {
+        let ended = || Error::new("container not running").with_kind(Kind::State);
+        let init = self.record.init.ok_or_else(ended)?;
+        let open = |kind| {
+            // Joining it takes the same rights (setns(2)). It may have become another user, or not dumpable, since.
+            open_namespace(init.pid, kind)
+                .hint("without CAP_SYS_PTRACE, the first process cannot be inspected any more")
+        };
+        let found = open(NamespaceKind::Mount).and_then(|mount| Ok((mount, inode(open(NamespaceKind::User)?)?)));
+        if !init.lives()? {
+            return Err(ended());
+        }
+        let (mount, user) = found?;
+        let expected = match self.record.namespaces & NamespaceKind::User.clone_flag() {
+            0 => Some(own_user_namespace().call(|| "stat(\"/proc/self/ns/user\")")?),
+            // `None`: it was not known when the container was created.
+            _ => self.record.user_namespace,
+        };
+        let owner = ns_get_userns(mount.as_fd()).call(|| "ioctl(mount namespace, NS_GET_USERNS)");
+        match owner.and_then(inode) {
+            Ok(owner) if owner == user && expected.is_none_or(|expected| expected == user) => Ok(()),
+            Err(e) if e.errno() != Some(Errno::PERM) => Err(e),
+            _ => Err(Error::new("the first process of the container has left its user and mount namespaces")
+                .with_kind(Kind::State)
+                .with_hint(
+                    "it has used unshare(2) or setns(2), and a further process would use what it mounted there: let a \
+                     child of it do that, below an init such as tini",
+                )),
         }
     }
 

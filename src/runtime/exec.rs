@@ -22,7 +22,7 @@ use super::container::Container;
 use super::create::Child;
 use super::creation::{describe_init, write_pid_file};
 use super::foreground::Foreground;
-use super::process::{ProcessId, check_joined};
+use super::process::ProcessId;
 use super::terminal::hand_over;
 
 /// The process that `exec` runs: a whole process document, or the container's own process with these fields replaced.
@@ -260,7 +260,7 @@ impl Container<'_> {
         let actions = Actions { container: self, options, plan, pid, master: RefCell::new(None) };
         init.serve(plan, &actions)?;
         if plan.namespaces.is_new(NamespaceKind::Mount) {
-            check_joined(pid, self.record.user_namespace)?;
+            self.check_namespaces()?;
         }
         if let Some(path) = &options.pidfd_socket {
             send_descriptor(path, b"pidfd", init.process.pidfd.as_fd()).context("--pidfd-socket")?;

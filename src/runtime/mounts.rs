@@ -17,7 +17,7 @@ use crate::sys::mountinfo::groups_that_reach;
 use super::container::Container;
 use super::dir::RECORD;
 use super::locked::Locked;
-use super::process::{check_joined, open_namespace};
+use super::process::open_namespace;
 use super::record::Volume;
 use super::sources;
 
@@ -129,7 +129,7 @@ struct Actions<'a> {
 
 impl launch::Actions for Actions<'_> {
     fn joined(&self) -> Result<()> {
-        check_joined(self.pid, self.container.record.user_namespace)
+        self.container.check_namespaces()
     }
 
     fn source(&self, index: u32) -> Result<OwnedFd> {

@@ -7,9 +7,8 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Call, Error, Kind, Result};
+use crate::error::{Call, Error, Result};
 use crate::plan::namespaces::NamespaceKind;
-use crate::sys::namespace::{in_user_namespace, ns_get_userns};
 use crate::sys::stat::{Stat, named};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,36 +73,6 @@ pub fn user_namespace(pid: i32) -> Result<Option<u64>> {
         // With its option `hidepid`, a procfs has other errors for what may not be inspected.
         Err(e) if matches!(e.errno(), Some(Errno::ACCESS | Errno::PERM | Errno::NOENT | Errno::SRCH)) => Ok(None),
         namespace => inode(&namespace?).map(Some),
-    }
-}
-
-fn is_root_of_host() -> bool {
-    rustix::process::geteuid().is_root() && !in_user_namespace()
-}
-
-/// Checks what process `pid`, a child that has not been reaped, has joined: the container's mount namespace must belong
-/// to its user namespace, which is `expected`.
-///
-/// The first process of a container can make a user namespace and a mount namespace of its own, without any privilege.
-/// A process with more privileges that followed it there would execute what it has mounted.
-pub fn check_joined(pid: i32, expected: Option<u64>) -> Result<()> {
-    let mount = match open_namespace(pid, NamespaceKind::Mount) {
-        // Only root of the host may inspect a process that is not dumpable. Others have no privileges to follow it
-        // with.
-        Err(e) if e.errno() == Some(Errno::ACCESS) && !is_root_of_host() => return Ok(()),
-        mount => mount?,
-    };
-    let owner = ns_get_userns(mount.as_fd()).call(|| "ioctl(mount namespace, NS_GET_USERNS)");
-    let user = inode(&open_namespace(pid, NamespaceKind::User)?)?;
-    match owner.and_then(|owner| inode(&owner)) {
-        Ok(owner) if owner == user && expected.is_none_or(|expected| expected == user) => Ok(()),
-        Err(e) if e.errno() != Some(Errno::PERM) => Err(e),
-        _ => Err(Error::new("the first process of the container has left its user and mount namespaces")
-            .with_kind(Kind::State)
-            .with_hint(
-                "it has used unshare(2) or setns(2), and a further process would use what it mounted there: let a child \
-                 of it do that, below an init such as tini",
-            )),
     }
 }
 

@@ -35,5 +35,10 @@ pub fn unshare(flags: u64) -> Result<()> {
 pub fn in_user_namespace() -> bool {
     /// PROC_USER_INIT_INO of linux/proc_ns.h.
     const INITIAL: u64 = 0xefff_fffd;
-    rustix::fs::stat("/proc/self/ns/user").is_ok_and(|namespace| namespace.st_ino != INITIAL)
+    own_user_namespace().is_ok_and(|namespace| namespace != INITIAL)
+}
+
+/// Which user namespace the caller is in.
+pub fn own_user_namespace() -> Result<u64> {
+    rustix::fs::stat("/proc/self/ns/user").map(|namespace| namespace.st_ino)
 }

@@ -26,6 +26,7 @@ e2e!(any:
     missing_commands,
     in_a_user_namespace,
     in_a_joined_user_namespace,
+    without_the_right_to_trace,
     in_every_kind_of_namespace_at_once,
     among_the_hosts_processes,
     a_label_that_cannot_be,
@@ -334,6 +335,28 @@ fn in_a_joined_user_namespace(t: &Test) {
         assert_eq!(b.inside("readlink /proc/self/ns/user"), namespace_of(Some(a.pid()), "user"));
         b.delete_force().ok();
     }
+}
+
+/// As root without CAP_SYS_PTRACE, which may not inspect a process that is not dumpable.
+fn without_the_right_to_trace(t: &Test) {
+    let setpriv = "exec /usr/bin/setpriv --bounding-set -sys_ptrace --inh-caps -sys_ptrace \"$@\"";
+    t.call_by(t.script("setpriv", setpriv).into());
+    let list = t.write("mounts.json", r#"[{"destination":"/tmp","type":"tmpfs","source":"tmpfs"}]"#);
+    for config in [Config::sleep(), Config::sleep().userns(100_000)] {
+        let c = t.container(config);
+        c.up();
+        assert_eq!(c.inside("echo here"), "here");
+        t.cli(["mounts", "add", &c.id, &list]).ok();
+        assert!(c.inside("cat /proc/self/mounts").contains(" /tmp tmpfs "));
+        t.cli(["mounts", "remove", &c.id, &list]).ok();
+    }
+    if t.peer_lacks("says that it may not join a process of another user, but not what that takes") {
+        return;
+    }
+    let c = t.container(Config::sleep().set("/process/user", json!({ "uid": 1000, "gid": 1000 })));
+    c.up();
+    c.exec(&["/bin/true"]).fails().says("setns(pidfd of the container's init)").says("CAP_SYS_PTRACE");
+    t.cli(["mounts", "add", &c.id, &list]).run().fails().says("CAP_SYS_PTRACE");
 }
 
 /// It joins the namespaces without a process in between, and makes none.

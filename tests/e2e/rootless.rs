@@ -5,13 +5,14 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::mount::{MountFlags, mount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde_json::{Value, json};
 
 use crate::harness::{Config, Mode, Test};
 
 e2e!(a_users_container, limits_need_a_cgroup, a_named_cgroup_must_be_the_users, runtimes_are_killed);
 e2e!(commands_without_a_cgroup);
+e2e!(any: where_processes_are_hidden);
 e2e!(delegated_cgroup, exec_from_outside_the_delegated_cgroup, commands_in_the_delegated_cgroup);
 e2e!(any: the_root_of_a_user_namespace_has_a_users_state, where_the_state_is);
 
@@ -142,6 +143,28 @@ fn where_the_state_is(t: &Test) {
         for args in [&["list"][..], &["state", &c.id], &["run", "--bundle", bundle, &c.id]] {
             with(&runtime_dir, args).run().fails().says("permission denied").says("must belong to the user");
         }
+    }
+}
+
+/// procfs(5), `hidepid`: a process that the user may not inspect has no directory that can be read, or none at all.
+fn where_processes_are_hidden(t: &Test) {
+    t.become_user(USER, None);
+    let list = t.write("mounts.json", r#"[{"destination":"/tmp","type":"tmpfs","source":"tmpfs"}]"#);
+    for option in [c"hidepid=1", c"hidepid=2"] {
+        mount("proc", "/proc", "proc", MountFlags::empty(), Some(option)).unwrap();
+        let c = t.container(config(t, "sleep 1000"));
+        c.run_cmd(&["--detach"]).ok();
+        assert_eq!(c.status(), "running", "{option:?}");
+        assert_eq!(c.inside("echo here"), "here", "{option:?}");
+        if t.is_berth() {
+            t.cli(["mounts", "add", &c.id, &list]).ok();
+            assert!(c.inside("cat /proc/self/mounts").contains(" /tmp tmpfs "), "{option:?}");
+        }
+        c.kill("KILL").ok();
+        c.wait_status("stopped");
+        c.delete().ok();
+        c.assert_gone();
+        unmount("/proc", UnmountFlags::empty()).unwrap();
     }
 }
 
