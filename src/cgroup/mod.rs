@@ -210,6 +210,28 @@ impl Cgroup {
         }
     }
 
+    /// Whether a process of the container is in it, also after `patience`.
+    pub fn stays_populated(&self, patience: Duration) -> Result<bool> {
+        if !self.owned || self.is_replaced() {
+            return Ok(false);
+        }
+        let deadline = Instant::now() + patience;
+        let Some(slot) = self.unified() else {
+            // v1 does not tell of changes, and lists no process of a PID namespace that the caller does not see.
+            let mut backoff = dir::Backoff::until(deadline);
+            while !self.pids()?.is_empty() {
+                if !backoff.pause() {
+                    return Ok(true);
+                }
+            }
+            return Ok(false);
+        };
+        match slot.dir().and_then(|dir| dir::wait_event(dir, "populated", 0, deadline)) {
+            Err(e) if is_gone(e) || is_denied(e) => Ok(false),
+            empty => Ok(!empty.call(|| format!("read({:?})", slot.path().join("cgroup.events")))?),
+        }
+    }
+
     /// Removes the cgroup and those below it in every hierarchy. Waits for dying processes to leave.
     pub fn remove(&self, timeout: Duration) -> Result<()> {
         if self.is_replaced() {

@@ -1,6 +1,7 @@
 //! Undoing all that `create` did.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::spec::Status;
@@ -8,6 +9,7 @@ use crate::spec::Status;
 use super::destroy::kill;
 use super::dir::{StateDir, no_container};
 use super::locked::Locked;
+use super::record::Record;
 use super::root::Root;
 use super::{Runtime, salvage};
 
@@ -35,7 +37,8 @@ pub(super) fn delete(runtime: &Runtime, id: &str, force: bool) -> Result<()> {
         return locked.destroy(&locked.poststop_or_warn());
     }
     match locked.status()? {
-        Status::Stopped | Status::Created => {}
+        Status::Stopped => refuse_unseen(&locked.record)?,
+        Status::Created => {}
         status => {
             return Err(Error::new(format_args!("cannot delete container {id} that is not stopped: {status}"))
                 .with_kind(Kind::State)
@@ -43,4 +46,17 @@ pub(super) fn delete(runtime: &Runtime, id: &str, force: bool) -> Result<()> {
         }
     }
     locked.destroy(&locked.poststop().hint("`delete --force` removes it without its poststop hooks")?)
+}
+
+/// The kernel ends all processes of a PID namespace before its first one has ended (pid_namespaces(7)). So if there are
+/// any, that one was not found where this command looked for it.
+fn refuse_unseen(record: &Record) -> Result<()> {
+    /// What was killed leaves its cgroup a moment later.
+    const DYING: Duration = Duration::from_secs(1);
+    if record.init.is_none() || record.shared_pids || !record.cgroup.stays_populated(DYING)? {
+        return Ok(());
+    }
+    Err(Error::new("the first process of the container is not seen, but there are processes in its cgroup")
+        .with_kind(Kind::State)
+        .with_hint("/proc may be that of another PID namespace than the host's; `delete --force` ends these processes"))
 }

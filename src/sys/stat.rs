@@ -26,7 +26,8 @@ impl Stat {
         // More than a line ever has, so that one read(2) gets it.
         let mut text = Vec::with_capacity(2048);
         match std::fs::File::open(&path).and_then(|file| file.take(4096).read_to_end(&mut text)) {
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => return Ok(None),
+            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return check_procfs().map(|()| None),
             read => read.call(|| format!("read({path:?})"))?,
         };
         let shown = || Error::new(format_args!("{path:?}: {:?}", String::from_utf8_lossy(&text)));
@@ -79,6 +80,12 @@ impl Stat {
         let rest = std::str::from_utf8(&self.text[self.name.end + 1..]).ok()?;
         rest.split_ascii_whitespace().nth(number - 3)?.parse().ok()
     }
+}
+
+/// Whoever sees no process must not believe that there is none.
+fn check_procfs() -> Result<()> {
+    let own = rustix::fs::access("/proc/self/stat", rustix::fs::Access::EXISTS);
+    own.map_err(|_| Error::new("no procfs is mounted on /proc").with_hint("only there processes are seen"))
 }
 
 #[cfg(test)]

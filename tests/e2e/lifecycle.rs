@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Config, Mode, Test, eventually, sys};
+use crate::harness::{Config, Mode, Test, eventually, left, sys};
 
 e2e!(
     create_start_kill_delete,
@@ -18,6 +18,7 @@ e2e!(
     kill_all_reaches_every_process,
     delete_refuses_what_runs,
     delete_force_kills,
+    what_is_not_seen_is_not_deleted,
     delete_removes_nested_cgroups,
     state_after_a_sudden_death,
     run_passes_the_exit_code,
@@ -153,6 +154,33 @@ fn delete_refuses_what_runs(t: &Test) {
     c.kill("9").ok();
     c.wait_status("stopped");
     c.delete().ok();
+    c.assert_gone();
+}
+
+/// Where /proc is that of another PID namespace, or is no procfs, a container seems to have ended.
+fn what_is_not_seen_is_not_deleted(t: &Test) {
+    if t.peer_lacks("kills what it does not see") {
+        return;
+    }
+    let c = t.container(Config::sleep());
+    c.up();
+    let pid = c.pid();
+    let elsewhere = |options: &[&str], command: &str| {
+        let unshare = t.command("/usr/bin/unshare").args(options).arg(t.runtime_path());
+        unshare.arg("--root").arg(&t.root).args([command, &c.id]).run()
+    };
+    if left::mountinfo().contains(" cgroup2 ") {
+        let delete = elsewhere(&["--pid", "--fork", "--mount-proc"], "delete").fails();
+        delete.says("the first process of the container is not seen").says("delete --force");
+    } else {
+        skip!("without a v2 hierarchy no processes of another PID namespace are listed");
+    }
+    let covered = t.script("covered", "mount -t tmpfs none /proc && exec \"$@\"");
+    for command in ["state", "delete", "kill"] {
+        elsewhere(&["--mount", "--propagation", "private", &covered], command).fails().says("no procfs is mounted");
+    }
+    assert_eq!((c.status().as_str(), c.pid()), ("running", pid));
+    c.delete_force().ok();
     c.assert_gone();
 }
 
