@@ -220,8 +220,12 @@ impl<'a> Container<'a> {
             Some(init) if !everyone => format!("signal {signal} to pid {}", init.pid),
             _ => format!("signal {signal} to every process of the cgroup"),
         });
+        let unheld = self.record.cgroup.is_empty();
+        if everyone && unheld && (self.record.shared_pids || init.is_some() && signal != SIGKILL) {
+            (self.runtime.warn)("the container has no cgroup of its own: no process but its first gets the signal");
+        }
         match init {
-            Some(_) if everyone && !self.record.cgroup.is_empty() => self.record.cgroup.kill(signal)?,
+            Some(_) if everyone && !unheld => self.record.cgroup.kill(signal)?,
             Some(init) => super::process::send_signal(init.as_fd(), signal)?,
             None if everyone => return self.record.cgroup.kill(signal),
             None => return Err(Error::new("container not running").with_kind(Kind::State)),

@@ -14,6 +14,7 @@ e2e!(
     all_gets_the_signal_asked_for,
     all_of_a_stopped_container,
     what_fails_below_a_cgroup_is_named,
+    all_without_a_cgroup,
     list_shows_every_state,
 );
 
@@ -105,6 +106,37 @@ fn all_of_a_stopped_container(t: &Test) {
     for signal in ["0", "TERM", "KILL"] {
         kill(&c, &["--all"], signal).ok();
         kill(&c, &[], signal).code(1).says("container not running");
+    }
+}
+
+/// Only of SIGKILL in a PID namespace of the container's own is it true that all end.
+fn all_without_a_cgroup(t: &Test) {
+    if t.peer_lacks("does not know who has been reached") {
+        return;
+    }
+    let warning = "no process but its first gets the signal";
+    for shared in [false, true] {
+        let config = Config::sh("trap 'exit 0' USR1; while :; do sleep 0.05; done").without_cgroups_path();
+        let config = if shared { config.without_namespace("pid") } else { config };
+        let up = || {
+            let c = t.container(config.clone());
+            let bundle = c.bundle.to_str().unwrap();
+            let disabled = ["--cgroup-manager", "disabled", "run", "--detach", "--bundle", bundle, &c.id];
+            t.cli(disabled).ok();
+            c
+        };
+        let c = up();
+        assert_eq!(kill(&c, &[], "0").ok().stderr, "");
+        kill(&c, &["--all"], "USR1").ok().says(warning);
+        c.wait_status("stopped");
+        assert_eq!(kill(&c, &["--all"], "USR1").ok().stderr.contains(warning), shared);
+        c.delete().ok();
+        for options in [&["--all"][..], &[]] {
+            let c = up();
+            assert_eq!(kill(&c, options, "KILL").ok().stderr.contains(warning), shared);
+            c.wait_status("stopped");
+            c.delete().ok();
+        }
     }
 }
 
