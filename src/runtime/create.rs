@@ -115,8 +115,9 @@ impl<'a> Creation<'a> {
         let start_socket = if listen { Some(open_start_socket(&locked.dir)?) } else { None };
         let entry = placement.entry(&locked.record.cgroup)?;
         let joined = self.joined();
-        let user = joined.iter().find(|(join, _)| join.kind == NamespaceKind::User);
-        let user = user.map(|(_, fd)| inode(fd)).transpose()?;
+        let of = |kind| joined.iter().find(|(join, _)| join.kind == kind).map(|(_, fd)| *fd);
+        let (joined_user, joined_network) = (of(NamespaceKind::User), of(NamespaceKind::Network));
+        let user = joined_user.map(inode).transpose()?;
         let joined: Vec<_> = joined.into_iter().map(|(_, fd)| fd).collect();
         let cgroup = placement.birthplace(&locked.record.cgroup)?;
         let joined = Joined::Namespaces(&joined);
@@ -153,7 +154,16 @@ impl<'a> Creation<'a> {
         self.enter_cgroup(placement, locked, pid, init.outside)?;
         self.join_intel_rdt(locked, pid)?;
         if !self.plan.net_devices.is_empty() {
-            netdev::attach(&self.plan.net_devices, open_namespace(pid, NamespaceKind::Network)?.as_fd())?;
+            let made;
+            let netns = match joined_network {
+                // Init may not be in it yet.
+                Some(joined) => joined,
+                None => {
+                    made = open_namespace(pid, NamespaceKind::Network)?;
+                    made.as_fd()
+                }
+            };
+            netdev::attach(&self.plan.net_devices, netns)?;
             self.runtime.debug(|| format!("{} network devices moved", self.plan.net_devices.len()));
         }
         rlimits::raise(pid, &self.plan.init.process.rlimits)?;

@@ -351,6 +351,29 @@ fn network_devices(t: &Test) {
     let missing = t.container(Config::sleep().set("/linux/netDevices", json!({ "nosuch": {} })));
     missing.create().fails().says("nosuch");
     missing.assert_gone();
+
+    // Init joins a namespace at some time; the interface must come there at any.
+    let network = format!("/proc/{}/ns/net", c.pid());
+    let sibling = |devices: Value| {
+        t.container(Config::sleep().namespace("network", Some(&network)).set("/linux/netDevices", devices))
+    };
+    for name in ["late0", "late1", "late2", "late3"] {
+        ip("link add v2 type veth").ok();
+        let sibling = sibling(json!({ "v2": { "name": name } }));
+        sibling.create().ok();
+        assert!(c.inside(&format!("ip addr show dev {name}")).contains("UP"));
+        sibling.delete_force().ok();
+        ip("link show v2").fails();
+    }
+    for name in ["v3", "v4"] {
+        ip(&format!("link add {name} type veth")).ok();
+    }
+    let twice = sibling(json!({ "v3": { "name": "first" }, "v4": { "name": "inside" } }));
+    twice.create().fails().says("/linux/netDevices/v4: the container already has an interface inside");
+    twice.assert_gone();
+    for name in ["v3", "v4"] {
+        ip(&format!("link show {name}")).ok();
+    }
 }
 
 fn intel_rdt_without_hardware(t: &Test) {
