@@ -48,156 +48,99 @@ pub fn loopback_up(netns: BorrowedFd<'_>) -> Result<()> {
 /// Moves `devices` from the calling thread's network namespace into `netns` and brings them up there, with their
 /// permanent global addresses. The kernel itself keeps the MTU and the hardware address.
 ///
-/// All of them or none: a namespace that the container has joined outlives it.
+/// What was moved before a failure stays there. It cannot be taken back: in a namespace that others control, what has
+/// its name and its index by then may be an interface of theirs.
 pub fn attach(devices: &[Device], netns: BorrowedFd<'_>) -> Result<()> {
     if devices.is_empty() {
         return Ok(());
     }
-    let own = own_namespace()?;
-    let mut host = Side { socket: Socket::open()?, netns: own.as_fd() };
-    let socket = socket_in(netns, own.as_fd()).context("network namespace of the container")?;
-    let mut container = Side { socket, netns };
+    let mut host = Socket::open()?;
+    let mut container = socket_in(netns).context("network namespace of the container")?;
     let pointer = |device: &Device| format!("/linux/netDevices/{}", device.name);
-    // What can be wrong is found, as far as possible, before anything is moved.
-    let look = |device| look(&mut host.socket, &mut container.socket, device).with_context(|| pointer(device));
-    let mut all = devices.iter().map(look).collect::<Result<Vec<_>>>()?;
-    for n in 0..all.len() {
-        let Err(e) = transfer(&mut host, &mut container, &mut all[n]) else { continue };
-        let e = e.context(pointer(all[n].device));
-        return Err(all[..=n].iter().rev().fold(e, |e, interface| {
-            match take_back(&mut host, &mut container, interface) {
-                Ok(()) => e,
-                Err(cause) => e.context(format_args!(
-                    "{} is left in the container's network namespace, with the index {} ({cause})",
-                    interface.device.name, interface.there
-                )),
+    // So a failure is found, as far as possible, before anything is moved.
+    for device in devices {
+        let index = index_of(&mut host, &device.name).with_context(|| pointer(device))?;
+        free_index(&mut container, index, &device.target).with_context(|| pointer(device))?;
+    }
+    let mut moved = Vec::new();
+    for device in devices {
+        transfer(&mut host, &mut container, device, netns).with_context(|| pointer(device)).map_err(|e| {
+            if moved.is_empty() {
+                return e;
             }
-        }));
+            let before = e.hint().map(|hint| format!("{hint}; ")).unwrap_or_default();
+            e.with_hint(format_args!("{before}{} stays in a namespace that was joined", moved.join(", ")))
+        })?;
+        moved.push(&*device.name);
     }
     Ok(())
 }
 
-/// A network namespace, with a socket in it.
-struct Side<'a> {
-    socket: Socket,
-    netns: BorrowedFd<'a>,
-}
-
-/// An interface that is to be moved, and how it is on the host.
-struct Interface<'a> {
-    device: &'a Device,
-    /// Its index on the host, and in the container.
-    here: u32,
-    there: u32,
-    is_up: bool,
-    addresses: Vec<Address>,
-}
-
-fn own_namespace() -> Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    open("/proc/thread-self/ns/net", flags, Mode::empty()).call(|| "open(\"/proc/thread-self/ns/net\")")
-}
-
 /// Only this thread enters the namespace. Other threads of the process do not notice.
-fn socket_in(netns: BorrowedFd<'_>, own: BorrowedFd<'_>) -> Result<Socket> {
+fn socket_in(netns: BorrowedFd<'_>) -> Result<Socket> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let own: OwnedFd =
+        open("/proc/thread-self/ns/net", flags, Mode::empty()).call(|| "open(\"/proc/thread-self/ns/net\")")?;
     let enter = |fd: BorrowedFd<'_>| {
         move_into_link_name_space(fd, Some(LinkNameSpaceType::Network)).call(|| "setns(CLONE_NEWNET)")
     };
     enter(netns)?;
     let socket = Socket::open();
-    enter(own).context("back to our own network namespace")?;
+    enter(own.as_fd()).context("back to our own network namespace")?;
     socket
 }
 
-fn look<'a>(host: &mut Socket, container: &mut Socket, device: &'a Device) -> Result<Interface<'a>> {
-    let (here, flags) = find(host, &device.name)?;
-    let there = index_there(container, here, &device.target)?;
+fn transfer(host: &mut Socket, container: &mut Socket, device: &Device, netns: BorrowedFd<'_>) -> Result<()> {
+    let index = index_of(host, &device.name)?;
     // The kernel drops the addresses when it moves the interface, and those of IPv6 already when it takes the interface
     // down.
-    Ok(Interface { device, here, there, is_up: flags & IFF_UP != 0, addresses: addresses(host, here)? })
-}
-
-fn transfer(host: &mut Side, container: &mut Side, interface: &mut Interface) -> Result<()> {
-    let Interface { device, here, .. } = *interface;
-    // One that was moved before may have taken the index.
-    interface.there = index_there(&mut container.socket, here, &device.target)?;
-    relocate(host, (&device.name, here), container, (&device.target, interface.there), &interface.addresses)?;
-    bring_up(container, interface.there)
-}
-
-fn take_back(host: &mut Side, container: &mut Side, interface: &Interface) -> Result<()> {
-    let Interface { device, here, there, is_up, ref addresses } = *interface;
-    if find(&mut host.socket, &device.name).is_ok_and(|(index, _)| index == here) {
-        // It was not moved.
-        return Ok(());
-    }
-    let index = free_index(&mut host.socket, here, &device.name)?
-        .ok_or_else(|| Error::new("another interface has its name by now"))?;
-    relocate(container, (&device.target, there), host, (&device.name, index), addresses)?;
-    if is_up { bring_up(host, index) } else { Ok(()) }
-}
-
-/// Moves an interface, by its name and its index here and there.
-fn relocate(
-    from: &mut Side,
-    here: (&str, u32),
-    to: &mut Side,
-    there: (&str, u32),
-    addresses: &[Address],
-) -> Result<()> {
-    let mut body = ifinfomsg(here.1, 0, 0).to_vec();
-    push_attribute(&mut body, IFLA_IFNAME, &nul_terminated(there.0));
-    push_attribute(&mut body, IFLA_NET_NS_FD, &to.netns.as_raw_fd().to_ne_bytes());
-    push_attribute(&mut body, IFLA_NEW_IFINDEX, &there.1.to_ne_bytes());
-    let call = format!("RTM_NEWLINK({}, IFLA_NET_NS_FD)", here.0);
-    from.socket.request(&call, RTM_NEWLINK, 0, &body).map_err(|e| match e.errno() {
-        Some(Errno::INVAL) => e.with_hint("the kernel does not let this kind of interface leave its namespace"),
-        _ => e,
-    })?;
+    let addresses = addresses(host, index)?;
+    let new_index = free_index(container, index, &device.target)?;
+    let mut body = ifinfomsg(index, 0, 0).to_vec();
+    push_attribute(&mut body, IFLA_IFNAME, &nul_terminated(&device.target));
+    push_attribute(&mut body, IFLA_NET_NS_FD, &netns.as_raw_fd().to_ne_bytes());
+    push_attribute(&mut body, IFLA_NEW_IFINDEX, &new_index.to_ne_bytes());
+    host.request(&format!("RTM_NEWLINK({}, IFLA_NET_NS_FD)", device.name), RTM_NEWLINK, 0, &body).map_err(
+        |e| match e.errno() {
+            Some(Errno::INVAL) => e.with_hint("the kernel does not let this kind of interface leave its namespace"),
+            _ => e,
+        },
+    )?;
     for address in addresses {
-        to.socket.request("RTM_NEWADDR", RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, &address.on(there.1))?;
+        let body = address.on(new_index);
+        container.request("RTM_NEWADDR", RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, &body)?;
     }
+    container.request("RTM_NEWLINK(IFF_UP)", RTM_NEWLINK, 0, &ifinfomsg(new_index, IFF_UP, IFF_UP))?;
     Ok(())
-}
-
-fn bring_up(side: &mut Side, index: u32) -> Result<()> {
-    side.socket.request("RTM_NEWLINK(IFF_UP)", RTM_NEWLINK, 0, &ifinfomsg(index, IFF_UP, IFF_UP)).map(drop)
 }
 
 fn nul_terminated(name: &str) -> Vec<u8> {
     [name.as_bytes(), b"\0"].concat()
 }
 
-/// The index and the flags of an interface.
-fn find(socket: &mut Socket, name: &str) -> Result<(u32, u32)> {
+fn index_of(host: &mut Socket, name: &str) -> Result<u32> {
     let mut body = ifinfomsg(0, 0, 0).to_vec();
     push_attribute(&mut body, IFLA_IFNAME, &nul_terminated(name));
     let what = format!("RTM_GETLINK({name})");
-    let links = socket.request(&what, RTM_GETLINK, 0, &body)?;
-    let found = links.first().and_then(|link| Some((link_index(link)?, u32_at(link.header(LINK_HEADER)?, 8)?)));
-    found.ok_or_else(|| Error::new(format_args!("{what}: no answer")))
+    let links = host.request(&what, RTM_GETLINK, 0, &body)?;
+    links.first().and_then(link_index).ok_or_else(|| Error::new(format_args!("{what}: no answer")))
 }
 
 fn link_index(link: &Message) -> Option<u32> {
     (link.kind == RTM_NEWLINK).then(|| u32_at(link.header(LINK_HEADER)?, 4)).flatten()
 }
 
-fn index_there(container: &mut Socket, wanted: u32, target: &str) -> Result<u32> {
-    let taken = || Error::new(format_args!("the container already has an interface {target}"));
-    free_index(container, wanted, target)?.ok_or_else(taken)
-}
-
-/// The index that an interface gets in another namespace: its present one, unless that is taken there. Choosing it here
-/// saves asking for the name that the kernel makes of `%d`. `None` if the name is taken.
-fn free_index(socket: &mut Socket, wanted: u32, target: &str) -> Result<Option<u32>> {
-    let links = socket.request("RTM_GETLINK", RTM_GETLINK, NLM_F_DUMP, &ifinfomsg(0, 0, 0))?;
+/// The interface's index in the container: its present index, unless that is taken there. Choosing it here saves asking
+/// for the name that the kernel makes of `%d`.
+fn free_index(container: &mut Socket, wanted: u32, target: &str) -> Result<u32> {
+    let links = container.request("RTM_GETLINK", RTM_GETLINK, NLM_F_DUMP, &ifinfomsg(0, 0, 0))?;
     // The kernel moves the interface before it finds out that the new name is taken.
     let name = nul_terminated(target);
     if links.iter().any(|link| link.attribute(LINK_HEADER, IFLA_IFNAME) == Some(&name[..])) {
-        return Ok(None);
+        return Err(Error::new(format_args!("the container already has an interface {target}")));
     }
     let taken: Vec<u32> = links.iter().filter_map(link_index).collect();
-    Ok(Some(if taken.contains(&wanted) { taken.iter().max().map_or(1, |last| last + 1) } else { wanted }))
+    Ok(if taken.contains(&wanted) { taken.iter().max().map_or(1, |last| last + 1) } else { wanted })
 }
 
 struct Address {
@@ -297,7 +240,7 @@ mod tests {
         push_attribute(&mut info, IFLA_INFO_KIND, b"veth");
         push_attribute(&mut body, IFLA_LINKINFO, &info);
         socket.request("RTM_NEWLINK", RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &body).unwrap();
-        find(socket, name).unwrap().0
+        index_of(socket, name).unwrap()
     }
 
     fn add_address(socket: &mut Socket, index: u32, family: i32, prefix: u8, scope: u8, address: &[u8]) {
@@ -325,7 +268,7 @@ mod tests {
         // Only this test's thread enters it.
         move_into_link_name_space(ours.fd.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
         let mut host = Socket::open().unwrap();
-        let mut container = socket_in(theirs.fd.as_fd(), ours.fd.as_fd()).unwrap();
+        let mut container = socket_in(theirs.fd.as_fd()).unwrap();
         let index = add_link(&mut host, "net7");
         host.request("up", RTM_NEWLINK, 0, &ifinfomsg(index, IFF_UP, IFF_UP)).unwrap();
         add_address(&mut host, index, libc::AF_INET, 24, 0, &[10, 1, 2, 3]);
@@ -337,7 +280,7 @@ mod tests {
         assert_eq!(add_link(&mut container, "other"), index);
 
         attach(&plan("net7", "eth%d"), theirs.fd.as_fd()).unwrap();
-        assert!(find(&mut host, "net7").is_err());
+        assert!(index_of(&mut host, "net7").is_err());
         let moved = link(&mut container, "eth0");
         let new_index = link_index(&moved).unwrap();
         assert_ne!(new_index, index);
@@ -361,39 +304,18 @@ mod tests {
         add_link(&mut host, "net7");
         let e = attach(&plan("net7", "lo"), theirs.fd.as_fd()).unwrap_err().to_string();
         assert_eq!(e, "/linux/netDevices/net7: the container already has an interface lo");
-        find(&mut host, "net7").unwrap();
+        index_of(&mut host, "net7").unwrap();
         let e = attach(&plan("none", "x"), theirs.fd.as_fd()).unwrap_err().to_string();
         assert_eq!(e, "/linux/netDevices/none: RTM_GETLINK(none): no such device");
-    }
 
-    #[test]
-    fn what_was_moved_before_a_failure_comes_back() {
-        let (ours, theirs) = (Namespace::new(), Namespace::new());
-        move_into_link_name_space(ours.fd.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-        let mut host = Socket::open().unwrap();
-        let mut container = socket_in(theirs.fd.as_fd(), ours.fd.as_fd()).unwrap();
-        let indexes = ["net1", "net2"].map(|name| add_link(&mut host, name));
-        host.request("up", RTM_NEWLINK, 0, &ifinfomsg(indexes[0], IFF_UP, IFF_UP)).unwrap();
-        add_address(&mut host, indexes[0], libc::AF_INET, 24, 0, &[10, 1, 2, 3]);
-        let devices = |pairs: &[(&str, &str)]| -> Vec<Device> {
-            pairs.iter().flat_map(|(name, target)| plan(name, target)).collect()
-        };
-        let mut state = || {
-            let [one, two] = ["net1", "net2"].map(|name| find(&mut host, name).unwrap());
-            (one.0, one.1 & IFF_UP, two.0, two.1 & IFF_UP, addresses(&mut host, one.0).unwrap().len())
-        };
-        let before = state();
-        assert_eq!(before, (indexes[0], IFF_UP, indexes[1], 0, 1));
-        // A name that is taken is found before; the kernel refuses to move `lo` only when it is asked to.
-        let all = devices(&[("net1", "a%d"), ("net2", "b"), ("lo", "c")]);
-        let e = attach(&all, theirs.fd.as_fd()).unwrap_err().to_string();
-        assert_eq!(e, "/linux/netDevices/lo: RTM_NEWLINK(lo, IFLA_NET_NS_FD): invalid argument");
-        assert_eq!(state(), before);
-        let all = devices(&[("net1", "a%d"), ("net2", "lo")]);
-        let e = attach(&all, theirs.fd.as_fd()).unwrap_err().to_string();
-        assert_eq!(e, "/linux/netDevices/net2: the container already has an interface lo");
-        assert_eq!(state(), before);
-        let links = container.request("RTM_GETLINK", RTM_GETLINK, NLM_F_DUMP, &ifinfomsg(0, 0, 0)).unwrap();
-        assert!(!links.iter().any(|link| link.attribute(LINK_HEADER, IFLA_IFNAME) == Some(b"b\0")));
+        // The names of all are looked at first. The kernel refuses to move `lo` only when it is asked to.
+        let devices =
+            |pairs: [(&str, &str); 2]| pairs.iter().flat_map(|(name, target)| plan(name, target)).collect::<Vec<_>>();
+        let e = attach(&devices([("net7", "a"), ("none", "x")]), theirs.fd.as_fd()).unwrap_err();
+        assert_eq!(e.to_string(), "/linux/netDevices/none: RTM_GETLINK(none): no such device");
+        index_of(&mut host, "net7").unwrap();
+        let e = attach(&devices([("net7", "a"), ("lo", "x")]), theirs.fd.as_fd()).unwrap_err();
+        assert_eq!(e.to_string(), "/linux/netDevices/lo: RTM_NEWLINK(lo, IFLA_NET_NS_FD): invalid argument");
+        assert!(e.hint().unwrap().ends_with("; net7 stays in a namespace that was joined"), "{:?}", e.hint());
     }
 }
