@@ -36,6 +36,8 @@ pub enum Kind {
     State,
     /// Another command is at work on the container.
     Busy,
+    /// Init has ended, and has not said why.
+    Died,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -25,7 +25,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
-use crate::error::{Call, Error, Result};
+use crate::error::{Call, Error, Kind, Result};
 
 use self::requests::refuse;
 use self::seal::Executable;
@@ -158,15 +158,17 @@ impl Init {
         if ends_within(self.process.pidfd.as_fd(), SOON) == Ok(false) {
             return Error::new("init has closed its channel");
         }
-        match reap(&self.process) {
-            Some(Change::Killed(libc::SIGKILL)) => Error::new("init was killed"),
-            Some(Change::Killed(signal)) => Error::new(format_args!("init was killed by signal {signal}")),
+        match ending(&self.process) {
+            Some(Change::Killed(libc::SIGKILL)) => Error::new("init was killed").with_kind(Kind::Died),
+            Some(Change::Killed(signal)) => {
+                Error::new(format_args!("init was killed by signal {signal}")).with_kind(Kind::Died)
+            }
             // The exit status of init's heap when there is no memory.
             Some(Change::Exited(libc::ENOMEM)) => Error::sys("mmap(), in init", Errno::NOMEM),
             Some(Change::Exited(status)) if status == NO_STACK.raw_os_error() => {
                 Error::new("init has too small a stack").with_hint("see RLIMIT_STACK (ulimit -s)")
             }
-            _ => Error::new("init ended without reporting an error"),
+            _ => Error::new("init ended without reporting an error").with_kind(Kind::Died),
         }
     }
 }
@@ -184,8 +186,8 @@ impl Drop for Init {
 /// How long init may say nothing while it waits only for the runtime and the kernel.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Waits for a child that has ended.
-fn reap(process: &Process) -> Option<Change> {
+/// How a child that has ended did so. It is reaped, unless a tracer has not asked yet.
+fn ending(process: &Process) -> Option<Change> {
     reap::collect(process.pidfd.as_fd()).ok()?.or_else(|| reap::peek(process.pid))
 }
 
@@ -196,7 +198,7 @@ fn end(process: &Process) {
     // A process can be killed unless it has ended already.
     let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
     if ends_within(pidfd, DEATH) == Ok(true) {
-        reap(process);
+        ending(process);
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::requests::refuse;
 use super::{Heard, Init, hear, note_times};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::hooks::Output;
 use crate::sys::clone::Process;
 use crate::sys::stat::Stat;
@@ -55,10 +55,8 @@ pub fn start(
     starts(timeline);
     channel.send(&ToInit::Start)?;
     told();
-    let died = || {
-        Error::new("init ended without reporting an error, before it executed the process")
-            .with_hint("it may have been killed: see the kernel's log")
-    };
+    let died =
+        || Error::new("init ended without reporting an error, before it executed the process").with_kind(Kind::Died);
     await_exec(&channel, process, hook_output, timeline, &died)?;
     runs(timeline);
     Ok(())
@@ -94,15 +92,7 @@ fn await_exec(
             other => return Err(refuse(&other)),
         }
     }
-    match executing && executed(pid, process)? {
-        true => Ok(()),
-        // The filter may be in force by then.
-        false if executing => Err(died().with_hint(
-            "the seccomp profile (/linux/seccomp) may forbid execve, and write or exit_group as well; or init was \
-             killed: see the kernel's log",
-        )),
-        false => Err(died()),
-    }
+    if executing && executed(pid, process)? { Ok(()) } else { Err(died()) }
 }
 
 /// Both exec and death close the channel. Only exec changes the name of the process, which can be read until the

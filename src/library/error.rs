@@ -60,7 +60,7 @@ impl Error {
             (_, Some(Errno::NOSYS | Errno::OPNOTSUPP)) => ErrorKind::Unsupported,
             (_, Some(Errno::TIMEDOUT)) => ErrorKind::TimedOut,
             (_, Some(_)) => ErrorKind::System,
-            (Kind::Other | Kind::Init | Kind::DamagedRecord | Kind::MadeByRunc, None) => ErrorKind::Other,
+            (Kind::Other | Kind::Init | Kind::Died | Kind::DamagedRecord | Kind::MadeByRunc, None) => ErrorKind::Other,
         }
     }
 

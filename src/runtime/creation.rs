@@ -22,6 +22,7 @@ use crate::resctrl;
 use crate::spec::{Spec, Status};
 use crate::sys::keyring;
 
+use super::death;
 use super::dir::{CONFIG, StateDir};
 use super::locked::Locked;
 use super::notify;
@@ -237,8 +238,7 @@ impl<'a> Creation<'a> {
         match set_up(&mut locked) {
             Ok(made) => Ok((locked, made)),
             Err(e) => {
-                let cgroup = &locked.record.cgroup;
-                let e = if cgroup.oom_kills() > Some(0) { self.explain_oom(cgroup, e) } else { e };
+                let e = death::out_of_memory(&locked.record.cgroup, &self.spec, &e).unwrap_or(e);
                 locked.destroy_or_warn(&self.plan.hooks.poststop);
                 Err(e)
             }
@@ -349,18 +349,6 @@ impl<'a> Creation<'a> {
         let (hooks, state) = (&self.plan.hooks, record.state(Status::Created, pid));
         self.runtime.run_hooks("prestart", &hooks.prestart, record, &state, Some(pidfd))?;
         self.runtime.run_hooks("createRuntime", &hooks.create_runtime, record, &state, Some(pidfd))
-    }
-
-    fn explain_oom(&self, cgroup: &Cgroup, e: Error) -> Error {
-        let limit = self.spec.linux.resources.as_ref().and_then(|r| r.memory.as_ref()).and_then(|m| m.limit);
-        let what = "not enough to start the container (OOM)";
-        let told = match (cgroup.memory_limit_above(), limit) {
-            (Some((limit, path)), _) => format!("the memory limit of the cgroup {path:?}, {limit} bytes, is {what}"),
-            (None, Some(limit)) => format!("/linux/resources/memory/limit: {limit} bytes are {what}"),
-            (None, None) => return e.context(format_args!("the memory of the cgroup is {what}")),
-        };
-        let e = if e.hint().is_none() { e.with_hint("raise the limit") } else { e };
-        e.context(told)
     }
 }
 

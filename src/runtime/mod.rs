@@ -5,6 +5,7 @@ mod checkpoint;
 mod container;
 mod create;
 mod creation;
+mod death;
 mod delete;
 mod destroy;
 mod dir;

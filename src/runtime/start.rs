@@ -87,6 +87,7 @@ impl<'a> Locked<'a> {
         poststop: &[Hook],
     ) -> Result<Container<'a>> {
         if let Err(e) = started {
+            let e = self.explain_death(e);
             self.destroy_or_warn(poststop);
             return Err(e);
         }
