@@ -129,7 +129,7 @@ impl Cgroup {
             }
         }
         if let Some(slot) = self.main().filter(|s| !s.directory.unified && !s.fresh) {
-            let pids = self.pids()?;
+            let pids = self.listed()?;
             if !pids.is_empty() {
                 return Err(explain::not_empty(slot, &pids));
             }

@@ -67,8 +67,8 @@ impl Cgroup {
     /// For processes that were killed: the v1 freezer holds back even these. Thaws also what the container itself has
     /// frozen, in cgroups below its own.
     pub fn thaw_all(&self) -> Result<()> {
-        if self.is_replaced() {
-            return Ok(());
+        if let Some(rest) = self.without_replaced() {
+            return rest.thaw_all();
         }
         if self.is_frozen()? {
             self.thaw()?;
@@ -95,8 +95,11 @@ impl Cgroup {
     ///
     /// Until [`Cgroup::create`] has succeeded, the processes are not the container's, and none is signalled.
     pub fn kill(&self, signal: i32) -> Result<()> {
-        if !self.owned || self.is_replaced() {
+        if !self.owned {
             return Ok(());
+        }
+        if let Some(rest) = self.without_replaced() {
+            return rest.kill(signal);
         }
         if signal != libc::SIGKILL {
             return self.signal_frozen(signal);
@@ -112,7 +115,7 @@ impl Cgroup {
         if self.v1("freezer").is_some() {
             // The v1 freezer holds back even killed processes. And processes that are only in v1 have not been killed,
             // and would run on.
-            self.signal_each(signal, &self.pids()?)?;
+            self.signal_each(signal, &self.listed()?)?;
             self.thaw_all()?;
         }
         if self.slots.iter().any(|s| !s.directory.unified) {
@@ -131,7 +134,7 @@ impl Cgroup {
         // Processes that do not freeze in time are signalled all the same.
         let frozen = paused || self.freeze_within(SIGNAL_FREEZE_TIMEOUT).is_ok();
         let result =
-            if frozen { self.signal_each(signal, &self.pids()?) } else { self.signal_until_none_is_new(signal) };
+            if frozen { self.signal_each(signal, &self.listed()?) } else { self.signal_until_none_is_new(signal) };
         // A paused container stays paused, unless it could not die then.
         if signal == libc::SIGKILL {
             self.thaw_all()?;
@@ -155,7 +158,7 @@ impl Cgroup {
     fn signal_until_none_is_new(&self, signal: i32) -> Result<()> {
         let mut seen = BTreeSet::new();
         for _ in 0..1000 {
-            let new: Vec<_> = self.pids()?.into_iter().filter(|pid| !seen.contains(pid)).collect();
+            let new: Vec<_> = self.listed()?.into_iter().filter(|pid| !seen.contains(pid)).collect();
             if new.is_empty() {
                 break;
             }

@@ -161,10 +161,22 @@ impl Cgroup {
         apart.map(|directory| (directory.mountpoint.clone(), directory.path.clone())).collect()
     }
 
-    /// Whether the cgroup is another container's by now. Anybody may remove that of a container that has ended, as
-    /// systemd does, and the next one may have its name.
-    fn is_replaced(&self) -> bool {
-        self.present().any(Slot::is_replaced)
+    /// What is left of it, if a directory of it is another container's by now. Anybody may remove that of a container
+    /// that has ended, as systemd does, and the next one may have its name.
+    fn without_replaced(&self) -> Option<Self> {
+        if !self.present().any(Slot::is_replaced) {
+            return None;
+        }
+        let (replaced, ours): (Vec<_>, Vec<_>) = self.present().partition(|slot| slot.is_replaced());
+        let slot = |slot: &Slot| Slot {
+            directory: slot.directory.clone(),
+            required: slot.required,
+            inode: slot.inode,
+            ..Slot::default()
+        };
+        let is_of_systemd = |slot: &&Slot| slot.directory.unified || slot.directory.has("name=systemd");
+        let unit = self.unit.clone().filter(|_| !replaced.iter().any(is_of_systemd));
+        Some(Self { slots: ours.into_iter().map(slot).collect(), owned: self.owned, unit })
     }
 
     fn present(&self) -> impl Iterator<Item = &Slot> {
@@ -203,6 +215,10 @@ impl Cgroup {
 
     /// Every process in the cgroup and in those below it, by its number in the caller's PID namespace.
     pub fn pids(&self) -> Result<Vec<u32>> {
+        self.without_replaced().as_ref().unwrap_or(self).listed()
+    }
+
+    fn listed(&self) -> Result<Vec<u32>> {
         let Some(slot) = self.main() else { return Ok(Vec::new()) };
         match slot.below(dir::pids) {
             Err(e) if e.errno().is_some_and(is_gone) => Ok(Vec::new()),
@@ -212,14 +228,17 @@ impl Cgroup {
 
     /// Whether a process of the container is in it, also after `patience`.
     pub fn stays_populated(&self, patience: Duration) -> Result<bool> {
-        if !self.owned || self.is_replaced() {
+        if !self.owned {
             return Ok(false);
+        }
+        if let Some(rest) = self.without_replaced() {
+            return rest.stays_populated(patience);
         }
         let deadline = Instant::now() + patience;
         let Some(slot) = self.unified() else {
             // v1 does not tell of changes, and lists no process of a PID namespace that the caller does not see.
             let mut backoff = dir::Backoff::until(deadline);
-            while !self.pids()?.is_empty() {
+            while !self.listed()?.is_empty() {
                 if !backoff.pause() {
                     return Ok(true);
                 }
@@ -234,8 +253,8 @@ impl Cgroup {
 
     /// Removes the cgroup and those below it in every hierarchy. Waits for dying processes to leave.
     pub fn remove(&self, timeout: Duration) -> Result<()> {
-        if self.is_replaced() {
-            return Ok(());
+        if let Some(rest) = self.without_replaced() {
+            return rest.remove(timeout);
         }
         let stopped = self.end_unit();
         if self.unit.is_some() && !self.owned {
@@ -300,7 +319,7 @@ impl Cgroup {
         if slot.directory.unified {
             return Vec::new();
         }
-        let ours = self.pids().unwrap_or_default();
+        let ours = self.listed().unwrap_or_default();
         let there = slot.below(dir::pids).unwrap_or_default();
         there.into_iter().filter(|pid| !ours.contains(pid)).collect()
     }

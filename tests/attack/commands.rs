@@ -20,6 +20,7 @@ e2e!(
     what_is_frozen_is_killed_before_it_is_thawed,
     a_container_that_has_frozen_itself,
     a_process_without_its_main_thread,
+    a_cgroup_that_is_replaced_in_one_hierarchy,
 );
 e2e!(any: run_is_delayed, start_is_delayed, changes_are_delayed, looks_are_delayed);
 e2e!(any:
@@ -503,6 +504,29 @@ fn a_cgroup_that_is_another_containers_by_now(t: &Test) {
     first.delete().ok();
     assert_eq!(second.status(), "running");
     assert_eq!(second.exec(&["/bin/echo", "here"]).ok().stdout, "here\n");
+}
+
+/// Somebody has moved the processes out of one hierarchy, and made the cgroup there anew. The rest is the container's.
+fn a_cgroup_that_is_replaced_in_one_hierarchy(t: &Test) {
+    let c = t.container(Config::sleep().without_namespace("pid"));
+    c.up();
+    let dirs = left::cgroups(c.cgroup.as_deref().unwrap());
+    let replaced = dirs.last().unwrap();
+    let beside = replaced.with_file_name("beside");
+    fs::create_dir(&beside).unwrap();
+    for pid in fs::read_to_string(replaced.join("cgroup.procs")).unwrap().lines() {
+        fs::write(beside.join("cgroup.procs"), pid).unwrap();
+    }
+    fs::remove_dir(replaced).unwrap();
+    fs::create_dir(replaced).unwrap();
+    c.cli("kill", &["--all"]).args([&c.id, "KILL"]).run().ok();
+    c.wait_status("stopped");
+    c.delete().ok();
+    let there: Vec<_> = dirs.iter().filter(|dir| dir.exists()).collect();
+    assert_eq!(there, [replaced]);
+    fs::remove_dir(replaced).unwrap();
+    fs::remove_dir(beside).unwrap();
+    c.assert_gone();
 }
 
 /// As `exec` might, between the killing of all that is there and the removal of the cgroup.
