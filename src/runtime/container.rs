@@ -14,6 +14,7 @@ use crate::plan::annotations::Annotations;
 use crate::plan::namespaces::NamespaceKind;
 use crate::spec::{Spec, State, Status};
 use crate::sys::namespace::{ns_get_userns, own_user_namespace};
+use crate::sys::wait::ends_within;
 
 use super::Runtime;
 use super::dir::{CONFIG, START, StateDir, no_container};
@@ -211,26 +212,43 @@ impl<'a> Container<'a> {
     /// Where the container shares its PID namespace, the death of init does not end the others, so SIGKILL goes to all.
     pub fn kill(&self, signal: i32, all: bool) -> Result<()> {
         const SIGKILL: i32 = libc::SIGKILL;
+        /// Enough for a process that nothing holds.
+        const SOON: Duration = Duration::from_millis(200);
         let init = match self.record.init {
             Some(init) => init.open()?,
             None => None,
         };
         let everyone = all || self.record.shared_pids && signal == SIGKILL;
+        let has_cgroup = !self.record.cgroup.is_empty();
         self.runtime.debug(|| match self.record.init {
-            Some(init) if !everyone => format!("signal {signal} to pid {}", init.pid),
+            Some(init) if !everyone || !has_cgroup => format!("signal {signal} to pid {}", init.pid),
             _ => format!("signal {signal} to every process of the cgroup"),
         });
-        let unheld = self.record.cgroup.is_empty();
-        if everyone && unheld && (self.record.shared_pids || init.is_some() && signal != SIGKILL) {
-            (self.runtime.warn)("the container has no cgroup of its own: no process but its first gets the signal");
+        // The end of the first process is that of all in its PID namespace.
+        let first_is_enough = !self.record.shared_pids && (init.is_none() || signal == SIGKILL);
+        if everyone && !has_cgroup && !first_is_enough {
+            let reached =
+                if init.is_some() { "no process but its first gets the signal" } else { "nothing is signalled" };
+            (self.runtime.warn)(&format!("the container has no cgroup of its own: {reached}"));
         }
-        match init {
-            Some(_) if everyone && !unheld => self.record.cgroup.kill(signal)?,
+        match &init {
+            Some(_) if everyone && has_cgroup => self.record.cgroup.kill(signal)?,
             Some(init) => super::process::send_signal(init.as_fd(), signal)?,
             None if everyone => return self.record.cgroup.kill(signal),
             None => return Err(Error::new("container not running").with_kind(Kind::State)),
         }
-        if signal == SIGKILL { self.record.cgroup.thaw_all() } else { Ok(()) }
+        if signal != SIGKILL {
+            return Ok(());
+        }
+        self.record.cgroup.thaw_all()?;
+        let Some(init) = init else { return Ok(()) };
+        if ends_within(init.as_fd(), SOON).call(|| "poll(pidfd)")? {
+            return Ok(());
+        }
+        // A process of the container may trace it, and hold it on its way (ptrace(2), PTRACE_O_TRACEEXIT). Or it was
+        // moved out of its cgroup.
+        super::process::send_signal(init.as_fd(), SIGKILL)?;
+        self.record.cgroup.kill(SIGKILL)
     }
 }
 

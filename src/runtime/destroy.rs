@@ -95,7 +95,8 @@ pub(super) fn kill(record: &Record) -> Result<()> {
         }
         record.cgroup.thaw_all()?;
         let deadline = Instant::now() + DEATH;
-        while !ends_within(pidfd.as_fd(), SOON).call(|| "poll(pidfd)")? {
+        // The pidfd does not tell of an end that a tracer of another thread has not asked for.
+        while !ends_within(pidfd.as_fd(), SOON).call(|| "poll(pidfd)")? && init.lives()? {
             if Instant::now() >= deadline {
                 return Err(Error::new(format_args!("init (pid {}) does not die", init.pid))
                     .with_hint("the kernel may hold it in a device or a file system: see /proc/PID/stack"));

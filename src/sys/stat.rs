@@ -52,12 +52,26 @@ impl Stat {
     }
 
     /// Whether it is a zombie (`Z`), or a process that is just being reaped (`X`, `x`). The state is that of the main
-    /// thread, which may end before the others: then they are counted.
+    /// thread, which may end before the others. They count as long as a tracer has not asked how they have ended, so
+    /// each is looked at.
     pub fn has_ended(&self) -> bool {
         match self.state() {
-            b'Z' => self.field(20).is_none_or(|threads| threads <= 1),
+            b'Z' => self.field(20).is_none_or(|threads| threads <= 1) || self.threads_have_ended().unwrap_or(false),
             state => matches!(state, b'X' | b'x'),
         }
+    }
+
+    fn threads_have_ended(&self) -> std::io::Result<bool> {
+        let pid = String::from_utf8_lossy(&self.text[..self.name.start]);
+        let pid = pid.trim_end_matches([' ', '(']);
+        for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+            let path = format!("/proc/{pid}/task/{}/stat", thread?.file_name().to_string_lossy());
+            let stat = std::fs::read(path).ok().and_then(|text| Self::parse(&text));
+            if stat.is_some_and(|stat| !matches!(stat.state(), b'Z' | b'X' | b'x')) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// `PF_*` of linux/sched.h.

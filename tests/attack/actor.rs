@@ -49,6 +49,9 @@ fn act() {
     let done = match words.as_slice() {
         ["trace", pid] => trace(pid.parse().unwrap()),
         ["trace-all"] => trace_all(),
+        ["trace-threads"] => trace_threads(),
+        ["exit-beside-a-traced-thread"] => exit_beside_a_traced_thread(),
+        ["hold-exit", pid] => hold_exit(pid.parse().unwrap()),
         ["stop-others"] => stop_others(),
         ["have-a-thread-traced", path] => have_a_thread_traced(path),
         ["stop-for-the-parent", path] => stop_for_the_parent(path),
@@ -82,15 +85,55 @@ fn trace(pid: i32) -> io::Result<String> {
 
 /// Whatever comes into the PID namespace and can be traced. It never asks how that has ended.
 fn trace_all() -> ! {
-    let main = rustix::process::getpid().as_raw_nonzero().get();
     loop {
-        for entry in fs::read_dir("/proc").unwrap().flatten() {
-            if let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()).filter(|pid| *pid != main)
-            {
-                let _ = trace(pid);
+        others().into_iter().for_each(|pid| drop(trace(pid)));
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
+/// The processes that come into the PID namespace, by their numbers.
+fn others() -> Vec<i32> {
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    numbers("/proc").into_iter().filter(|pid| *pid != own).collect()
+}
+
+fn numbers(dir: &str) -> Vec<i32> {
+    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// As [`trace_all`], but for the first thread of each process.
+fn trace_threads() -> ! {
+    loop {
+        for pid in others() {
+            for thread in numbers(&format!("/proc/{pid}/task")).into_iter().filter(|thread| *thread != pid) {
+                let _ = trace(thread);
             }
         }
         std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
+fn exit_beside_a_traced_thread() -> ! {
+    std::thread::spawn(|| std::thread::sleep(std::time::Duration::from_secs(1000)));
+    let is_traced = |thread: i32| {
+        let status = fs::read_to_string(format!("/proc/self/task/{thread}/status")).unwrap_or_default();
+        status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
+    };
+    while !numbers("/proc/self/task").into_iter().any(is_traced) {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    std::process::exit(7);
+}
+
+/// The process stops on its way to its end, and stays there.
+fn hold_exit(pid: i32) -> io::Result<String> {
+    let none = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: PTRACE_SEIZE takes options, and no address.
+    check(unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid, none, libc::PTRACE_O_TRACEEXIT as usize) })?;
+    fs::write("/held", "held\n")?;
+    loop {
+        std::thread::sleep(std::time::Duration::from_secs(1000));
     }
 }
 

@@ -6,7 +6,9 @@ use serde_json::json;
 use crate::actor::{self, command};
 use crate::harness::{Config, Container, Test};
 
-e2e!(any: of_exec, of_run, of_the_shim, of_an_ended_init, a_hook_that_has_ended, a_hook_that_is_killed);
+e2e!(any: of_exec, of_run, of_the_shim, of_an_ended_init, a_hook_that_has_ended, a_hook_that_is_killed,
+    of_threads_in_exec, of_threads_in_the_shim, of_threads_of_init);
+e2e!(an_init_that_is_held_on_its_way);
 
 /// Waits until the process of this pid is traced. Makes no process, whose end would be hidden from this one.
 fn until_traced(pid: &str) -> String {
@@ -18,7 +20,11 @@ fn until_traced(pid: &str) -> String {
 
 /// A container that traces all that comes into its PID namespace and has no more rights than itself.
 fn tracer<'a>(t: &'a Test, capabilities: &[&str]) -> Container<'a> {
-    let c = actor::container(t, Config::new(command("trace-all")).capabilities(capabilities));
+    tracing(t, "trace-all", capabilities)
+}
+
+fn tracing<'a>(t: &'a Test, deed: &str, capabilities: &[&str]) -> Container<'a> {
+    let c = actor::container(t, Config::new(command(deed)).capabilities(capabilities));
     c.up();
     c
 }
@@ -91,4 +97,50 @@ fn a_hook_that_is_killed(t: &Test) {
     c.start().fails().says("hook ran past specified timeout of 1.0s");
     c.delete_force().ok();
     tracer.delete_force().ok();
+}
+
+/// It has another thread than its first, which alone is traced.
+fn threaded() -> Vec<String> {
+    command("exit-beside-a-traced-thread")
+}
+
+fn of_threads_in_exec(t: &Test) {
+    let c = tracing(t, "trace-threads", &[]);
+    c.exec_cmd(&[], &threaded().iter().map(String::as_str).collect::<Vec<_>>()).run().code(7);
+    c.delete_force().ok();
+}
+
+fn of_threads_in_the_shim(t: &Test) {
+    let _run = t.private_run();
+    let config = Config::new(command("trace-threads")).capabilities(&[]);
+    let mut shim = t.shim_of(actor::container(t, config));
+    shim.create(false, ["", "", ""]).unwrap();
+    shim.of("Start", "").unwrap();
+    shim.exec("threaded", &threaded().iter().map(String::as_str).collect::<Vec<_>>(), ["", "", ""]).unwrap();
+    shim.of("Start", "threaded").unwrap();
+    assert_eq!(shim.wait("threaded"), 7);
+    shim.finish();
+}
+
+/// The container ends all the same, for whoever asks.
+fn of_threads_of_init(t: &Test) {
+    let tracer = tracing(t, "trace-threads", &[]);
+    let c = actor::container(t, beside(&tracer, Config::new(threaded())).capabilities(&[]));
+    c.up();
+    c.wait_status("stopped");
+    c.delete().ok();
+    tracer.delete_force().ok();
+}
+
+/// It is killed, but its end, which is that of its PID namespace, does not come by itself.
+fn an_init_that_is_held_on_its_way(t: &Test) {
+    let c = actor::container(t, Config::sleep());
+    c.up();
+    let holder = c.exec_cmd(&[], &command("hold-exit 1").iter().map(String::as_str).collect::<Vec<_>>()).spawn();
+    assert_eq!(c.wait_file("/held"), "held\n");
+    c.kill("KILL").ok();
+    c.wait_status("stopped");
+    holder.wait().code(128 + 9);
+    c.delete().ok();
+    c.assert_gone();
 }
