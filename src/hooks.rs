@@ -215,7 +215,9 @@ fn supervise(
             tracers_until = Instant::now().checked_add(reap::TRACERS);
         }
         if tracers_until.is_some_and(|until| Instant::now() >= until) {
-            return Err(Error::new("the hook has ended, but a process of the container traces it, and hides how"));
+            return Err(Error::new(
+                "the hook has ended, but a process of the container traces it, so its exit status is unknown",
+            ));
         }
         if let (Some(Duration::ZERO), Some(timeout)) = (left, hook.timeout) {
             return Err(Error::new(format_args!("hook ran past specified timeout of {:.1}s", timeout.as_secs_f64())));
@@ -257,9 +259,11 @@ fn wait(
         Err(Errno::INTR) => return Ok(Ended::default()),
         polled => polled.call(|| "poll()")?,
     };
+    // In the order in which they were added: each takes its own, if it is there.
     let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
     let container = container.is_some() && ready.next() == Some(true);
-    Ok(Ended { container, hook: pidfd.is_some() && ready.next() == Some(true) })
+    let hook = pidfd.is_some() && ready.next() == Some(true);
+    Ok(Ended { hook, container })
 }
 
 fn failure(status: ExitStatus, pipes: &Pipes<'_>) -> Error {

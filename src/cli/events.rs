@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{Command, args, get_id, get_string, id, print, text, time};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::runtime::{self, Stats};
 
 pub(super) const COMMAND: Command = Command {
@@ -19,7 +19,8 @@ pub(super) const COMMAND: Command = Command {
     run: |global, matches| {
         let interval = get_string(matches, "interval").unwrap_or_else(|| "5s".to_owned());
         let interval = time::go_duration(&interval)
-            .ok_or_else(|| Error::new(format_args!("invalid value {interval:?} for flag -interval: parse error")))?;
+            .ok_or_else(|| Error::new(format_args!("invalid value {interval:?} for flag -interval: parse error")))
+            .hint("a number with a unit, such as 5s or 500ms")?;
         if interval.is_zero() {
             return Err(Error::new("duration interval must be greater than 0"));
         }

@@ -92,7 +92,8 @@ impl Builder<'_> {
         if !matches!(error.errno(), Some(Errno::ROFS | Errno::NOENT | Errno::PERM | Errno::ACCESS)) {
             return error;
         }
-        let mut above = plan.destination.trim_end_matches('/');
+        let destination = format!("/{}", plan.destination.trim_matches('/'));
+        let mut above = &*destination;
         while let Some((rest, _)) = above.rsplit_once('/') {
             above = rest;
             let Ok(dir) = resolve::open(self.root.as_fd(), above, OFlags::PATH) else { continue };

@@ -208,7 +208,7 @@ impl Session<'_> {
         Ok(true)
     }
 
-    /// `None` for a while if a tracer has not asked, which comes first.
+    /// `None` for a while if a tracer has not asked: the kernel tells that one first.
     fn collect(&self, ended: Instant) -> Result<Option<u8>> {
         let collected = retry_on_intr(|| reap::collect(self.process)).call(|| format!("waitid({})", self.pid))?;
         Ok(match collected {

@@ -62,6 +62,7 @@ impl Locked<'_> {
         self.draft_record()?;
         self.record.volumes.truncate(before);
         let made = self.run_errand(&plan)?;
+        // The draft is cut before it is written again. Somebody else may take the space in between.
         self.remember(mounts, &made).inspect_err(|_| self.take_back(spec, mounts, &made))
     }
 

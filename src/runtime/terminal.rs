@@ -28,8 +28,8 @@ impl CallerTerminal {
             None => open("/dev/tty", OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty())
                 .call(|| "open(\"/dev/tty\")")
                 .map_err(|e| {
-                    let hint = "a terminal was asked for (/process/terminal, or --tty), and this is none: \
-                                leave it out, or use --detach and --console-socket";
+                    let hint = "a terminal was asked for (/process/terminal, or --tty), and berth has none \
+                                itself: leave it out, or use --detach and --console-socket";
                     e.with_hint(hint)
                 })?,
         };

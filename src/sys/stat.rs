@@ -99,7 +99,10 @@ impl Stat {
 /// Whoever sees no process must not believe that there is none.
 fn check_procfs() -> Result<()> {
     let own = rustix::fs::access("/proc/self/stat", rustix::fs::Access::EXISTS);
-    own.map_err(|_| Error::new("no procfs is mounted on /proc").with_hint("only there processes are seen"))
+    own.map_err(|_| {
+        Error::new("no procfs is mounted on /proc")
+            .with_hint("berth looks for the processes of containers there: mount one")
+    })
 }
 
 #[cfg(test)]

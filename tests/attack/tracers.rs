@@ -85,7 +85,9 @@ fn a_hook_that_has_ended(t: &Test) {
     let tracer = tracer(t, &["CAP_SYS_PTRACE"]);
     let c = t.container(with_hook(&tracer, "exit 0", None));
     c.create().ok();
-    c.start().fails().says("the hook has ended, but a process of the container traces it, and hides how");
+    c.start()
+        .fails()
+        .says("the hook has ended, but a process of the container traces it, so its exit status is unknown");
     c.delete_force().ok();
     tracer.delete_force().ok();
 }

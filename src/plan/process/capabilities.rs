@@ -88,7 +88,9 @@ impl Capabilities {
         if !unknown.is_empty() {
             unknown.sort_unstable();
             unknown.dedup();
-            warnings.push(format!("ignoring unknown or unavailable capabilities: [{}]", unknown.join(" ")));
+            let meant: Vec<_> = unknown.iter().filter_map(|name| meant(name)).collect();
+            let hint = if meant.is_empty() { String::new() } else { format!(" (is {} meant?)", meant.join(" ")) };
+            warnings.push(format!("ignoring unknown or unavailable capabilities: [{}]{hint}", unknown.join(" ")));
         }
         sets.restrict(u64::MAX, u64::MAX, warnings);
         sets
@@ -130,6 +132,13 @@ fn mask<'a>(names: &'a [String], unknown: &mut Vec<&'a str>) -> u64 {
     mask
 }
 
+/// The capability that the name is of, but for its prefix or its case, as engines take it.
+fn meant(name: &str) -> Option<String> {
+    let name = name.to_uppercase();
+    let name = name.strip_prefix("CAP_").unwrap_or(&name);
+    CapabilitySet::from_name(name).map(|_| format!("CAP_{name}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,7 +174,14 @@ mod tests {
         };
         let mut warnings = Vec::new();
         assert_eq!(Capabilities::plan(Some(&spec), &mut warnings).bounding, 1 << 5);
-        assert_eq!(warnings, ["ignoring unknown or unavailable capabilities: [CAP_UNKNOWN UNKNOWN_CAP cap_chown]"]);
+        assert_eq!(
+            warnings,
+            ["ignoring unknown or unavailable capabilities: [CAP_UNKNOWN UNKNOWN_CAP cap_chown] (is CAP_CHOWN meant?)"]
+        );
+        let spec = spec::Capabilities { bounding: set(&["NET_ADMIN"]), ..Default::default() };
+        warnings.clear();
+        Capabilities::plan(Some(&spec), &mut warnings);
+        assert_eq!(warnings, ["ignoring unknown or unavailable capabilities: [NET_ADMIN] (is CAP_NET_ADMIN meant?)"]);
     }
 
     #[test]
