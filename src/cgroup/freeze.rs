@@ -36,6 +36,9 @@ impl Cgroup {
             Error::new("cannot toggle freezer: cgroups not configured for container")
                 .with_hint("only a container that has a cgroup of its own can be paused")
         })?;
+        if slot.is_replaced() {
+            return Err(Error::new(format_args!("the cgroup {:?} is not the container's any more", slot.path())));
+        }
         let deadline = Instant::now() + timeout;
         let frozen = if slot.directory.unified { freeze_v2(slot, deadline) } else { freeze_v1(slot, deadline) };
         match frozen {

@@ -133,17 +133,14 @@ impl Process {
             let mut fds = vec![PollFd::new(&self.0.pidfd, PollFlags::IN)];
             fds.extend(cancel.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            let left = left.map_or(reap::SWEEP, |left| left.min(reap::SWEEP));
-            match poll(&mut fds, Timespec::try_from(left).ok().as_ref()) {
+            // A time that the kernel cannot count to is for ever.
+            let left = left.and_then(|left| Timespec::try_from(left).ok());
+            match poll(&mut fds, left.as_ref()) {
                 Err(Errno::INTR) => continue,
                 polled => polled.call(|| "poll(pidfd)")?,
             };
-            if fds[0].revents().is_empty() && !self.has_ended() {
-                let is_cancelled = fds.get(1).is_some_and(|cancel| !cancel.revents().is_empty());
-                match is_cancelled || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                    true => return Ok(None),
-                    false => continue,
-                }
+            if fds[0].revents().is_empty() {
+                return Ok(None);
             }
             if let Some(status) = self.collect()? {
                 return Ok(Some(status));
@@ -155,12 +152,6 @@ impl Process {
                 return Ok(None);
             }
         }
-    }
-
-    /// Whether it has ended, also if its pidfd does not tell.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.0.status.lock().unwrap_or_else(PoisonError::into_inner).is_some()
-            || reap::has_ended(self.0.pid.cast_signed())
     }
 
     /// Of a process that has ended. The kernel tells only the first who asks. `None` for a while if a tracer has not

@@ -69,7 +69,8 @@ pub fn attach(devices: &[Device], netns: BorrowedFd<'_>) -> Result<()> {
                 return e;
             }
             let before = e.hint().map(|hint| format!("{hint}; ")).unwrap_or_default();
-            e.with_hint(format_args!("{before}{} stays in a namespace that was joined", moved.join(", ")))
+            let moved = moved.join(", ");
+            e.with_hint(format_args!("{before}{moved}: in the container's network namespace, or gone with a new one"))
         })?;
         moved.push(&*device.name);
     }
@@ -316,6 +317,6 @@ mod tests {
         index_of(&mut host, "net7").unwrap();
         let e = attach(&devices([("net7", "a"), ("lo", "x")]), theirs.fd.as_fd()).unwrap_err();
         assert_eq!(e.to_string(), "/linux/netDevices/lo: RTM_NEWLINK(lo, IFLA_NET_NS_FD): invalid argument");
-        assert!(e.hint().unwrap().ends_with("; net7 stays in a namespace that was joined"), "{:?}", e.hint());
+        assert!(e.hint().unwrap().contains("; net7: in the container's network namespace"), "{:?}", e.hint());
     }
 }

@@ -14,6 +14,7 @@ use crate::plan::annotations::Annotations;
 use crate::plan::namespaces::NamespaceKind;
 use crate::spec::{Spec, State, Status};
 use crate::sys::namespace::{ns_get_userns, own_user_namespace};
+use crate::sys::stat::threads;
 use crate::sys::wait::ends_within;
 
 use super::Runtime;
@@ -245,9 +246,13 @@ impl<'a> Container<'a> {
         if ends_within(init.as_fd(), SOON).call(|| "poll(pidfd)")? {
             return Ok(());
         }
-        // A process of the container may trace it, and hold it on its way (ptrace(2), PTRACE_O_TRACEEXIT). Or it was
-        // moved out of its cgroup.
+        // Others may have moved it out of its cgroup.
         super::process::send_signal(init.as_fd(), SIGKILL)?;
+        // A process of the container may trace it, and hold it on its way (ptrace(2), PTRACE_O_TRACEEXIT).
+        let pid = self.record.init.map_or(0, |init| init.pid);
+        if !threads(pid).is_some_and(|states| states.contains(&b't')) {
+            return Ok(());
+        }
         self.record.cgroup.kill(SIGKILL)
     }
 }

@@ -8,12 +8,26 @@ use crate::spec::Spec;
 impl Container<'_> {
     /// Adds to an error what is known of the container that it has. Any other error stays as it is.
     pub(super) fn explain_death(&self, e: Error) -> Error {
+        self.explain(e, true)
+    }
+
+    /// As [`Self::explain_death`], where the container has been at work before.
+    pub(super) fn explain_death_in_exec(&self, e: Error) -> Error {
+        self.explain(e, false)
+    }
+
+    fn explain(&self, e: Error, starts: bool) -> Error {
         if e.kind() != Kind::Died {
             return e;
         }
         let Ok(spec) = self.spec() else { return e };
-        if let Some(told) = out_of_memory(&self.record.cgroup, &spec, &e) {
+        if starts && let Some(told) = out_of_memory(&self.record.cgroup, &spec, &e) {
             return told;
+        }
+        if let Some(killed @ 1..) = self.record.cgroup.oom_kills() {
+            return e.with_hint(format_args!(
+                "for lack of memory the kernel has killed {killed} of the container's processes so far: see its log"
+            ));
         }
         e.with_hint(match spec.linux.seccomp {
             Some(_) => {

@@ -7,6 +7,7 @@ use crate::error::{Call, Context, Error, Kind, Result};
 use crate::plan::hooks::{self, Hook};
 use crate::resctrl;
 use crate::spec::{Spec, Status};
+use crate::sys::stat::threads;
 use crate::sys::wait::ends_within;
 
 use super::container::Container;
@@ -95,8 +96,11 @@ pub(super) fn kill(record: &Record) -> Result<()> {
         }
         record.cgroup.thaw_all()?;
         let deadline = Instant::now() + DEATH;
-        // The pidfd does not tell of an end that a tracer of another thread has not asked for.
-        while !ends_within(pidfd.as_fd(), SOON).call(|| "poll(pidfd)")? && init.lives()? {
+        while !ends_within(pidfd.as_fd(), SOON).call(|| "poll(pidfd)")? {
+            // The pidfd does not tell of the end before the tracer of each other thread has asked for that.
+            if threads(init.pid).is_some_and(|states| states.iter().all(|state| matches!(state, b'Z' | b'X'))) {
+                break;
+            }
             if Instant::now() >= deadline {
                 return Err(Error::new(format_args!("init (pid {}) does not die", init.pid))
                     .with_hint("the kernel may hold it in a device or a file system: see /proc/PID/stack"));

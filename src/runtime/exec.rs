@@ -125,7 +125,7 @@ impl Container<'_> {
             if options.detach { None } else { Some(Foreground::prepare(plan.process.terminal, false)?) };
         let stdio = foreground.as_ref().map(Foreground::stdio).unwrap_or_default();
         let Exec { mut init, master } = self.make_exec(options, &plan, stdio)?;
-        init.start(None).map_err(|e| self.explain_death(e))?;
+        init.start(None).map_err(|e| self.explain_death_in_exec(e))?;
         let process = &init.process;
         self.runtime.debug(|| format!("the process runs, as pid {}", process.pid));
         match &mut foreground {
@@ -157,7 +157,7 @@ impl Container<'_> {
     fn or_stopped(&self, e: Error) -> Error {
         match self.record.init.map(ProcessId::open) {
             Some(Ok(None)) => stopped(),
-            _ => self.explain_death(e),
+            _ => self.explain_death_in_exec(e),
         }
     }
 

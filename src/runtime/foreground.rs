@@ -83,7 +83,6 @@ impl Foreground {
 }
 
 const SOON: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
-const SWEEP: Timespec = Timespec { tv_sec: reap::SWEEP.as_secs() as i64, tv_nsec: 0 };
 
 struct Session<'a> {
     process: BorrowedFd<'a>,
@@ -118,18 +117,12 @@ impl Session<'_> {
         fds.extend(self.notify.as_ref().map(|notify| PollFd::from_borrowed_fd(notify.as_fd(), PollFlags::IN)));
         // A terminal with nothing to read is at its end then, and poll(2) does not report that.
         let at_end = self.status.is_some() && self.relay.as_ref().is_some_and(|relay| relay.to_caller.wants_input());
-        let timeout = if at_end || self.unreaped {
-            NOW
-        } else if look_again {
-            SOON
-        } else {
-            SWEEP
-        };
-        let ready = match poll(&mut fds, Some(&timeout)) {
+        let timeout = if at_end || self.unreaped { Some(&NOW) } else { look_again.then_some(&SOON) };
+        match poll(&mut fds, timeout) {
             Err(Errno::INTR) => return Ok(None),
             polled => polled.call(|| "poll()")?,
         };
-        if watched && (!fds[1].revents().is_empty() || ready == 0 && reap::has_ended(self.pid)) {
+        if watched && !fds[1].revents().is_empty() {
             self.ended = Some(Instant::now());
         }
         drop(fds);

@@ -557,10 +557,7 @@ fn kill(shim: &mut Shim, reply: Reply, request: KillRequest) -> Option<Answer> {
         Ok(Target::Container(container)) => {
             shim.jobs.run(&format!("{} kill", request.id), move || {
                 let answer = killed(container.kill(signal, request.all));
-                Box::new(move |shim| {
-                    shim.answer(reply, answer);
-                    shim.sweep_soon();
-                })
+                Box::new(move |shim| shim.answer(reply, answer))
             });
             None
         }

@@ -76,8 +76,6 @@ pub struct Shim {
     /// Relays and feeds that could not be waited for, and processes that somebody traces; and when to try again.
     unwatched: BTreeSet<Token>,
     again: Option<Instant>,
-    /// When to look at all processes: for an end of which nothing tells.
-    sweep: Option<Instant>,
     /// How many containers are being restored.
     pub restoring: usize,
     /// Since when there has been nothing to do.
@@ -120,7 +118,6 @@ impl Shim {
             look: None,
             unwatched: BTreeSet::new(),
             again: None,
-            sweep: None,
             restoring: 0,
             idle: Instant::now(),
             ending: None,
@@ -141,7 +138,6 @@ impl Shim {
                 }
             }
             self.look_again();
-            self.sweep();
             if !self.tasks.is_empty() || !self.connections.is_empty() || !self.jobs.is_idle() {
                 self.idle = Instant::now();
             }
@@ -162,10 +158,7 @@ impl Shim {
 
     fn timeout(&self) -> Option<Duration> {
         let idle = (self.tasks.is_empty() && self.connections.is_empty()).then(|| self.idle + IDLE);
-        let next = [idle, self.ending, self.look, self.again, self.sweep, self.publisher.deadline()]
-            .into_iter()
-            .flatten()
-            .min();
+        let next = [idle, self.ending, self.look, self.again, self.publisher.deadline()].into_iter().flatten().min();
         next.map(|next| next.saturating_duration_since(Instant::now()))
     }
 
@@ -329,7 +322,6 @@ impl Shim {
         let token = self.poller.token();
         self.poller.add(process, token, EventFlags::IN)?;
         self.sources.insert(token, Source::Process(process.clone(), id.to_owned(), exec_id.to_owned()));
-        self.sweep.get_or_insert_with(|| Instant::now() + reap::SWEEP);
         if let Some(logger) = logger {
             logger.keep();
         }
@@ -406,26 +398,6 @@ impl Shim {
                     _ => self.pump(token),
                 }
             }
-        }
-    }
-
-    /// What has been killed ends soon, or is held by a tracer.
-    pub fn sweep_soon(&mut self) {
-        self.sweep = Some(Instant::now() + reap::TRACERS);
-    }
-
-    fn sweep(&mut self) {
-        if self.sweep.is_none_or(|at| Instant::now() < at) {
-            return;
-        }
-        let processes = self.sources.iter().filter_map(|(token, source)| match source {
-            Source::Process(process, ..) => Some((*token, process.has_ended())),
-            _ => None,
-        });
-        let processes: Vec<_> = processes.collect();
-        self.sweep = (!processes.is_empty()).then(|| Instant::now() + reap::SWEEP);
-        for (token, _) in processes.into_iter().filter(|(_, has_ended)| *has_ended) {
-            self.collect(token);
         }
     }
 

@@ -6,8 +6,7 @@
 //!
 //! The end of a child that is traced is told to its tracer first, and to the parent once the tracer has asked, or has
 //! ended (ptrace(2)). The processes of a container may trace each other, and never ask. So nothing here waits for that:
-//! the pidfd tells of the end at once, and /proc tells how it was. Where it is another thread than the first that is
-//! traced, not even the pidfd tells.
+//! the pidfd tells of the end at once, and /proc tells how it was.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
@@ -34,14 +33,6 @@ pub const OF_THIS_THREAD: i32 = libc::__WNOTHREAD;
 
 /// How long an honest tracer takes to ask: a debugger waits for nothing else.
 pub const TRACERS: Duration = Duration::from_secs(1);
-
-/// How often to look for an end of which nothing tells: the tracer of another thread than the first has not asked.
-pub const SWEEP: Duration = Duration::from_secs(10);
-
-/// Whether the child has ended, also if its pidfd does not tell.
-pub fn has_ended(pid: i32) -> bool {
-    Stat::read(pid).is_ok_and(|stat| stat.is_some_and(|stat| stat.has_ended()))
-}
 
 /// Waits for the end of `pid`, or of any child, of whatever kind. Does not block; `None` if nothing has happened.
 pub fn wait(pid: Option<i32>, options: i32) -> Result<Option<(i32, Change)>> {

@@ -22,6 +22,19 @@ pub struct Stat {
 impl Stat {
     /// `None` if there is no such process any more.
     pub fn read(pid: i32) -> Result<Option<Self>> {
+        /// More than once in a row is rare.
+        const ROUNDS: usize = 10;
+        let mut found = Self::read_once(pid)?;
+        for _ in 0..ROUNDS {
+            match found {
+                Some(stat) if stat.is_released() => found = Self::read_once(pid)?,
+                found => return Ok(found),
+            }
+        }
+        Ok(found)
+    }
+
+    fn read_once(pid: i32) -> Result<Option<Self>> {
         let path = format!("/proc/{pid}/stat");
         // More than a line ever has, so that one read(2) gets it.
         let mut text = Vec::with_capacity(2048);
@@ -52,26 +65,18 @@ impl Stat {
     }
 
     /// Whether it is a zombie (`Z`), or a process that is just being reaped (`X`, `x`). The state is that of the main
-    /// thread, which may end before the others. They count as long as a tracer has not asked how they have ended, so
-    /// each is looked at.
+    /// thread, which may end before the others: then they are counted.
     pub fn has_ended(&self) -> bool {
         match self.state() {
-            b'Z' => self.field(20).is_none_or(|threads| threads <= 1) || self.threads_have_ended().unwrap_or(false),
+            b'Z' => self.field(20).is_none_or(|threads| threads <= 1),
             state => matches!(state, b'X' | b'x'),
         }
     }
 
-    fn threads_have_ended(&self) -> std::io::Result<bool> {
-        let pid = String::from_utf8_lossy(&self.text[..self.name.start]);
-        let pid = pid.trim_end_matches([' ', '(']);
-        for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-            let path = format!("/proc/{pid}/task/{}/stat", thread?.file_name().to_string_lossy());
-            let stat = std::fs::read(path).ok().and_then(|text| Self::parse(&text));
-            if stat.is_some_and(|stat| !matches!(stat.state(), b'Z' | b'X' | b'x')) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+    /// Whether the kernel has released the main thread: when the process was reaped, or when another thread took its
+    /// place by execve(2).
+    fn is_released(&self) -> bool {
+        matches!(self.state(), b'X' | b'x') || self.state() == b'Z' && self.field(20) == Some(0)
     }
 
     /// `PF_*` of linux/sched.h.
@@ -94,6 +99,16 @@ impl Stat {
         let rest = std::str::from_utf8(&self.text[self.name.end + 1..]).ok()?;
         rest.split_ascii_whitespace().nth(number - 3)?.parse().ok()
     }
+}
+
+/// The states of all threads of a process that was killed, which makes no further ones; `None` if that could not be
+/// found out.
+pub fn threads(pid: i32) -> Option<Vec<u8>> {
+    let state = |thread: std::io::Result<std::fs::DirEntry>| {
+        let path = format!("/proc/{pid}/task/{}/stat", thread.ok()?.file_name().to_string_lossy());
+        Some(Stat::parse(&std::fs::read(path).ok()?)?.state())
+    };
+    std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.map(state).collect()
 }
 
 /// Whoever sees no process must not believe that there is none.

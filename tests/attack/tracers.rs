@@ -4,10 +4,10 @@
 use serde_json::json;
 
 use crate::actor::{self, command};
-use crate::harness::{Config, Container, Test};
+use crate::harness::{Config, Container, Test, eventually};
 
 e2e!(any: of_exec, of_run, of_the_shim, of_an_ended_init, a_hook_that_has_ended, a_hook_that_is_killed,
-    of_threads_in_exec, of_threads_in_the_shim, of_threads_of_init);
+    of_threads_of_init);
 e2e!(an_init_that_is_held_on_its_way);
 
 /// Waits until the process of this pid is traced. Makes no process, whose end would be hidden from this one.
@@ -106,31 +106,15 @@ fn threaded() -> Vec<String> {
     command("exit-beside-a-traced-thread")
 }
 
-fn of_threads_in_exec(t: &Test) {
-    let c = tracing(t, "trace-threads", &[]);
-    c.exec_cmd(&[], &threaded().iter().map(String::as_str).collect::<Vec<_>>()).run().code(7);
-    c.delete_force().ok();
-}
-
-fn of_threads_in_the_shim(t: &Test) {
-    let _run = t.private_run();
-    let config = Config::new(command("trace-threads")).capabilities(&[]);
-    let mut shim = t.shim_of(actor::container(t, config));
-    shim.create(false, ["", "", ""]).unwrap();
-    shim.of("Start", "").unwrap();
-    shim.exec("threaded", &threaded().iter().map(String::as_str).collect::<Vec<_>>(), ["", "", ""]).unwrap();
-    shim.of("Start", "threaded").unwrap();
-    assert_eq!(shim.wait("threaded"), 7);
-    shim.finish();
-}
-
-/// The container ends all the same, for whoever asks.
+/// The container can be removed all the same.
 fn of_threads_of_init(t: &Test) {
     let tracer = tracing(t, "trace-threads", &[]);
     let c = actor::container(t, beside(&tracer, Config::new(threaded())).capabilities(&[]));
     c.up();
-    c.wait_status("stopped");
-    c.delete().ok();
+    let stat = format!("/proc/{}/stat", c.pid());
+    eventually("the end of its main thread", || std::fs::read_to_string(&stat).unwrap().contains(") Z "));
+    c.delete_force().ok();
+    c.assert_gone();
     tracer.delete_force().ok();
 }
 
