@@ -40,7 +40,7 @@ impl Stat {
         let mut text = Vec::with_capacity(2048);
         match std::fs::File::open(&path).and_then(|file| file.take(4096).read_to_end(&mut text)) {
             Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
-            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return check_procfs().map(|()| None),
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return check_hidden(pid).map(|()| None),
             read => read.call(|| format!("read({path:?})"))?,
         };
         let shown = || Error::new(format_args!("{path:?}: {:?}", String::from_utf8_lossy(&text)));
@@ -112,12 +112,22 @@ pub fn threads(pid: i32) -> Option<Vec<u8>> {
 }
 
 /// Whoever sees no process must not believe that there is none.
-fn check_procfs() -> Result<()> {
-    let own = rustix::fs::access("/proc/self/stat", rustix::fs::Access::EXISTS);
-    own.map_err(|_| {
-        Error::new("no procfs is mounted on /proc")
-            .with_hint("berth looks for the processes of containers there: mount one")
-    })
+fn check_hidden(pid: i32) -> Result<()> {
+    let is_seen = |pid: &str| rustix::fs::access(format!("/proc/{pid}/stat"), rustix::fs::Access::EXISTS).is_ok();
+    if !is_seen("self") {
+        return Err(Error::new("no procfs is mounted on /proc")
+            .with_hint("berth looks for the processes of containers there: mount one"));
+    }
+    // What may be signalled is there. It may have begun just now, or be ending.
+    let is_there =
+        || rustix::process::Pid::from_raw(pid).is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok());
+    if is_there() && !is_seen(&pid.to_string()) && is_there() {
+        return Err(Error::new(format_args!("/proc/{pid}: the procfs hides the process")).with_hint(
+            "its option hidepid hides what its owner may not inspect, such as an init that waits: end it by kill(1), or \
+             use a procfs without that option",
+        ));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

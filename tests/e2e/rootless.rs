@@ -8,11 +8,11 @@ use std::time::Duration;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde_json::{Value, json};
 
-use crate::harness::{Config, Mode, Test};
+use crate::harness::{Config, Mode, Test, eventually};
 
 e2e!(a_users_container, limits_need_a_cgroup, a_named_cgroup_must_be_the_users, runtimes_are_killed);
 e2e!(commands_without_a_cgroup);
-e2e!(any: where_processes_are_hidden);
+e2e!(any: where_processes_are_hidden, an_init_that_is_hidden_has_not_ended);
 e2e!(delegated_cgroup, exec_from_outside_the_delegated_cgroup, commands_in_the_delegated_cgroup);
 e2e!(any: the_root_of_a_user_namespace_has_a_users_state, where_the_state_is);
 
@@ -166,6 +166,42 @@ fn where_processes_are_hidden(t: &Test) {
         c.assert_gone();
         unmount("/proc", UnmountFlags::empty()).unwrap();
     }
+}
+
+/// While it waits, the init of a user with several groups may be inspected by root only.
+fn an_init_that_is_hidden_has_not_ended(t: &Test) {
+    if t.peer_lacks("an init that may not be inspected") {
+        return;
+    }
+    t.become_user(USER, None);
+    let c = t.container(config(t, "sleep 1000"));
+    mount("proc", "/proc", "proc", MountFlags::empty(), Some(c"hidepid=2")).unwrap();
+    let berth = t.dir.join(t.runtime_path().file_name().unwrap());
+    let user = USER.to_string();
+    let groups = format!("{user},{}", USER + 1);
+    let run = |args: &[&str]| {
+        let mut command = std::process::Command::new("setpriv");
+        command.args(["--reuid", &user, "--regid", &user, "--groups", &groups]).arg(&berth).arg("--root").arg(&t.root);
+        // No pipe: init keeps it open.
+        let said = t.dir.join("said");
+        command.args(args).stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+        let status = command.stderr(fs::File::create(&said).unwrap()).status().unwrap();
+        (status.success(), fs::read_to_string(said).unwrap())
+    };
+    let (created, said) = run(&["create", "--bundle", c.bundle.to_str().unwrap(), &c.id]);
+    assert!(created, "{said}");
+    let mut hidden = String::new();
+    for args in [&["state", &c.id][..], &["delete", &c.id], &["delete", "--force", &c.id]] {
+        let (done, said) = run(args);
+        assert!(!done && said.contains(": the procfs hides the process"), "{args:?}: {said}");
+        hidden = said;
+    }
+    let pid = hidden.split("/proc/").nth(1).unwrap().split(':').next().unwrap().parse().unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL).unwrap();
+    eventually("its end", || !Path::new(&format!("/proc/{pid}")).exists());
+    assert!(run(&["delete", &c.id]).0);
+    unmount("/proc", UnmountFlags::empty()).unwrap();
+    c.assert_gone();
 }
 
 fn limits_need_a_cgroup(t: &Test) {
