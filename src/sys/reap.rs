@@ -5,8 +5,9 @@
 //! only when nothing is left in it: the kernel holds its init that long, also against SIGKILL (pid_namespaces(7)).
 //!
 //! The end of a child that is traced is told to its tracer first, and to the parent once the tracer has asked, or has
-//! ended (ptrace(2)). The processes of a container may trace each other, and never ask. So nothing here waits for that:
-//! the pidfd tells of the end at once, and /proc tells how it was.
+//! ended (ptrace(2)). The processes of a container may trace each other, and never ask. The pidfd tells of the end at
+//! once, and /proc tells how it was. But if another thread than the first is traced, nothing tells of the end: whoever
+//! waits then waits for the tracer.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;

@@ -148,6 +148,14 @@ mod tests {
             [("Z", 1), ("Z", 0), ("X", 0), ("Z", 2), ("S", 1)].map(|(s, n)| ended(s, n)),
             [true, true, true, false, false]
         );
+        let released = |state: &str, threads| {
+            let text = format!("12 (a) {state} 1 12 12 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 {threads} 0 4711 9 9");
+            Stat::parse(text.as_bytes()).unwrap().is_released()
+        };
+        assert_eq!(
+            [("X", 0), ("Z", 0), ("Z", 1), ("Z", 2), ("S", 1)].map(|(s, n)| released(s, n)),
+            [true, true, false, false, false]
+        );
         for text in [&b""[..], b"12 (a", b"12 )a(", b"12 (a)", b"12 (a) "] {
             assert!(Stat::parse(text).is_none(), "{text:?}");
         }

@@ -511,7 +511,9 @@ fn a_cgroup_that_is_replaced_in_one_hierarchy(t: &Test) {
     let c = t.container(Config::sleep().without_namespace("pid"));
     c.up();
     let dirs = left::cgroups(c.cgroup.as_deref().unwrap());
-    let replaced = dirs.last().unwrap();
+    // That by which a container is paused.
+    let freezes = |dir: &&std::path::PathBuf| t.mode == Mode::V2 || dir.join("freezer.state").exists();
+    let replaced = dirs.iter().find(freezes).unwrap();
     let beside = replaced.with_file_name("beside");
     fs::create_dir(&beside).unwrap();
     for pid in fs::read_to_string(replaced.join("cgroup.procs")).unwrap().lines() {
@@ -519,6 +521,7 @@ fn a_cgroup_that_is_replaced_in_one_hierarchy(t: &Test) {
     }
     fs::remove_dir(replaced).unwrap();
     fs::create_dir(replaced).unwrap();
+    c.cli("pause", &[]).arg(&c.id).run().fails().says("is not the container's any more");
     c.cli("kill", &["--all"]).args([&c.id, "KILL"]).run().ok();
     c.wait_status("stopped");
     c.delete().ok();
